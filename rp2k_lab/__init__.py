@@ -1,0 +1,21 @@
+"""A research harness for recognising retail products: Hydra, MindSpore, MLflow and Optuna in a straight line.
+
+Every entry (run.py, the tests, the benchmarks, a notebook) imports this package before MindSpore, so the
+process-wide settings below live here and nowhere else.  Each is a default: a value set by the user wins.
+"""
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""The clone: relative default folders (data, outputs, the MLflow store) start here, whatever the shell's folder."""
+
+# On processors with AVX-512, oneDNN (inside MindSpore 2.10) sends float32 NCHW convolutions to its reference kernel;
+# its AVX2 kernels are many times faster (benchmarks/train_step.py measures the ratio).
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# MindSpore's own log: errors only.  Its warnings speak of its internals, one screen of them per start.
+os.environ.setdefault("GLOG_v", "3")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A tracking server that went away must not hold up training: the defaults block for four minutes a call.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")

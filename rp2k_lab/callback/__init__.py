@@ -1,0 +1,23 @@
+"""What happens around the steps of `Model.train`, one concern a file."""
+
+from rp2k_lab.callback.base import Callback, Dispatch, TrainingState
+from rp2k_lab.callback.checkpoint import SaveCheckpoints
+from rp2k_lab.callback.evaluate import Evaluate
+from rp2k_lab.callback.interrupt import StopOnSignal
+from rp2k_lab.callback.nan_guard import NanGuard
+from rp2k_lab.callback.progress import ProgressBar
+from rp2k_lab.callback.throughput import Throughput
+from rp2k_lab.callback.track import Track
+
+__all__ = [
+    "Callback",
+    "Dispatch",
+    "Evaluate",
+    "NanGuard",
+    "ProgressBar",
+    "SaveCheckpoints",
+    "StopOnSignal",
+    "Throughput",
+    "Track",
+    "TrainingState",
+]

@@ -1,0 +1,28 @@
+"""How fast the steps are."""
+
+import time
+
+from rp2k_lab.callback.base import Callback
+from rp2k_lab.tracker import MemoryTracker
+
+
+class Throughput(Callback):
+    """Logs `train/images_per_second` of each epoch, from its first step's end to its last: no compilation, no evaluation."""
+
+    def __init__(self, tracker: MemoryTracker):
+        self._tracker = tracker
+
+    def train_begin(self, state):
+        self._first = None
+
+    def step_end(self, state):
+        if self._first is None:
+            self._first = (state.step, time.monotonic())
+        self._last = (state.step, time.monotonic())
+
+    def epoch_end(self, state):
+        steps, seconds = (last - first for last, first in zip(self._last, self._first, strict=True))
+        if steps:
+            speed = steps * state.batch_size / seconds
+            self._tracker.log_metrics({"train/images_per_second": speed}, state.step)
+        self._first = None

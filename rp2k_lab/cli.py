@@ -1,0 +1,128 @@
+"""Between Hydra and the tasks: a request becomes a run, and an error becomes an exit code and one or two lines."""
+
+import difflib
+import importlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from rp2k_lab import PROJECT
+
+log = logging.getLogger(__name__)
+
+
+def register_resolvers() -> None:
+    """`${project:folder}`: a folder of the clone, whatever the shell's folder."""
+    OmegaConf.register_new_resolver("project", lambda folder: str(PROJECT / folder), replace=True)
+
+
+def run_task(composed: DictConfig) -> float | None:
+    """Check the composed configuration and run its task; returns the objective."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        from rp2k_lab.config import parse
+
+        config = parse(OmegaConf.to_container(composed, resolve=True))
+        return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder)
+    except Exception as error:
+        if not sweep:
+            sys.exit(report_error(error))
+        # The other jobs of a sweep go on; Hydra raises this error again when they are done.
+        print(f"job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        raise
+    finally:
+        _remove_if_empty(folder)
+
+
+def main(hydra_main: Callable[[], None]) -> int:
+    """Run Hydra's entry; returns the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
+    register_resolvers()
+    try:
+        hydra_main()
+    except (Exception, KeyboardInterrupt) as error:
+        return report_error(error)
+    return 0
+
+
+def report_error(error: BaseException) -> int:
+    """Print at most two lines on stderr (with debug=true the traceback first); returns the exit code."""
+    if "debug=true" in sys.argv[1:]:
+        traceback.print_exception(error)
+    code = getattr(error, "exit_code", None)
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return code or 130
+    if code is not None:
+        print(error, file=sys.stderr)
+        return code
+    explained = explain_composition_error(error)
+    if explained:
+        print(explained, file=sys.stderr)
+        return 2
+    print(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}", file=sys.stderr)
+    print("this is not the request's fault as far as the program can tell; debug=true shows where", file=sys.stderr)
+    return 1
+
+
+def explain_composition_error(error: BaseException) -> str | None:
+    """Hydra's and OmegaConf's errors in two lines, or None for any other error."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None
+    text = f"{error}\n{error.__cause__ or ''}"
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = found.groups()
+        return f"{group}={choice}: there is no such choice\nchoose one of {', '.join(_choices(group))}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found.group(1))
+    if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{found.group(1)}: the key is there already\nleave out the +"
+    first = str(error).strip().splitlines()[0]
+    return f"{first}\nthe form is group=choice or key=value; python run.py --help lists both"
+
+
+def _unknown_key(key: str) -> str:
+    known = _known_keys()
+    group = key.split(".")[0]
+    siblings = [k for k in known if k.startswith(f"{group}.")] if "." in key else [k for k in known if "." not in k]
+    close = difflib.get_close_matches(key, known, 3, 0.75)
+    if close:
+        return f"{key}: there is no such key\ndid you mean {' or '.join(close)}?"
+    if siblings:
+        return f"{key}: there is no such key\nthere are {', '.join(siblings)}"
+    return f"{key}: there is no such key\npython run.py --help lists them"
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (PROJECT / "conf" / group).glob("*.yaml"))
+
+
+def _known_keys() -> list[str]:
+    """Every key of every choice, flat, read from the files: the request itself cannot be composed."""
+    keys, conf = set(), PROJECT / "conf"
+    for file in conf.rglob("*.yaml"):
+        group = file.parent.relative_to(conf).as_posix()
+        names = (k for k in OmegaConf.load(file) if k not in ("defaults", "hydra", "name"))
+        keys |= {k if group == "." else f"{group}.{k}" for k in names}
+    return sorted(keys | {folder.name for folder in conf.iterdir() if folder.is_dir()})
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra makes the run's folder before the request is checked; a refused one leaves nothing behind."""
+    while folder.is_relative_to(PROJECT / "outputs") and folder != PROJECT and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

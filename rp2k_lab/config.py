@@ -1,0 +1,186 @@
+"""The configuration's schema: every key with its type, unit and range.  Defaults stand in `conf/` and nowhere else.
+
+`parse` turns what Hydra composed into frozen objects; whatever a run needs is passed from them by argument.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rp2k_lab.dataset.shelf.options import ShelfOptions
+from rp2k_lab.errors import RequestError
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Switch = Annotated[bool, Field(strict=True)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rgb = tuple[Share, Share, Share]
+
+
+class Group(BaseModel):
+    """Locked after composition: an unknown key fails, nothing changes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Train(Group):
+    name: Literal["train"]
+
+
+class Source(Group):
+    """What every data set has: where it is, its colours, and how val is taken out of train."""
+
+    root: Path | None = Field(strict=False, description="the folder; relative to the shell's")
+    mean: Rgb = Field(strict=False, description="RGB mean over train after the resize, 0 to 1")
+    std: Rgb = Field(strict=False, description="RGB standard deviation, 0 to 1")
+    val_share: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of train held out, where no val is given")
+    val_seed: Natural = Field(description="which part is held out; apart from `seed`, so that runs share one val")
+    others: str | None = Field(description="the catch-all class, or null")
+
+    @field_validator("root")
+    @classmethod
+    def _is_folder(cls, root):
+        if root is not None and not root.is_dir():
+            raise ValueError(f"there is no such folder ({root.absolute()})")
+        return root and Path(os.path.abspath(root))
+
+
+class RealSource(Source):
+    """A data set that cannot be made here."""
+
+    @model_validator(mode="after")
+    def _has_root(self):
+        if self.root is None:
+            raise RequestError(f"dataset.root: {self.name} needs its folder\nexample: dataset.root=/data/{self.name}")
+        return self
+
+
+class Shelf(Source, ShelfOptions):
+    name: Literal["shelf"]
+
+
+class Rp2k(RealSource):
+    name: Literal["rp2k"]
+
+
+class GroceryStore(RealSource):
+    name: Literal["grocery_store"]
+
+
+class ResNet(Group):
+    name: Literal["resnet18", "seresnext50"]
+    cardinality: Count = Field(description="groups of the 3×3 convolutions")
+    base_width: Count = Field(description="width of a group at 64 planes")
+    final_width: Count = Field(description="features before the classifier")
+
+
+class NoAug(Group):
+    name: Literal["none"]
+    crop: tuple[PositiveFloat, PositiveFloat] | None = Field(description="RandomResizedCrop's area range, or null")
+    flip: Share = Field(description="probability of a horizontal flip")
+    color: Annotated[float, Field(ge=0, lt=1)] = Field(description="brightness, contrast, saturation jitter")
+
+    @field_validator("crop")
+    @classmethod
+    def _ordered(cls, crop):
+        if crop is not None and not crop[0] <= crop[1] <= 1:
+            raise ValueError("needs smallest <= largest <= 1")
+        return crop
+
+
+class Cutout(NoAug):
+    name: Literal["cutout"]
+    length: Annotated[int, Field(strict=True, ge=1, le=224)] = Field(description="side in pixels at 224; in proportion")
+
+
+class CrossEntropy(Group):
+    name: Literal["cross_entropy"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sgd(Group):
+    name: Literal["sgd"]
+    lr: PositiveFloat = Field(description="peak learning rate")
+    lr_end: NonNegativeFloat = Field(description="learning rate of the last step of the cosine")
+    warmup_epochs: NonNegativeFloat = Field(description="epochs of linear warm-up")
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat = Field(description="on weights of convolutions and dense layers alone")
+
+
+class Device(Group):
+    name: Literal["cpu", "gpu", "ascend"]
+    precision: Literal["float32", "O2", "O3"] = Field(description="MindSpore's mixed-precision level; float32 is O0")
+    loss_scale: PositiveFloat = Field(description="fixed loss scale; 1 is none")
+    sink_steps: Natural = Field(description="steps a data sink; metrics and signals once a sink; 0: no sinking")
+    graph: Switch = Field(description="graph mode; false is MindSpore's slow step-by-step mode, for debugging")
+    data_workers: Count | None = Field(description="threads that read photos; null: one a core")
+
+
+class Mlflow(Group):
+    name: Literal["mlflow"]
+    uri: str | None = Field(description="the tracking server; null: sqlite and a folder in the clone")
+    experiment: Annotated[str, Field(min_length=1)]
+    run_name: Annotated[str, Field(min_length=1)] | None = Field(description="null: model, data set, aug and seed")
+    flush_seconds: PositiveFloat = Field(description="metrics are sent in batches this often")
+
+
+class Config(Group):
+    """A whole run."""
+
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+    epochs: Count
+    batch_size: Count
+    size: tuple[int, int] = Field(description="the network's input in pixels: one side, or [height,width]")
+    resize: Literal["letterbox", "stretch"]
+    crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="side kept by evaluation's centre crop")
+    debug: Switch
+    task: Train
+    dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
+    model: ResNet
+    aug: Annotated[NoAug | Cutout, Field(discriminator="name")]
+    loss: CrossEntropy
+    optimizer: Sgd
+    device: Device
+    tracking: Mlflow
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _two_sides(cls, size):
+        sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
+        if len(sides) != 2 or not all(type(side) is int and 32 <= side <= 2048 for side in sides):
+            raise ValueError("needs one side in pixels from 32 to 2048, or [height,width]")
+        return sides
+
+
+def parse(composed: dict[str, Any]) -> Config:
+    """The frozen configuration of what Hydra composed (plain containers).
+
+    Raises:
+        RequestError: a key that does not exist, a value of another type or out of range; names the first one.
+    """
+    try:
+        return Config.model_validate(composed)
+    except ValidationError as error:
+        raise RequestError(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    """`optimizer.lr=-1: input should be greater than 0`; more problems are counted."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    # A union's errors carry the branch's tag (the group's choice) after the group: it is no part of the key.
+    path = [str(p) for i, p in enumerate(first["loc"]) if not (i == 1 and p in _branch_tags(first["loc"][0]))]
+    key = ".".join(path)
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{key}: there is no such key"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}={first['input']}: {reason[0].lower()}{reason[1:]}{more}"
+
+
+def _branch_tags(group: str) -> set[str]:
+    return {"dataset": {"shelf", "rp2k", "grocery_store"}, "aug": {"none", "cutout"}}.get(group, set())

@@ -1,0 +1,1 @@
+"""Data sets: every source becomes one index table, and an index becomes batches."""

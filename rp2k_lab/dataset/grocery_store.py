@@ -1,0 +1,45 @@
+"""The Grocery Store Dataset (Klasson et al., WACV 2019, arXiv 1901.00711): 81 classes of groceries in shops.
+
+`train.txt`, `val.txt` and `test.txt` list `path, fine label, coarse label`; `classes.csv` names the fine labels.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rp2k_lab.errors import DataError, RequestError
+
+SPLITS = ("train", "val", "test")
+
+
+def scan(root: Path) -> pd.DataFrame:
+    """List every photo: columns path, class, split.  A split without its list is absent.
+
+    Raises:
+        RequestError: `root` has no classes.csv or train.txt.
+        DataError: a line of a list that is not `path, label, label`, or a label that classes.csv lacks.
+    """
+    for needed in ("classes.csv", "train.txt"):
+        if not (root / needed).is_file():
+            raise RequestError(
+                f"dataset.root={root}: there is no file {needed} in it\n"
+                "it is the folder dataset/ of the Grocery Store Dataset's repository"
+            )
+    table = pd.read_csv(root / "classes.csv")
+    names = dict(zip(table["Class ID (int)"], table["Class Name (str)"], strict=True))
+    lists = [(split, root / f"{split}.txt") for split in SPLITS]
+    rows = [row for split, file in lists if file.is_file() for row in _read_list(file, split, names)]
+    return pd.DataFrame(rows, columns=["path", "class", "split"])
+
+
+def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str]]:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            path, fine, _ = (field.strip() for field in line.split(","))
+            rows.append((path, names[int(fine)], split))
+        except (ValueError, KeyError):
+            raise DataError(f"{file}, line {number}: not 'path, fine label, coarse label' of classes.csv") from None
+    return rows

@@ -1,0 +1,40 @@
+"""Intervals for what was counted."""
+
+import math
+
+import numpy as np
+
+Z95 = 1.959963984540054
+
+
+def wilson_interval(correct: int, count: int, z: float = Z95) -> tuple[float, float]:
+    """Confidence interval of a share (Wilson, JASA 22, 1927); (0, 1) where nothing was counted.
+
+    It stays within [0, 1] and keeps its coverage for small counts and shares near 1, where ± 1.96 standard errors
+    does not.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, z2 = correct / count, z * z
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    # At 0 and at all the bound is exact; rounding must not push it past the share.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+
+
+def macro_interval(correct: np.ndarray, count: np.ndarray, z: float = Z95) -> tuple[float, float]:
+    """Confidence interval of the mean over classes of each class's accuracy; classes without images are left out.
+
+    The variance of a class's accuracy is that of its Jeffreys posterior Beta(correct + ½, wrong + ½), which does not
+    vanish for the tail's classes of one or two images, as the plain one does.
+
+    Args:
+        correct, count: int (classes,).
+    """
+    correct, count = np.asarray(correct, float)[count > 0], np.asarray(count, float)[count > 0]
+    if len(count) == 0:
+        return 0.0, 1.0
+    a, b = correct + 0.5, count - correct + 0.5
+    variance = (a * b / ((a + b) ** 2 * (a + b + 1))).sum() / len(count) ** 2
+    centre, half = (correct / count).mean(), z * math.sqrt(variance)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,1 @@
+"""What `task=` runs, a module a task: each has `run(config, folder) -> float | None`."""

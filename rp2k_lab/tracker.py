@@ -1,0 +1,198 @@
+"""Where a run's record goes.  The only module that imports mlflow; `MemoryTracker` is its twin for tests.
+
+Metrics are buffered and sent in batches; everything logged is also kept in `history`, for the figures at the end.
+"""
+
+import logging
+import os
+import re
+import socket
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from rp2k_lab import PROJECT
+from rp2k_lab.errors import RequestError
+
+log = logging.getLogger(__name__)
+
+STORE = PROJECT / "mlruns"
+# The service's limits for one log_batch call.
+METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_CHARACTERS = 1000, 100, 6000
+
+
+class MemoryTracker:
+    """A run that is recorded in this process alone.
+
+    Attributes:
+        history: metric name to its (step, value) in order.
+        params, tags: what was logged, as strings.
+        artifacts: artifact paths (folder/name).
+        status: RUNNING, then FINISHED, FAILED or KILLED.
+    """
+
+    run_id = run_name = "memory"
+
+    def __init__(self):
+        self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.params: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.artifacts: list[str] = []
+        self.status = "RUNNING"
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Record the run's configuration, flat names to values."""
+        self.params |= {name: str(value) for name, value in params.items()}
+
+    def set_tags(self, tags: dict[str, Any]) -> None:
+        """Record facts about the run; a tag set again replaces the former."""
+        self.tags |= {name: str(value) for name, value in tags.items()}
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Record values at a step (training steps done so far)."""
+        for name, value in metrics.items():
+            self.history[name].append((step, float(value)))
+
+    def log_artifact(self, file: Path, folder: str = "") -> None:
+        """Keep a file with the run, under `folder`."""
+        self.artifacts.append(f"{folder}/{file.name}".lstrip("/"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.close("FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+
+    def close(self, status: str) -> None:
+        """Record how the run ended."""
+        self.status = status
+        self.set_tags({"status": status})
+
+
+class MlflowTracker(MemoryTracker):
+    """A run in MLflow.  Opening it creates the run; leaving the `with` block sets its status, whatever happened.
+
+    Args:
+        tracking: the `conf/tracking` choice.
+        run_name: the name to show.
+
+    Raises:
+        RequestError: the server does not answer.
+    """
+
+    def __init__(self, tracking, run_name: str):
+        super().__init__()
+        self._flush_seconds, self._buffer, self._flushed, self._warned = tracking.flush_seconds, [], time.monotonic(), False
+        self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
+        _mark_dead_runs(self._client, self.experiment_id)
+        host = {"host": socket.gethostname(), "pid": str(os.getpid()), "pid_started": _started(os.getpid())}
+        run = self._client.create_run(self.experiment_id, tags=host, run_name=run_name)
+        self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run_name, run.info.artifact_uri
+
+    def log_params(self, params):
+        from mlflow.entities import Param
+
+        super().log_params(params)
+        entries = [Param(name, str(value)[:PARAM_CHARACTERS]) for name, value in params.items()]
+        for start in range(0, len(entries), PARAMS_PER_CALL):
+            self._client.log_batch(self.run_id, params=entries[start : start + PARAMS_PER_CALL])
+
+    def set_tags(self, tags):
+        from mlflow.entities import RunTag
+
+        super().set_tags(tags)
+        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def log_metrics(self, metrics, step):
+        from mlflow.entities import Metric
+
+        super().log_metrics(metrics, step)
+        now = int(time.time() * 1000)
+        self._buffer += [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        if time.monotonic() - self._flushed >= self._flush_seconds:
+            self._try_flush()
+
+    def log_artifact(self, file, folder=""):
+        super().log_artifact(file, folder)
+        self._client.log_artifact(self.run_id, str(file), folder or None)
+
+    def close(self, status):
+        self._flush()
+        super().close(status)
+        self._client.set_terminated(self.run_id, status)
+
+    def _try_flush(self) -> None:
+        """Send what is buffered; a server that does not answer costs one warning, and the metrics wait."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._flush()
+        except MlflowException as error:
+            if not self._warned:
+                log.warning("tracking: the store did not take the metrics and will be asked again (%s)", _line(error))
+            self._warned = True
+        self._flushed = time.monotonic()
+
+    def _flush(self) -> None:
+        while self._buffer:
+            self._client.log_batch(self.run_id, metrics=self._buffer[:METRICS_PER_CALL])
+            del self._buffer[:METRICS_PER_CALL]
+
+
+def store_uri(uri: str | None) -> str:
+    """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
+    return uri or f"sqlite:///{STORE / 'mlflow.db'}"
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without the user and password that may stand in it."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _connect(uri: str | None, experiment: str):
+    """(client, experiment id); creates the clone's own store and the experiment if they are not there yet."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    STORE.mkdir(parents=True, exist_ok=True)
+    try:
+        # One process at a time: two that migrate a fresh sqlite database at once crash.
+        with FileLock(STORE / "create.lock"):
+            client = mlflow.MlflowClient(store_uri(uri))
+            found = client.get_experiment_by_name(experiment)
+            if found is not None:
+                return client, found.experiment_id
+            location = None if uri else (STORE / "artifacts").as_uri()
+            return client, client.create_experiment(experiment, location)
+    except MlflowException as error:
+        raise RequestError(
+            f"tracking.uri={without_credentials(store_uri(uri))}: {_line(error)}\n"
+            "start the server (make ui), or leave tracking.uri out for the clone's own store"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, short enough for a terminal."""
+    return without_credentials(str(error).strip().split("\n")[0][:160])
+
+
+def _started(pid: int) -> str:
+    """When a process started; with its number it names one process even after the number is used again."""
+    return f"{psutil.Process(pid).create_time():.0f}"
+
+
+def _mark_dead_runs(client, experiment_id: str) -> None:
+    """Runs of this host that say RUNNING though their process is gone (kill -9, power) were killed: say so."""
+    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment_id], query):
+        pid, started = int(run.data.tags.get("pid", 0)), run.data.tags.get("pid_started")
+        if not psutil.pid_exists(pid) or _started(pid) != started:
+            client.set_tag(run.info.run_id, "status", "KILLED")
+            client.set_terminated(run.info.run_id, "KILLED")
+            log.info("run %s had ended without a word; it is now marked KILLED", run.info.run_name)
