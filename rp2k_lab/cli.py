@@ -1,5 +1,6 @@
 """Between Hydra and the tasks: a request becomes a run, and an error becomes an exit code and one or two lines."""
 
+import argparse
 import difflib
 import importlib
 import logging
@@ -9,10 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab import PROJECT
+from rp2k_lab.errors import RequestError
+from rp2k_lab.interrupt import claim_sigint
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +51,22 @@ def run_task(composed: DictConfig) -> float | None:
 
 def main(hydra_main: Callable[[], None]) -> int:
     """Run Hydra's entry; returns the exit code."""
+    claim_sigint()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
     register_resolvers()
+    argparse.ArgumentParser.error = _refuse_arguments
+    # argparse wants flags before or after all overrides; `run.py epochs=2 -m seed=1,2` is as clear.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     try:
         hydra_main()
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
     return 0
+
+
+def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of argparse's page of usage."""
+    raise RequestError(f"{message}\nthe form is run.py [-m] group=choice key=value …; python run.py --help lists both")
 
 
 def report_error(error: BaseException) -> int:

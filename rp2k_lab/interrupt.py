@@ -1,6 +1,8 @@
 """Signals: the first asks the run to stop in order, the second ends the process at once.
 
-Left to itself, a SIGINT during a graph step is instant death without `finally`.
+While a graph runs, MindSpore 2.10 puts a SIGINT handler of its own in place that sends the process a SIGTERM: Ctrl-C
+would be death without `finally`, and with a handler for SIGTERM it could not be told from a scheduler's stop.
+`claim_sigint` keeps SIGINT out of its reach.
 """
 
 import os
@@ -11,7 +13,26 @@ import threading
 
 from rp2k_lab.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What a claimed SIGINT arrives as; a real-time signal, since schedulers use SIGUSR1 and SIGUSR2.
+_FORWARDED_SIGINT = signal.SIGRTMIN
+SIGNALS = (signal.SIGINT, signal.SIGTERM, _FORWARDED_SIGINT)
+
+
+def claim_sigint() -> None:
+    """Receive SIGINT in a thread of our own and raise KeyboardInterrupt in the main thread from there.
+
+    To be called at the start of a process: the other threads inherit that SIGINT is blocked, so that no handler set
+    later by a library is ever called.  Child processes inherit it too; their parent ends them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(_FORWARDED_SIGINT, signal.default_int_handler)
+    threading.Thread(target=_forward_sigint, daemon=True, name="ctrl-c").start()
+
+
+def _forward_sigint() -> None:
+    while True:
+        signal.sigwait({signal.SIGINT})
+        signal.pthread_kill(threading.main_thread().ident, _FORWARDED_SIGINT)
 
 
 class SignalWatch:
@@ -27,6 +48,9 @@ class SignalWatch:
     def __enter__(self):
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
+        if signal.getsignal(_FORWARDED_SIGINT) is signal.default_int_handler:
+            # Python's multiprocessing, which draws the shelf photos, unblocks SIGINT when it first starts a process.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._former = {s: signal.signal(s, self._remember) for s in SIGNALS}
         self._former_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, daemon=True, name="signals").start()
@@ -44,7 +68,7 @@ class SignalWatch:
             raise Interrupted(self.signum)
 
     def _remember(self, signum, frame):
-        self.signum = self.signum or signum
+        self.signum = self.signum or _original(signum)
 
     def _listen(self):
         heard = 0
@@ -54,5 +78,9 @@ class SignalWatch:
                     continue
                 heard += 1
                 if heard > 1:
-                    os._exit(Interrupted(data[0]).exit_code)
+                    os._exit(Interrupted(_original(data[0])).exit_code)
                 print("\nstopping after the step under way; once more to stop at once", file=sys.stderr, flush=True)
+
+
+def _original(signum: int) -> int:
+    return signal.SIGINT if signum == _FORWARDED_SIGINT else signum

@@ -1,0 +1,196 @@
+"""Everything about every image, decided before the first is drawn: the table that becomes truth.parquet."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+
+from rp2k_lab.dataset.shelf.catalogue import FLAVOURS, Catalogue, build_catalogue, look_alikes
+from rp2k_lab.dataset.shelf.distributions import image_counts, ratio_at, ratio_bands
+from rp2k_lab.dataset.shelf.drawing import HEIGHT, WIDTH
+from rp2k_lab.dataset.shelf.options import ShelfOptions
+
+SPLITS = ("train", "val", "test")
+NUISANCES = ("angle", "blur", "reflection", "brightness", "color_cast", "neighbour")
+TRUTH_COLUMNS = (
+    "path", "split", "given_class", "true_class", "label_error", "brand", "flavour", "size", "pack", "ratio",
+    "width", "height", *NUISANCES, "jpeg_quality", "duplicate_of", "duplicate_kind", "draw_key", "near_key",
+)  # fmt: skip
+# Last entry of a random stream's key; the entries before it are seed, split and class.
+_UNIFORM, _KEYS = 0, 1
+_PACKS = np.array([2, 4, 6])
+# A present nuisance has at least this strength, so that it can be seen.
+_LEAST_STRENGTH = 0.35
+_UPPER_CASE_SHARE = 0.03
+# Columns that say what is in a picture: shared with a near copy. An exact copy shares the encoding too.
+_CONTENT = ["class", "brand", "flavour", "size", "pack", "exact_ratio", *NUISANCES, "draw_key"]
+_ENCODING = ["width", "height", "jpeg_quality"]
+
+
+def plan(options: ShelfOptions) -> pd.DataFrame:
+    """One row an image, columns TRUTH_COLUMNS: the whole truth, without drawing anything.
+
+    Image number n of a class and split has the same content whatever the counts: it depends on (seed, split,
+    class, n) alone, until copies are planted. Raises ValueError when the options contradict each other.
+    """
+    catalogue = build_catalogue(options)
+    counts = image_counts(options)
+    bands = ratio_bands(catalogue, counts["train"])
+    parts = [
+        _class_images(options, catalogue, split, index, int(number), bands[index])
+        for split, numbers in counts.items()
+        for index, number in enumerate(numbers)
+    ]
+    table = pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    _plant_copies(table, options)
+    names = np.array([product_class.name for product_class in catalogue.classes], object)
+    table["true_class"] = names[table["class"]]
+    table["given_class"] = names[_given_labels(table, options, catalogue)]
+    table["label_error"] = table["given_class"] != table["true_class"]
+    table["ratio"] = table["height"] / table["width"]
+    table["path"] = _paths(table, options.seed)
+    originals = table["original"].to_numpy()
+    table["duplicate_of"] = np.where(originals >= 0, table["path"].to_numpy(object)[originals], None)
+    return table[list(TRUTH_COLUMNS)]
+
+
+def _class_images(
+    options: ShelfOptions, catalogue: Catalogue, split: str, index: int, number: int, band: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Columns of all images of one class in one split."""
+    key = [options.seed, SPLITS.index(split), index]
+    # Filled row by row: the first rows do not depend on how many follow.
+    u = iter(np.random.default_rng([*key, _UNIFORM]).random((number, 8 + 2 * len(NUISANCES))).T)
+    keys = np.random.default_rng([*key, _KEYS]).integers(2**63, size=(number, 2))
+    product_class = catalogue.classes[index]
+    ratio = ratio_at(band[0] + next(u) * (band[1] - band[0]))
+    height, width = _pixels(ratio, next(u), options)
+    multipack = product_class.multipack & (next(u) < options.multipack_image_share)
+    pack = np.where(multipack, _PACKS[(next(u) * len(_PACKS)).astype(int)], 1)
+    is_png = next(u) < options.png_share
+    jpeg_quality = np.where(is_png, 0, _integer_in(options.jpeg_quality, next(u)))
+    brand, flavour = _identity(catalogue, index, next(u), next(u))
+    strengths = {}
+    for nuisance in NUISANCES:
+        present = next(u) < getattr(options, f"{nuisance}_share")
+        strengths[nuisance] = np.where(present, _LEAST_STRENGTH + (1 - _LEAST_STRENGTH) * next(u), 0.0)
+    constant = {"split": split, "class": index, "size": product_class.size, "near_key": 0, "original": -1}
+    return {
+        **{name: np.full(number, value) for name, value in constant.items()},
+        "number": np.arange(number), "duplicate_kind": np.full(number, None, object), "exact_ratio": ratio,
+        "height": height, "width": width, "pack": pack, "jpeg_quality": jpeg_quality, "brand": brand,
+        "flavour": flavour, **strengths, "draw_key": keys[:, 0], "file_key": keys[:, 1],
+    }  # fmt: skip
+
+
+def _integer_in(bounds: tuple[int, int], u: np.ndarray) -> np.ndarray:
+    """Evenly distributed integers of the closed range, from uniform variates."""
+    return bounds[0] + (u * (bounds[1] - bounds[0] + 1)).astype(np.int64)
+
+
+def _pixels(ratio: np.ndarray, u: np.ndarray, options: ShelfOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Height and width: the wanted pixels per canvas width, and one axis stretched to the ratio.
+
+    Stretched, never shrunk, so that a crop brought back to a square is not coarser along one axis, which would
+    betray its ratio.
+    """
+    side = _integer_in(options.side_px, u)
+    canvas_ratio = HEIGHT / WIDTH
+    height = np.round(side * np.maximum(ratio, canvas_ratio)).astype(np.int64)
+    return height, np.round(side * np.maximum(1, canvas_ratio / ratio)).astype(np.int64)
+
+
+def _identity(catalogue: Catalogue, index: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Brand and flavour names: the class's own, or for `others` any flavour of any brand not in the catalogue."""
+    product_class = catalogue.classes[index]
+    if product_class.brand is not None:
+        brands, flavours = [product_class.brand], [product_class.flavour]
+    else:
+        brands, flavours = catalogue.foreign_brands, FLAVOURS
+    return tuple(
+        np.array([kind.name for kind in kinds], object)[(variate * len(kinds)).astype(int)]
+        for kinds, variate in ((brands, u), (flavours, v))
+    )
+
+
+def _plant_copies(table: pd.DataFrame, options: ShelfOptions) -> None:
+    """Turns images of train and test, in place, into copies of train images of the same class."""
+    rng = np.random.default_rng([options.seed, 201])
+    split, class_index = table["split"].to_numpy(), table["class"].to_numpy()
+    in_train = np.flatnonzero(split == "train")
+    # Each class keeps its first train image as an original.
+    spare = in_train[table["number"].to_numpy()[in_train] > 0]
+    kinds, targets = [], []
+    for name, images, pool in (
+        ("duplicates", options.train_images, spare), ("leaks", options.test_images, np.flatnonzero(split == "test")),
+    ):  # fmt: skip
+        numbers = {kind: round(getattr(options, f"{kind}_{name}") * images) for kind in ("exact", "near")}
+        copies = sum(numbers.values())
+        if copies > len(pool):
+            raise ValueError(f"exact_{name} + near_{name} ask for {copies} copies; {len(pool)} images can be one")
+        kinds += [kind for kind, number in numbers.items() for _ in range(number)]
+        targets += rng.permutation(pool)[:copies].tolist()
+    originals = np.setdiff1d(in_train, targets)
+    of_class = {index: originals[class_index[originals] == index] for index in np.unique(class_index[targets])}
+    sources = np.array([rng.choice(of_class[class_index[target]]) for target in targets], np.int64)
+    targets, near = np.array(targets, np.int64), np.array(kinds) == "near"
+    for column in _CONTENT + _ENCODING:
+        copied = slice(None) if column in _CONTENT else ~near
+        table.loc[targets[copied], column] = table[column].to_numpy()[sources[copied]]
+    table.loc[targets, "original"] = sources
+    table.loc[targets, "duplicate_kind"] = kinds
+    near_targets = targets[near]
+    table.loc[near_targets, "near_key"] = table["file_key"].to_numpy()[near_targets]
+    side = np.random.default_rng([options.seed, 202]).random(len(near_targets))
+    height, width = _pixels(table["exact_ratio"].to_numpy()[near_targets], side, options)
+    table.loc[near_targets, "height"], table.loc[near_targets, "width"] = height, width
+
+
+def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalogue: Catalogue) -> np.ndarray:
+    """Class index (int64) under which each image is filed: wrong for exactly the wanted share.
+
+    The first image of each class and split stays right, so that every class keeps an image of its own.
+    """
+    given = table["class"].to_numpy().copy()
+    if not options.label_noise:
+        return given
+    similar = look_alikes(catalogue)
+    has_similar = np.array([len(indices) > 0 for indices in similar])
+    for split in sorted(set(options.noisy_splits), key=SPLITS.index):
+        rng = np.random.default_rng([options.seed, 203, SPLITS.index(split)])
+        rows = rng.permutation(np.flatnonzero((table["split"] == split) & (table["number"] > 0)))
+        wanted = round(options.label_noise * (table["split"] == split).sum())
+        look_alike_rows = rows[has_similar[given[rows]]][: round(wanted * options.look_alike_noise_share)]
+        other_rows = rows[~np.isin(rows, look_alike_rows)][: wanted - len(look_alike_rows)]
+        if len(other_rows) + len(look_alike_rows) < wanted:
+            raise ValueError(f"label_noise={options.label_noise}: {split} has too few images beside one a class")
+        for row in look_alike_rows:
+            given[row] = rng.choice(similar[given[row]])
+        # A step of 1 to classes - 1 from the true class reaches every other class and never itself.
+        steps = rng.integers(1, options.classes, size=len(other_rows))
+        given[other_rows] = (given[other_rows] + steps) % options.classes
+    return given
+
+
+def _paths(table: pd.DataFrame, seed: int) -> list[str]:
+    """Path of each image below the set's folder. Names tell nothing of the true class."""
+    is_png = table["jpeg_quality"].to_numpy() == 0
+    stems = np.array([f"{key:016x}" for key in table["file_key"]], object)
+    stems[is_png] = _screenshot_stems(int(is_png.sum()), seed)
+    upper = np.random.default_rng([seed, 204]).random(len(table)) < _UPPER_CASE_SHARE
+    suffixes = np.where(is_png, np.where(upper, ".PNG", ".png"), np.where(upper, ".JPG", ".jpg"))
+    columns = zip(table["split"], table["given_class"], stems, suffixes, strict=True)
+    return [f"{split}/{given}/{stem}{suffix}" for split, given, stem, suffix in columns]
+
+
+def _screenshot_stems(number: int, seed: int) -> list[str]:
+    """Distinct names as macOS gives screenshots, `截屏2019-12-09下午7.49.21`, at seconds of 2019."""
+    year_s = 365 * 86_400
+    # The factor shares no divisor with the seconds of a year: no second comes twice before all have come.
+    seconds = (np.arange(number) * 10_000_019 + seed) % year_s
+    stems = []
+    for second in seconds.tolist():
+        time = datetime(2019, 1, 1) + timedelta(seconds=second)
+        half = "上午" if time.hour < 12 else "下午"
+        stems.append(f"截屏{time:%Y-%m-%d}{half}{(time.hour - 1) % 12 + 1}{time:.%M.%S}")
+    return stems
