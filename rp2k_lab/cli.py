@@ -84,8 +84,8 @@ def report_error(error: BaseException) -> int:
     if explained:
         print(explained, file=sys.stderr)
         return 2
-    print(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}", file=sys.stderr)
-    print("this is not the request's fault as far as the program can tell; debug=true shows where", file=sys.stderr)
+    reason = (str(error).strip().splitlines() or ["no further words"])[0]
+    print(f"{type(error).__name__}: {reason}\nthe same command with debug=true shows where", file=sys.stderr)
     return 1
 
 
@@ -136,6 +136,7 @@ def _known_keys() -> list[str]:
 
 def _remove_if_empty(folder: Path) -> None:
     """Hydra makes the run's folder before the request is checked; a refused one leaves nothing behind."""
-    while folder.is_relative_to(PROJECT / "outputs") and folder != PROJECT and folder.is_dir() and not any(folder.iterdir()):
+    outputs = PROJECT / "outputs"
+    while folder.is_relative_to(outputs) and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

@@ -22,7 +22,8 @@ def set_up(device) -> None:
     target = TARGETS[device.name]
     if target != "CPU" and not _is_available(target):
         there = [name for name, t in TARGETS.items() if t == "CPU" or _is_available(t)]
-        raise RequestError(f"device={device.name}: MindSpore finds no such device here\nuse device={' or '.join(there)}")
+        way_out = f"use device={' or '.join(there)}"
+        raise RequestError(f"device={device.name}: MindSpore finds no such device here\n{way_out}")
     mindspore.set_context(mode=mindspore.GRAPH_MODE if device.graph else mindspore.PYNATIVE_MODE)
     mindspore.set_device(target)
     if not device.graph:

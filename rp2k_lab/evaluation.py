@@ -43,7 +43,8 @@ class Evaluator:
         check: Callable[[], None] = lambda: None,
     ):
         self.split, self.rows = split, index.split(split)
-        self.index, self._network, self._batches, self._batch_size, self._check = index, network, batches, batch_size, check
+        self.index, self._network = index, network
+        self._batches, self._batch_size, self._check = batches, batch_size, check
         self._classifier = Classifier(network)
 
     def predict(self) -> Predictions:

@@ -15,14 +15,18 @@ from rp2k_lab.dataset.index import Index
 matplotlib.use("Agg")
 GROUP_COLORS = {"head": "#1f5fa8", "medium": "#2a9d6f", "tail": "#d1495b"}
 PHOTO_SIDE = 96
+MOST_CONFUSED = 20  # pairs
 
 
-def use_readable_fonts() -> None:
+def _use_readable_fonts() -> None:
     """Class names are Chinese, which matplotlib's own font lacks: add Noto Sans SC, which the package zhplot ships."""
     package = importlib.util.find_spec("zhplot")
     font_manager.fontManager.addfont(Path(package.origin).parent / "fonts" / "NotoSansSC-Regular.ttf")
     plt.rcParams.update({"font.family": ["DejaVu Sans", "Noto Sans SC"], "figure.dpi": 110, "savefig.bbox": "tight"})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
+
+
+_use_readable_fonts()
 
 
 def plot_curves(history: dict[str, list[tuple[int, float]]], file: Path) -> Path:
@@ -57,11 +61,11 @@ def plot_accuracy_over_class_size(table: pd.DataFrame, split: str, file: Path) -
         size = 8 + 60 * np.sqrt(part["images"] / seen["images"].max())
         axes.scatter(part["train_images"], part["accuracy"], s=size, color=color, alpha=0.65, linewidths=0, label=label)
     axes.set(xscale="log", xlabel="training images of the class", ylabel=f"accuracy on {split}", ylim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.2))
     return _save(figure, file)
 
 
-def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, file: Path, pairs: int = 20) -> Path | None:
+def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, file: Path) -> Path | None:
     """The most confused pairs of classes, both directions added, with a photo of each side.
 
     The left photo of a pair is a misread one where there is one; None, and no file, where nothing was misread.
@@ -70,7 +74,7 @@ def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, fil
     if wrong.empty:
         return None
     key = [" ⇄ ".join(sorted(pair)) for pair in zip(wrong["true"], wrong["top1"], strict=True)]
-    groups = sorted(wrong.groupby(key), key=lambda item: (-len(item[1]), item[0]))[:pairs]
+    groups = sorted(wrong.groupby(key), key=lambda item: (-len(item[1]), item[0]))[:MOST_CONFUSED]
     columns = 4 if len(groups) > 3 else len(groups)
     rows = -(-len(groups) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.3 * rows), squeeze=False)
@@ -82,9 +86,10 @@ def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, fil
         sides = [_photo(index.root / first["path"]), _photo(index.root / train[first["top1"]])]
         axis.imshow(np.concatenate([sides[0], np.full((PHOTO_SIDE, 6, 3), 255, np.uint8), sides[1]], axis=1))
         there = int((photos["true"] == first["true"]).sum())
-        title = f"{_short(first['true'])}\nread as {_short(first['top1'])}\n{there} times, {len(photos) - there} the other way"
-        axis.set_title(title, fontsize=7.5)
-    figure.suptitle(f"The {len(groups)} most confused pairs on {split}: a misread photo, and a training photo of what was read")
+        names = f"{_short(first['true'])}\nread as {_short(first['top1'])}"
+        axis.set_title(f"{names}\n{there} times, {len(photos) - there} the other way", fontsize=7.5)
+    title = f"The {len(groups)} most confused pairs on {split}"
+    figure.suptitle(f"{title}: a misread photo, and a training photo of what was read")
     figure.tight_layout()
     return _save(figure, file)
 

@@ -11,6 +11,7 @@ from rp2k_lab.statistics import macro_interval, wilson_interval
 # of test images per class (published.md) times the ratio 342,000 / 39,457 of train to test.
 HEAD_SHARE, TAIL_SHARE = 0.31, 0.29
 RP2K_SCALE_CLASSES = 1000
+GROUPS = ("head", "medium", "tail")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def class_groups(train_counts: np.ndarray) -> tuple[np.ndarray, str]:
     rank = np.argsort(-train_counts, kind="stable")
     head, tail = round(HEAD_SHARE * len(rank)), round(TAIL_SHARE * len(rank))
     groups[rank[:head]], groups[rank[len(rank) - tail :]] = "head", "tail"
-    cuts = [f"{name} {len(part)} classes of {_range(train_counts[part])}" for name, part in (
-        ("head", rank[:head]), ("medium", rank[head : len(rank) - tail]), ("tail", rank[len(rank) - tail :]))]  # fmt: skip
+    cuts = [f"{name} {(groups == name).sum()} classes of {_range(train_counts[groups == name])}" for name in GROUPS]
     return groups, ", ".join(cuts) + " training images"
 
 
@@ -104,7 +104,7 @@ def scores(predictions: Predictions, table: pd.DataFrame, others: str | None) ->
     seen = table[table["images"] > 0]
     low, high = macro_interval(seen["correct"].to_numpy(), seen["images"].to_numpy())
     result["macro_top1"] = Score(float(seen["accuracy"].mean()), count, low, high)
-    parts = {f"{group}_top1": seen[seen["group"] == group] for group in ("head", "medium", "tail")}
+    parts = {f"{group}_top1": seen[seen["group"] == group] for group in GROUPS}
     if others in set(table["class"]):
         parts["top1_without_others"] = seen[seen["class"] != others]
     result |= {name: _share(part["correct"].sum(), part["images"].sum()) for name, part in parts.items() if len(part)}

@@ -7,8 +7,11 @@ import logging
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +89,8 @@ class MlflowTracker(MemoryTracker):
 
     def __init__(self, tracking, run_name: str):
         super().__init__()
-        self._flush_seconds, self._buffer, self._flushed, self._warned = tracking.flush_seconds, [], time.monotonic(), False
+        self._flush_seconds, self._flushed = tracking.flush_seconds, time.monotonic()
+        self._buffer, self._warned = [], False
         self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
         _mark_dead_runs(self._client, self.experiment_id)
         host = {"host": socket.gethostname(), "pid": str(os.getpid()), "pid_started": _started(os.getpid())}
@@ -148,6 +152,22 @@ def store_uri(uri: str | None) -> str:
     return uri or f"sqlite:///{STORE / 'mlflow.db'}"
 
 
+def serve(port: int) -> int:
+    """Serve the MLflow page of the clone's own store on this machine alone, until interrupted."""
+    import mlflow
+
+    STORE.mkdir(parents=True, exist_ok=True)
+    mlflow.MlflowClient(store_uri(None)).search_experiments(max_results=1)  # creates the database in one process
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(None)]
+    command += ["--default-artifact-root", (STORE / "artifacts").as_uri()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    print(
+        f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; make ui PORT=5001 takes another port)", flush=True
+    )
+    # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
+    return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+
+
 def without_credentials(uri: str) -> str:
     """The URI without the user and password that may stand in it."""
     return re.sub(r"//[^/@]*@", "//", uri)
@@ -160,15 +180,18 @@ def _connect(uri: str | None, experiment: str):
 
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    STORE.mkdir(parents=True, exist_ok=True)
-    try:
+    store, lock, location = store_uri(uri), nullcontext(), None
+    if store.startswith("sqlite:///"):
         # One process at a time: two that migrate a fresh sqlite database at once crash.
-        with FileLock(STORE / "create.lock"):
-            client = mlflow.MlflowClient(store_uri(uri))
+        file = Path(store.removeprefix("sqlite:///")).absolute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock, location = FileLock(f"{file}.lock"), (file.parent / "artifacts").as_uri()
+    try:
+        with lock:
+            client = mlflow.MlflowClient(store)
             found = client.get_experiment_by_name(experiment)
             if found is not None:
                 return client, found.experiment_id
-            location = None if uri else (STORE / "artifacts").as_uri()
             return client, client.create_experiment(experiment, location)
     except MlflowException as error:
         raise RequestError(
@@ -196,3 +219,7 @@ def _mark_dead_runs(client, experiment_id: str) -> None:
             client.set_tag(run.info.run_id, "status", "KILLED")
             client.set_terminated(run.info.run_id, "KILLED")
             log.info("run %s had ended without a word; it is now marked KILLED", run.info.run_name)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(int(sys.argv[1])))

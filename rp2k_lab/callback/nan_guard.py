@@ -21,7 +21,8 @@ class NanGuard(Callback):
     def step_end(self, state):
         if math.isfinite(state.loss):
             return
-        good = f"the last good checkpoint is {self._last_checkpoint}" if self._last_checkpoint.exists() else "no checkpoint yet"
+        saved = self._last_checkpoint.exists()
+        good = f"the last good checkpoint is {self._last_checkpoint}" if saved else "no checkpoint yet"
         rate = state.learning_rate[state.step - 1]
         raise TrainingDiverged(
             f"loss={state.loss} at step {state.step} (epoch {state.epoch}), learning rate {rate:.3g}; {good}\n"

@@ -1,6 +1,5 @@
 """The bar: the run's steps, the loss, images per second and the time that remains."""
 
-import sys
 import time
 
 from tqdm import tqdm
@@ -9,14 +8,15 @@ from rp2k_lab.callback.base import Callback
 
 
 class ProgressBar(Callback):
-    """One bar for the whole run and one line an epoch; on a log file instead of a terminal, a line every 30 s."""
+    """One bar for the whole run, where there is a terminal, and one line an epoch."""
 
     def train_begin(self, state):
-        interval = 0.2 if sys.stderr.isatty() else 30
-        self._bar = tqdm(total=state.steps, initial=state.step, unit="step", mininterval=interval, dynamic_ncols=True)
+        self._bar = tqdm(total=state.steps, initial=state.step, unit="step", dynamic_ncols=True, disable=None)
         self._epoch_started = time.monotonic()
 
     def step_end(self, state):
+        if self._bar.disable:
+            return
         self._bar.set_description(f"epoch {state.epoch}/{state.epochs}", refresh=False)
         rate = self._bar.format_dict["rate"]
         speed = f", {rate * state.batch_size:.0f} images/s" if rate else ""

@@ -7,7 +7,7 @@ from rp2k_lab.tracker import MemoryTracker
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second` of each epoch, from its first step's end to its last: no compilation, no evaluation."""
+    """Logs `train/images_per_second` of each epoch, from its first step's end to its last: no compilation in it."""
 
     def __init__(self, tracker: MemoryTracker):
         self._tracker = tracker

@@ -53,16 +53,30 @@ class TrainingBatches:
     """Endless epochs of (images uint8 (batch, height, width, 3), labels int32 (batch,)).
 
     Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The photos that do not fill
-    the last batch are left out of that epoch; the next one is shuffled anew.
+    the last batch (with `sink_steps`, the last sink) are left out of that epoch; the next one is shuffled anew.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch.
+        sink_size: batches that go to the device at once, at most `sink_steps`; 0 without sinking.
 
     A failure in a thread is raised to whoever iterates and kept in `failure`, since MindSpore's data pipeline turns
     it into a text of its own.
     """
 
-    def __init__(self, root: Path, rows: pd.DataFrame, view: View, batch_size: int, seed: int, start_step=0, workers=None):
+    def __init__(
+        self,
+        root: Path,
+        rows: pd.DataFrame,
+        view: View,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        workers: int | None = None,
+        sink_steps: int = 0,
+    ):
         self.root, self.view, self.batch_size, self.seed = root, view, batch_size, seed
         self.paths, self.labels = list(rows["path"]), rows["label"].to_numpy(np.int32)
-        self.steps_per_epoch = len(self.paths) // batch_size
+        self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.paths) // batch_size, sink_steps)
         self.workers = workers or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
         self.failure: BaseException | None = None
@@ -93,7 +107,20 @@ class TrainingBatches:
         return self.view(self.root / self.paths[row], rng)
 
 
-def evaluation_batches(root: Path, rows: pd.DataFrame, view: View, batch_size: int, workers=None) -> Iterator[np.ndarray]:
+def _whole_sinks(steps: int, sink_steps: int) -> tuple[int, int]:
+    """(steps, sink size): equal sinks of at most `sink_steps` that fill the epoch; fewer steps than sinks are lost.
+
+    An evaluation can only come between two sinks, hence at the end of one.
+    """
+    if sink_steps == 0:
+        return steps, 0
+    sinks = -(-steps // sink_steps)
+    return steps // sinks * sinks, steps // sinks
+
+
+def evaluation_batches(
+    root: Path, rows: pd.DataFrame, view: View, batch_size: int, workers: int | None = None
+) -> Iterator[np.ndarray]:
     """Every photo once, in the order of `rows`: uint8 (n, height, width, 3), n = batch_size but for the last batch."""
     paths = list(rows["path"])
 

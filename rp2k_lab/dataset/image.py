@@ -59,5 +59,5 @@ def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resized_size(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
-    """(height, width) to resize to, so that a centre crop of `size` keeps `crop_ratio` of each side: 224 / 0.875 = 256."""
+    """(height, width) of which a centre crop of `size` keeps `crop_ratio` of each side: 224 / 0.875 = 256."""
     return round(size[0] / crop_ratio), round(size[1] / crop_ratio)

@@ -125,7 +125,7 @@ def _with_headers(root: Path, table: pd.DataFrame) -> pd.DataFrame:
     if len(missing):
         paths = [root / path for path in table.loc[missing, "path"]]
         with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-            sizes = list(tqdm(pool.map(_header, paths), "index", len(paths), unit=" photos", leave=False))
+            sizes = list(tqdm(pool.map(_header, paths), "index", len(paths), unit=" photos", leave=False, disable=None))
         table.loc[missing, ["width", "height"]] = np.array(sizes, float)
     table[["width", "height"]] = table[["width", "height"]].astype("int32")
     if len(missing) or len(kept) != len(table):
@@ -137,7 +137,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}\nthe index lists it; restore the file or take it off the list") from None
+        raise DataError(f"{path}: {error.strerror}\nrestore the file or take it off the list") from None
 
 
 def _header(path: Path) -> tuple[int, int]:
@@ -146,7 +146,8 @@ def _header(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable picture ({error.__class__.__name__})\nreplace or remove the file") from None
+        reason = type(error).__name__
+        raise DataError(f"{path}: not a readable picture ({reason})\nreplace or remove the file") from None
 
 
 def _write_parquet(table: pd.DataFrame, file: Path) -> None:

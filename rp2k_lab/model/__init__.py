@@ -7,7 +7,7 @@ from functools import partial
 
 from rp2k_lab.model.attention import SqueezeExcitation
 from rp2k_lab.model.initialise import initialise
-from rp2k_lab.model.preprocess import Normalise
+from rp2k_lab.model.preprocess import Normalise, WithPreprocessing
 from rp2k_lab.model.resnet import ResNet
 
 _MODELS = {
@@ -38,4 +38,4 @@ def create_model(name: str, num_classes: int, seed: int = 0, **options):
     return net
 
 
-__all__ = ["Normalise", "create_model", "list_models"]
+__all__ = ["Normalise", "WithPreprocessing", "create_model", "list_models"]

@@ -24,3 +24,18 @@ class Normalise(nn.Cell):
     def construct(self, images):
         x = ops.transpose(ops.cast(images, mstype.float32), (0, 3, 1, 2))
         return x * self.scale + self.shift
+
+
+class WithPreprocessing(nn.Cell):
+    """A network that takes a photo's bytes: `Normalise`, then `network`, whose parameter names stay as they are.
+
+    uint8 RGB images (batch, height, width, 3) to logits (batch, classes).
+    """
+
+    def __init__(self, network: nn.Cell, mean, std):
+        super().__init__(auto_prefix=False)
+        self.normalise = Normalise(mean, std)
+        self.network = network
+
+    def construct(self, images):
+        return self.network(self.normalise(images))

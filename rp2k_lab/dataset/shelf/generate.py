@@ -75,7 +75,7 @@ def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, workers: 
         (part / split_and_class).mkdir(parents=True)
     starts = range(0, len(truth), _CHUNK_IMAGES)
     chunks = (truth.iloc[start : start + _CHUNK_IMAGES] for start in starts)
-    bar = tqdm(total=len(truth), desc="shelf", unit=" images", disable=not progress)
+    bar = tqdm(total=len(truth), desc="shelf", unit=" images", disable=None if progress else True)
     with bar:
         if workers == 1 or len(truth) < _LEAST_IMAGES_FOR_POOL:
             for chunk in chunks:

@@ -99,9 +99,7 @@ def _pose(row: Mapping[str, Any], catalogue: Catalogue) -> tuple[np.ndarray, np.
     return corners, product_art(brand, flavour, yaw, int(row["pack"])), gain.astype(np.float32)
 
 
-def _neighbour(
-    catalogue: Catalogue, strength: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _neighbour(catalogue: Catalogue, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Art and corners of some product of the catalogue that reaches 8 to 24 % into the crop from one side."""
     brand = catalogue.brands[rng.integers(len(catalogue.brands))]
     art = product_art(brand, FLAVOURS[rng.integers(len(FLAVOURS))], YAW_STEPS // 2, 1)

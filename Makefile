@@ -1,0 +1,38 @@
+# Everything runs in .venv, which the first target that needs it creates.  make PYTHON=/path/to/python3.12 chooses one.
+IS_GOOD := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c '$(IS_GOOD)' 2>/dev/null && { command -v $$p; break; }; done)
+ifneq ($(shell $(or $(PYTHON),false) -c '$(IS_GOOD)' 2>/dev/null && echo good),good)
+$(error rp2k-lab needs Python 3.11 or 3.12 with its venv module; found $(or $(shell python3 --version 2>/dev/null),no python3). Install one, or name it: make PYTHON=/path/to/python3.12)
+endif
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PORT ?= 5000
+
+.PHONY: run test check ui bench
+.DEFAULT_GOAL := run
+
+run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to look
+	$(BIN)/python run.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) test
+
+ui: $(INSTALLED)  ## the MLflow page on this machine alone
+	$(BIN)/python -m rp2k_lab.tracker $(PORT)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.input_pipeline
+	$(BIN)/python -m benchmarks.overhead
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

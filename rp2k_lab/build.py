@@ -1,0 +1,100 @@
+"""From a configuration to the objects of a run."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mindspore
+import numpy as np
+from mindspore import nn
+
+from rp2k_lab import device
+from rp2k_lab.config import Config
+from rp2k_lab.dataset.batches import EvaluationView, TrainingBatches, TrainingView, evaluation_batches
+from rp2k_lab.dataset.index import Index
+from rp2k_lab.errors import RequestError
+from rp2k_lab.evaluation import Evaluator
+from rp2k_lab.loss import CrossEntropy
+from rp2k_lab.model import WithPreprocessing, create_model
+from rp2k_lab.optimizer import build_optimizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `Model.train` works with.
+
+    Attributes:
+        network: uint8 images to logits.
+        model: the network with loss and optimizer.
+        batches: the training photos.
+        learning_rate: float32 (steps,), of every step of the run.
+    """
+
+    network: nn.Cell
+    model: mindspore.Model
+    batches: TrainingBatches
+    learning_rate: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return len(self.learning_rate)
+
+
+def build_training(config: Config, index: Index) -> Training:
+    """Batches, network, loss and optimizer of a run.
+
+    Raises:
+        RequestError: a batch larger than the data, or a network that cannot be built so.
+    """
+    rows = index.split("train")
+    if config.batch_size > len(rows):
+        raise RequestError(
+            f"batch_size={config.batch_size}: train has {len(rows)} photos\nuse batch_size={len(rows)} or less"
+        )
+    view = TrainingView(config.size, config.resize, config.crop_ratio, config.aug, config.dataset.mean)
+    threads = {"workers": config.device.data_workers, "sink_steps": config.device.sink_steps}
+    batches = TrainingBatches(index.root, rows, view, config.batch_size, config.seed, **threads)
+    mindspore.set_seed(config.seed)
+    network = build_network(config, len(index.classes))
+    steps, scale = batches.steps_per_epoch, config.device.loss_scale
+    optimizer, learning_rate = build_optimizer(config.optimizer, network, config.epochs, steps, scale)
+    loss = CrossEntropy(config.loss.label_smoothing)
+    model = mindspore.Model(network, loss, optimizer, **device.amp_options(config.device))
+    return Training(network, model, batches, learning_rate)
+
+
+def build_network(config: Config, num_classes: int) -> nn.Cell:
+    """uint8 images (batch, height, width, 3) to logits (batch, num_classes)."""
+    options = config.model.model_dump(exclude={"name"})
+    try:
+        network = create_model(config.model.name, num_classes, seed=config.seed, **options)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    return WithPreprocessing(network, config.dataset.mean, config.dataset.std)
+
+
+def build_evaluators(config: Config, index: Index, network: nn.Cell, check: Callable[[], None]) -> dict[str, Evaluator]:
+    """An evaluator for val and, where the data set has one, for test; `check` is called between batches."""
+    view = EvaluationView(config.size, config.resize, config.crop_ratio)
+    size, workers = config.batch_size, config.device.data_workers
+    evaluators = {}
+    for split in ("val", "test"):
+        rows = index.split(split)
+        if len(rows):
+            batches = lambda rows=rows: evaluation_batches(index.root, rows, view, size, workers)  # noqa: E731
+            evaluators[split] = Evaluator(network, index, split, batches, size, check)
+    if "test" not in evaluators:
+        log.info("this data set has no test split: the run ends with val alone")
+    return evaluators
+
+
+def release(training: Training) -> None:
+    """Shrink every parameter to one number.
+
+    MindSpore keeps the networks that a process has compiled; a sweep in one process would pile up their weights.
+    """
+    for parameter in training.model.train_network.get_parameters():
+        parameter.set_data(mindspore.Tensor(np.zeros(1, np.float32)), slice_shape=True)

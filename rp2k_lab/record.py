@@ -1,0 +1,75 @@
+"""What a run leaves behind: files in its folder, and the same in the tracker."""
+
+from pathlib import Path
+
+import yaml
+
+from rp2k_lab import figures, metrics
+from rp2k_lab.config import Config
+from rp2k_lab.dataset.index import Index
+from rp2k_lab.evaluation import Evaluator
+from rp2k_lab.metrics import Score
+from rp2k_lab.provenance import environment, flatten, git_state
+from rp2k_lab.tracker import MemoryTracker, without_credentials
+
+
+def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
+    """Configuration, environment, code and data of a run."""
+    settings = config.model_dump(mode="json")
+    if settings["tracking"]["uri"]:
+        settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
+    tracker.log_params(dict(flatten(settings)))
+    tracker.set_tags(
+        git_state()
+        | {
+            "task": config.task.name,
+            "device": config.device.name,
+            "dataset_fingerprint": index.fingerprint,
+            "class_groups": metrics.class_groups(index.train_counts())[1],
+            "folder": folder,
+        }
+    )
+    text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
+    for name, content in (("config.yaml", text), ("environment.txt", environment())):
+        (folder / name).write_text(content, encoding="utf-8")
+        tracker.log_artifact(folder / name)
+
+
+def record_split(
+    tracker: MemoryTracker, evaluator: Evaluator, others: str | None, step: int, folder: Path
+) -> dict[str, Score]:
+    """Evaluate a split and record its scores with their counts, its tables and its figures.
+
+    Args:
+        step: training steps that the weights have seen, for the metrics.
+    """
+    split, index = evaluator.split, evaluator.index
+    predictions, table, scores = evaluator.evaluate(others)
+    values = {f"{split}/{name}": score.value for name, score in scores.items()}
+    counted = {name: score.count for name, score in scores.items() if name not in ("top5", "macro_top1")}
+    counts = {f"{split}/{name.replace('top1', 'count')}": count for name, count in counted.items()}
+    tracker.log_metrics(values | counts, step)
+    details = metrics.predictions_table(predictions, evaluator.rows["path"], index.classes)
+    tables = {
+        "per_class": table,
+        "confusion_pairs": metrics.confusion_pairs(predictions, index.classes),
+        "predictions": details,
+    }
+    (folder / split).mkdir(exist_ok=True)
+    for name, frame in tables.items():
+        file = folder / split / f"{name}.parquet"
+        frame.to_parquet(file, index=False)
+        tracker.log_artifact(file, split)
+    drawn = [
+        figures.plot_accuracy_over_class_size(table, split, folder / "figures" / f"{split}_accuracy_over_size.png"),
+        figures.plot_confused_pairs(details, index, split, folder / "figures" / f"{split}_confused_pairs.png"),
+    ]
+    for figure in filter(None, drawn):
+        tracker.log_artifact(figure, "figures")
+    return scores
+
+
+def record_training(tracker: MemoryTracker, best: Path, folder: Path) -> None:
+    """The best checkpoint and the curves."""
+    tracker.log_artifact(best, "checkpoints")
+    tracker.log_artifact(figures.plot_curves(tracker.history, folder / "figures" / "curves.png"), "figures")

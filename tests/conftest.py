@@ -1,0 +1,78 @@
+"""Fixtures for every folder of tests."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+import rp2k_lab  # before MindSpore: its environment defaults must stand first
+from rp2k_lab.cli import register_resolvers
+
+
+@pytest.fixture
+def pynative():
+    """Single forward passes without compiling a graph."""
+    import mindspore
+
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    yield
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+@pytest.fixture
+def graph_mode():
+    """The mode of every run; MindSpore's own default is PyNative."""
+    import mindspore
+
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """compose(*overrides): what Hydra makes of `python run.py …`, as plain containers."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+
+    def composed(*overrides: str) -> dict:
+        with initialize_config_dir(str(rp2k_lab.PROJECT / "conf"), version_base="1.3"):
+            return OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def _defaults(compose):
+    return compose()
+
+
+@pytest.fixture
+def defaults(_defaults) -> dict:
+    """The composed default configuration; a copy, to be changed freely."""
+    return copy.deepcopy(_defaults)
+
+
+@pytest.fixture
+def data_folder(monkeypatch, tmp_path) -> Path:
+    """In place of the clone's data/, so that the index's kept headers land in the test's own folder."""
+    import rp2k_lab.dataset.index
+
+    monkeypatch.setattr(rp2k_lab.dataset.index, "DATA_FOLDER", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def write_photo():
+    """write_photo(file, width=8, height=12, seed=0): a noisy picture, its format by the suffix."""
+    import numpy as np
+    from PIL import Image
+
+    def write(file: Path, width: int = 8, height: int = 12, seed: int = 0) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(file)
+        return file
+
+    return write
