@@ -104,6 +104,8 @@ def explain_composition_error(error: BaseException) -> str | None:
         return _unknown_key(found.group(1))
     if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found.group(1)}: the key is there already\nleave out the +"
+    if found := re.search(r"Error when parsing index: \d+, string: (.*) out of", text):
+        return f"{found.group(1)}: cannot be read\nthe form is group=choice or key=value, lists as [a,b]"
     first = str(error).strip().splitlines()[0]
     return f"{first}\nthe form is group=choice or key=value; python run.py --help lists both"
 

@@ -123,10 +123,10 @@ def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink) -
 
 
 def _flavour_patch(canvas: np.ndarray, layout: int, flavour: Flavour, top: float, high: float) -> None:
-    """The part in which flavours of one brand differ: about a tenth of the visible label."""
+    """The part in which flavours of one brand differ: about a fifth of the visible label."""
     middle = canvas.shape[1] / 2
     x, y = middle + (0.0, 0.16, -0.0, -0.14)[layout] * _W, top + 0.73 * high
-    half_width, half_height = 0.22 * _W, min(0.105 * high, 0.21 * _W)
+    half_width, half_height = 0.31 * _W, min(0.15 * high, 0.3 * _W)
     icon = _INK if sum(flavour.colour) > 560 else _PAPER
     if layout % 2:
         axes = (round(half_width), round(half_height))

@@ -1,0 +1,237 @@
+import gc
+import threading
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rp2k_lab.dataset.batches import EvaluationView, TrainingBatches, TrainingView, evaluation_batches
+from rp2k_lab.dataset.feed import mindspore_dataset
+from rp2k_lab.dataset.image import letterbox, read_image
+from rp2k_lab.errors import DataError
+
+AUG = SimpleNamespace(name="cutout", crop=(0.25, 1.0), flip=0.5, color=0.4, length=60)
+PHOTOS, SIZE = 11, (32, 40)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, write_photo):
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(PHOTOS):
+        write_photo(root / f"照片{i}.png", 20 + i, 30, seed=i)
+    return root
+
+
+@pytest.fixture
+def rows():
+    """A row's label is its number, so that a batch tells which rows it holds."""
+    return pd.DataFrame({"path": [f"照片{i}.png" for i in range(PHOTOS)], "label": range(PHOTOS)})
+
+
+@pytest.fixture
+def batches(root, rows):
+    """batches(...): training batches of 3, 3 steps an epoch and 2 photos left out."""
+
+    def make(seed=0, start_step=0, workers=2, batch_size=3):
+        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
+        return TrainingBatches(root, rows, view, batch_size, seed, start_step, workers)
+
+    return make
+
+
+def run(training, epochs=1):
+    """Every (images, labels) of some epochs."""
+    return [batch for _ in range(epochs) for batch in training]
+
+
+def assert_equal(one, other):
+    assert len(one) == len(other)
+    for (images, labels), (other_images, other_labels) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(labels, other_labels)
+        np.testing.assert_array_equal(images, other_images)
+
+
+def photo_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("photos")]
+
+
+class TestTraining:
+    def test_types_and_shapes(self, batches):
+        training = batches()
+        assert training.steps_per_epoch == 3
+        for images, labels in training:
+            assert (images.dtype, images.shape) == (np.uint8, (3, *SIZE, 3))
+            assert (labels.dtype, labels.shape) == (np.int32, (3,))
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_any_number_of_threads_gives_the_same(self, batches, workers):
+        assert_equal(run(batches(workers=workers), 2), run(batches(workers=2), 2))
+
+    @pytest.mark.parametrize("start_step", [1, 2, 3, 4, 6, 8])
+    def test_start_at_any_step_gives_the_rest(self, batches, start_step):
+        whole = run(batches(), 3)
+        assert_equal(run(batches(start_step=start_step), 3)[: 9 - start_step], whole[start_step:])
+
+    def test_epochs_differ_in_order(self, batches):
+        training = batches()
+        assert np.concatenate([b[1] for b in training]).tolist() != np.concatenate([b[1] for b in training]).tolist()
+
+    def test_epochs_differ_in_augmentation(self, batches):
+        training = batches()
+        first, second = ({int(label): image for images, labels in training for image, label in zip(images, labels, strict=True)} for _ in range(2))  # fmt: skip
+        both = first.keys() & second.keys()
+        assert len(both) >= 7
+        assert all((first[label] != second[label]).any() for label in both)
+
+    def test_photos_of_one_batch_are_augmented_apart(self, root, batches):
+        same = pd.DataFrame({"path": ["照片0.png"] * 3, "label": [0] * 3})
+        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
+        images, _ = next(iter(TrainingBatches(root, same, view, 3, 0)))
+        assert len({image.tobytes() for image in images}) == 3
+
+    def test_an_epoch_visits_a_row_at_most_once(self, batches):
+        training = batches()
+        for _ in range(4):
+            visited = np.concatenate([labels for _, labels in training]).tolist()
+            assert len(set(visited)) == len(visited) == 9
+
+    def test_rows_left_out_change_from_epoch_to_epoch(self, batches):
+        training = batches()
+        assert {int(label) for _ in range(6) for _, labels in training for label in labels} == set(range(PHOTOS))
+
+    def test_other_seed_other_order_and_augmentation(self, batches):
+        one, other = run(batches(seed=0)), run(batches(seed=1))
+        assert [b[1].tolist() for b in one] != [b[1].tolist() for b in other]
+        same = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
+        assert same is not None
+
+    def test_order_is_a_permutation_that_depends_on_seed_and_epoch(self, batches):
+        orders = [tuple(batches(seed=seed).order(epoch)) for seed in (0, 1) for epoch in (0, 1)]
+        assert len(set(orders)) == 4
+        assert all(sorted(order) == list(range(PHOTOS)) for order in orders)
+
+    def test_labels_belong_to_their_photos(self, root, rows):
+        plain = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
+        training = TrainingBatches(root, rows, TrainingView(SIZE, "letterbox", 1.0, plain, (0, 0, 0)), 3, 0)
+        for images, labels in training:
+            for image, label in zip(images, labels, strict=True):
+                np.testing.assert_array_equal(image, letterbox(read_image(root / f"照片{label}.png"), SIZE))
+
+    def test_batch_as_large_as_the_rows(self, batches):
+        training = batches(batch_size=PHOTOS)
+        assert training.steps_per_epoch == 1
+        assert sorted(run(training)[0][1]) == list(range(PHOTOS))
+
+
+class TestEvaluation:
+    def all_of(self, root, rows, batch_size, workers=2, ratio=1.0):
+        return list(evaluation_batches(root, rows, EvaluationView(SIZE, "letterbox", ratio), batch_size, workers))
+
+    @pytest.mark.parametrize(("batch_size", "lengths"), [(4, [4, 4, 3]), (11, [11]), (64, [11]), (1, [1] * 11)])
+    def test_last_smaller_batch_is_kept(self, root, rows, batch_size, lengths):
+        assert [len(images) for images in self.all_of(root, rows, batch_size)] == lengths
+
+    @pytest.mark.parametrize("workers", [1, 2, 4])
+    def test_every_photo_in_order(self, root, rows, workers):
+        images = np.concatenate(self.all_of(root, rows, 4, workers))
+        expected = [letterbox(read_image(root / path), SIZE) for path in rows["path"]]
+        np.testing.assert_array_equal(images, expected)
+
+    def test_centre_crop_keeps_its_share(self, root, rows):
+        image = self.all_of(root, rows[:1], 1, ratio=0.8)[0][0]
+        whole = letterbox(read_image(root / rows["path"][0]), (40, 50))
+        np.testing.assert_array_equal(image, whole[4:36, 5:45])
+
+
+def test_views_agree_when_nothing_is_augmented(root):
+    plain = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
+    for resize, ratio in [("letterbox", 0.875), ("stretch", 1.0)]:
+        training = TrainingView(SIZE, resize, ratio, plain, (0, 0, 0))(root / "照片0.png", np.random.default_rng(0))
+        np.testing.assert_array_equal(training, EvaluationView(SIZE, resize, ratio)(root / "照片0.png"))
+
+
+class TestUnreadablePhoto:
+    @pytest.fixture
+    def broken(self, root, rows, tmp_path):
+        (tmp_path / "坏.jpg").write_text("no picture")
+        rows.loc[5, "path"] = str(tmp_path / "坏.jpg")
+        return rows
+
+    def test_training_names_it_and_keeps_the_failure(self, root, broken):
+        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
+        training = TrainingBatches(root, broken, view, PHOTOS, 0, workers=2)
+        assert training.failure is None
+        with pytest.raises(DataError, match=r"坏\.jpg") as error:
+            run(training)
+        assert training.failure is error.value
+
+    def test_batches_before_it_still_come(self, root, broken):
+        made = []
+        with pytest.raises(DataError, match=r"坏\.jpg"):
+            made.extend(iter_into(made, evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4)))
+        assert len(made) == 2
+
+    def test_leaves_no_thread(self, root, broken):
+        with pytest.raises(DataError):
+            list(evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4))
+        assert_no_photo_threads()
+
+
+def iter_into(made, iterator):
+    for item in iterator:
+        made.append(item)
+    return []
+
+
+def assert_no_photo_threads():
+    for thread in photo_threads():
+        thread.join(timeout=10)
+    assert photo_threads() == []
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_abandoned_iterator_leaves_no_thread_and_no_failure(batches, end):
+    training = batches(workers=4, batch_size=1)
+    iterator = iter(training)
+    list(islice(iterator, 2))
+    assert photo_threads()
+    if end == "close":
+        iterator.close()
+    del iterator
+    gc.collect()
+    assert_no_photo_threads()
+    assert training.failure is None
+
+
+def test_finished_iterator_leaves_no_thread(batches):
+    run(batches(workers=4))
+    assert_no_photo_threads()
+
+
+def test_reads_ahead_but_boundedly(root, rows):
+    """At most two batches ahead for each thread: memory does not grow with the set."""
+    made = []
+    view = lambda path: made.append(path) or np.zeros((1, 1, 3), np.uint8)  # noqa: E731
+    many = pd.concat([rows] * 10)
+    iterator = evaluation_batches(root, many, view, 1, workers=1)
+    next(iterator)
+    assert len(made) <= 3 + 1
+    iterator.close()
+
+
+class TestMindsporeDataset:
+    def test_gives_the_same_arrays_over_two_epochs(self, batches):
+        dataset = mindspore_dataset(batches())
+        iterator = dataset.create_tuple_iterator(num_epochs=2, output_numpy=True)
+        given = [tuple(batch) for _ in range(2) for batch in iterator]
+        assert_equal(given, run(batches(), 2))
+        assert given[0][0].dtype == np.uint8
+        assert given[0][1].dtype == np.int32
+
+    def test_size_is_the_steps_of_an_epoch(self, batches):
+        assert mindspore_dataset(batches()).get_dataset_size() == 3
+
+    def test_columns(self, batches):
+        assert mindspore_dataset(batches()).get_col_names() == ["images", "labels"]

@@ -1,0 +1,82 @@
+from types import SimpleNamespace
+
+import pytest
+
+from rp2k_lab import PROJECT
+from rp2k_lab.dataset.grocery_store import scan
+from rp2k_lab.dataset.index import build_index
+from rp2k_lab.errors import DataError, RequestError
+
+REAL = PROJECT.parent / "shared" / "data" / "grocery_store"
+
+
+@pytest.fixture
+def store(tmp_path, write_photo):
+    """Two classes, lists for train and val, as in the published repository."""
+    root = tmp_path / "store"
+    for i, path in enumerate(["train/Fruit/Apple_1.jpg", "train/Fruit/Apple_2.jpg", "train/Milk/M_1.jpg", "val/Milk/M_9.jpg"]):
+        write_photo(root / path, 8 + i, 12)
+    (root / "classes.csv").write_text(
+        "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)\nMilk,7,Dairy,1\nApple,0,Fruit,0\n"
+    )
+    (root / "train.txt").write_text("train/Fruit/Apple_1.jpg, 0, 0\ntrain/Fruit/Apple_2.jpg, 0, 0\n\ntrain/Milk/M_1.jpg, 7, 1\n")
+    (root / "val.txt").write_text("val/Milk/M_9.jpg, 7, 1\n")
+    return root
+
+
+def dataset(root):
+    return SimpleNamespace(name="grocery_store", root=root, val_share=0.1, val_seed=0)
+
+
+def test_lists_photos_with_the_names_of_fine_labels(store):
+    assert list(scan(store).itertuples(index=False, name=None)) == [
+        ("train/Fruit/Apple_1.jpg", "Apple", "train"),
+        ("train/Fruit/Apple_2.jpg", "Apple", "train"),
+        ("train/Milk/M_1.jpg", "Milk", "train"),
+        ("val/Milk/M_9.jpg", "Milk", "val"),
+    ]
+
+
+@pytest.mark.parametrize("needed", ["classes.csv", "train.txt"])
+def test_missing_list_is_a_wrong_request(store, needed):
+    (store / needed).unlink()
+    with pytest.raises(RequestError, match=needed):
+        scan(store)
+
+
+@pytest.mark.parametrize("line", ["train/a.jpg, 0", "train/a.jpg, x, 0", "train/a.jpg, 5, 0", "train/a.jpg"])
+def test_wrong_line_is_named_with_its_number(store, line):
+    with (store / "train.txt").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=r"train\.txt, line 5"):
+        scan(store)
+
+
+@pytest.mark.usefixtures("data_folder")
+class TestIndex:
+    def test_made_folder(self, store):
+        index = build_index(dataset(store))
+        assert index.classes == ["Apple", "Milk"]
+        assert index.table["label"].tolist() == [0, 0, 1, 1]
+        assert index.table["split"].tolist() == ["train", "train", "train", "val"]
+        assert index.table["width"].tolist() == [8, 9, 10, 11]
+
+    def test_listed_photo_that_is_not_there(self, store):
+        (store / "train/Fruit/Apple_2.jpg").unlink()
+        with pytest.raises(DataError, match=r"Apple_2\.jpg"):
+            build_index(dataset(store))
+
+    def test_photo_listed_twice_gives_the_same_index_each_time(self, store):
+        """Joining the kept headers by path must not multiply rows."""
+        with (store / "train.txt").open("a") as file:
+            file.write("train/Milk/M_1.jpg, 7, 1\n")
+        sizes = [len(build_index(dataset(store)).table) for _ in range(3)]
+        assert len(set(sizes)) == 1, sizes
+
+    def test_real_folder(self):
+        if not REAL.is_dir():
+            pytest.skip(f"the Grocery Store Dataset is not at {REAL}")
+        index = build_index(dataset(REAL))
+        assert index.table["split"].value_counts().to_dict() == {"train": 2640, "val": 296}
+        assert len(index.classes) == 81
+        assert (index.train_counts() > 0).all()

@@ -1,0 +1,255 @@
+import hashlib
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rp2k_lab.dataset.index as index_module
+from rp2k_lab.dataset.index import Index, build_index, hold_out_val
+from rp2k_lab.errors import DataError, RequestError
+
+pytestmark = pytest.mark.usefixtures("data_folder")
+
+COUNTS = {"555（冰炫）": 20, "伊利安慕希瓶装芒果+百香果230g": 5, "a b.c": 2, "单": 1}
+
+
+def dataset(root, val_share=0.2, val_seed=0):
+    return SimpleNamespace(name="rp2k", root=root, val_share=val_share, val_seed=val_seed)
+
+
+@pytest.fixture
+def root(tmp_path, write_photo):
+    """Four classes of 20, 5, 2 and 1 photos in train, one test photo of each; no val."""
+    root = tmp_path / "RP2K"
+    for name, count in COUNTS.items():
+        for i in range(count):
+            write_photo(root / "train" / name / f"{i:03}.{'png' if i % 3 else 'jpg'}", 8 + i, 12, seed=i)
+        write_photo(root / "test" / name / "t.jpg")
+    return root
+
+
+def checksums(folder):
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(f.relative_to(folder)): (hashlib.sha256(f.read_bytes()).hexdigest(), f.stat().st_mtime_ns) for f in files}
+
+
+def test_table_by_hand(root):
+    index = build_index(dataset(root))
+    assert index.root == root
+    assert index.classes == sorted(COUNTS)
+    assert list(index.table.columns) == ["path", "class", "label", "split", "width", "height"]
+    assert [index.classes[label] for label in index.table["label"]] == index.table["class"].tolist()
+    photo = index.table[index.table["path"] == "train/555（冰炫）/007.png"].iloc[0]
+    assert (photo["width"], photo["height"]) == (15, 12)
+    assert len(index.split("test")) == 4
+    assert index.split("test").index.tolist() == [0, 1, 2, 3]
+
+
+def test_paths_open_from_the_root(root):
+    index = build_index(dataset(root))
+    assert all((index.root / path).is_file() for path in index.table["path"])
+
+
+def test_train_counts(root):
+    index = build_index(dataset(root))
+    assert dict(zip(index.classes, index.train_counts(), strict=True)) == {
+        "555（冰炫）": 16, "伊利安慕希瓶装芒果+百香果230g": 4, "a b.c": 1, "单": 1,
+    }  # fmt: skip
+
+
+def test_train_counts_have_a_place_for_every_class(tmp_path):
+    table = pd.DataFrame({"label": [0, 1], "split": ["train", "val"]})
+    assert Index(tmp_path, table, ["a", "b", "c"], "").train_counts().tolist() == [1, 0, 0]
+
+
+def test_folder_is_only_read(root):
+    before = checksums(root)
+    build_index(dataset(root))
+    build_index(dataset(root))
+    assert checksums(root) == before
+
+
+class TestVal:
+    def split(self, counts, share=0.2, seed=0):
+        names = np.repeat(list(counts), list(counts.values()))
+        table = pd.DataFrame({"class": names, "split": "train"})
+        return table.assign(split=hold_out_val(table, share, seed))
+
+    def val_of(self, *args, **kwargs):
+        table = self.split(*args, **kwargs)
+        return set(table.index[table["split"] == "val"])
+
+    def test_is_stratified(self):
+        counts = {"a": 100, "b": 10, "c": 5, "d": 3, "e": 2}
+        table = self.split(counts)
+        val = table[table["split"] == "val"]["class"].value_counts().to_dict()
+        assert val == {"a": 20, "b": 2, "c": 1, "d": 1, "e": 1}
+
+    def test_single_image_stays_in_train(self):
+        table = self.split({"a": 10, "lone": 1})
+        assert table[table["class"] == "lone"]["split"].tolist() == ["train"]
+
+    @pytest.mark.parametrize("share", [0.5, 0.75, 0.9, 0.99])
+    def test_every_class_keeps_an_image_in_train(self, share):
+        """A class that train lacks cannot be learned, however large the share asked for."""
+        table = self.split({"a": 100, "b": 5, "c": 3, "d": 2}, share)
+        assert set(table[table["split"] == "train"]["class"]) == {"a", "b", "c", "d"}
+
+    def test_seeded(self):
+        counts = {"a": 100, "b": 50}
+        assert self.val_of(counts) == self.val_of(counts)
+        assert self.val_of(counts, seed=1) != self.val_of(counts)
+
+    def test_smaller_share_is_part_of_the_larger(self):
+        counts = {"a": 100, "b": 13, "c": 2}
+        assert self.val_of(counts, 0.05) < self.val_of(counts, 0.1) < self.val_of(counts, 0.4)
+
+    def test_added_class_changes_no_other(self):
+        before = self.split({"b": 30, "c": 20})
+        after = self.split({"a": 17, "b": 30, "c": 20})
+        for name in "bc":
+            one, other = (t[t["class"] == name]["split"].tolist() for t in (before, after))
+            assert one == other
+
+    def test_test_and_given_columns_are_left_alone(self):
+        table = pd.DataFrame({"class": ["a"] * 10, "split": ["train"] * 5 + ["test"] * 5})
+        split = hold_out_val(table, 0.4, 0)
+        assert (split[5:] == "test").all()
+        assert (table["split"][:5] == "train").all()
+
+    def test_is_not_the_first_photos_of_each_class(self):
+        """Neighbouring file names are often photos of one shelf."""
+        assert self.val_of({"a": 100}) != set(range(20))
+
+    def test_given_folder_is_used_as_it_is(self, root, write_photo):
+        write_photo(root / "val" / "a b.c" / "v.jpg")
+        index = build_index(dataset(root))
+        assert index.split("val")["path"].tolist() == ["val/a b.c/v.jpg"]
+        assert len(index.split("train")) == sum(COUNTS.values())
+
+    def test_none_possible(self, tmp_path, write_photo):
+        for name in "ab":
+            write_photo(tmp_path / "set" / "train" / name / "1.jpg")
+        with pytest.raises(DataError, match="val"):
+            build_index(dataset(tmp_path / "set"))
+
+
+class TestUnusable:
+    def test_empty_class(self, root):
+        (root / "train" / "空").mkdir()
+        with pytest.raises(DataError, match="空"):
+            build_index(dataset(root))
+
+    def test_train_without_classes(self, tmp_path):
+        (tmp_path / "set" / "train").mkdir(parents=True)
+        with pytest.raises(DataError, match="set"):
+            build_index(dataset(tmp_path / "set"))
+
+    def test_missing_train(self, root):
+        shutil.rmtree(root / "train")
+        with pytest.raises(RequestError, match="train"):
+            build_index(dataset(root))
+
+    def test_test_class_unknown_to_train(self, root, write_photo):
+        write_photo(root / "test" / "新品" / "1.jpg")
+        with pytest.raises(DataError, match="新品"):
+            build_index(dataset(root))
+
+    @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\xff\xd8\xff\xe0broken"])
+    def test_photo_without_a_header(self, root, content):
+        (root / "train" / "a b.c" / "坏.jpg").write_bytes(content)
+        with pytest.raises(DataError, match=r"坏\.jpg"):
+            build_index(dataset(root))
+
+    def test_messages_have_at_most_two_lines(self, root, write_photo):
+        write_photo(root / "test" / "新品" / "1.jpg")
+        with pytest.raises(DataError) as error:
+            build_index(dataset(root))
+        assert len(str(error.value).splitlines()) <= 2
+
+
+class TestKeptHeaders:
+    @pytest.fixture
+    def headers_read(self, monkeypatch):
+        """The photos whose header was read."""
+        read, original = [], index_module._header
+        monkeypatch.setattr(index_module, "_header", lambda path: (read.append(path.name), original(path))[1])
+        return read
+
+    def test_second_build_reads_none_and_is_equal(self, root, headers_read):
+        first = build_index(dataset(root))
+        assert len(headers_read) == 32
+        headers_read.clear()
+        second = build_index(dataset(root))
+        assert headers_read == []
+        pd.testing.assert_frame_equal(first.table, second.table)
+        assert (first.classes, first.fingerprint) == (second.classes, second.fingerprint)
+
+    def test_changed_photo_is_read_again(self, root, headers_read, write_photo):
+        build_index(dataset(root))
+        headers_read.clear()
+        write_photo(root / "train" / "单" / "000.jpg", 33, 44)
+        table = build_index(dataset(root)).table
+        assert headers_read == ["000.jpg"]
+        photo = table[table["path"] == "train/单/000.jpg"].iloc[0]
+        assert (photo["width"], photo["height"]) == (33, 44)
+
+    def test_same_size_but_later_is_read_again(self, root, headers_read):
+        build_index(dataset(root))
+        headers_read.clear()
+        file = root / "train" / "单" / "000.jpg"
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+        build_index(dataset(root))
+        assert headers_read == ["000.jpg"]
+
+    def test_added_and_removed_photos(self, root, headers_read, write_photo):
+        build_index(dataset(root))
+        headers_read.clear()
+        write_photo(root / "train" / "单" / "new.jpg")
+        (root / "train" / "a b.c" / "000.jpg").unlink()
+        table = build_index(dataset(root)).table
+        assert headers_read == ["new.jpg"]
+        assert "train/a b.c/000.jpg" not in set(table["path"])
+        assert len(table) == 32
+
+    def test_are_kept_in_the_data_folder_alone(self, root, data_folder):
+        build_index(dataset(root))
+        assert [file.suffix for file in (data_folder / "index").iterdir() if file.suffix != ".lock"] == [".parquet"]
+
+    def test_two_folders_of_one_name_are_kept_apart(self, root, tmp_path, headers_read):
+        shutil.copytree(root, tmp_path / "copy" / "RP2K")
+        build_index(dataset(root))
+        build_index(dataset(tmp_path / "copy" / "RP2K"))
+        headers_read.clear()
+        build_index(dataset(root))
+        assert headers_read == []
+
+    def test_a_damaged_file_of_headers_is_made_anew(self, root, data_folder):
+        """It is a cache: a full disk or a kill must not block every later run."""
+        first = build_index(dataset(root))
+        (file,) = (data_folder / "index").glob("*.parquet")
+        file.write_bytes(b"")
+        pd.testing.assert_frame_equal(build_index(dataset(root)).table, first.table)
+
+
+class TestFingerprint:
+    def test_is_equal_for_a_copy_elsewhere(self, root, tmp_path):
+        shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+        assert build_index(dataset(tmp_path / "elsewhere")).fingerprint == build_index(dataset(root)).fingerprint
+
+    def test_changes_with_a_files_size(self, root):
+        before = build_index(dataset(root)).fingerprint
+        with (root / "test" / "单" / "t.jpg").open("ab") as file:
+            file.write(b"\0")
+        assert build_index(dataset(root)).fingerprint != before
+
+    def test_changes_with_the_val_split(self, root):
+        assert build_index(dataset(root)).fingerprint != build_index(dataset(root, val_seed=1)).fingerprint
+
+    def test_changes_with_a_name(self, root):
+        before = build_index(dataset(root)).fingerprint
+        (root / "test" / "单" / "t.jpg").rename(root / "test" / "单" / "u.jpg")
+        assert build_index(dataset(root)).fingerprint != before

@@ -1,0 +1,93 @@
+"""Runs of the real command: a process of its own, real files, a real MLflow store."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rp2k_lab import PROJECT
+
+# Eight classes, 300 photos: a run takes seconds.
+TINY = (
+    "dataset.classes=8",
+    "dataset.train_images=300",
+    "dataset.val_images=60",
+    "dataset.test_images=80",
+    "dataset.min_train_images=5",
+    "size=32",
+    "epochs=2",
+)
+
+
+@dataclass
+class Store:
+    """An MLflow store of the test's own and what it holds."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    def runs(self) -> list:
+        """Every run, the newest first; none where the store was never made."""
+        import mlflow
+
+        if not (self.folder / "mlflow.db").exists():
+            return []
+        client = mlflow.MlflowClient(self.uri)
+        return [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
+
+    def history(self, run) -> dict[str, list[tuple[int, float]]]:
+        """Metric name to (step, value) in order, but for speeds, which no two runs share."""
+        import mlflow
+
+        client = mlflow.MlflowClient(self.uri)
+        names = sorted(name for name in run.data.metrics if "per_second" not in name)
+        return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
+
+    def artifacts(self, run) -> Path:
+        """The run's artifact folder."""
+        return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+@dataclass
+class Command:
+    """A started `python run.py`: its process, its folder for outputs, its store."""
+
+    process: subprocess.Popen
+    folder: Path
+    store: Store
+
+    def wait(self, timeout_seconds: float = 300) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)."""
+        out, err = self.process.communicate(timeout=timeout_seconds)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> Callable[..., Command]:
+    """start(*arguments): `python run.py` with outputs and store in a new folder of its own."""
+
+    def start(*arguments: str, uri: str | None = None) -> Command:
+        folder = tmp_path_factory.mktemp("run")
+        store = Store(folder)
+        overrides = [f"tracking.uri={uri or store.uri}", f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
+        command = [sys.executable, str(PROJECT / "run.py"), *arguments, *overrides]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        return Command(subprocess.Popen(command, cwd=folder, env=environment, **pipes), folder, store)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def first_run(start) -> Command:
+    """A finished tiny run, shared by the tests that only look at it."""
+    command = start(*TINY)
+    command.result = command.wait()
+    return command

@@ -1,0 +1,225 @@
+"""The main job, end to end: `python run.py` as a user starts it."""
+
+import json
+import signal
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from rp2k_lab import PROJECT
+from rp2k_lab.statistics import wilson_interval
+
+from .conftest import TINY
+
+GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"
+
+
+def test_a_run_ends_with_a_table_and_where_to_look(first_run):
+    code, out, err = first_run.result
+    assert code == 0, err
+    (run,) = first_run.store.runs()
+    correct = round(run.data.metrics["test/top1"] * 80)
+    low, high = wilson_interval(correct, 80)
+    line = next(line for line in out.splitlines() if line.startswith("top-1 "))
+    assert f"{100 * correct / 80:.1f} %  [{100 * low:4.1f}, {100 * high:5.1f}] of 80" in line
+    assert "of 60" in line
+    assert run.info.run_id in out
+    assert "make ui" in out
+    assert str(first_run.folder / "out" / "checkpoints" / "best.ckpt") in out
+    assert "graph mode" in out
+    assert err == ""  # no bar without a terminal, no warning
+
+
+def test_mlflow_holds_the_whole_record(first_run):
+    (run,) = first_run.store.runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "resnet18_shelf_none_seed0"
+    assert run.data.params["optimizer.lr"] == "0.05"
+    assert run.data.params["size"] == "[32, 32]"
+    tags = run.data.tags
+    assert tags["task"] == "train"
+    assert tags["status"] == "FINISHED"
+    assert tags["device"] == "cpu"
+    assert len(tags["git_commit"]) in (40, len("unknown"))
+    assert len(tags["dataset_fingerprint"]) == 16
+    history = first_run.store.history(run)
+    assert [step for step, _ in history["train/loss"]] == list(range(1, 19))
+    assert len(history["train/lr"]) == 18
+    assert [step for step, _ in history["val/top1"]] == [9, 18, 18]  # each epoch, and the best weights at the end
+    assert all(len(values) == 1 for name, values in history.items() if name.startswith("test/"))
+    names = {"top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "top1_without_others", "count"}
+    for split in ("val", "test"):
+        assert {f"{split}/{name}" for name in names} <= set(history)
+    assert run.data.metrics["train/images_per_second"] > 1
+
+
+def test_the_artifacts_agree_with_the_metrics(first_run):
+    (run,) = first_run.store.runs()
+    folder = first_run.store.artifacts(run)
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    tables = {f"{s}/{t}.parquet" for s in ("val", "test") for t in ("per_class", "confusion_pairs", "predictions")}
+    figures = {f"figures/{s}_{f}.png" for s in ("val", "test") for f in ("accuracy_over_size", "confused_pairs")}
+    expected = {"config.yaml", "environment.txt", "checkpoints/best.ckpt", "figures/curves.png"}
+    assert files == expected | tables | figures
+    predictions = pd.read_parquet(folder / "test" / "predictions.parquet")
+    per_class = pd.read_parquet(folder / "test" / "per_class.parquet")
+    pairs = pd.read_parquet(folder / "test" / "confusion_pairs.parquet")
+    top1 = run.data.metrics["test/top1"]
+    assert len(predictions) == pairs["count"].sum() == per_class["images"].sum() == 80
+    assert predictions["correct"].mean() == top1
+    assert per_class["correct"].sum() / 80 == top1
+    assert pairs.loc[pairs["true"] == pairs["predicted"], "count"].sum() / 80 == top1
+    probabilities = predictions[[f"p{i}" for i in range(1, 6)]].to_numpy()
+    assert (np.diff(probabilities) <= 0).all()
+    assert (probabilities.sum(1) <= 1 + 1e-5).all()
+    for figure in folder.glob("figures/*.png"):
+        image = cv2.imread(str(figure))
+        assert image.std() > 5, figure
+
+
+def test_the_recorded_configuration_is_the_one_that_ran(first_run):
+    (run,) = first_run.store.runs()
+    config = yaml.safe_load((first_run.store.artifacts(run) / "config.yaml").read_text("utf-8"))
+    assert config["epochs"] == 2
+    assert config["dataset"]["classes"] == 8
+    assert config["model"]["name"] == "resnet18"
+    assert "mindspore==" in (first_run.folder / "out" / "environment.txt").read_text()
+
+
+def test_the_best_checkpoint_gives_the_recorded_predictions(first_run):
+    from mindspore import Tensor, load_checkpoint, load_param_into_net
+
+    from rp2k_lab.dataset.image import letterbox, read_image
+    from rp2k_lab.model import WithPreprocessing, create_model
+
+    (run,) = first_run.store.runs()
+    folder = first_run.store.artifacts(run)
+    dataset = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["dataset"]
+    predictions = pd.read_parquet(folder / "test" / "predictions.parquet").head(4)
+    classes = list(pd.read_parquet(folder / "test" / "per_class.parquet")["class"])
+    network = WithPreprocessing(create_model("resnet18", 8, seed=5), dataset["mean"], dataset["std"])
+    missing, _ = load_param_into_net(network, load_checkpoint(str(folder / "checkpoints" / "best.ckpt")))
+    assert not missing
+    network.set_train(False)
+    root = next((PROJECT / "data").glob(f"shelf-*/{predictions['path'][0]}")).parents[2]
+    photos = np.stack([letterbox(read_image(root / path), (32, 32)) for path in predictions["path"]])
+    logits = network(Tensor(photos)).asnumpy()
+    assert [classes[i] for i in logits.argmax(1)] == list(predictions["top1"])
+
+
+def test_the_same_command_twice_gives_the_same_bits_and_another_seed_does_not(first_run, start):
+    again, other = start(*TINY), None
+    assert again.wait()[0] == 0
+    other = start(*TINY, "seed=1")
+    assert other.wait()[0] == 0
+    first, second, third = (c.store.history(c.store.runs()[0]) for c in (first_run, again, other))
+    assert first == second
+    assert first["train/loss"] != third["train/loss"]
+
+
+def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(first_run, start):
+    sweep = start(*TINY, "-m", "aug=none,cutout", "seed=0,1")
+    code, _, err = sweep.wait(600)
+    assert code == 0, err
+    runs = {run.info.run_name: run for run in sweep.store.runs()}
+    assert sorted(runs) == [f"resnet18_shelf_{aug}_seed{seed}" for aug in ("cutout", "none") for seed in (0, 1)]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert len({json.dumps(sweep.store.history(run)) for run in runs.values()}) == 4
+    single = first_run.store.history(first_run.store.runs()[0])
+    assert sweep.store.history(runs["resnet18_shelf_none_seed0"]) == single
+    assert len({run.data.tags["folder"] for run in runs.values()}) == 4
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(start):
+    sweep = start(*TINY, "-m", "batch_size=500,64", "epochs=1")
+    code, _, err = sweep.wait()
+    assert code == 2
+    assert "batch_size=500: train has 300 photos" in err
+    assert [run.info.status for run in sweep.store.runs()] == ["FINISHED"]
+
+
+def test_seresnext50_with_cutout_does_the_same_job(start):
+    command = start(*TINY, "model=seresnext50", "aug=cutout", "epochs=1", "optimizer.warmup_epochs=0")
+    code, _, err = command.wait(600)
+    assert code == 0, err
+    (run,) = command.store.runs()
+    assert run.info.run_name == "seresnext50_shelf_cutout_seed0"
+    assert 0 <= run.data.metrics["test/top1"] <= 1
+
+
+def test_grocery_store_trains_on_real_photos_without_a_test_split(start):
+    if not GROCERY_STORE.is_dir():
+        pytest.skip("the Grocery Store photos (../shared/data/grocery_store) are not on this machine")
+    root = f"dataset.root={GROCERY_STORE}"
+    command = start("dataset=grocery_store", root, "size=32", "epochs=1", "optimizer.warmup_epochs=0.2")
+    code, out, err = command.wait()
+    assert code == 0, err
+    assert "no test split" in out
+    (run,) = command.store.runs()
+    assert run.data.metrics["val/count"] == 296
+    assert run.data.metrics["val/top1"] > 0
+    assert not any(name.startswith("test/") for name in run.data.metrics)
+
+
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_in_mid_epoch_ends_the_run_in_order(start, signum, exit_code):
+    import mindspore
+
+    command = start(*TINY, "epochs=50")
+    for line in command.process.stdout:
+        if line.startswith("epoch 1/50"):
+            break
+    command.process.send_signal(signum)
+    code, _, err = command.wait(60)
+    assert code == exit_code
+    assert err.strip().endswith("stopped")
+    (run,) = command.store.runs()
+    assert run.info.status == run.data.tags["status"] == "KILLED"
+    last = mindspore.load_checkpoint(str(command.folder / "out" / "checkpoints" / "last.ckpt"))
+    history = command.store.history(run)
+    assert int(last["step"].asnumpy()) == history["train/loss"][-1][0] >= 9
+    assert any(name.startswith("moments.") for name in last)
+
+
+def test_a_second_signal_ends_the_run_at_once(start):
+    command = start(*TINY, "epochs=50")
+    for line in command.process.stdout:
+        if "first step compiles" in line:
+            break
+    command.process.send_signal(signal.SIGINT)
+    command.process.stderr.readline()  # blank
+    assert "once more" in command.process.stderr.readline()
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait(10)[0] == 130
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_failed(start):
+    command = start(*TINY, "optimizer.lr=1e30", "optimizer.warmup_epochs=0")
+    code, _, err = command.wait()
+    assert code == 1
+    first, second = err.strip().splitlines()
+    assert "at step" in first
+    assert "learning rate" in first
+    assert "optimizer.lr" in second
+    (run,) = command.store.runs()
+    assert run.info.status == "FAILED"
+
+
+def test_a_photo_that_breaks_off_is_named(start, tmp_path, write_photo):
+    """Its header is whole, so that only the training finds it."""
+    for name, count in (("冰炫", 6), ("红茶 500ml", 6)):
+        for i in range(count):
+            write_photo(tmp_path / "train" / name / f"{i}.png", 40, 80, seed=i)
+    broken = tmp_path / "train" / "冰炫" / "broken.png"
+    whole = write_photo(broken, 40, 80).read_bytes()
+    broken.write_bytes(whole[:60])
+    arguments = ["dataset=rp2k", f"dataset.root={tmp_path}", "batch_size=4", "epochs=2", "size=32"]
+    command = start(*arguments, "dataset.val_seed=1")
+    code, _, err = command.wait()
+    assert code == 3
+    assert str(broken) in err
+    assert len(err.strip().splitlines()) <= 2
+    assert [run.info.status for run in command.store.runs()] in ([], ["FAILED"])

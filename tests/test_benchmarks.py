@@ -1,0 +1,51 @@
+"""The benchmarks run and print their ratio; what they measure on a busy test machine is not judged here."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.timing import interleave, median_interval
+from rp2k_lab import PROJECT
+
+QUICK = {
+    "train_step": (["--models", "resnet18", "--size", "32", "--batch-size", "4", "--rounds", "2"], "AVX2 is faster by"),
+    "input_pipeline": (["--photos", "128", "--size", "64", "--rounds", "2"], "/ native:"),
+    "overhead": (
+        ["--rounds", "2", "--steps", "3", "size=32", "batch_size=4", "dataset.classes=4", "dataset.train_images=40",
+         "dataset.val_images=8", "dataset.test_images=16"],
+        "tracked / bare:",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_benchmark_prints_its_ratio_with_an_interval(name):
+    arguments, words = QUICK[name]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(re.escape(words) + r" \d+\.\d{3} \[\d+\.\d{3}, \d+\.\d{3}\], n = 2 rounds", done.stdout), (
+        done.stdout
+    )
+
+
+def test_every_benchmark_is_tried():
+    files = {file.stem for file in (PROJECT / "benchmarks").glob("*.py")}
+    assert files == {*QUICK, "__init__", "timing"}
+
+
+def test_parts_take_turns_in_both_orders():
+    calls = []
+    parts = {name: (lambda name=name: calls.append(name) or float(len(calls))) for name in "ab"}
+    figures = interleave(parts, 2)
+    assert calls == ["a", "b", "b", "a"]
+    assert figures["a"].tolist() == [1, 4]
+
+
+def test_the_medians_interval_covers_it():
+    rng = np.random.default_rng(0)
+    covered = [low <= 0 <= high for _, low, high in (median_interval(rng.standard_t(2, 9)) for _ in range(2000))]
+    assert 0.95 <= np.mean(covered) <= 0.99  # from the second to the eighth of nine: 96.1 %

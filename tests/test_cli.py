@@ -1,0 +1,128 @@
+"""Requests that are wrong: the exit code, at most two lines, nothing left behind."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rp2k_lab import PROJECT
+
+REFUSED = [
+    (["model=resnet19"], 2, ["model=resnet19", "resnet18"]),
+    (["aug=cutut"], 2, ["aug=cutut", "cutout"]),
+    (["optimizer.lrr=1"], 2, ["optimizer.lrr", "optimizer.lr"]),
+    (["learning_rate=1"], 2, ["learning_rate"]),
+    (["+optimizer.nesterov=true"], 2, ["optimizer.nesterov"]),
+    (["+model=resnet18"], 2, ["model"]),
+    (["optimizer.lr=fast"], 2, ["optimizer.lr=fast", "number"]),
+    (["optimizer.lr=0"], 2, ["optimizer.lr=0", "greater"]),
+    (["epochs=2.5"], 2, ["epochs=2.5", "integer"]),
+    (["batch_size=0"], 2, ["batch_size=0"]),
+    (["size=7"], 2, ["size=7", "32"]),
+    (["size=[64,64,64]"], 2, ["size="]),
+    (["resize=crop"], 2, ["resize=crop", "letterbox"]),
+    (["crop_ratio=1.2"], 2, ["crop_ratio=1.2"]),
+    (["aug.crop=[0.9,0.1]"], 2, ["aug.crop"]),
+    (["seed=-1"], 2, ["seed=-1"]),
+    (["dataset=rp2k"], 2, ["dataset.root", "rp2k"]),
+    (["dataset=rp2k", "dataset.root=/no/such/folder"], 2, ["dataset.root=/no/such/folder"]),
+    (["dataset.classes=1"], 2, ["dataset.classes=1"]),
+    (["dataset.train_images=30"], 2, ["train_images"]),
+    (["device=gpu"], 2, ["device=gpu", "device=cpu"]),
+    (["device=ascend"], 2, ["device=ascend"]),
+    (["model.final_width=0"], 2, ["model.final_width=0"]),
+    (["model.name=vgg"], 2, ["model.name=vgg"]),
+    (["epochs"], 2, ["epochs", "key=value"]),
+    (["epochs="], 2, ["epochs="]),
+    (["size=[64,"], 2, ["size=[64,"]),
+    (["--no-such-flag"], 2, ["--no-such-flag"]),
+    (["-m", "seed=1,2", "model=resnet18,resnet19"], 2, ["model=resnet19"]),
+]
+
+
+def run_py(folder, *arguments):
+    overrides = [f"tracking.uri=sqlite:///{folder}/store/mlflow.db", f"hydra.run.dir={folder}/out"]
+    command = [sys.executable, str(PROJECT / "run.py"), *arguments, *overrides]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("arguments", "exit_code", "words"), REFUSED, ids=lambda value: str(value)[:40])
+def test_a_wrong_request_gets_two_lines_and_leaves_nothing(tmp_path, arguments, exit_code, words):
+    done = run_py(tmp_path, *arguments)
+    assert done.returncode == exit_code, done.stderr
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "store").exists()
+    assert not any((tmp_path / "out").rglob("*"))
+
+
+def test_an_empty_class_folder_makes_the_data_unusable(tmp_path, write_photo):
+    root = tmp_path / "data"
+    for i in range(4):
+        write_photo(root / "train" / "满" / f"{i}.jpg", seed=i)
+    (root / "train" / "空").mkdir()
+    done = run_py(tmp_path, "dataset=rp2k", f"dataset.root={root}", "batch_size=1")
+    assert done.returncode == 3
+    assert str(root / "train" / "空") in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_data_set_without_val_is_unusable(tmp_path, write_photo):
+    root = tmp_path / "data"
+    for name in ("甲", "乙"):
+        write_photo(root / "train" / name / "1.jpg")
+    done = run_py(tmp_path, "dataset=rp2k", f"dataset.root={root}", "batch_size=1")
+    assert done.returncode == 3
+    assert "no photo for val" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    assert "Traceback" in run_py(tmp_path, "epochs=0", "debug=true").stderr
+
+
+def test_an_unreachable_server_is_a_wrong_request(tmp_path):
+    command = [sys.executable, str(PROJECT / "run.py"), "tracking.uri=http://user:secret@127.0.0.1:9"]
+    tiny = ["dataset.classes=4", "dataset.train_images=40", "dataset.val_images=8", "dataset.test_images=16"]
+    done = subprocess.run([*command, *tiny, f"hydra.run.dir={tmp_path}/out"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "tracking.uri=http://127.0.0.1:9" in done.stderr
+    assert "secret" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["model=resnet19"], ["optimizer.lr=-1"]])
+def test_help_and_a_wrong_option_answer_within_a_second(tmp_path, arguments):
+    """The quickest of five: the machine may be busy, the imports may not."""
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        run_py(tmp_path, *arguments)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1.0
+
+
+def test_help_lists_choices_and_keys(tmp_path):
+    out = run_py(tmp_path, "--help").stdout
+    for word in ("python run.py -m aug=none,cutout", "model: resnet18, seresnext50", "batch_size:", "label_smoothing:"):
+        assert word in out
+
+
+def test_a_configuration_can_be_shown_without_running(tmp_path):
+    done = run_py(tmp_path, "--cfg", "job", "aug=cutout")
+    assert done.returncode == 0
+    assert "length: 14" in done.stdout
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_cpu_setting_holds_wherever_the_package_is_imported():
+    """rp2k_lab/__init__.py is passed by every entry; a user's own value wins."""
+    show = [sys.executable, "-c", "import os, rp2k_lab; print(os.environ['ONEDNN_MAX_CPU_ISA'])"]
+    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"}
+    options = {"cwd": PROJECT, "capture_output": True, "text": True}
+    assert subprocess.run(show, env=environment, **options).stdout.strip() == "AVX2"
+    environment["ONEDNN_MAX_CPU_ISA"] = "DEFAULT"
+    assert subprocess.run(show, env=environment, **options).stdout.strip() == "DEFAULT"

@@ -1,0 +1,118 @@
+import numpy as np
+import pandas as pd
+import pytest
+from mindspore import Tensor, nn, ops
+
+from rp2k_lab.dataset.index import Index
+from rp2k_lab.evaluation import Classifier, Evaluator
+from rp2k_lab.metrics import Score
+
+pytestmark = pytest.mark.usefixtures("pynative")
+
+LABELS = [0, 1, 2, 0, 1, 2, 2]
+BATCH_SIZE = 3
+
+
+class ByColour(nn.Cell):
+    """Logits are the mean red, green and blue after a batch norm, which makes train and eval mode differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def construct(self, images):
+        return self.norm(ops.transpose(images.astype("float32"), (0, 3, 1, 2))).mean((2, 3))
+
+
+def photo(label):
+    image = np.full((4, 4, 3), 10, np.uint8)
+    image[..., label] = 20
+    return image
+
+
+@pytest.fixture
+def index(tmp_path):
+    rows = [(f"train/{i}.jpg", i % 3, "train") for i in range(9)]
+    rows += [(f"test/{i}.jpg", label, "test") for i, label in enumerate(LABELS)]
+    table = pd.DataFrame(rows, columns=["path", "label", "split"])
+    table["class"] = [["red", "green", "others"][label] for label in table["label"]]
+    return Index(tmp_path, table, ["red", "green", "others"], "")
+
+
+@pytest.fixture
+def shown():
+    """The colours on the photos, in the split's order; one of seven is not its label's."""
+    return [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.fixture
+def evaluator(index, shown):
+    def batches():
+        for start in range(0, len(shown), BATCH_SIZE):
+            yield np.stack([photo(label) for label in shown[start : start + BATCH_SIZE]])
+
+    return Evaluator(ByColour(), index, "test", batches, BATCH_SIZE)
+
+
+def test_classifier_gives_probabilities():
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    network = ByColour().set_train(False)
+    probabilities = Classifier(network)(Tensor(images)).asnumpy()
+    logits = network(Tensor(images)).asnumpy()
+    expected = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(probabilities, expected / expected.sum(1, keepdims=True), atol=1e-5)
+    assert probabilities.dtype == np.float32
+
+
+def test_predicts_every_photo_in_order(evaluator, shown):
+    predictions = evaluator.predict()
+    assert predictions.labels.tolist() == LABELS
+    assert predictions.top_labels[:, 0].tolist() == shown
+    assert predictions.top_labels.shape == predictions.top_probabilities.shape == (7, 3)
+    np.testing.assert_allclose(predictions.top_probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_filling_of_the_last_batch_changes_no_probability(evaluator, shown):
+    single = np.concatenate([evaluator._probabilities(photo(label)[None]) for label in shown])
+    whole = evaluator._probabilities(np.stack([photo(label) for label in shown[:BATCH_SIZE]]))
+    np.testing.assert_array_equal(single[:BATCH_SIZE], whole)
+
+
+def test_measures_in_eval_mode_and_returns_to_train_mode(evaluator):
+    network = evaluator._network.set_train(True)
+    before = network.norm.moving_mean.asnumpy().copy()
+    first = evaluator.predict().top_probabilities
+    assert network.training
+    np.testing.assert_array_equal(network.norm.moving_mean.asnumpy(), before)
+    np.testing.assert_array_equal(evaluator.predict().top_probabilities, first)
+
+
+def test_sees_weights_that_changed_since(evaluator):
+    before = evaluator.predict().top_labels[:, 0]
+    evaluator._network.norm.gamma.set_data(Tensor(np.full(3, -1, np.float32)))
+    assert (evaluator.predict().top_labels[:, 0] != before).all()
+
+
+def test_scores(evaluator):
+    predictions, table, scores = evaluator.evaluate("others")
+    assert scores["top1"] == Score(6 / 7, 7, scores["top1"].low, scores["top1"].high)
+    assert scores["top1_without_others"].value == 1
+    assert table["train_images"].tolist() == [3, 3, 3]
+    assert table["correct"].tolist() == [2, 2, 2]
+    assert len(predictions.labels) == 7
+
+
+def test_check_is_called_between_batches_and_may_stop(index, shown):
+    calls = []
+
+    def stop_at_second():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    evaluator = Evaluator(
+        ByColour(), index, "test", lambda: iter([np.stack([photo(0)] * 3)] * 3), BATCH_SIZE, stop_at_second
+    )
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.predict()
+    assert len(calls) == 2

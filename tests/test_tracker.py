@@ -1,0 +1,171 @@
+"""The tracker against a real sqlite store and a real server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+
+from rp2k_lab import PROJECT
+from rp2k_lab.errors import Interrupted, RequestError
+from rp2k_lab.tracker import MemoryTracker, MlflowTracker, without_credentials
+
+
+def tracking(folder, **changes):
+    settings = {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "study", "flush_seconds": 3600}
+    return SimpleNamespace(**settings | changes)
+
+
+def read(settings, tracker):
+    return mlflow.MlflowClient(settings.uri).get_run(tracker.run_id)
+
+
+def test_what_is_logged_is_in_the_store(tmp_path):
+    settings = tracking(tmp_path)
+    note = tmp_path / "note.txt"
+    note.write_text("伊利 安慕希")
+    with MlflowTracker(settings, "run") as tracker:
+        tracker.log_params({f"group.key{i}": i for i in range(250)} | {"long": "x" * 7000})
+        tracker.set_tags({"task": "train"})
+        for step in range(2500):
+            tracker.log_metrics({"train/loss": 1 / (step + 1)}, step)
+        tracker.log_artifact(note, "notes")
+    run = read(settings, tracker)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["status"] == "FINISHED"
+    assert len(run.data.params) == 251
+    assert len(run.data.params["long"]) == 6000
+    history = mlflow.MlflowClient(settings.uri).get_metric_history(run.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == tracker.history["train/loss"]
+    assert (tmp_path / "artifacts" / tracker.run_id / "artifacts" / "notes" / "note.txt").read_text() == "伊利 安慕希"
+
+
+def test_metrics_are_buffered_and_sent_in_time(tmp_path):
+    settings = tracking(tmp_path, flush_seconds=0.01)
+    with MlflowTracker(settings, "run") as tracker:
+        tracker.log_metrics({"a": 1}, 1)
+        tracker._next_flush = 0  # the time has come
+        tracker.log_metrics({"a": 2}, 2)
+        assert read(settings, tracker).data.metrics == {"a": 2}
+    settings = tracking(tmp_path)
+    with MlflowTracker(settings, "run") as tracker:
+        tracker.log_metrics({"a": 1}, 1)
+        assert read(settings, tracker).data.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Interrupted(signal.SIGTERM), "KILLED")],
+)
+@pytest.mark.parametrize("kind", ["memory", "mlflow"])
+def test_the_status_is_right_however_the_run_ends(tmp_path, kind, error, status):
+    tracker = MemoryTracker() if kind == "memory" else MlflowTracker(tracking(tmp_path), "run")
+    with pytest.raises(type(error)), tracker:
+        tracker.log_metrics({"a": 1}, 1)
+        raise error
+    assert tracker.status == tracker.tags["status"] == status
+    if kind == "mlflow":
+        run = read(tracking(tmp_path), tracker)
+        assert run.info.status == status
+        assert run.data.metrics == {"a": 1}
+
+
+def test_a_run_whose_process_was_killed_is_marked_at_the_next_start(tmp_path):
+    program = f"""
+import os, signal
+from types import SimpleNamespace
+from rp2k_lab.tracker import MlflowTracker
+MlflowTracker(SimpleNamespace(uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1), "victim")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT).returncode == -signal.SIGKILL
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (victim,) = client.search_runs(["1"])
+    assert victim.info.status == "RUNNING"
+    with MlflowTracker(tracking(tmp_path), "next") as tracker:
+        statuses = {run.info.run_name: run.info.status for run in client.search_runs(["1"])}
+        assert statuses == {"victim": "KILLED", "next": "RUNNING"}
+        with MlflowTracker(tracking(tmp_path), "third"):  # the living are left alone
+            assert client.get_run(tracker.run_id).info.status == "RUNNING"
+
+
+def test_processes_that_open_a_fresh_store_at_once_all_get_their_run(tmp_path):
+    program = f"""
+from types import SimpleNamespace
+from rp2k_lab.tracker import MlflowTracker
+settings = SimpleNamespace(uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1)
+with MlflowTracker(settings, "run") as tracker:
+    for step in range(50):
+        tracker.log_metrics({{"a": step}}, step)
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT) for _ in range(3)]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs(["1"])
+    assert len(runs) == 3
+    assert all(len(client.get_metric_history(run.info.run_id, "a")) == 50 for run in runs)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A real `mlflow server` process on loopback; gives its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "served"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    output = (tmp_path / "server.log").open("w")
+    options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes too
+    process = subprocess.Popen([*command, "--workers", "1"], env=environment, **options)
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=2)
+            break
+        except OSError:
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            time.sleep(0.2)  # nothing announces that it listens
+    yield SimpleNamespace(address=address, signal=lambda signum: os.killpg(process.pid, signum))
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(20)
+    output.close()
+
+
+def test_a_server_gets_everything_and_its_absence_costs_one_warning(tmp_path, server, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    settings = tracking(tmp_path, uri=server.address, flush_seconds=0.001)
+    with MlflowTracker(settings, "run") as tracker:
+        (tmp_path / "note.txt").write_text("kept")
+        tracker.log_artifact(tmp_path / "note.txt")
+        server.signal(signal.SIGSTOP)
+        for step in range(3):
+            tracker._next_flush = 0  # the time has come
+            tracker.log_metrics({"a": step}, step)
+        assert len([r for r in caplog.records if "did not take the metrics" in r.message]) == 1
+        assert tracker._next_flush - time.monotonic() > 15  # a call that took a second keeps quiet for twenty
+        server.signal(signal.SIGCONT)
+    run = read(settings, tracker)
+    assert run.info.status == "FINISHED"
+    history = mlflow.MlflowClient(server.address).get_metric_history(run.info.run_id, "a")
+    assert [(m.step, m.value) for m in history] == [(0, 0), (1, 1), (2, 2)]
+    assert list((tmp_path / "served").rglob("note.txt"))
+
+
+def test_a_server_that_is_not_there_is_a_wrong_request_without_its_password(tmp_path):
+    with pytest.raises(RequestError) as error:
+        MlflowTracker(tracking(tmp_path, uri="http://user:secret@127.0.0.1:9"), "run")
+    assert "http://127.0.0.1:9" in str(error.value)
+    assert "secret" not in str(error.value)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_credentials_are_taken_out_of_a_uri():
+    assert without_credentials("postgresql://me:pw@db/runs") == "postgresql://db/runs"
+    assert without_credentials("sqlite:////a/b.db") == "sqlite:////a/b.db"
