@@ -91,7 +91,7 @@ def report_error(error: BaseException) -> int:
 
 def explain_composition_error(error: BaseException) -> str | None:
     """Hydra's and OmegaConf's errors in two lines, or None for any other error."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -104,8 +104,8 @@ def explain_composition_error(error: BaseException) -> str | None:
         return _unknown_key(found.group(1))
     if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found.group(1)}: the key is there already\nleave out the +"
-    if found := re.search(r"Error when parsing index: \d+, string: (.*) out of", text):
-        return f"{found.group(1)}: cannot be read\nthe form is group=choice or key=value, lists as [a,b]"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read\nthe form is group=choice or key=value, a list is [a,b]"
     first = str(error).strip().splitlines()[0]
     return f"{first}\nthe form is group=choice or key=value; python run.py --help lists both"
 

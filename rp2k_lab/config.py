@@ -5,6 +5,7 @@
 
 import os
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,19 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Natural = Annotated[int, Field(strict=True, ge=0)]
-Switch = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rgb = tuple[Share, Share, Share]
 
 
 class Group(BaseModel):
     """Locked after composition: an unknown key fails, nothing changes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Strict: "40" is no integer and true is no number.  Fields that YAML can only write as a list or a text say so.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
 class Train(Group):
@@ -35,8 +35,8 @@ class Source(Group):
     """What every data set has: where it is, its colours, and how val is taken out of train."""
 
     root: Path | None = Field(strict=False, description="the folder; relative to the shell's")
-    mean: Rgb = Field(strict=False, description="RGB mean over train after the resize, 0 to 1")
-    std: Rgb = Field(strict=False, description="RGB standard deviation, 0 to 1")
+    mean: tuple[Share, Share, Share] = Field(strict=False, description="RGB, over train after the resize, 0 to 1")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(strict=False, description="RGB, 0 to 1")
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of train held out, where no val is given")
     val_seed: Natural = Field(description="which part is held out; apart from `seed`, so that runs share one val")
     others: str | None = Field(description="the catch-all class, or null")
@@ -80,7 +80,9 @@ class ResNet(Group):
 
 class NoAug(Group):
     name: Literal["none"]
-    crop: tuple[PositiveFloat, PositiveFloat] | None = Field(description="RandomResizedCrop's area range, or null")
+    crop: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        strict=False, description="RandomResizedCrop's area range, or null"
+    )
     flip: Share = Field(description="probability of a horizontal flip")
     color: Annotated[float, Field(ge=0, lt=1)] = Field(description="brightness, contrast, saturation jitter")
 
@@ -94,7 +96,7 @@ class NoAug(Group):
 
 class Cutout(NoAug):
     name: Literal["cutout"]
-    length: Annotated[int, Field(strict=True, ge=1, le=224)] = Field(description="side in pixels at 224; in proportion")
+    length: Annotated[int, Field(ge=1, le=224)] = Field(description="side in pixels at 224; in proportion")
 
 
 class CrossEntropy(Group):
@@ -116,7 +118,6 @@ class Device(Group):
     precision: Literal["float32", "O2", "O3"] = Field(description="MindSpore's mixed-precision level; float32 is O0")
     loss_scale: PositiveFloat = Field(description="fixed loss scale; 1 is none")
     sink_steps: Natural = Field(description="steps a data sink; metrics and signals once a sink; 0: no sinking")
-    graph: Switch = Field(description="graph mode; false is MindSpore's slow step-by-step mode, for debugging")
     data_workers: Count | None = Field(description="threads that read photos; null: one a core")
 
 
@@ -131,13 +132,13 @@ class Mlflow(Group):
 class Config(Group):
     """A whole run."""
 
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     epochs: Count
     batch_size: Count
     size: tuple[int, int] = Field(description="the network's input in pixels: one side, or [height,width]")
     resize: Literal["letterbox", "stretch"]
     crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="side kept by evaluation's centre crop")
-    debug: Switch
+    debug: bool
     task: Train
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: ResNet
@@ -171,16 +172,18 @@ def parse(composed: dict[str, Any]) -> Config:
 def _first_problem(error: ValidationError) -> str:
     """`optimizer.lr=-1: input should be greater than 0`; more problems are counted."""
     problems = error.errors(include_url=False)
-    first = problems[0]
-    # A union's errors carry the branch's tag (the group's choice) after the group: it is no part of the key.
-    path = [str(p) for i, p in enumerate(first["loc"]) if not (i == 1 and p in _branch_tags(first["loc"][0]))]
-    key = ".".join(path)
+    first, more = problems[0], f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    group, *rest = first["loc"]
+    if rest and isinstance(Config.model_fields[group].annotation, UnionType):
+        rest = rest[1:]  # which choice of the group was tried
+    key = ".".join(str(part) for part in (group, *rest))
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{key}: there is no such key"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "union_tag_invalid":
+        return (
+            f"{key}.name={first['ctx']['tag']}: there is no such choice\nchoose one of {first['ctx']['expected_tags']}"
+        )
+    if isinstance(first["input"], dict):  # two keys contradict each other, and the reason names them
+        return f"{key}.{reason}{more}"
     return f"{key}={first['input']}: {reason[0].lower()}{reason[1:]}{more}"
-
-
-def _branch_tags(group: str) -> set[str]:
-    return {"dataset": {"shelf", "rp2k", "grocery_store"}, "aug": {"none", "cutout"}}.get(group, set())

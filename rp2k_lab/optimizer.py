@@ -13,8 +13,8 @@ def cosine_schedule(steps: int, peak: float, end: float, warmup_steps: int = 0) 
     warmup_steps = min(warmup_steps, steps)
     warmup = peak * (np.arange(warmup_steps) + 1) / max(1, warmup_steps)
     decay_steps = steps - warmup_steps
-    progress = np.arange(decay_steps) / max(1, decay_steps - 1)
-    decay = end + (peak - end) * (1 + np.cos(np.pi * progress)) / 2
+    remaining = np.arange(decay_steps)[::-1] / max(1, decay_steps - 1)
+    decay = end + (peak - end) * (1 - np.cos(np.pi * remaining)) / 2
     return np.concatenate([warmup, decay]).astype(np.float32)
 
 

@@ -27,7 +27,7 @@ def _git(*arguments: str) -> str | None:
 
 def environment() -> str:
     """Python, machine and every installed package with its version, a line each."""
-    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    packages = {d.name: d.version for d in importlib.metadata.distributions() if d.name}  # a broken one has no name
     threads = {name: value for name, value in os.environ.items() if name in ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")}
     head = [f"# Python {platform.python_version()}", f"# {platform.platform()}, {os.cpu_count()} cores"]
     head += [f"# {name}={value}" for name, value in sorted(threads.items())]

@@ -25,8 +25,8 @@ def wilson_interval(correct: int, count: int, z: float = Z95) -> tuple[float, fl
 def macro_interval(correct: np.ndarray, count: np.ndarray, z: float = Z95) -> tuple[float, float]:
     """Confidence interval of the mean over classes of each class's accuracy; classes without images are left out.
 
-    The variance of a class's accuracy is that of its Jeffreys posterior Beta(correct + ½, wrong + ½), which does not
-    vanish for the tail's classes of one or two images, as the plain one does.
+    Each class's accuracy is drawn towards their mean with the weight of two images before its variance is taken: the
+    plain variance of a class of one image, as the tail has them, is always zero.
 
     Args:
         correct, count: int (classes,).
@@ -34,7 +34,8 @@ def macro_interval(correct: np.ndarray, count: np.ndarray, z: float = Z95) -> tu
     correct, count = np.asarray(correct, float)[count > 0], np.asarray(count, float)[count > 0]
     if len(count) == 0:
         return 0.0, 1.0
-    a, b = correct + 0.5, count - correct + 0.5
-    variance = (a * b / ((a + b) ** 2 * (a + b + 1))).sum() / len(count) ** 2
-    centre, half = (correct / count).mean(), z * math.sqrt(variance)
+    centre = (correct / count).mean()
+    mean = (centre * len(count) + 0.5) / (len(count) + 1)  # never quite 0 or 1
+    share = (correct + 2 * mean) / (count + 2)
+    half = z * math.sqrt((share * (1 - share) / count).sum()) / len(count)
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,5 +1,6 @@
 """Fixtures for every folder of tests."""
 
+import contextlib
 import copy
 from pathlib import Path
 
@@ -9,8 +10,33 @@ import rp2k_lab  # before MindSpore: its environment defaults must stand first
 from rp2k_lab.cli import register_resolvers
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _device():
+    """What every run begins with; MindSpore refuses it once a kernel has run."""
+    import mindspore
+
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    mindspore.set_device("CPU")
+
+
+@pytest.fixture(scope="session")
+def _first_pynative_operation():
+    """MindSpore 2.10 beside NumPy 2: a process's first PyNative operation on a Python number fails, the next do not.
+
+    Absorbed here, so that it does not hit whichever test comes first.  A run has graph mode alone (rp2k_lab/device.py).
+    """
+    import mindspore
+    import numpy as np
+
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    for operation in (lambda x: x * 1.0, lambda x: mindspore.ops.transpose(x, (1, 0))):
+        with contextlib.suppress(SystemError):
+            operation(mindspore.Tensor(np.ones((1, 1), np.float32)))
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
 @pytest.fixture
-def pynative():
+def pynative(_first_pynative_operation):
     """Single forward passes without compiling a graph."""
     import mindspore
 

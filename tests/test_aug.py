@@ -189,6 +189,25 @@ class TestCutout:
         assert area.max() == 49
         assert all(border.any() for border in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
 
+    @pytest.mark.parametrize(
+        ("centre", "rows", "columns"),
+        [
+            ((10, 15), (7, 13), (12, 18)),
+            ((0, 0), (0, 3), (0, 3)),
+            ((19, 29), (16, 19), (26, 29)),
+            ((0, 15), (0, 3), (12, 18)),
+            ((10, 1), (7, 13), (0, 4)),
+        ],
+    )
+    def test_square_lies_around_its_centre(self, centre, rows, columns):
+        drawn = iter(centre)
+        mask = Cutout(7, (1, 1, 1))(np.zeros((20, 30, 3), np.uint8), SimpleNamespace(integers=lambda _: next(drawn)))[
+            ..., 0
+        ]
+        expected = np.zeros_like(mask)
+        expected[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = 1
+        np.testing.assert_array_equal(mask, expected)
+
     @pytest.mark.parametrize("length", [1, 2, 6, 200])
     def test_even_and_extreme_lengths(self, length):
         black = np.zeros((20, 20, 3), np.uint8)

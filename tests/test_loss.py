@@ -52,4 +52,6 @@ def test_large_logits_stay_finite():
 
 def test_smoothing_is_a_property_of_the_cell(batch):
     logits, labels = (Tensor(part) for part in batch)
-    assert float(CrossEntropy()(logits, labels).asnumpy()) != pytest.approx(float(CrossEntropy(0.5)(logits, labels).asnumpy()))
+    assert float(CrossEntropy()(logits, labels).asnumpy()) != pytest.approx(
+        float(CrossEntropy(0.5)(logits, labels).asnumpy())
+    )

@@ -66,8 +66,8 @@ def test_metrics_are_buffered_and_sent_in_time(tmp_path):
 @pytest.mark.parametrize("kind", ["memory", "mlflow"])
 def test_the_status_is_right_however_the_run_ends(tmp_path, kind, error, status):
     tracker = MemoryTracker() if kind == "memory" else MlflowTracker(tracking(tmp_path), "run")
+    tracker.log_metrics({"a": 1}, 1)
     with pytest.raises(type(error)), tracker:
-        tracker.log_metrics({"a": 1}, 1)
         raise error
     assert tracker.status == tracker.tags["status"] == status
     if kind == "mlflow":

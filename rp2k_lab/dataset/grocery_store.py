@@ -17,7 +17,8 @@ def scan(root: Path) -> pd.DataFrame:
 
     Raises:
         RequestError: `root` has no classes.csv or train.txt.
-        DataError: a line of a list that is not `path, label, label`, or a label that classes.csv lacks.
+        DataError: a line of a list that is not `path, label, label`, a label that classes.csv lacks, or a photo listed
+            twice.
     """
     for needed in ("classes.csv", "train.txt"):
         if not (root / needed).is_file():
@@ -29,7 +30,10 @@ def scan(root: Path) -> pd.DataFrame:
     names = dict(zip(table["Class ID (int)"], table["Class Name (str)"], strict=True))
     lists = [(split, root / f"{split}.txt") for split in SPLITS]
     rows = [row for split, file in lists if file.is_file() for row in _read_list(file, split, names)]
-    return pd.DataFrame(rows, columns=["path", "class", "split"])
+    photos = pd.DataFrame(rows, columns=["path", "class", "split"])
+    if (again := photos["path"].duplicated()).any():
+        raise DataError(f"{root}: the lists name {photos['path'][again].iloc[0]} twice\ntake one of the lines out")
+    return photos
 
 
 def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str]]:

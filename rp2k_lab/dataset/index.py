@@ -86,8 +86,9 @@ def build_index(dataset) -> Index:
 def hold_out_val(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
     """The split column with a stratified, seeded part of train turned into val.
 
-    Of a class with n >= 2 training photos, max(1, round(share·n)) go to val; a class with one keeps it in train.  The
-    choice within a class depends on (seed, class name) alone, so a class added later changes no other.
+    Of a class with n >= 2 training photos, round(share·n) go to val, at least one and not all; a class with a single
+    one keeps it in train.  The choice within a class depends on (seed, class name) alone, so that a class added later
+    changes no other.
     """
     split = table["split"].copy()
     single = 0
@@ -96,7 +97,8 @@ def hold_out_val(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
             single += 1
             continue
         order = np.random.default_rng([seed, zlib.crc32(str(name).encode())]).permutation(len(photos))
-        split.loc[photos.index[order[: max(1, round(share * len(photos)))]]] = "val"
+        held_out = min(len(photos) - 1, max(1, round(share * len(photos))))
+        split.loc[photos.index[order[:held_out]]] = "val"
     if single:
         log.info("%d classes have a single image: it stays in train, val lacks them", single)
     return split
@@ -119,7 +121,7 @@ def _with_headers(root: Path, table: pd.DataFrame) -> pd.DataFrame:
     name = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
     kept_file = DATA_FOLDER / "index" / name
     keys = ["path", "bytes", "changed"]
-    kept = pd.read_parquet(kept_file) if kept_file.exists() else pd.DataFrame(columns=[*keys, "width", "height"])
+    kept = _read_kept(kept_file, [*keys, "width", "height"])
     table = table.merge(kept, on=keys, how="left") if len(kept) else table.assign(width=np.nan, height=np.nan)
     missing = table.index[table["width"].isna()]
     if len(missing):
@@ -131,6 +133,17 @@ def _with_headers(root: Path, table: pd.DataFrame) -> pd.DataFrame:
     if len(missing) or len(kept) != len(table):
         _write_parquet(table[[*keys, "width", "height"]], kept_file)
     return table
+
+
+def _read_kept(file: Path, columns: list[str]) -> pd.DataFrame:
+    """What a former run read; a file that is absent or damaged holds nothing."""
+    try:
+        return pd.read_parquet(file, columns=columns)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s): the photos' headers are read again", file, type(error).__name__)
+    return pd.DataFrame(columns=columns)
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -14,6 +14,8 @@ SPLITS = ("train", "val", "test")
 def scan(root: Path) -> pd.DataFrame:
     """List every photo: columns path (relative, posix), class, split; `train` must exist, `val` and `test` may.
 
+    A photo is a .jpg, .jpeg or .png, in any case; hidden files (macOS leaves `._x.jpg` behind) are none.
+
     Raises:
         RequestError: no folder `train` in `root`.
         DataError: a class folder of train without a photo.
@@ -33,7 +35,7 @@ def _scan_split(root: Path, split: str) -> list[tuple[str, str, str]]:
         photos = sorted(
             entry.name
             for entry in os.scandir(root / split / folder)
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
         )
         if split == "train" and not photos:
             raise DataError(f"{root / split / folder}: a class of train without a photo\nremove the folder or fill it")

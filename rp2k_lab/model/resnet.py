@@ -4,6 +4,7 @@ Parameter names follow timm's (`layer1.0.conv1`, `layer1.0.se.fc1`, `layer1.0.do
 mapped by name.
 """
 
+import math
 from collections.abc import Callable
 
 from mindspore import nn, ops
@@ -49,6 +50,11 @@ class Bottleneck(nn.Cell):
 
     def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample):
         super().__init__()
+        if planes * base_width % 64:
+            multiple = 64 // math.gcd(base_width, 64) * self.expansion
+            raise ValueError(
+                f"model.final_width={planes * self.expansion}: this network needs a multiple of {multiple}"
+            )
         width = planes * base_width // 64 * cardinality
         self.conv1 = conv(channels, width, 1)
         self.bn1 = batch_norm(width)

@@ -80,10 +80,17 @@ class TestTraining:
 
     def test_epochs_differ_in_augmentation(self, batches):
         training = batches()
-        first, second = ({int(label): image for images, labels in training for image, label in zip(images, labels, strict=True)} for _ in range(2))  # fmt: skip
+        first, second = (
+            {int(label): image for batch in training for image, label in zip(*batch, strict=True)} for _ in range(2)
+        )
         both = first.keys() & second.keys()
         assert len(both) >= 7
         assert all((first[label] != second[label]).any() for label in both)
+
+    def test_one_photo_at_one_position_is_augmented_anew_each_epoch(self, root, rows):
+        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
+        training = TrainingBatches(root, rows[:1], view, 1, seed=0)
+        assert len({images.tobytes() for _ in range(3) for images, _ in training}) == 3
 
     def test_photos_of_one_batch_are_augmented_apart(self, root, batches):
         same = pd.DataFrame({"path": ["照片0.png"] * 3, "label": [0] * 3})
@@ -101,11 +108,9 @@ class TestTraining:
         training = batches()
         assert {int(label) for _ in range(6) for _, labels in training for label in labels} == set(range(PHOTOS))
 
-    def test_other_seed_other_order_and_augmentation(self, batches):
+    def test_other_seed_other_order(self, batches):
         one, other = run(batches(seed=0)), run(batches(seed=1))
         assert [b[1].tolist() for b in one] != [b[1].tolist() for b in other]
-        same = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
-        assert same is not None
 
     def test_order_is_a_permutation_that_depends_on_seed_and_epoch(self, batches):
         orders = [tuple(batches(seed=seed).order(epoch)) for seed in (0, 1) for epoch in (0, 1)]
@@ -168,21 +173,15 @@ class TestUnreadablePhoto:
         assert training.failure is error.value
 
     def test_batches_before_it_still_come(self, root, broken):
-        made = []
+        iterator = evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4)
+        assert len(list(islice(iterator, 2))) == 2
         with pytest.raises(DataError, match=r"坏\.jpg"):
-            made.extend(iter_into(made, evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4)))
-        assert len(made) == 2
+            next(iterator)
 
     def test_leaves_no_thread(self, root, broken):
         with pytest.raises(DataError):
             list(evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4))
         assert_no_photo_threads()
-
-
-def iter_into(made, iterator):
-    for item in iterator:
-        made.append(item)
-    return []
 
 
 def assert_no_photo_threads():
@@ -219,6 +218,23 @@ def test_reads_ahead_but_boundedly(root, rows):
     next(iterator)
     assert len(made) <= 3 + 1
     iterator.close()
+
+
+def test_closing_cancels_the_work_that_waits(root, rows):
+    made, may_go_on = [], threading.Event()
+
+    def view(path):
+        made.append(path)
+        if len(made) > 1:
+            may_go_on.wait(10)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    iterator = evaluation_batches(root, rows, view, 1, workers=1)
+    next(iterator)
+    iterator.close()
+    may_go_on.set()
+    assert_no_photo_threads()
+    assert len(made) <= 2
 
 
 class TestMindsporeDataset:

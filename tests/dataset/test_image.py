@@ -95,12 +95,17 @@ class TestStretch:
 
 
 def test_resize_choices():
-    assert RESIZE == {"letterbox": letterbox, "stretch": stretch}
+    assert {"letterbox": letterbox, "stretch": stretch} == RESIZE
 
 
 @pytest.mark.parametrize(
     ("size", "ratio", "expected"),
-    [((224, 224), 0.875, (256, 256)), ((48, 48), 1.0, (48, 48)), ((224, 448), 0.875, (256, 512)), ((33, 65), 0.9, (37, 72))],
+    [
+        ((224, 224), 0.875, (256, 256)),
+        ((48, 48), 1.0, (48, 48)),
+        ((224, 448), 0.875, (256, 512)),
+        ((33, 65), 0.9, (37, 72)),
+    ],
 )
 def test_resized_size(size, ratio, expected):
     assert resized_size(size, ratio) == expected

@@ -33,7 +33,9 @@ def root(tmp_path, write_photo):
 
 def checksums(folder):
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(f.relative_to(folder)): (hashlib.sha256(f.read_bytes()).hexdigest(), f.stat().st_mtime_ns) for f in files}
+    return {
+        str(f.relative_to(folder)): (hashlib.sha256(f.read_bytes()).hexdigest(), f.stat().st_mtime_ns) for f in files
+    }
 
 
 def test_table_by_hand(root):

@@ -9,7 +9,9 @@ pytestmark = pytest.mark.usefixtures("pynative")
 
 def plain(x, cell):
     """The paper's formulation: mean, two dense layers, broadcast product."""
-    w1, b1, w2, b2 = (p.asnumpy().astype(np.float64) for p in (cell.fc1.weight, cell.fc1.bias, cell.fc2.weight, cell.fc2.bias))
+    w1, b1, w2, b2 = (
+        p.asnumpy().astype(np.float64) for p in (cell.fc1.weight, cell.fc1.bias, cell.fc2.weight, cell.fc2.bias)
+    )
     hidden = np.maximum(x.mean((2, 3)) @ w1[:, :, 0, 0].T + b1, 0)
     gate = 1 / (1 + np.exp(-(hidden @ w2[:, :, 0, 0].T + b2)))
     return x * gate[:, :, None, None]

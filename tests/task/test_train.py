@@ -89,7 +89,7 @@ def test_the_recorded_configuration_is_the_one_that_ran(first_run):
     assert "mindspore==" in (first_run.folder / "out" / "environment.txt").read_text()
 
 
-def test_the_best_checkpoint_gives_the_recorded_predictions(first_run):
+def test_the_best_checkpoint_gives_the_recorded_predictions(first_run, graph_mode):
     from mindspore import Tensor, load_checkpoint, load_param_into_net
 
     from rp2k_lab.dataset.image import letterbox, read_image
@@ -110,14 +110,11 @@ def test_the_best_checkpoint_gives_the_recorded_predictions(first_run):
     assert [classes[i] for i in logits.argmax(1)] == list(predictions["top1"])
 
 
-def test_the_same_command_twice_gives_the_same_bits_and_another_seed_does_not(first_run, start):
-    again, other = start(*TINY), None
+def test_the_same_command_twice_gives_the_same_bits(first_run, start):
+    again = start(*TINY)
     assert again.wait()[0] == 0
-    other = start(*TINY, "seed=1")
-    assert other.wait()[0] == 0
-    first, second, third = (c.store.history(c.store.runs()[0]) for c in (first_run, again, other))
+    first, second = (command.store.history(command.store.runs()[0]) for command in (first_run, again))
     assert first == second
-    assert first["train/loss"] != third["train/loss"]
 
 
 def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(first_run, start):
@@ -127,7 +124,8 @@ def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(firs
     runs = {run.info.run_name: run for run in sweep.store.runs()}
     assert sorted(runs) == [f"resnet18_shelf_{aug}_seed{seed}" for aug in ("cutout", "none") for seed in (0, 1)]
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert len({json.dumps(sweep.store.history(run)) for run in runs.values()}) == 4
+    losses = {json.dumps(sweep.store.history(run)["train/loss"]) for run in runs.values()}
+    assert len(losses) == 4  # another seed, or another augmentation, is another training
     single = first_run.store.history(first_run.store.runs()[0])
     assert sweep.store.history(runs["resnet18_shelf_none_seed0"]) == single
     assert len({run.data.tags["folder"] for run in runs.values()}) == 4

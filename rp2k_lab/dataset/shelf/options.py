@@ -27,7 +27,7 @@ class ShelfOptions(BaseModel):
     train_images: int = Field(4000, ge=1, le=2_000_000, description="Images in train/; RP2K about 342,000.")
     val_images: int = Field(500, ge=0, le=2_000_000, description="Images in val/; 0: no such folder, as RP2K.")
     test_images: int = Field(2000, ge=1, le=2_000_000, description="Images in test/; RP2K 39,457.")
-    min_train_images: int = Field(10, ge=1, le=1000, description="Least images of a class in train.")
+    min_train_images: int = Field(30, ge=1, le=1000, description="Least images of a class in train.")
     min_val_images: int = Field(1, ge=1, le=1000, description="Least images of a class in val.")
     min_test_images: int = Field(4, ge=1, le=1000, description="Least images of a class in test.")
     others_share: float = Field(0.03, ge=0.0, le=0.5, description="Share of the catch-all class; 0: none.")

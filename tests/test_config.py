@@ -1,0 +1,188 @@
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ValidationError
+
+from rp2k_lab import PROJECT
+from rp2k_lab.config import Config, Source, parse
+from rp2k_lab.dataset.shelf.options import ShelfOptions
+from rp2k_lab.errors import RequestError
+
+CONF = PROJECT / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+CHOICES = [(file.parent.relative_to(CONF).as_posix(), file.stem) for file in FILES if file.parent != CONF]
+NEEDS_ROOT = {("dataset", "rp2k"), ("dataset", "grocery_store")}
+
+
+def keys(file: Path) -> set[str]:
+    return set(OmegaConf.load(file)) - {"defaults", "hydra"}
+
+
+def schemas(annotation) -> list[type[BaseModel]]:
+    """The classes of a group: one, or a union's."""
+    if isinstance(annotation, type):
+        return [annotation]
+    return [schema for part in get_args(annotation) if part is not None for schema in schemas(part)]
+
+
+def schema_of(group: str, name: str) -> type[BaseModel]:
+    (schema,) = [
+        s for s in schemas(Config.model_fields[group].annotation) if name in get_args(s.model_fields["name"].annotation)
+    ]
+    return schema
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+class TestEveryChoice:
+    def test_composes_and_parses(self, compose, tmp_path, group, choice):
+        overrides = [f"{group}={choice}"] + [f"dataset.root={tmp_path}"] * ((group, choice) in NEEDS_ROOT)
+        composed = compose(*overrides)
+        config = parse(composed)
+        assert composed[group]["name"] == getattr(config, group).name
+
+    def test_every_leaf_is_a_field_of_the_schema(self, group, choice):
+        file = CONF / group / f"{choice}.yaml"
+        schema = schema_of(group, yaml.safe_load(file.read_text(encoding="utf-8"))["name"])
+        assert keys(file) <= set(schema.model_fields)
+
+    def test_its_name_is_its_files(self, group, choice):
+        name = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8"))["name"]
+        assert name == choice or choice == f"{name}_wider"
+
+
+def test_root_keys_and_groups_are_the_schemas_fields():
+    groups = {group for group, _ in CHOICES}
+    assert keys(CONF / "config.yaml") | groups == set(Config.model_fields)
+
+
+def test_every_field_of_the_schema_stands_in_the_composed_defaults(defaults):
+    """Defaults stand in conf/ and nowhere else: no field may have one of its own, apart from the shelf's."""
+    for name, field in Config.model_fields.items():
+        assert field.is_required(), name
+        for schema in schemas(field.annotation):
+            if isinstance(schema, type) and issubclass(schema, BaseModel):
+                own = {key for key, f in schema.model_fields.items() if not f.is_required()}
+                assert own <= set(ShelfOptions.model_fields), schema
+
+
+def test_shelf_yaml_has_the_options_defaults():
+    settings = yaml.safe_load((CONF / "dataset" / "shelf.yaml").read_text(encoding="utf-8"))
+    options = {key: value for key, value in settings.items() if key not in {"name", *Source.model_fields}}
+    assert set(options) == set(ShelfOptions.model_fields)
+    assert ShelfOptions(**options) == ShelfOptions()
+
+
+@pytest.mark.parametrize("name", ["rp2k", "grocery_store"])
+def test_real_data_need_their_folder(compose, name):
+    with pytest.raises(RequestError, match=r"dataset\.root") as error:
+        parse(compose(f"dataset={name}"))
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_root_becomes_absolute(defaults, tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path)
+    defaults["dataset"]["root"] = "set"
+    assert parse(defaults).dataset.root == tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"), [(48, (48, 48)), ([64, 96], (64, 96)), (32, (32, 32)), (2048, (2048, 2048))]
+)
+def test_size_is_one_side_or_two(defaults, size, sides):
+    assert parse(defaults | {"size": size}).size == sides
+
+
+WRONG = [
+    ("seed", -1), ("seed", 1.5), ("seed", 2**32), ("seed", "x"), ("seed", None),
+    ("epochs", 0), ("epochs", "five"), ("epochs", 2.5), ("epochs", True),
+    ("batch_size", 0), ("batch_size", [32]),
+    ("size", 31), ("size", 2049), ("size", [64]), ("size", [64, 64, 3]), ("size", 64.0), ("size", "64"), ("size", True),
+    ("size", [64, 16]),
+    ("resize", "crop"), ("crop_ratio", 0), ("crop_ratio", 1.01), ("crop_ratio", float("nan")),
+    ("debug", "yes"), ("debug", 1),
+    ("dataset.root", "/no/such/folder"), ("dataset.mean", [0.5, 0.5]), ("dataset.mean", [127, 127, 127]),
+    ("dataset.std", [0.0, 0.2, 0.2]), ("dataset.val_share", 0), ("dataset.val_share", 1), ("dataset.val_seed", -1),
+    ("dataset.classes", 1), ("dataset.classes", "40"), ("dataset.jpeg_quality", [95, 60]), ("dataset.side_px", [8, 9]),
+    ("dataset.noisy_splits", ["training"]), ("dataset.name", "imagenet"),
+    ("model.name", "resnet19"), ("model.cardinality", 0), ("model.final_width", 2048.5),
+    ("aug.flip", 1.5), ("aug.flip", float("nan")), ("aug.color", 1), ("aug.crop", [0.9, 0.1]), ("aug.crop", [0, 1]),
+    ("aug.crop", [0.5, 1.5]), ("aug.crop", 0.5), ("aug.name", "mixup-typo"),
+    ("loss.label_smoothing", 1), ("loss.label_smoothing", -0.1),
+    ("optimizer.lr", 0), ("optimizer.lr", "fast"), ("optimizer.lr", float("inf")), ("optimizer.lr_end", -1),
+    ("optimizer.warmup_epochs", -1), ("optimizer.momentum", 1), ("optimizer.weight_decay", -1e-4),
+    ("device.precision", "fp16"), ("device.loss_scale", 0), ("device.sink_steps", -1), ("device.graph", True),
+    ("device.data_workers", 0),
+    ("tracking.experiment", ""), ("tracking.uri", 5000), ("tracking.flush_seconds", 0), ("tracking.run_name", ""),
+    ("nonsense", 1), ("optimizer.nonsense", 1), ("model.depth", 50), ("dataset.nonsense", 1), ("aug.nonsense", 1),
+    ("aug.length", 14),
+]  # fmt: skip
+
+
+def put(tree: dict, key: str, value) -> None:
+    *groups, leaf = key.split(".")
+    for group in groups:
+        tree = tree[group]
+    tree[leaf] = value
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=[f"{key}={value}" for key, value in WRONG])
+def test_wrong_value_names_its_key_in_at_most_two_short_lines(defaults, key, value):
+    put(defaults, key, value)
+    with pytest.raises(RequestError) as error:
+        parse(defaults)
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(key)
+    assert len(lines) <= 2
+    assert max(map(len, lines)) < 250, "the value shown is a whole group"
+
+
+@pytest.mark.parametrize("length", [0, 225, 14.5, None])
+def test_wrong_length_of_cutout(compose, length):
+    composed = compose("aug=cutout")
+    composed["aug"]["length"] = length
+    with pytest.raises(RequestError, match=r"^aug\.length"):
+        parse(composed)
+
+
+@pytest.mark.parametrize("key", ["seed", "optimizer.lr", "aug.crop"])
+def test_missing_key_is_named(defaults, key):
+    *groups, leaf = key.split(".")
+    tree = defaults
+    for group in groups:
+        tree = tree[group]
+    del tree[leaf]
+    with pytest.raises(RequestError, match=f"^{key}"):
+        parse(defaults)
+
+
+def test_further_problems_are_counted(defaults):
+    put(defaults, "epochs", 0)
+    put(defaults, "optimizer.lr", -1)
+    put(defaults, "aug.flip", 2)
+    with pytest.raises(RequestError, match=r"and 2 more"):
+        parse(defaults)
+
+
+@pytest.mark.parametrize("key", ["seed", "model.final_width", "dataset.classes", "aug.flip", "tracking.uri"])
+def test_nothing_changes_the_configuration(defaults, key):
+    *groups, leaf = key.split(".")
+    part = parse(defaults)
+    for group in groups:
+        part = getattr(part, group)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(part, leaf, 1)
+
+
+def test_parsing_leaves_what_was_composed_alone(defaults, compose):
+    parse(defaults)
+    assert defaults == compose()
+
+
+def test_what_a_run_records_parses_to_the_same(defaults):
+    """config.yaml of a run holds model_dump(mode="json")."""
+    config = parse(defaults)
+    assert parse(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config

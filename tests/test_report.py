@@ -1,0 +1,37 @@
+from dataclasses import fields
+
+from rp2k_lab.metrics import Score
+from rp2k_lab.report import ROWS, closing_table
+
+VAL = {"top1": Score(0.9523, 500, 0.9301, 0.9677), "tail_top1": Score(0.5, 2, 0.0945, 0.9055)}
+TEST = {"top1": Score(1.0, 2000, 0.9981, 1.0)}
+
+
+def test_splits_stand_side_by_side():
+    lines = closing_table({"val": VAL, "test": TEST}).splitlines()
+    assert lines[0] == ""
+    assert lines[1].split() == ["val", "test"]
+    assert set(lines[2]) == {"-"}
+    assert lines[3].startswith("top-1 ")
+    assert " 95.2 %  [93.0,  96.8] of 500" in lines[3]
+    assert "100.0 %  [99.8, 100.0] of 2000" in lines[3]
+    assert lines[4].startswith("tail top-1")
+    assert lines[4].endswith("–")
+    assert len(lines) == 5
+
+
+def test_columns_are_aligned():
+    lines = closing_table({"val": VAL, "test": VAL}).splitlines()
+    assert lines[1].index("test") == lines[3].index("95.2", 40) - 1 == lines[4].index("50.0", 40) - 1
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines[2]) == max(map(len, lines))
+
+
+def test_rows_keep_their_order_whatever_the_scores():
+    score = VAL["top1"]
+    lines = closing_table({"val": dict.fromkeys(reversed(ROWS), score)}).splitlines()[3:]
+    assert [line.split("  ")[0] for line in lines] == list(ROWS.values())
+
+
+def test_a_score_always_has_its_count_and_interval():
+    assert [field.name for field in fields(Score)] == ["value", "count", "low", "high"]
