@@ -20,6 +20,8 @@ from rp2k_lab.interrupt import claim_sigint
 
 log = logging.getLogger(__name__)
 
+_REPORTED = "already shown when its job of the sweep failed"
+
 
 def register_resolvers() -> None:
     """`${project:folder}`: a folder of the clone, whatever the shell's folder."""
@@ -43,6 +45,7 @@ def run_task(composed: DictConfig) -> float | None:
         if not sweep:
             sys.exit(report_error(error))
         # The other jobs of a sweep go on; Hydra raises this error again when they are done.
+        error.add_note(_REPORTED)
         print(f"job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
         raise
     finally:
@@ -74,6 +77,8 @@ def report_error(error: BaseException) -> int:
     if "debug=true" in sys.argv[1:]:
         traceback.print_exception(error)
     code = getattr(error, "exit_code", None)
+    if _REPORTED in getattr(error, "__notes__", ()):
+        return code or 1
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return code or 130

@@ -47,8 +47,9 @@ def record_split(
     predictions, table, scores = evaluator.evaluate(others)
     values = {f"{split}/{name}": score.value for name, score in scores.items()}
     counted = {name: score.count for name, score in scores.items() if name not in ("top5", "macro_top1")}
-    counts = {f"{split}/{name.replace('top1', 'count')}": count for name, count in counted.items()}
-    tracker.log_metrics(values | counts, step)
+    tracker.log_metrics(values, step)
+    # As tags: among the metrics each would be a chart of one point.
+    tracker.set_tags({f"{split}/{name.replace('top1', 'count')}": count for name, count in counted.items()})
     details = metrics.predictions_table(predictions, evaluator.rows["path"], index.classes)
     tables = {
         "per_class": table,

@@ -93,7 +93,8 @@ class MlflowTracker(MemoryTracker):
         self._buffer, self._warned = [], False
         self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
         _mark_dead_runs(self._client, self.experiment_id)
-        host = {"host": socket.gethostname(), "pid": str(os.getpid()), "pid_started": _started(os.getpid())}
+        process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
+        host = {"host": socket.gethostname(), **process}
         run = self._client.create_run(self.experiment_id, tags=host, run_name=run_name)
         self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run_name, run.info.artifact_uri
 
@@ -166,9 +167,7 @@ def serve(port: int) -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(None)]
     command += ["--default-artifact-root", (STORE / "artifacts").as_uri()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    print(
-        f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; make ui PORT=5001 takes another port)", flush=True
-    )
+    print(f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
@@ -189,16 +188,19 @@ def _connect(uri: str | None, experiment: str):
     if store.startswith("sqlite:///"):
         # One process at a time: two that migrate a fresh sqlite database at once crash.
         file = Path(store.removeprefix("sqlite:///")).absolute()
-        file.parent.mkdir(parents=True, exist_ok=True)
         lock, location = FileLock(f"{file}.lock"), (file.parent / "artifacts").as_uri()
     try:
+        if location:
+            file.parent.mkdir(parents=True, exist_ok=True)
         with lock:
             client = mlflow.MlflowClient(store)
             found = client.get_experiment_by_name(experiment)
             if found is not None:
                 return client, found.experiment_id
-            return client, client.create_experiment(experiment, location)
-    except MlflowException as error:
+            # The kind makes the page open on training runs rather than on language models.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return client, client.create_experiment(experiment, location, tags)
+    except (MlflowException, OSError) as error:
         raise RequestError(
             f"tracking.uri={without_credentials(store_uri(uri))}: {_line(error)}\n"
             "start the server (make ui), or leave tracking.uri out for the clone's own store"
@@ -210,17 +212,22 @@ def _line(error: Exception) -> str:
     return without_credentials(str(error).strip().split("\n")[0][:160])
 
 
-def _started(pid: int) -> str:
-    """When a process started; with its number it names one process even after the number is used again."""
-    return f"{psutil.Process(pid).create_time():.0f}"
+def _is_alive(pid: int, started: float) -> bool:
+    """Whether the process with this number is still the one that started then (s since the epoch).
+
+    Numbers are used again; the start, which is reckoned from the time of boot, may move a little with the clock.
+    """
+    try:
+        return abs(psutil.Process(pid).create_time() - started) < 10
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _mark_dead_runs(client, experiment_id: str) -> None:
     """Runs of this host that say RUNNING though their process is gone (kill -9, power) were killed: say so."""
     query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
     for run in client.search_runs([experiment_id], query):
-        pid, started = int(run.data.tags.get("pid", 0)), run.data.tags.get("pid_started")
-        if not psutil.pid_exists(pid) or _started(pid) != started:
+        if not _is_alive(int(run.data.tags["pid"]), float(run.data.tags["pid_started"])):
             client.set_tag(run.info.run_id, "status", "KILLED")
             client.set_terminated(run.info.run_id, "KILLED")
             log.info("run %s had ended without a word; it is now marked KILLED", run.info.run_name)

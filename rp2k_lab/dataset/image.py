@@ -42,11 +42,11 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale to `size` (height, width) whatever the shape: uint8 (h, w, 3) to uint8 (*size, 3).
 
-    Area averaging when the picture shrinks, since plain bilinear sampling then skips pixels; bilinear otherwise.
+    Bilinear; where a side shrinks to half or less, area averaging, since bilinear sampling would skip pixels there.
     """
     height, width = size
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    skips = max(image.shape[0] / height, image.shape[1] / width) >= 2
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
 
 
 RESIZE = {"letterbox": letterbox, "stretch": stretch}

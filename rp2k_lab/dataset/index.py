@@ -111,7 +111,7 @@ def _root(dataset) -> Path:
     try:
         return make_shelf(options, DATA_FOLDER)
     except ValueError as error:
-        raise RequestError(str(error)) from None
+        raise RequestError(f"dataset: {error}") from None
 
 
 def _with_headers(root: Path, table: pd.DataFrame) -> pd.DataFrame:

@@ -53,16 +53,22 @@ class TestLetterbox:
         assert abs(inner_width - width * scale) <= 1
         assert inner_height == size[0] or inner_width == size[1]
 
-    def test_golden_pixels_when_shrinking(self):
+    def test_golden_pixels_when_shrinking_to_half(self):
         """Pinned, since the resize decides what a network sees and OpenCV's may change with its version.
 
-        90×40 fits 48×48 as 48×21 from column 13 on.  The first pixel averages 1.875 rows and 1.905 columns:
-        (10 + 0.875 · 12) / 1.875 = 10.9 and (10 + 0.905 · 16) / 1.905 = 12.9.
+        96×40 fits 48×48 as 48×20 from column 14 on; each pixel is the mean of 2×2: (10 + 12) / 2, (10 + 16) / 2.
         """
-        result = letterbox(gradient(90, 40), (48, 48))
-        assert result[0, 12:14].tolist() == [[0, 0, 0], [11, 13, 77]]
-        assert result[24, 24].tolist() == [132, 142, 77]
+        result = letterbox(gradient(96, 40), (48, 48))
+        assert result[0, 13:15].tolist() == [[0, 0, 0], [11, 13, 77]]
+        assert result[24, 24].tolist() == [132, 136, 77]
         assert result[47, 33:35].tolist() == [[249, 247, 77], [0, 0, 0]]
+
+    def test_golden_pixels_when_shrinking_a_little(self):
+        """60×40 fits 48×48 as 48×32; the first pixel is taken at 0.125 of the step from 10 to 14, and from 10 to 16."""
+        result = letterbox(gradient(60, 40), (48, 48))
+        assert result[0, 7:9].tolist() == [[0, 0, 0], [11, 11, 77]]
+        assert result[24, 24].tolist() == [133, 134, 77]
+        assert result[47, 39:41].tolist() == [[249, 249, 77], [0, 0, 0]]
 
     def test_golden_pixels_when_growing(self):
         result = letterbox(gradient(5, 8), (32, 32))

@@ -50,9 +50,13 @@ def test_mlflow_holds_the_whole_record(first_run):
     assert len(history["train/lr"]) == 18
     assert [step for step, _ in history["val/top1"]] == [9, 18, 18]  # each epoch, and the best weights at the end
     assert all(len(values) == 1 for name, values in history.items() if name.startswith("test/"))
-    names = {"top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "top1_without_others", "count"}
+    names = {"top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "top1_without_others"}
     for split in ("val", "test"):
         assert {f"{split}/{name}" for name in names} <= set(history)
+    assert (tags["val/count"], tags["test/count"]) == ("60", "80")
+    groups = [int(tags[f"test/{group}_count"]) for group in ("head", "medium", "tail")]
+    assert sum(groups) == 80
+    assert int(tags["test/count_without_others"]) < 80
     assert run.data.metrics["train/images_per_second"] > 1
 
 
@@ -157,7 +161,7 @@ def test_grocery_store_trains_on_real_photos_without_a_test_split(start):
     assert code == 0, err
     assert "no test split" in out
     (run,) = command.store.runs()
-    assert run.data.metrics["val/count"] == 296
+    assert run.data.tags["val/count"] == "296"
     assert run.data.metrics["val/top1"] > 0
     assert not any(name.startswith("test/") for name in run.data.metrics)
 
