@@ -1,6 +1,6 @@
 """What tracking costs: a fully tracked run against a bare MindSpore loop over the same batches and network.
 
-    python -m benchmarks.overhead [--rounds 9] [--steps 40] [overrides, e.g. model=seresnext50 size=64]
+    python -m benchmarks.overhead [--rounds 6] [--steps 125] [overrides, e.g. model=seresnext50 size=64]
 
 Both train the same compiled step from the same pipeline of the shelf set, in turn, in one process.  Tracked:
 `Model.train` with every callback and a real MLflow store, checkpoints included; evaluation on val is left out of both,
@@ -29,8 +29,10 @@ from rp2k_lab.task.train import build_callbacks, open_tracker
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=40, help="steps a round of each")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument(
+        "--steps", type=int, default=125, help="steps a round of each; 125 is an epoch of the default run"
+    )
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
