@@ -14,7 +14,7 @@ QUICK = {
     "train_step": (["--models", "resnet18", "--size", "32", "--batch-size", "4", "--rounds", "2"], "AVX2 is faster by"),
     "input_pipeline": (["--photos", "128", "--size", "64", "--rounds", "2"], "/ native:"),
     "overhead": (
-        ["--rounds", "2", "--steps", "3", "size=32", "batch_size=4", "dataset.classes=4", "dataset.train_images=40",
+        ["--rounds", "2", "--steps", "5", "size=32", "batch_size=4", "dataset.classes=4", "dataset.train_images=40",
          "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
         "tracked / bare:",
     ),
