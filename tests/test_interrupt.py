@@ -50,20 +50,23 @@ def start(*words):
 def test_ctrl_c_is_told_from_a_schedulers_stop(words):
     process = start(*words)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    assert "stopping after the step" in process.stderr.read()
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "stopping after the step" in err
 
 
 def test_a_schedulers_stop_gets_its_own_exit_code():
     process = start("claim", "watch")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 75
+    process.communicate(timeout=10)
+    assert process.returncode == 75
 
 
 def test_outside_a_watch_a_claimed_ctrl_c_is_a_keyboard_interrupt():
     process = start("claim")
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 99
+    process.communicate(timeout=10)
+    assert process.returncode == 99
 
 
 @pytest.mark.parametrize("words", [["watch", "stay"], ["claim", "watch", "stay"]])
@@ -73,4 +76,5 @@ def test_a_second_signal_ends_the_process_at_once(words):
     process.stderr.readline()  # the line break after the bar
     assert "once more" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    process.communicate(timeout=10)
+    assert process.returncode == 130
