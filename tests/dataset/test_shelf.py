@@ -179,7 +179,8 @@ def test_counts_are_exact_and_fall(seed, others_share):
     rng = np.random.default_rng(seed)
     classes = int(rng.integers(10, 300))
     options = ShelfOptions(
-        seed=seed, classes=classes, min_train_images=10, train_images=classes * int(rng.integers(10, 80)), others_share=others_share,
+        seed=seed, classes=classes, min_train_images=10, others_share=others_share,
+        train_images=classes * int(rng.integers(10, 80)),
         val_images=classes + int(rng.integers(500)), test_images=classes * 4 + int(rng.integers(3000)),
     )  # fmt: skip
     truth = plan(options)
