@@ -22,6 +22,18 @@ log = logging.getLogger(__name__)
 
 _REPORTED = "already shown when its job of the sweep failed"
 
+_HELP = """\
+rp2k-lab: train, track and compare recognisers of retail products
+
+  python run.py                                     the quick run on the embedded shelf photos
+  python run.py model=seresnext50 aug=cutout        another network and augmentation
+  python run.py -m aug=none,cutout seed=1,2         four runs, a sweep
+  python run.py dataset=rp2k dataset.root=FOLDER device=gpu
+  make ui                                           the MLflow page with every run
+
+--cfg job prints a composed configuration without running it; --hydra-help tells more.
+"""
+
 
 def register_resolvers() -> None:
     """`${project:folder}`: a folder of the clone, whatever the shell's folder."""
@@ -60,11 +72,24 @@ def main(hydra_main: Callable[[], None]) -> int:
     argparse.ArgumentParser.error = _refuse_arguments
     # argparse wants flags before or after all overrides; `run.py epochs=2 -m seed=1,2` is as clear.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        _show_help()
     try:
         hydra_main()
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
     return 0
+
+
+def _show_help() -> None:
+    """Print our words and the choices, and leave the keys to Hydra's --cfg, whose own list of choices takes longer
+    than all the rest together: it copies the whole configuration twice a group."""
+    print(_HELP)
+    print("Choices (group=choice)")
+    for group in sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir()):
+        print(f"  {group}: {', '.join(_choices(group))}")
+    print("\nKeys (key=value; what each means: rp2k_lab/config.py)", flush=True)
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
 
 
 def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
