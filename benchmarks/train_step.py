@@ -1,11 +1,15 @@
-"""The training step with and without the CPU setting of rp2k_lab/__init__.py, side by side.
+"""A training step of each model, side by side with another one.
 
-    python -m benchmarks.train_step [--models resnet18 seresnext50] [--size 64] [--batch-size 32] [--rounds 5]
+    python -m benchmarks.train_step                          against the step without the CPU setting of rp2k_lab
+    python -m benchmarks.train_step --against timm [--attention-module FOLDER]
+                                                             against PyTorch (the `parity` extra)
+    [--models resnet18 …] [--size 64] [--batch-size 32] [--rounds 5]
 
-Two processes a model, one with ONEDNN_MAX_CPU_ISA=AVX2 and one with DEFAULT, take steps in turn.
+Two processes a model take steps in turn: uint8 images, normalising, forward, loss, backward, SGD with momentum.
 """
 
 import argparse
+import datetime
 import os
 import subprocess
 import sys
@@ -13,67 +17,119 @@ import time
 
 from benchmarks.timing import interleave, median_interval, ratio_line
 
+OURS = "rp2k-lab"
+PEERS = {"default-isa": "ONEDNN_MAX_CPU_ISA=DEFAULT", "timm": "timm on PyTorch"}
+
 
 def main() -> None:
+    options = parse_arguments()
+    if options.serve:
+        serve = serve_torch if options.serve == "timm" else serve_mindspore
+        serve(options.models[0], options.size, options.batch_size, options.attention_module)
+        return
+    sides = f"{options.size}×{options.size}, batch {options.batch_size}"
+    print(f"{datetime.date.today()}: training step, {sides}, float32, {os.cpu_count()} cores; {OURS}, then")
+    print(f"{PEERS[options.against]}: images/s, median of {options.rounds} steps taken in turn")
+    for model in options.models:
+        compare(model, options)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--against", choices=PEERS, default="default-isa")
     parser.add_argument("--models", nargs="+", default=["resnet18", "seresnext50"])
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--attention-module", help="a clone of Jongchan/attention-module, for BAM and CBAM")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # how the two processes are started
-    options = parser.parse_args()
-    if options.serve:
-        serve_steps(options.serve, options.size, options.batch_size)
-        return
-    print(f"training step, {options.size}×{options.size}, batch {options.batch_size}, float32, {os.cpu_count()} cores")
-    for model in options.models:
-        workers = {isa: _start(isa, model, options) for isa in ("AVX2", "DEFAULT")}
-        parts = {isa: (lambda worker=worker: _step(worker)) for isa, worker in workers.items()}
-        seconds = interleave(parts, options.rounds)
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
-        for isa, values in seconds.items():
-            speed, low, high = median_interval(options.batch_size / values)
-            print(f"  {model:12} {isa:8} {speed:6.1f} images/s [{low:.1f}, {high:.1f}]")
-        print("  " + ratio_line(f"{model:12} AVX2 is faster by", seconds["DEFAULT"] / seconds["AVX2"]), flush=True)
+    return parser.parse_args()
 
 
-def _start(isa: str, model: str, options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "benchmarks.train_step", "--serve", model, "--size", str(options.size)]
-    command += ["--batch-size", str(options.batch_size)]
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+def compare(model: str, options: argparse.Namespace) -> None:
+    """Time both sides and print their speeds and the ratio."""
+    workers = {side: start(side, model, options) for side in (OURS, options.against)}
+    parts = {side: (lambda worker=worker: step(worker)) for side, worker in workers.items()}
+    seconds = interleave(parts, options.rounds)
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    speeds = []
+    for values in seconds.values():
+        speed, low, high = median_interval(options.batch_size / values)
+        speeds.append(f"{speed:6.1f} [{low:.1f}, {high:.1f}]")
+    ratio = ratio_line("ratio", seconds[options.against] / seconds[OURS])
+    print(f"  {model:20} {speeds[0]:>24} {speeds[1]:>24}   {ratio}", flush=True)
+
+
+def start(side: str, model: str, options: argparse.Namespace) -> subprocess.Popen:
+    """A process that takes a step of `side` for each line, compiled and warm."""
+    command = [sys.executable, "-m", "benchmarks.train_step", "--serve", side, "--models", model]
+    command += ["--size", str(options.size), "--batch-size", str(options.batch_size)]
+    if options.attention_module:
+        command += ["--attention-module", options.attention_module]
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "DEFAULT" if side == "default-isa" else "AVX2"}
+    if side == "timm":
+        del environment["ONEDNN_MAX_CPU_ISA"]
     worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    _step(worker)  # compiles
+    step(worker)
     return worker
 
 
-def _step(worker: subprocess.Popen) -> float:
+def step(worker: subprocess.Popen) -> float:
+    """Seconds of one step."""
     worker.stdin.write("step\n")
     worker.stdin.flush()
     return float(worker.stdout.readline())
 
 
-def serve_steps(name: str, size: int, batch_size: int) -> None:
+def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: str | None) -> None:
     """Take a step for each line on stdin and print its seconds."""
     import numpy as np
     from mindspore import Model, Tensor, nn, set_context, set_device
 
     from rp2k_lab.loss import CrossEntropy
-    from rp2k_lab.model import Normalise, create_model
+    from rp2k_lab.model import WithPreprocessing, create_model
 
     set_context(mode=0)
     set_device("CPU")
-    network = nn.SequentialCell([Normalise((0.5,) * 3, (0.25,) * 3), create_model(name, 100)])
+    network = WithPreprocessing(create_model(name, 100), (0.5,) * 3, (0.25,) * 3)
     optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9, 1e-4)
-    step = Model(network, CrossEntropy(0.1), optimizer).train_network
-    step.set_train()
+    train_step = Model(network, CrossEntropy(0.1), optimizer).train_network
+    train_step.set_train()
     rng = np.random.default_rng(0)
     images = Tensor(rng.integers(0, 256, (batch_size, size, size, 3), np.uint8))
     labels = Tensor(rng.integers(0, 100, batch_size).astype(np.int32))
+    serve(lambda: train_step(images, labels).asnumpy())
+
+
+def serve_torch(name: str, size: int, batch_size: int, attention_module: str | None) -> None:
+    """The same with the reference, in PyTorch's default layout and with as many threads as cores."""
+    import torch
+
+    from benchmarks.reference import build_reference
+
+    torch.set_num_threads(os.cpu_count())
+    network = build_reference(name, 100, (size, size), attention_module).train()
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=1e-4)
+    images = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 100, (batch_size,))
+
+    def train_step():
+        x = (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+        loss = torch.nn.functional.cross_entropy(network(x), labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    serve(train_step)
+
+
+def serve(train_step) -> None:
     for _ in sys.stdin:
         started = time.perf_counter()
-        step(images, labels).asnumpy()
+        train_step()
         print(time.perf_counter() - started, flush=True)
 
 

@@ -15,7 +15,8 @@ from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import RequestError
 from rp2k_lab.evaluation import Evaluator
 from rp2k_lab.loss import CrossEntropy
-from rp2k_lab.model import WithPreprocessing, create_model
+from rp2k_lab.model import Network, WithPreprocessing, create_model
+from rp2k_lab.model.pretrained import load_pretrained, normalisation
 from rp2k_lab.optimizer import build_optimizer
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def build_training(config: Config, index: Index) -> Training:
     batches = TrainingBatches(index.root, rows, view, config.batch_size, config.seed, **threads)
     mindspore.set_seed(config.seed)
     network = build_network(config, len(index.classes))
+    if config.model.pretrained:
+        load_pretrained(network.network, config.model)
     steps, scale = batches.steps_per_epoch, config.device.loss_scale
     optimizer, learning_rate = build_optimizer(config.optimizer, network, config.epochs, steps, scale)
     loss = CrossEntropy(config.loss.label_smoothing)
@@ -66,14 +69,27 @@ def build_training(config: Config, index: Index) -> Training:
     return Training(network, model, batches, learning_rate)
 
 
-def build_network(config: Config, num_classes: int) -> nn.Cell:
-    """uint8 images (batch, height, width, 3) to logits (batch, num_classes)."""
-    options = config.model.model_dump(exclude={"name"})
+def build_network(config: Config, num_classes: int) -> WithPreprocessing:
+    """uint8 images (batch, height, width, 3) to logits (batch, num_classes), with initial weights."""
+    return WithPreprocessing(create_network(config, num_classes), *normalisation(config.model, config.dataset))
+
+
+def create_network(config: Config, num_classes: int) -> Network:
+    """The network alone: normalised images (batch, 3, height, width) to logits (batch, num_classes).
+
+    Raises:
+        RequestError: options that the network cannot have, or images that are too small for it.
+    """
+    options = config.model.model_dump(exclude={"name", "pretrained"})
     try:
         network = create_model(config.model.name, num_classes, seed=config.seed, **options)
     except ValueError as error:
         raise RequestError(str(error)) from None
-    return WithPreprocessing(network, config.dataset.mean, config.dataset.std)
+    least, multiple = network.backbone.smallest_input, network.backbone.input_multiple
+    if min(config.size) < least or any(side % multiple for side in config.size):
+        sides = f"sides of at least {least} pixels" + (f" that {multiple} divides" if multiple > 1 else "")
+        raise RequestError(f"size={','.join(map(str, config.size))}: {config.model.name} needs {sides}")
+    return network
 
 
 def build_evaluators(config: Config, index: Index, network: nn.Cell, check: Callable[[], None]) -> dict[str, Evaluator]:

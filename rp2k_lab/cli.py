@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,7 +51,13 @@ def run_task(composed: DictConfig) -> float | None:
     try:
         from rp2k_lab.config import parse
 
-        config = parse(OmegaConf.to_container(composed, resolve=True))
+        _refuse_second_choices(HydraConfig.get().overrides.task)
+        settings = OmegaConf.to_container(composed, resolve=True)
+        config = parse(settings)
+        if config.runs:
+            from rp2k_lab.runs import restore
+
+            config = restore(config, settings, list(HydraConfig.get().overrides.task))
         return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder)
     except Exception as error:
         if not sweep:
@@ -90,6 +96,14 @@ def _show_help() -> None:
         print(f"  {group}: {', '.join(_choices(group))}")
     print("\nKeys (key=value; what each means: rp2k_lab/config.py)", flush=True)
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
+
+
+def _refuse_second_choices(overrides: Iterable[str]) -> None:
+    """`+model=resnet18` would lay one choice over another, where Hydra does not refuse it itself."""
+    for override in overrides:
+        group = override.lstrip("+").partition("=")[0]
+        if override.startswith("+") and (PROJECT / "conf" / group).is_dir():
+            raise RequestError(f"{override}: the group has its choice already\nleave out the +")
 
 
 def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -135,7 +149,8 @@ def explain_composition_error(error: BaseException) -> str | None:
     if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found.group(1)}: the key is there already\nleave out the +"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read\nthe form is group=choice or key=value, a list is [a,b]"
+        forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
+        return f"{error.override}: cannot be read\nthe form is {forms}"
     first = str(error).strip().splitlines()[0]
     return f"{first}\nthe form is group=choice or key=value; python run.py --help lists both"
 
@@ -144,6 +159,8 @@ def _unknown_key(key: str) -> str:
     known = _known_keys()
     group = key.split(".")[0]
     siblings = [k for k in known if k.startswith(f"{group}.")] if "." in key else [k for k in known if "." not in k]
+    if "." in key and key in known:
+        return f"{key}: the {group} of this request has no such key\nit is a key of {' and '.join(_choices_with(key))}"
     close = difflib.get_close_matches(key, known, 3, 0.75)
     if close:
         return f"{key}: there is no such key\ndid you mean {' or '.join(close)}?"
@@ -153,7 +170,14 @@ def _unknown_key(key: str) -> str:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(file.stem for file in (PROJECT / "conf" / group).glob("*.yaml"))
+    return sorted(file.stem for file in (PROJECT / "conf" / group).glob("[!_]*.yaml"))
+
+
+def _choices_with(key: str) -> list[str]:
+    """`aug=cutout` for `aug.length`: the choices whose own file states the key."""
+    group, leaf = key.split(".")
+    folder = PROJECT / "conf" / group
+    return [f"{group}={choice}" for choice in _choices(group) if leaf in OmegaConf.load(folder / f"{choice}.yaml")]
 
 
 def _known_keys() -> list[str]:

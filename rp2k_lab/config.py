@@ -6,9 +6,9 @@
 import os
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
@@ -17,7 +17,11 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=32, le=2048)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Relative to the shell's folder.
+AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(lambda path: Path(os.path.abspath(path)))]
 
 
 class Group(BaseModel):
@@ -27,26 +31,64 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
-class Train(Group):
+class Task(Group):
+    """Each task says whether it reads photos, and how many earlier runs (`runs=`) it takes."""
+
+    reads_photos: ClassVar[bool]
+    earlier_runs: ClassVar[int]
+
+
+class Train(Task):
     name: Literal["train"]
+    reads_photos = True
+    earlier_runs = 0
+
+
+class Export(Task):
+    name: Literal["export"]
+    output: AbsolutePath | None = Field(description="null: the run's own under outputs/")
+    batch_size: Count = Field(description="photos at a time, a constant of the exported graph")
+    reads_photos = False
+    earlier_runs = 1
+
+
+class Convert(Task):
+    name: Literal["convert"]
+    input: AbsolutePath | None = Field(description="weights of PyTorch")
+    output: AbsolutePath | None = Field(description="a .ckpt; null: in the run's own folder under outputs/")
+    with_classifier: bool = Field(description="false: leave it out, for another number of classes")
+    reads_photos = False
+    earlier_runs = 0
+
+    @model_validator(mode="after")
+    def _named(self):
+        if self.input is None:
+            raise RequestError("task.input: task=convert needs a file\nexample: task.input=resnet50.pth")
+        if self.output and self.output.suffix != ".ckpt":
+            raise RequestError(f"task.output={self.output}: a checkpoint's name ends in .ckpt")
+        return self
+
+
+class Inspect(Task):
+    name: Literal["inspect"]
+    what: Literal["models"] = Field(description="what to show")
+    models: tuple[str, ...] | None = Field(strict=False, description="which; null: all")
+    size: Side = Field(description="input side in pixels")
+    batch_size: Count = Field(description="images at a time")
+    seconds: NonNegativeFloat = Field(description="how long to time each; 0: not at all")
+    reads_photos = False
+    earlier_runs = 0
 
 
 class Source(Group):
     """What every data set has: where it is, its colours, and how val is taken out of train."""
 
-    root: Path | None = Field(strict=False, description="the folder; relative to the shell's")
+    root: AbsolutePath | None = Field(description="the photos")
     mean: tuple[Share, Share, Share] = Field(strict=False, description="RGB, over train after the resize, 0 to 1")
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(strict=False, description="RGB, 0 to 1")
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of train held out, where no val is given")
     val_seed: Natural = Field(description="which part is held out; apart from `seed`, so that runs share one val")
     others: str | None = Field(description="the catch-all class, or null")
-
-    @field_validator("root")
-    @classmethod
-    def _is_folder(cls, root):
-        if root is not None and not root.is_dir():
-            raise ValueError(f"there is no such folder ({root.absolute()})")
-        return root and Path(os.path.abspath(root))
 
 
 class RealSource(Source):
@@ -71,10 +113,45 @@ class GroceryStore(RealSource):
     name: Literal["grocery_store"]
 
 
-class ResNet(Group):
-    name: Literal["resnet18", "seresnext50"]
+class Model(Group):
+    """What every network has.  The wider names are choices of their own, so that runs can be told apart by name."""
+
+    head_width: Count | None = Field(description="features widened by a 1×1 convolution before the classifier")
+    drop_rate: Rate = Field(description="dropout before the classifier")
+    freeze: Literal["none", "backbone"] = Field(description="what is not trained")
+    pretrained: Annotated[str, Field(min_length=1)] | None = Field(description="imagenet, or a file of weights")
+
+
+class ResNet(Model):
+    name: Literal[
+        "resnet18",
+        "resnet50",
+        "resnet101",
+        "resnet50_bam",
+        "resnet50_bam_wider",
+        "resnet50_cbam",
+        "seresnet50",
+        "seresnext50",
+        "seresnext50_wider",
+    ]
     cardinality: Count = Field(description="groups of the 3×3 convolutions")
     base_width: Count = Field(description="width of a group at 64 planes")
+    final_width: Count = Field(description="features before the classifier")
+    drop_path_rate: Rate = Field(description="stochastic depth of the last block")
+
+
+class EfficientNet(Model):
+    name: Literal["efficientnet_b0", "efficientnet_lite0"]
+    drop_path_rate: Rate = Field(description="stochastic depth of the last block")
+
+
+class Swin(Model):
+    name: Literal["swin_tiny"]
+    drop_path_rate: Rate = Field(description="stochastic depth of the last block")
+
+
+class InceptionResNetV2(Model):
+    name: Literal["inception_resnet_v2", "inception_resnet_v2_wider"]
     final_width: Count = Field(description="features before the classifier")
 
 
@@ -138,10 +215,11 @@ class Config(Group):
     size: tuple[int, int] = Field(description="the network's input in pixels: one side, or [height,width]")
     resize: Literal["letterbox", "stretch"]
     crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="side kept by evaluation's centre crop")
+    runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
-    task: Train
+    task: Annotated[Train | Export | Convert | Inspect, Field(discriminator="name")]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
-    model: ResNet
+    model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]
     aug: Annotated[NoAug | Cutout, Field(discriminator="name")]
     loss: CrossEntropy
     optimizer: Sgd
@@ -155,6 +233,26 @@ class Config(Group):
         if len(sides) != 2 or not all(type(side) is int and 32 <= side <= 2048 for side in sides):
             raise ValueError("needs one side in pixels from 32 to 2048, or [height,width]")
         return sides
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _listed(cls, runs):
+        listed = [] if runs is None else runs if isinstance(runs, (list, tuple)) else [runs]
+        listed = [str(run) if type(run) is int else run for run in listed]  # an id's first characters may be digits
+        if not all(isinstance(run, str) and run for run in listed):
+            raise ValueError("each is an id, a name or a checkpoint file; what reads as a number stands in quotes")
+        return tuple(listed)
+
+    @model_validator(mode="after")
+    def _has_what_the_task_reads(self):
+        root, wanted = self.dataset.root, self.task.earlier_runs
+        if self.task.reads_photos and root is not None and not root.is_dir():
+            raise RequestError(f"dataset.root={root}: there is no such folder")
+        if len(self.runs) != wanted:
+            way_out = "name it: runs=<id, name or checkpoint file>" if wanted else "leave runs= out"
+            given = ",".join(self.runs) or "null"
+            raise RequestError(f"runs={given}: task={self.task.name} takes {wanted or 'no'} earlier run\n{way_out}")
+        return self
 
 
 def parse(composed: dict[str, Any]) -> Config:

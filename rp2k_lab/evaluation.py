@@ -14,7 +14,7 @@ class Classifier(nn.Cell):
     """uint8 images (batch, height, width, 3) to probabilities, float32 (batch, classes)."""
 
     def __init__(self, network: nn.Cell):
-        super().__init__()
+        super().__init__(auto_prefix=False)  # the checkpoint's names are the network's
         self.network = network
 
     def construct(self, images):

@@ -14,7 +14,7 @@ from rp2k_lab.tracker import MemoryTracker, without_credentials
 
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
-    """Configuration, environment, code and data of a run."""
+    """Configuration, environment, code, data and class list (in the labels' order) of a run."""
     settings = config.model_dump(mode="json")
     if settings["tracking"]["uri"]:
         settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
@@ -30,7 +30,8 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
         }
     )
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
-    for name, content in (("config.yaml", text), ("environment.txt", environment())):
+    classes = "\n".join(index.classes) + "\n"
+    for name, content in (("config.yaml", text), ("environment.txt", environment()), ("classes.txt", classes)):
         (folder / name).write_text(content, encoding="utf-8")
         tracker.log_artifact(folder / name)
 

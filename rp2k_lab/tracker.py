@@ -11,9 +11,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import psutil
 from filelock import FileLock
@@ -153,6 +158,91 @@ class MlflowTracker(MemoryTracker):
             del self._buffer[:METRICS_PER_CALL]
 
 
+@dataclass(frozen=True)
+class StoredRun:
+    """A run in the store.
+
+    Attributes:
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        started: local time.
+        folder: the run's own folder on the machine where it ran, or empty.
+        artifact_uri: where its artifacts are.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    started: datetime
+    folder: str
+    artifact_uri: str
+
+
+class RunStore:
+    """Reads what runs left; writes nothing and makes no store.
+
+    Raises:
+        RequestError: there is no store, or the server does not answer.
+    """
+
+    def __init__(self, uri: str | None):
+        import mlflow
+
+        self._uri = store_uri(uri)
+        if self._uri.startswith("sqlite:///") and not Path(self._uri.removeprefix("sqlite:///")).exists():
+            raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: python run.py")
+        _quieten()
+        self._client = mlflow.MlflowClient(self._uri)
+
+    def find(self, reference: str) -> list[StoredRun]:
+        """The runs of any experiment with this name, or whose id begins so (six or more characters), newest first."""
+        quote = '"' if "'" in reference else "'"
+        found = self._search(f"attributes.run_name = {quote}{reference}{quote}")
+        if re.fullmatch("[0-9a-f]{6,32}", reference):
+            found += self._search(f"attributes.run_id LIKE '{reference}%'")
+        return sorted(set(found), key=lambda run: run.started, reverse=True)
+
+    def newest(self, count: int) -> list[StoredRun]:
+        """The last runs started."""
+        return self._search("", count)
+
+    def fetch(self, run: StoredRun, files: Iterable[str], downloads: Path) -> Path:
+        """A folder with those of a run's artifact `files` (folder/name) that it left.
+
+        On this machine it is the run's own; from a server they are downloaded to a folder in `downloads`.
+        """
+        from mlflow.exceptions import MlflowException
+
+        uri = urlsplit(run.artifact_uri)
+        if uri.scheme in ("", "file"):
+            return Path(url2pathname(uri.path))
+        folder = downloads / run.run_id
+        folder.mkdir(exist_ok=True)
+        try:
+            for file in files:
+                parent = file.rpartition("/")[0]
+                if file in {there.path for there in self._client.list_artifacts(run.run_id, parent or None)}:
+                    self._client.download_artifacts(run.run_id, file, str(folder))
+        except MlflowException as error:
+            raise _unreachable(self._uri, error) from None
+        return folder
+
+    def _search(self, query: str, most: int = 1000) -> list[StoredRun]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
+            found = self._client.search_runs(experiments, query, max_results=most, order_by=["start_time DESC"])
+        except MlflowException as error:
+            raise _unreachable(self._uri, error) from None
+        return [_stored(run) for run in found]
+
+
+def _stored(run) -> StoredRun:
+    started = datetime.fromtimestamp(run.info.start_time / 1000)
+    folder, info = run.data.tags.get("folder", ""), run.info
+    return StoredRun(info.run_id, info.run_name, info.status, started, folder, info.artifact_uri)
+
+
 def store_uri(uri: str | None) -> str:
     """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
     return uri or f"sqlite:///{STORE / 'mlflow.db'}"
@@ -182,8 +272,7 @@ def _connect(uri: str | None, experiment: str):
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _quieten()
     store, lock, location = store_uri(uri), nullcontext(), None
     if store.startswith("sqlite:///"):
         # One process at a time: two that migrate a fresh sqlite database at once crash.
@@ -201,10 +290,19 @@ def _connect(uri: str | None, experiment: str):
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return client, client.create_experiment(experiment, location, tags)
     except (MlflowException, OSError) as error:
-        raise RequestError(
-            f"tracking.uri={without_credentials(store_uri(uri))}: {_line(error)}\n"
-            "start the server (make ui), or leave tracking.uri out for the clone's own store"
-        ) from None
+        raise _unreachable(store, error) from None
+
+
+def _quieten() -> None:
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _unreachable(store: str, error: Exception) -> RequestError:
+    return RequestError(
+        f"tracking.uri={without_credentials(store)}: {_line(error)}\n"
+        "start the server (make ui), or leave tracking.uri out for the clone's own store"
+    )
 
 
 def _line(error: Exception) -> str:

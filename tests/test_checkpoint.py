@@ -63,5 +63,11 @@ def test_missing_parameters_are_named(tmp_path):
 
 def test_other_number_of_classes_is_refused(tmp_path):
     save_checkpoint(net(outputs=3), tmp_path / "a.ckpt", 1)
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises(ValueError, match=r"0\.weight has the shape \(3, 2\), in the network it has \(4, 2\)"):
         load_checkpoint(net(outputs=4), tmp_path / "a.ckpt")
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    mindspore.save_checkpoint(net(), str(tmp_path / "a.ckpt"))
+    with pytest.raises(ValueError, match="no step count"):
+        load_checkpoint(net(), tmp_path / "a.ckpt")

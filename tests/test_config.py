@@ -14,7 +14,11 @@ from rp2k_lab.errors import RequestError
 CONF = PROJECT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [(file.parent.relative_to(CONF).as_posix(), file.stem) for file in FILES if file.parent != CONF]
-NEEDS_ROOT = {("dataset", "rp2k"), ("dataset", "grocery_store")}
+NEEDS = {
+    ("dataset", "rp2k"): ["dataset.root=/"],
+    ("dataset", "grocery_store"): ["dataset.root=/"],
+    ("task", "export"): ["runs=x"],
+}
 
 
 def keys(file: Path) -> set[str]:
@@ -37,9 +41,8 @@ def schema_of(group: str, name: str) -> type[BaseModel]:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 class TestEveryChoice:
-    def test_composes_and_parses(self, compose, tmp_path, group, choice):
-        overrides = [f"{group}={choice}"] + [f"dataset.root={tmp_path}"] * ((group, choice) in NEEDS_ROOT)
-        composed = compose(*overrides)
+    def test_composes_and_parses(self, compose, group, choice):
+        composed = compose(f"{group}={choice}", *NEEDS.get((group, choice), ()))
         config = parse(composed)
         assert composed[group]["name"] == getattr(config, group).name
 
@@ -96,6 +99,26 @@ def test_size_is_one_side_or_two(defaults, size, sides):
     assert parse(defaults | {"size": size}).size == sides
 
 
+@pytest.mark.parametrize(
+    ("runs", "listed"), [("a", ("a",)), (["a"], ("a",)), ([123456], ("123456",)), (123456, ("123456",))]
+)
+def test_an_earlier_run_is_a_text_or_the_digits_of_an_id(compose, runs, listed):
+    assert parse(compose("task=export") | {"runs": runs}).runs == listed
+
+
+@pytest.mark.parametrize("runs", [None, [], ["a", "b"]])
+def test_export_takes_one_earlier_run(compose, runs):
+    with pytest.raises(RequestError, match=r"^runs=(null|a,b): task=export takes 1 earlier run\nname it: runs="):
+        parse(compose("task=export") | {"runs": runs})
+
+
+def test_export_needs_no_photos_and_writes_where_the_shell_is(compose, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = parse(compose("task=export", "task.output=out", "runs=a", "dataset.root=/no/such/folder"))
+    assert config.task.output == tmp_path / "out"
+    assert config.dataset.root == Path("/no/such/folder")
+
+
 WRONG = [
     ("seed", -1), ("seed", 1.5), ("seed", 2**32), ("seed", "x"), ("seed", None),
     ("epochs", 0), ("epochs", "five"), ("epochs", 2.5), ("epochs", True),
@@ -104,6 +127,7 @@ WRONG = [
     ("size", [64, 16]),
     ("resize", "crop"), ("crop_ratio", 0), ("crop_ratio", 1.01), ("crop_ratio", float("nan")),
     ("debug", "yes"), ("debug", 1),
+    ("runs", "earlier"), ("runs", 1.5), ("runs", True), ("runs", [""]), ("task.name", "trian"), ("task.output", "x"),
     ("dataset.root", "/no/such/folder"), ("dataset.mean", [0.5, 0.5]), ("dataset.mean", [127, 127, 127]),
     ("dataset.std", [0.0, 0.2, 0.2]), ("dataset.val_share", 0), ("dataset.val_share", 1), ("dataset.val_seed", -1),
     ("dataset.classes", 1), ("dataset.classes", "40"), ("dataset.jpeg_quality", [95, 60]), ("dataset.side_px", [8, 9]),

@@ -14,7 +14,7 @@ import pytest
 
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import Interrupted, RequestError
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker, without_credentials
+from rp2k_lab.tracker import MemoryTracker, MlflowTracker, RunStore, without_credentials
 
 
 def tracking(folder, **changes):
@@ -156,6 +156,12 @@ def test_a_server_gets_everything_and_its_absence_costs_one_warning(tmp_path, se
     history = mlflow.MlflowClient(server.address).get_metric_history(run.info.run_id, "a")
     assert [(m.step, m.value) for m in history] == [(0, 0), (1, 1), (2, 2)]
     assert list((tmp_path / "served").rglob("note.txt"))
+    store = RunStore(server.address)
+    (stored,) = store.find(tracker.run_id[:6])
+    assert (stored.name, stored.status) == ("run", "FINISHED")
+    (tmp_path / "downloads").mkdir()
+    folder = store.fetch(stored, ["note.txt", "folder/absent.txt"], tmp_path / "downloads")
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {"note.txt": "kept"}
 
 
 def test_a_server_that_is_not_there_is_a_wrong_request_without_its_password(tmp_path):

@@ -60,12 +60,16 @@ def build_index(dataset) -> Index:
 
     Raises:
         RequestError: the root has another layout, or the shelf's options contradict each other.
-        DataError: an empty class in train, a photo whose header cannot be read, no val photo.
+        DataError: an empty class in train, a class name with a line break, a photo whose header cannot be read, no val
+            photo.
     """
     root = _root(dataset)
     scan = grocery_store.scan if dataset.name == "grocery_store" else rp2k.scan
     table = _with_headers(root, scan(root))
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
+    broken = [name for name in classes if "\n" in name or "\r" in name]
+    if broken:
+        raise DataError(f"{root}: the class name {broken[0]!r} has a line break\na list of classes has one name a line")
     unknown = table[~table["class"].isin(classes)]
     if len(unknown):
         raise DataError(

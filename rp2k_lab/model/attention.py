@@ -1,37 +1,98 @@
-"""Attention modules.  Each is passed to a backbone as a callable whose first argument is the channel count."""
+"""Attention modules.  Each is passed to a backbone as a callable whose first argument is the channel count.
+
+All map float32 (batch, channels, height, width) to the same shape.
+"""
 
 from mindspore import nn, ops
 
-from rp2k_lab.model.layers import conv
+from rp2k_lab.model.layers import (
+    ConvNorm,
+    batch_norm,
+    channel_max,
+    channel_mean,
+    conv,
+    global_max,
+    global_mean,
+    scale_channels,
+    scale_places,
+)
 
 
 class SqueezeExcitation(nn.Cell):
     """Channel attention from globally pooled features (Hu et al., CVPR 2018, arXiv 1709.01507, section 3).
 
-    Maps float32 (batch, channels, height, width) to the same shape.  As in timm, both layers are 1×1 convolutions
-    with bias and the reduced width is rounded to a multiple of 8.
+    As in timm, both layers are 1×1 convolutions with bias, and the reduced width is rounded to a multiple of 8.
 
-    The squeeze is a matrix product with a constant vector and the gate an outer product: the same mathematics as a
-    mean and a broadcast product, in a form whose forward and backward passes are several times faster on CPU.
+    Args:
+        reduced: the reduced width; None: channels / 16.
+        activation: between the two layers.
+    """
+
+    def __init__(self, channels: int, reduced: int | None = None, activation: type[nn.Cell] = nn.ReLU):
+        super().__init__()
+        reduced = reduced or max(8, int(channels / 16 + 4) // 8 * 8)
+        self.fc1 = conv(channels, reduced, 1, bias=True)
+        self.fc2 = conv(reduced, channels, 1, bias=True)
+        self.act = activation()
+
+    def construct(self, x):
+        squeezed = global_mean(x).reshape(x.shape[0], x.shape[1], 1, 1)
+        return scale_channels(x, ops.sigmoid(self.fc2(self.act(self.fc1(squeezed)))))
+
+
+class BAM(nn.Cell):
+    """Bottleneck attention between stages (Park et al., BMVC 2018, arXiv 1807.06514, section 3).
+
+    x · (1 + sigmoid(channel · spatial)).  The paper adds the two (equation 2); its reference code multiplies them, and
+    so does this cell, since the published counts and weights are the code's.  The channel gate pools over the whole
+    map; the reference over squares of the map's height, which is the same on square maps and fails on others.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
+        super().__init__()
+        reduced = channels // reduction
+        self.channel_fc1 = nn.Dense(channels, reduced)
+        self.channel_bn = nn.BatchNorm1d(reduced, eps=1e-5, momentum=0.9)
+        self.channel_fc2 = nn.Dense(reduced, channels)
+        self.spatial_reduce = conv(channels, reduced, 1, bias=True)
+        self.spatial_bn0 = batch_norm(reduced)
+        self.spatial_conv1 = conv(reduced, reduced, 3, bias=True, dilation=dilation)
+        self.spatial_bn1 = batch_norm(reduced)
+        self.spatial_conv2 = conv(reduced, reduced, 3, bias=True, dilation=dilation)
+        self.spatial_bn2 = batch_norm(reduced)
+        self.spatial_final = conv(reduced, 1, 1, bias=True)
+        self.relu = nn.ReLU()
+
+    def construct(self, x):
+        channel = self.channel_fc2(self.relu(self.channel_bn(self.channel_fc1(global_mean(x)))))
+        spatial = self.relu(self.spatial_bn0(self.spatial_reduce(x)))
+        spatial = self.relu(self.spatial_bn1(self.spatial_conv1(spatial)))
+        spatial = self.spatial_final(self.relu(self.spatial_bn2(self.spatial_conv2(spatial))))
+        batch, channels, height, width = x.shape
+        product = ops.matmul(channel.reshape(batch, channels, 1), spatial.reshape(batch, 1, height * width))
+        return x * (ops.sigmoid(product).reshape(x.shape) + 1.0)
+
+
+class CBAM(nn.Cell):
+    """Channel, then spatial attention in every block (Woo et al., ECCV 2018, arXiv 1807.06521, section 3).
+
+    The channel gate passes mean and maximum through one two-layer perceptron and adds; the spatial gate is a 7×7
+    convolution over the channels' maximum and mean, with a batch norm that the paper does not mention and the
+    reference code has (momentum 0.01 in PyTorch's terms).
     """
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
-        reduced = _round_to_multiple(channels / reduction, 8)
-        self.fc1 = conv(channels, reduced, 1, bias=True)
-        self.fc2 = conv(reduced, channels, 1, bias=True)
+        self.fc1 = nn.Dense(channels, channels // reduction)
+        self.fc2 = nn.Dense(channels // reduction, channels)
+        self.spatial = ConvNorm(2, 1, 7, momentum=0.99, act=None)
         self.relu = nn.ReLU()
 
     def construct(self, x):
-        batch, channels, height, width = x.shape
-        area = height * width
-        mean = ops.matmul(x.reshape(batch * channels, area), ops.full((area, 1), 1.0 / area, dtype=x.dtype))
-        gate = ops.sigmoid(self.fc2(self.relu(self.fc1(mean.reshape(batch, channels, 1, 1)))))
-        spread = ops.matmul(gate.reshape(batch * channels, 1), ops.ones((1, area), dtype=x.dtype))
-        return x * spread.reshape(x.shape)
+        x = scale_channels(x, ops.sigmoid(self.gate(global_mean(x)) + self.gate(global_max(x))))
+        pooled = ops.concat((channel_max(x), channel_mean(x)), 1)
+        return scale_places(x, ops.sigmoid(self.spatial(pooled)))
 
-
-def _round_to_multiple(width: float, divisor: int) -> int:
-    """The nearest multiple of divisor, at least one and at most 10 % below width (MobileNet's rule, as in timm)."""
-    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * width else rounded + divisor
+    def gate(self, pooled):
+        """(batch, channels) to (batch, channels)."""
+        return self.fc2(self.relu(self.fc1(pooled)))

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from mindspore import nn, ops
 
-from rp2k_lab.model.layers import batch_norm, conv
+from rp2k_lab.model.layers import MaxPool, batch_norm, conv
+from rp2k_lab.model.stochastic import drop_path
 
 STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 PLANES = (64, 128, 256, 512)
@@ -22,7 +23,7 @@ class BasicBlock(nn.Cell):
 
     expansion = 1
 
-    def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample):
+    def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample, drop):
         super().__init__()
         if (cardinality, base_width) != (1, 64):
             raise ValueError("cardinality and base_width need a bottleneck network (depth 50 or more)")
@@ -31,13 +32,17 @@ class BasicBlock(nn.Cell):
         self.conv2 = conv(planes, planes, 3)
         self.bn2 = batch_norm(planes)
         self.se = attention(planes) if attention else nn.Identity()
+        self.drop_path = drop
         self.downsample = downsample
         self.relu = nn.ReLU()
 
     def construct(self, x):
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.se(self.bn2(self.conv2(y)))
+        y = self.drop_path(self.se(self.bn2(self.conv2(y))))
         return self.relu(ops.add(y, self.downsample(x)))
+
+    def last_norm(self):
+        return self.bn2
 
 
 class Bottleneck(nn.Cell):
@@ -48,7 +53,7 @@ class Bottleneck(nn.Cell):
 
     expansion = 4
 
-    def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample):
+    def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample, drop):
         super().__init__()
         if planes * base_width % 64:
             multiple = 64 // math.gcd(base_width, 64) * self.expansion
@@ -63,42 +68,51 @@ class Bottleneck(nn.Cell):
         self.conv3 = conv(width, planes * self.expansion, 1)
         self.bn3 = batch_norm(planes * self.expansion)
         self.se = attention(planes * self.expansion) if attention else nn.Identity()
+        self.drop_path = drop
         self.downsample = downsample
         self.relu = nn.ReLU()
 
     def construct(self, x):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.se(self.bn3(self.conv3(y)))
+        y = self.drop_path(self.se(self.bn3(self.conv3(y))))
         return self.relu(ops.add(y, self.downsample(x)))
+
+    def last_norm(self):
+        return self.bn3
 
 
 class ResNet(nn.Cell):
-    """Maps normalised float32 images (batch, 3, height, width), sides of at least 32, to logits (batch, num_classes).
+    """Normalised float32 images (batch, 3, height, width) to features (batch, final_width, height / 32, width / 32).
 
     Args:
-        num_classes: number of logits.
         depth: 18 (basic blocks), 50 or 101 (bottlenecks).
         attention: called with a block's output channels, gives the cell applied before the residual is added.
+        stage_attention: the same for the outputs of the first three stages (BAM).
         cardinality, base_width: groups of the 3×3 convolution and their width at 64 planes; 1 and 64 are ResNet,
-            32 and 4 are ResNeXt 32×4d.
-        final_width: features before the classifier.  The last stage's planes are final_width / expansion, so that
-            4096 doubles the usual 512 planes of a bottleneck network: the contest entry's "wider" variant
-            (published.md, table 4).
+            32 and 4 are ResNeXt 32×4d, 7 and 4 the contest entry's own.
+        final_width: channels of the features.  The last stage's planes are final_width / expansion, so that 4096
+            doubles the usual 512 planes of a bottleneck network: the contest entry's "wider" variant (published.md,
+            table 4).
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 in the first.
 
     Raises:
         ValueError: an unknown depth, a final_width that the block's expansion does not divide, or grouped
             convolutions in a network of basic blocks.
     """
 
+    smallest_input = 32
+    input_multiple = 1
+
     def __init__(
         self,
-        num_classes: int,
         depth: int,
         attention: Attention | None = None,
+        stage_attention: Attention | None = None,
         cardinality: int = 1,
         base_width: int = 64,
         final_width: int | None = None,
+        drop_path_rate: float = 0.0,
     ):
         super().__init__()
         if depth not in STAGES:
@@ -110,31 +124,37 @@ class ResNet(nn.Cell):
         self.conv1 = conv(3, 64, 7, stride=2)
         self.bn1 = batch_norm(64)
         self.relu = nn.ReLU()
-        self.maxpool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)
-        channels = 64
+        self.maxpool = MaxPool()
+        channels, counts = 64, STAGES[depth]
         planes = (*PLANES[:-1], final_width // block.expansion)
-        for i, (blocks, stage_planes) in enumerate(zip(STAGES[depth], planes, strict=True)):
+        for i, (blocks, stage_planes) in enumerate(zip(counts, planes, strict=True)):
+            first = sum(counts[:i])
+            drops = [drop_path(drop_path_rate * n / (sum(counts) - 1), n) for n in range(first, first + blocks)]
             options = (cardinality, base_width, attention)
-            stage = _stage(block, channels, stage_planes, blocks, 1 if i == 0 else 2, options)
-            setattr(self, f"layer{i + 1}", stage)
+            stage = _stage(block, channels, stage_planes, 1 if i == 0 else 2, options, drops)
             channels = stage_planes * block.expansion
-        self.fc = nn.Dense(channels, num_classes)
+            setattr(self, f"layer{i + 1}", stage)
+            if i < 3:
+                setattr(self, f"bam{i + 1}", stage_attention(channels) if stage_attention else nn.Identity())
+        self.num_features = channels
 
-    def construct(self, x):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+    def construct(self, images):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.bam1(self.layer1(x))
+        x = self.bam2(self.layer2(x))
+        x = self.bam3(self.layer3(x))
+        return self.layer4(x)
 
 
-def _stage(block, channels, planes, blocks, stride, options) -> nn.SequentialCell:
-    """One stage: the first block changes side and channels, the others keep both."""
+def _stage(block, channels, planes, stride, options, drops) -> nn.SequentialCell:
+    """One stage, a block for each of `drops`: the first changes side and channels, the others keep both."""
     cells = []
-    for i in range(blocks):
+    for i, drop in enumerate(drops):
         stride_here, width = (stride, planes * block.expansion) if i == 0 else (1, channels)
         if stride_here != 1 or channels != width:
             downsample = nn.SequentialCell([conv(channels, width, 1, stride_here), batch_norm(width)])
         else:
             downsample = nn.Identity()
-        cells.append(block(channels, planes, stride_here, *options, downsample))
+        cells.append(block(channels, planes, stride_here, *options, downsample, drop))
         channels = width
     return nn.SequentialCell(cells)

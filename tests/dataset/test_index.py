@@ -50,6 +50,14 @@ def test_table_by_hand(root):
     assert index.split("test").index.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "two\rlines"])
+def test_a_class_name_of_two_lines_is_refused(root, name):
+    (root / "train" / "单").rename(root / "train" / name)
+    shutil.rmtree(root / "test")
+    with pytest.raises(DataError, match="has a line break"):
+        build_index(dataset(root))
+
+
 def test_paths_open_from_the_root(root):
     index = build_index(dataset(root))
     assert all((index.root / path).is_file() for path in index.table["path"])

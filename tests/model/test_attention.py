@@ -1,43 +1,76 @@
+"""Against plain NumPy; test_parity.py has the same modules inside the networks, against their authors' code."""
+
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from rp2k_lab.model.attention import SqueezeExcitation, _round_to_multiple
+from rp2k_lab.model.attention import BAM, CBAM, SqueezeExcitation
+from tests.model import plain
 
 pytestmark = pytest.mark.usefixtures("pynative")
 
 
-def plain(x, cell):
+def squeeze_excitation(x, cell):
     """The paper's formulation: mean, two dense layers, broadcast product."""
-    w1, b1, w2, b2 = (
-        p.asnumpy().astype(np.float64) for p in (cell.fc1.weight, cell.fc1.bias, cell.fc2.weight, cell.fc2.bias)
-    )
-    hidden = np.maximum(x.mean((2, 3)) @ w1[:, :, 0, 0].T + b1, 0)
-    gate = 1 / (1 + np.exp(-(hidden @ w2[:, :, 0, 0].T + b2)))
-    return x * gate[:, :, None, None]
+    w1, w2 = (plain.array(p)[:, :, 0, 0] for p in (cell.fc1.weight, cell.fc2.weight))
+    hidden = plain.relu(x.mean((2, 3)) @ w1.T + plain.array(cell.fc1.bias))
+    return x * plain.sigmoid(hidden @ w2.T + plain.array(cell.fc2.bias))[:, :, None, None]
+
+
+def bam(x, cell):
+    def conv(x, part, pad=0):
+        weight, bias = plain.array(part.weight), plain.array(part.bias)
+        return plain.conv(x, weight, bias, pads=(pad,) * 4, dilation=max(pad, 1))
+
+    hidden = plain.relu(plain.norm(plain.dense(x.mean((2, 3)), cell.channel_fc1), cell.channel_bn))
+    channel = plain.dense(hidden, cell.channel_fc2)[:, :, None, None]
+    spatial = plain.relu(plain.norm(conv(x, cell.spatial_reduce), cell.spatial_bn0))
+    spatial = plain.relu(plain.norm(conv(spatial, cell.spatial_conv1, 4), cell.spatial_bn1))
+    spatial = plain.relu(plain.norm(conv(spatial, cell.spatial_conv2, 4), cell.spatial_bn2))
+    return x * (1 + plain.sigmoid(channel * conv(spatial, cell.spatial_final)))
+
+
+def cbam(x, cell):
+    def gate(pooled):
+        return plain.dense(plain.relu(plain.dense(pooled, cell.fc1)), cell.fc2)
+
+    x = x * plain.sigmoid(gate(x.mean((2, 3))) + gate(x.max((2, 3))))[:, :, None, None]
+    pooled = np.stack((x.max(1), x.mean(1)), 1)
+    spatial = plain.conv(pooled, plain.array(cell.spatial.conv.weight), pads=(3, 3, 3, 3))
+    return x * plain.sigmoid(plain.norm(spatial, cell.spatial.bn))
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 7, 7), (3, 32, 5, 9), (1, 16, 1, 1)])
-def test_equals_mean_and_broadcast(shape):
-    rng = np.random.default_rng(0)
-    cell = SqueezeExcitation(shape[1])
-    for parameter in cell.get_parameters():
-        parameter.set_data(Tensor(rng.normal(0, 0.5, parameter.shape).astype(np.float32)))
-    x = rng.normal(size=shape).astype(np.float32)
+@pytest.mark.parametrize(
+    ("module", "formula"),
+    [(SqueezeExcitation, squeeze_excitation), (BAM, bam), (CBAM, cbam)],
+    ids=lambda value: value.__name__,
+)
+def test_equals_its_formula(module, formula, shape):
+    cell = plain.draw_parameters(module(shape[1]))
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    expected = formula(x.astype(np.float64), cell)
     result = cell(Tensor(x)).asnumpy()
-    assert result.shape == shape
-    np.testing.assert_allclose(result, plain(x.astype(np.float64), cell), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+    assert np.ptp(expected / x) > 0.1, "the gates are all alike"
 
 
-@pytest.mark.parametrize(("channels", "reduced"), [(256, 16), (512, 32), (1024, 64), (2048, 128), (4096, 256), (64, 8)])
-def test_reduced_width(channels, reduced):
+@pytest.mark.parametrize(
+    ("channels", "reduced"),
+    [(64, 8), (128, 8), (192, 16), (256, 16), (320, 24), (512, 32), (1024, 64), (2048, 128), (4096, 256)],
+)
+def test_squeeze_is_a_sixteenth_rounded_to_eights(channels, reduced):
     cell = SqueezeExcitation(channels)
     assert cell.fc1.weight.shape == (reduced, channels, 1, 1)
     assert cell.fc2.weight.shape == (channels, reduced, 1, 1)
     assert (cell.fc1.bias.shape, cell.fc2.bias.shape) == ((reduced,), (channels,))
 
 
-@pytest.mark.parametrize(("width", "rounded"), [(3, 8), (8, 8), (11.9, 16), (12, 16), (19, 24), (20, 24), (100, 104)])
-def test_round_to_multiple(width, rounded):
-    """At most 10 % below: 11.9 would go to 8, and 19 to 16."""
-    assert _round_to_multiple(width, 8) == rounded
+def test_squeeze_of_a_given_width():
+    assert SqueezeExcitation(96, 4).fc1.weight.shape == (4, 96, 1, 1)
+
+
+@pytest.mark.parametrize("module", [BAM, CBAM])
+def test_reduction_is_sixteen(module):
+    widths = {p.shape[0] for p in module(64).get_parameters() if p.name.endswith("fc1.weight")}
+    assert widths == {4}

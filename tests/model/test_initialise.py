@@ -4,6 +4,8 @@ from mindspore import nn
 
 from rp2k_lab.model.initialise import initialise
 from rp2k_lab.model.layers import conv
+from rp2k_lab.model.network import Head, Network
+from rp2k_lab.model.swin import WindowAttention
 
 
 class Block(nn.Cell):
@@ -16,6 +18,9 @@ class Block(nn.Cell):
         self.conv2 = conv(256, 128, 3, groups=4)
         self.bn2 = nn.BatchNorm2d(128)
         self.fc = nn.Dense(400, 300)
+
+    def last_norm(self):
+        return self.bn2
 
 
 @pytest.fixture
@@ -56,6 +61,31 @@ def test_another_layer_changes_no_weight(block):
     initialise(other, seed=0)
     np.testing.assert_array_equal(other.conv1.weight.asnumpy(), block.conv1.weight.asnumpy())
     np.testing.assert_array_equal(other.fc.weight.asnumpy(), block.fc.weight.asnumpy())
+
+
+def test_another_seed_changes_every_weight(block):
+    other = Block()
+    initialise(other, seed=1)
+    for name in ("conv1", "conv2", "fc"):
+        one, another = (getattr(net, name).weight.asnumpy() for net in (block, other))
+        assert (one != another).mean() > 0.99, name
+
+
+def test_a_backbone_can_state_the_deviation_of_its_dense_layers():
+    class Backbone(nn.Cell):
+        dense_std = 0.02
+
+        def __init__(self):
+            super().__init__()
+            self.attention = WindowAttention(64, 8)
+            self.proj = conv(3, 64, 4)
+
+    net = Network(Backbone(), Head(64, 300))
+    initialise(net, seed=0)
+    attention = net.backbone.attention
+    for parameter in (attention.relative_position_bias_table, attention.qkv.weight, net.head.fc.weight):
+        assert parameter.asnumpy().std() == pytest.approx(0.02, rel=0.1), parameter.name
+    assert net.backbone.proj.weight.asnumpy().std() == pytest.approx(np.sqrt(2 / (64 * 16)), rel=0.1)
 
 
 def test_layers_of_one_shape_differ():

@@ -66,7 +66,7 @@ def test_the_artifacts_agree_with_the_metrics(first_run):
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     tables = {f"{s}/{t}.parquet" for s in ("val", "test") for t in ("per_class", "confusion_pairs", "predictions")}
     figures = {f"figures/{s}_{f}.png" for s in ("val", "test") for f in ("accuracy_over_size", "confused_pairs")}
-    expected = {"config.yaml", "environment.txt", "checkpoints/best.ckpt", "figures/curves.png"}
+    expected = {"config.yaml", "environment.txt", "classes.txt", "checkpoints/best.ckpt", "figures/curves.png"}
     assert files == expected | tables | figures
     predictions = pd.read_parquet(folder / "test" / "predictions.parquet")
     per_class = pd.read_parquet(folder / "test" / "per_class.parquet")
@@ -75,6 +75,7 @@ def test_the_artifacts_agree_with_the_metrics(first_run):
     assert len(predictions) == pairs["count"].sum() == per_class["images"].sum() == 80
     assert predictions["correct"].mean() == top1
     assert per_class["correct"].sum() / 80 == top1
+    assert (folder / "classes.txt").read_text("utf-8").splitlines() == list(per_class["class"])
     assert pairs.loc[pairs["true"] == pairs["predicted"], "count"].sum() / 80 == top1
     probabilities = predictions[[f"p{i}" for i in range(1, 6)]].to_numpy()
     assert (np.diff(probabilities) <= 0).all()

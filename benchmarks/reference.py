@@ -1,0 +1,43 @@
+"""The reference implementations in PyTorch, for comparison: needs the `parity` extra, and for BAM and CBAM a clone of
+https://github.com/Jongchan/attention-module."""
+
+import sys
+
+import timm
+from torch import nn
+
+TIMM = {
+    "efficientnet_b0": "efficientnet_b0",
+    "efficientnet_lite0": "tf_efficientnet_lite0",
+    "inception_resnet_v2": "inception_resnet_v2",
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "seresnet50": "seresnet50",
+    "seresnext50": "seresnext50_32x4d",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+}
+ATTENTION_MODULE = {"resnet50_bam": "BAM", "resnet50_cbam": "CBAM"}
+
+
+def build_reference(name: str, num_classes: int, size: tuple[int, int], attention_module: str | None) -> nn.Module:
+    """A model of ours as its reference has it, with that one's initial weights and without stochastic depth.
+
+    Args:
+        size: input (height, width) in pixels.
+        attention_module: the folder of that clone.
+    """
+    if name in TIMM:
+        options = {"img_size": size, "drop_path_rate": 0.0} if name == "swin_tiny" else {}
+        return timm.create_model(TIMM[name], num_classes=num_classes, **options)
+    if attention_module is None:
+        raise SystemExit(f"{name}: its reference is a clone of Jongchan/attention-module; name the folder")
+    if attention_module not in sys.path:
+        sys.path.insert(0, attention_module)
+    from MODELS import bam, model_resnet
+
+    bam.gate_activation = None  # an undefined name in its constructor
+    net = model_resnet.ResidualNet("ImageNet", 50, num_classes, ATTENTION_MODULE[name])
+    if size != (224, 224):
+        net.avgpool = nn.AdaptiveAvgPool2d(1)  # its AvgPool2d(7) is made for 224 pixels, where the two are equal
+    return net

@@ -1,0 +1,100 @@
+"""EfficientNet-B0 and -Lite0 from one builder; parameter names follow timm's (`blocks.1.0.conv_pw`)."""
+
+from mindspore import nn, ops
+
+from rp2k_lab.model.attention import SqueezeExcitation
+from rp2k_lab.model.layers import SiLU, batch_norm, conv
+from rp2k_lab.model.stochastic import drop_path
+
+# Per stage: blocks, kernel, stride of the first block, expansion, channels (Tan & Le, arXiv 1905.11946, table 1).
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class MobileBlock(nn.Cell):
+    """Inverted residual: [1×1 expansion] → depthwise → [squeeze-and-excitation] → 1×1 (Sandler et al., arXiv 1801.04381).
+
+    Args:
+        expansion: 1 leaves the first convolution out, and the names of the others follow timm's for that case.
+        attention: called with (expanded channels, reduced channels, activation), or None.
+        activation: the class of the non-linearity.
+        norm: batch norm of a number of channels.
+        padding: see `layers.conv`.
+    """
+
+    def __init__(self, channels, out, kernel, stride, expansion, attention, activation, norm, padding, drop):
+        super().__init__()
+        middle = channels * expansion
+        self.has_expansion, self.has_skip = expansion != 1, stride == 1 and channels == out
+        depthwise = conv(middle, middle, kernel, stride, groups=middle, padding=padding)
+        if self.has_expansion:
+            self.conv_pw, self.bn1 = conv(channels, middle, 1), norm(middle)
+            self.conv_dw, self.bn2 = depthwise, norm(middle)
+            self.conv_pwl, self.bn3 = conv(middle, out, 1), norm(out)
+        else:
+            self.conv_dw, self.bn1 = depthwise, norm(middle)
+            self.conv_pw, self.bn2 = conv(middle, out, 1), norm(out)
+        self.se = attention(middle, channels // 4, activation) if attention else nn.Identity()
+        self.act = activation()
+        self.drop_path = drop
+
+    def construct(self, x):
+        if self.has_expansion:
+            y = self.act(self.bn1(self.conv_pw(x)))
+            y = self.se(self.act(self.bn2(self.conv_dw(y))))
+            y = self.bn3(self.conv_pwl(y))
+        else:
+            y = self.se(self.act(self.bn1(self.conv_dw(x))))
+            y = self.bn2(self.conv_pw(y))
+        return ops.add(self.drop_path(y), x) if self.has_skip else y
+
+
+class EfficientNet(nn.Cell):
+    """Normalised float32 images (batch, 3, height, width) to features (batch, 1280, height / 32, width / 32).
+
+    Tan & Le, ICML 2019, arXiv 1905.11946, table 1; width and depth multipliers are 1.
+
+    Args:
+        lite: EfficientNet-Lite (the TensorFlow authors' variant for phones): no attention, ReLU6 for SiLU,
+            TensorFlow's "same" padding and its batch norm epsilon 1e-3, as its weights were trained.
+        drop_path_rate: stochastic depth; block i of n drops at the rate · i / n.
+    """
+
+    smallest_input = 32
+    input_multiple = 1
+    num_features = 1280
+
+    def __init__(self, lite: bool = False, drop_path_rate: float = 0.0):
+        super().__init__()
+        eps, padding = (1e-3, "same") if lite else (1e-5, None)
+        activation, attention = (nn.ReLU6, None) if lite else (SiLU, SqueezeExcitation)
+
+        def norm(channels):
+            return batch_norm(channels, eps)
+
+        self.conv_stem = conv(3, 32, 3, stride=2, padding=padding)
+        self.bn1 = norm(32)
+        stages, channels, number, total = [], 32, 0, sum(stage[0] for stage in STAGES)
+        for count, kernel, stride, expansion, out in STAGES:
+            cells = []
+            for i in range(count):
+                shape = (channels, out, kernel, stride if i == 0 else 1, expansion)
+                drop = drop_path(drop_path_rate * number / total, number)
+                cells.append(MobileBlock(*shape, attention, activation, norm, padding, drop))
+                channels, number = out, number + 1
+            stages.append(nn.SequentialCell(cells))
+        self.blocks = nn.SequentialCell(stages)
+        self.conv_head = conv(channels, self.num_features, 1)
+        self.bn2 = norm(self.num_features)
+        self.act = activation()
+
+    def construct(self, images):
+        x = self.blocks(self.act(self.bn1(self.conv_stem(images))))
+        return self.act(self.bn2(self.conv_head(x)))

@@ -1,0 +1,114 @@
+"""Inception-ResNet-v2 (Szegedy et al., AAAI 2017, arXiv 1602.07261); parameter names follow timm's.
+
+A layer is (channels, kernel[, stride[, padding]]); a branch is a list of layers; a block is a list of branches.
+"""
+
+from functools import partial
+
+from mindspore import nn, ops
+
+from rp2k_lab.model.layers import ConvNorm, conv
+
+_ConvNorm = partial(ConvNorm, eps=1e-3)
+
+# The branches of the blocks (figures 7, 10, 13, 16 to 19 of the paper), stem and residual scales as in timm.
+MIXED_5B = [[(96, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)]]
+BLOCK_35 = [[(32, 1)], [(32, 1), (32, 3)], [(32, 1), (48, 3), (64, 3)]]
+MIXED_6A = [[(384, 3, 2, 0)], [(256, 1), (256, 3), (384, 3, 2, 0)]]
+BLOCK_17 = [[(192, 1)], [(128, 1), (160, (1, 7)), (192, (7, 1))]]
+MIXED_7A = [[(256, 1), (384, 3, 2, 0)], [(256, 1), (288, 3, 2, 0)], [(256, 1), (288, 3), (320, 3, 2, 0)]]
+BLOCK_8 = [[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]]
+
+
+def _branch(channels: int, layers) -> nn.Cell:
+    cells = []
+    for width, *shape in layers:
+        cells.append(_ConvNorm(channels, width, *shape))
+        channels = width
+    return cells[0] if len(cells) == 1 else nn.SequentialCell(cells)
+
+
+class Mixed(nn.Cell):
+    """Branches side by side, and a pooling branch; all are concatenated.
+
+    Args:
+        pool: the cells of the pooling branch.
+    """
+
+    def __init__(self, channels: int, branches, pool: list[nn.Cell]):
+        super().__init__()
+        cells = [_branch(channels, layers) for layers in branches]
+        self.names = [f"branch{i}" for i in range(len(cells) + 1)]
+        for name, cell in zip(self.names, [*cells, nn.SequentialCell(pool)], strict=True):
+            setattr(self, name, cell)
+        self.branches = len(cells)
+
+    def construct(self, x):
+        if self.branches == 2:
+            return ops.concat((self.branch0(x), self.branch1(x), self.branch2(x)), 1)
+        return ops.concat((self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)), 1)
+
+
+class Residual(nn.Cell):
+    """Branches, a 1×1 convolution with bias over all of them, scaled and added to the input.
+
+    Args:
+        scale: of the branch (section 3.3 of the paper, against instability).
+        last: no ReLU at the end.
+    """
+
+    def __init__(self, channels: int, branches, scale: float, last: bool = False):
+        super().__init__()
+        self.scale, self.branches = scale, len(branches)
+        for i, layers in enumerate(branches):
+            setattr(self, f"branch{i}", _branch(channels, layers))
+        self.conv2d = conv(sum(layers[-1][0] for layers in branches), channels, 1, bias=True)
+        self.act = nn.Identity() if last else nn.ReLU()
+
+    def construct(self, x):
+        if self.branches == 2:
+            y = ops.concat((self.branch0(x), self.branch1(x)), 1)
+        else:
+            y = ops.concat((self.branch0(x), self.branch1(x), self.branch2(x)), 1)
+        return self.act(ops.add(self.conv2d(y) * self.scale, x))
+
+
+class InceptionResNetV2(nn.Cell):
+    """Normalised float32 images (batch, 3, height, width), sides of at least 75, to features (batch, final_width, h, w).
+
+    Figure 15 of the paper with the stem of Inception-ResNet-v1 (figure 14) and Mixed_5b after it, as in the authors'
+    own code, whose weights are in use, and in timm.
+
+    Args:
+        final_width: channels of the last convolution; 1536, and 4096 in the contest entry's "wider" variant.
+    """
+
+    smallest_input = 75
+    input_multiple = 1
+
+    def __init__(self, final_width: int = 1536):
+        super().__init__()
+        self.conv2d_1a = _ConvNorm(3, 32, 3, 2, 0)
+        self.conv2d_2a = _ConvNorm(32, 32, 3, 1, 0)
+        self.conv2d_2b = _ConvNorm(32, 64, 3)
+        self.maxpool_3a = nn.MaxPool2d(3, 2)
+        self.conv2d_3b = _ConvNorm(64, 80, 1)
+        self.conv2d_4a = _ConvNorm(80, 192, 3, 1, 0)
+        self.maxpool_5a = nn.MaxPool2d(3, 2)
+        self.mixed_5b = Mixed(192, MIXED_5B, [nn.AvgPool2d(3, 1, "same"), _ConvNorm(192, 64, 1)])
+        self.repeat = nn.SequentialCell([Residual(320, BLOCK_35, 0.17) for _ in range(10)])
+        self.mixed_6a = Mixed(320, MIXED_6A, [nn.MaxPool2d(3, 2)])
+        self.repeat_1 = nn.SequentialCell([Residual(1088, BLOCK_17, 0.10) for _ in range(20)])
+        self.mixed_7a = Mixed(1088, MIXED_7A, [nn.MaxPool2d(3, 2)])
+        self.repeat_2 = nn.SequentialCell([Residual(2080, BLOCK_8, 0.20) for _ in range(9)])
+        self.block8 = Residual(2080, BLOCK_8, 1.0, last=True)
+        self.conv2d_7b = _ConvNorm(2080, final_width, 1)
+        self.num_features = final_width
+
+    def construct(self, images):
+        x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(images)))
+        x = self.conv2d_4a(self.conv2d_3b(self.maxpool_3a(x)))
+        x = self.repeat(self.mixed_5b(self.maxpool_5a(x)))
+        x = self.repeat_1(self.mixed_6a(x))
+        x = self.repeat_2(self.mixed_7a(x))
+        return self.conv2d_7b(self.block8(x))

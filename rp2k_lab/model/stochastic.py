@@ -1,0 +1,74 @@
+"""Dropout and stochastic depth whose masks are pure functions of (seed, step, element).
+
+The framework's own draw from a generator that no checkpoint holds, and differ even between two identical runs.
+"""
+
+import mindspore
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+
+def uniform(step, seed: int, count: int):
+    """`count` numbers in [0, 1) for a step: MurmurHash3's 32-bit finaliser of the element's index.
+
+    Args:
+        step: int32 tensor (1,), the training steps begun so far.
+        seed: 32 bits, different for every layer.
+
+    Returns:
+        float32 (count,).
+    """
+    index = Tensor(np.arange(count, dtype=np.int32))
+    x = _mix(_mix(index ^ Tensor(np.array([seed], np.uint32).view(np.int32))) + step * -1640531527)  # 2^32 / golden ratio
+    return (x & 0x7FFFFF).astype(mindspore.float32) / 8388608.0
+
+
+def _mix(x):
+    x = (x ^ _shift_right(x, 16)) * -2048144789
+    x = (x ^ _shift_right(x, 13)) * -1028477387
+    return x ^ _shift_right(x, 16)
+
+
+def _shift_right(x, bits: int):
+    """Without the sign: int32 is the only integer that all devices multiply and shift."""
+    return ops.bitwise_right_shift(x, Tensor(bits, mindspore.int32)) & ((1 << (32 - bits)) - 1)
+
+
+class _Mask(nn.Cell):
+    """Counts training steps and draws masks; identity outside training and at rate 0."""
+
+    def __init__(self, rate: float, seed: int):
+        super().__init__()
+        self.rate, self.seed = rate, seed
+        # Saved with the weights, so that a resumed run goes on with the same masks.
+        self.step = Parameter(Tensor(np.zeros(1, np.int32)), name="step", requires_grad=False)
+
+    def keep(self, count: int):
+        """float32 (count,): 0 with probability `rate`, otherwise 1 / (1 - rate)."""
+        step = ops.assign_add(self.step, Tensor(np.ones(1, np.int32)))
+        kept = uniform(step, self.seed, count) >= self.rate
+        return kept.astype(mindspore.float32) / (1.0 - self.rate)
+
+
+class Dropout(_Mask):
+    """Sets elements of (batch, features) to 0 (Srivastava et al., JMLR 2014), the others scaled up."""
+
+    def construct(self, x):
+        if not self.training:
+            return x
+        return x * self.keep(x.shape[0] * x.shape[1]).reshape(x.shape).astype(x.dtype)
+
+
+class DropPath(_Mask):
+    """Drops a residual branch for whole samples (Huang et al., ECCV 2016, arXiv 1603.09382), the others scaled up."""
+
+    def construct(self, x):
+        if not self.training:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x * self.keep(x.shape[0]).reshape(shape).astype(x.dtype)
+
+
+def drop_path(rate: float, seed: int) -> nn.Cell:
+    """A DropPath, or the identity at rate 0: no step counter where nothing is drawn."""
+    return DropPath(rate, seed) if rate else nn.Identity()

@@ -1,0 +1,106 @@
+"""The zoo in figures: what a model costs, and where it is from."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.train import mind_ir_pb2
+
+from rp2k_lab.model import create_model
+
+SOURCES = {
+    "efficientnet_b0": "arXiv 1905.11946; timm efficientnet_b0",
+    "efficientnet_lite0": "arXiv 1905.11946; timm tf_efficientnet_lite0",
+    "inception_resnet_v2": "arXiv 1602.07261; timm inception_resnet_v2",
+    "resnet18": "arXiv 1512.03385; timm resnet18",
+    "resnet50": "arXiv 1512.03385; timm resnet50",
+    "resnet101": "arXiv 1512.03385; timm resnet101",
+    "resnet50_bam": "arXiv 1807.06514; Jongchan/attention-module",
+    "resnet50_cbam": "arXiv 1807.06521; Jongchan/attention-module",
+    "seresnet50": "arXiv 1709.01507; timm seresnet50",
+    "seresnext50": "arXiv 1709.01507, 1611.05431; timm seresnext50_32x4d",
+    "swin_tiny": "arXiv 2103.14030; timm swin_tiny_patch4_window7_224",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model at 1000 classes.
+
+    Attributes:
+        parameters: trained values.
+        multiply_adds: of one image, forward.
+        last_width: features before the classifier.
+        smallest_input: side in pixels.
+        images_per_second: forward, as measured; None if it was not.
+        source: papers and reference implementation.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    last_width: int
+    smallest_input: int
+    images_per_second: float | None
+    source: str
+
+
+def summarise(name: str, size: tuple[int, int], batch_size: int, seconds: float, folder: Path) -> Summary:
+    """Build a model, count, and time its forward pass in graph mode.
+
+    Args:
+        size: input (height, width) in pixels.
+        batch_size: images at a time.
+        seconds: how long to measure; 0: not at all.
+        folder: for a scratch file.
+    """
+    network = create_model(name, 1000).set_train(False)
+    images = Tensor(np.random.default_rng(0).normal(size=(batch_size, 3, *size)).astype(np.float32))
+    file = folder / f"{name}.mindir"
+    mindspore.export(network, images, file_name=str(file), file_format="MINDIR")
+    speed = images_per_second(nn.GraphCell(mindspore.load(str(file))), images, seconds) if seconds else None
+    multiply_adds = count_multiply_adds(file) // batch_size
+    file.unlink()
+    parameters = sum(parameter.size for parameter in network.trainable_params())
+    backbone = network.backbone
+    return Summary(
+        name, parameters, multiply_adds, backbone.num_features, backbone.smallest_input, speed, SOURCES[name]
+    )
+
+
+def images_per_second(graph: nn.Cell, images: Tensor, seconds: float) -> float:
+    """Images over the median time of a batch, at least three batches."""
+    graph(images).asnumpy()  # compiles
+    times, started = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        graph(images).asnumpy()
+        times.append(time.perf_counter() - before)
+    return len(images) / float(np.median(times))
+
+
+def count_multiply_adds(file: Path) -> int:
+    """Of the convolutions and matrix products of an exported graph, from the shapes in the file."""
+    model = mind_ir_pb2.ModelProto()
+    model.ParseFromString(file.read_bytes())
+    shapes = {parameter.name: tuple(parameter.dims) for parameter in model.graph.parameter}
+    shapes |= {value.name: tuple(value.tensor[0].dims) for value in model.graph.input if value.tensor}
+    total = 0
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if "shape" in attributes and attributes["shape"].tensors:
+            shapes[node.output[0]] = tuple(attributes["shape"].tensors[0].dims)
+        operator = node.op_type.split(":")[-2] if ":" in node.op_type else node.op_type
+        if operator == "Load":
+            shapes[node.output[0]] = shapes[node.input[0]]
+        elif operator == "Conv2D":
+            kernel = shapes[node.input[1]]
+            total += int(np.prod(shapes[node.output[0]]) * np.prod(kernel[1:]))
+        elif operator in ("MatMul", "MatMulExt", "BatchMatMul"):
+            left = shapes[node.input[0]]
+            transposed = "transpose_a" in attributes and attributes["transpose_a"].i
+            total += int(np.prod(shapes[node.output[0]]) * left[-2 if transposed else -1])
+    return total

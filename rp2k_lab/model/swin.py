@@ -1,0 +1,225 @@
+"""Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030); parameter names follow timm's."""
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from rp2k_lab.model.layers import GELU, LayerNorm, conv
+from rp2k_lab.model.stochastic import drop_path
+
+WINDOW = 7
+DEPTHS, HEADS, CHANNELS = (2, 2, 6, 2), (3, 6, 12, 24), 96  # Swin-T
+
+
+def window_of(side: int) -> tuple[int, int]:
+    """(window, shift) along one axis of a feature map: a window that covers the side is not shifted (as in timm)."""
+    return (side, 0) if side <= WINDOW else (WINDOW, WINDOW // 2)
+
+
+def relative_position_index(height: int, width: int) -> np.ndarray:
+    """int32 (area, area): the row of the bias table for each pair of tokens of a window.
+
+    The table is always that of the full window, (2 · 7 - 1)² rows; a smaller one uses its middle, so that weights fit
+    every input size.
+    """
+    y, x = (axis.ravel() for axis in np.mgrid[:height, :width])
+    dy, dx = (axis[:, None] - axis[None, :] + WINDOW - 1 for axis in (y, x))
+    return (dy * (2 * WINDOW - 1) + dx).astype(np.int32)
+
+
+def attention_mask(height: int, width: int) -> np.ndarray:
+    """float32 (windows, area, area): 0 between tokens that were neighbours before the cyclic shift, else -100.
+
+    Args:
+        height, width: of the feature map (figure 4 of the paper).
+    """
+
+    def region(side: int) -> tuple[np.ndarray, int]:
+        window, shift = window_of(side)
+        place = np.arange(-(-side // window) * window)
+        regions = (place >= len(place) - window).astype(int) + (place >= len(place) - shift) if shift else 0 * place
+        return regions, window
+
+    (rows, window_height), (columns, window_width) = region(height), region(width)
+    regions = 3 * rows[:, None] + columns[None, :]
+    tiles = regions.reshape(len(rows) // window_height, window_height, len(columns) // window_width, window_width)
+    tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, window_height * window_width)
+    return np.where(tiles[:, :, None] == tiles[:, None, :], 0.0, -100.0).astype(np.float32)
+
+
+@constexpr
+def _mask(height: int, width: int) -> Tensor:
+    return Tensor(attention_mask(height, width)[:, None])
+
+
+@constexpr
+def _index(height: int, width: int) -> Tensor:
+    return Tensor(relative_position_index(height, width).ravel())
+
+
+def _pad(x, height: int, width: int):
+    """Zeros below and to the right of (batch, rows, columns, channels)."""
+    batch, rows, columns, channels = x.shape
+    if height > rows:
+        x = ops.concat((x, ops.zeros((batch, height - rows, columns, channels), x.dtype)), 1)
+    if width > columns:
+        x = ops.concat((x, ops.zeros((batch, height, width - columns, channels), x.dtype)), 2)
+    return x
+
+
+def _roll(x, down: int, right: int):
+    """A cyclic shift of (batch, rows, columns, channels) up and to the left, by concatenation: ONNX has no Roll."""
+    if down:
+        x = ops.concat((x[:, down:], x[:, :down]), 1)
+    if right:
+        x = ops.concat((x[:, :, right:], x[:, :, :right]), 2)
+    return x
+
+
+class WindowAttention(nn.Cell):
+    """Multi-head self-attention within windows, with a learnt bias by relative position (section 3.2 of the paper)."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads, self.scale = heads, (channels // heads) ** -0.5
+        rows = (2 * WINDOW - 1) ** 2
+        self.relative_position_bias_table = Parameter(Tensor(np.zeros((rows, heads), np.float32)))
+        self.qkv = nn.Dense(channels, 3 * channels)
+        self.proj = nn.Dense(channels, channels)
+
+    def construct(self, x, index, mask):
+        """Tokens (windows, area, channels) to the same shape.
+
+        Args:
+            index: int32 (area · area,), see `relative_position_index`.
+            mask: float32 (windows an image, 1, area, area), or None without a shift.
+        """
+        windows, area, channels = x.shape
+        qkv = self.qkv(x).reshape(windows, area, 3 * self.heads, channels // self.heads).transpose(0, 2, 1, 3)
+        query, key, value = ops.split(qkv, self.heads, 1)
+        scores = ops.matmul(query * self.scale, key.transpose(0, 1, 3, 2))
+        bias = ops.gather(self.relative_position_bias_table, index, 0).reshape(area, area, self.heads)
+        scores = ops.add(scores, bias.transpose(2, 0, 1))
+        if mask is not None:
+            scores = ops.add(scores.reshape(-1, mask.shape[0], self.heads, area, area), mask)
+            scores = scores.reshape(windows, self.heads, area, area)
+        attended = ops.matmul(ops.softmax(scores, -1), value).transpose(0, 2, 1, 3)
+        return self.proj(attended.reshape(windows, area, channels))
+
+
+class Mlp(nn.Cell):
+    """Two dense layers with a GELU between them; tokens (…, channels) to the same shape."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Dense(channels, hidden)
+        self.fc2 = nn.Dense(hidden, channels)
+        self.act = GELU()
+
+    def construct(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Cell):
+    """Attention within (shifted) windows, then an MLP, each on normalised tokens and with a residual (figure 3b)."""
+
+    def __init__(self, channels: int, heads: int, shifted: bool, drops):
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads)
+        self.norm2 = LayerNorm(channels)
+        self.mlp = Mlp(channels, 4 * channels)
+        self.drop_path1, self.drop_path2 = drops
+
+    def construct(self, x):
+        x = ops.add(x, self.drop_path1(self.attend(self.norm1(x))))
+        return ops.add(x, self.drop_path2(self.mlp(self.norm2(x))))
+
+    def attend(self, x):
+        """(batch, rows, columns, channels) to the same shape."""
+        batch, rows, columns, channels = x.shape
+        (height, down), (width, right) = window_of(rows), window_of(columns)
+        if not self.shifted:
+            down, right = 0, 0
+        x = _roll(x, down, right)
+        down_windows, right_windows = -(-rows // height), -(-columns // width)
+        x = _pad(x, down_windows * height, right_windows * width)
+        x = x.reshape(batch, down_windows, height, right_windows, width, channels).transpose(0, 1, 3, 2, 4, 5)
+        mask = _mask(rows, columns) if down or right else None
+        index = _index(height, width)
+        x = self.attn(x.reshape(-1, height * width, channels), index, mask)
+        x = x.reshape(batch, down_windows, right_windows, height, width, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, down_windows * height, right_windows * width, channels)[:, :rows, :columns]
+        return _roll(x, rows - down if down else 0, columns - right if right else 0)
+
+
+class PatchMerging(nn.Cell):
+    """Every 2×2 tokens become one of twice the channels; an odd side is filled up with zeros."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = LayerNorm(4 * channels)
+        self.reduction = nn.Dense(4 * channels, 2 * channels, has_bias=False)
+
+    def construct(self, x):
+        rows, columns = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
+        x = _pad(x, 2 * rows, 2 * columns)
+        batch, channels = x.shape[0], x.shape[3]
+        x = x.reshape(batch, rows, 2, columns, 2, channels).transpose(0, 1, 3, 4, 2, 5)
+        return self.reduction(self.norm(x.reshape(batch, rows, columns, 4 * channels)))
+
+
+class Stage(nn.Cell):
+    """[Merging], then blocks whose windows are shifted in every other one."""
+
+    def __init__(self, channels: int, heads: int, merge: bool, drops):
+        super().__init__()
+        self.downsample = PatchMerging(channels // 2) if merge else nn.Identity()
+        self.blocks = nn.SequentialCell([Block(channels, heads, i % 2 == 1, drop) for i, drop in enumerate(drops)])
+
+    def construct(self, x):
+        return self.blocks(self.downsample(x))
+
+
+class PatchEmbedding(nn.Cell):
+    """Images (batch, 3, height, width) to tokens (batch, height / 4, width / 4, channels)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.proj = conv(3, channels, 4, 4, bias=True, padding=0)
+        self.norm = LayerNorm(channels)
+
+    def construct(self, images):
+        return self.norm(self.proj(images).transpose(0, 2, 3, 1))
+
+
+class Swin(nn.Cell):
+    """Normalised float32 images (batch, 3, height, width), sides that 4 divides, to features (batch, 768, h, w): Swin-T.
+
+    Section 3 of the paper.  The reference fixes the input size when it is built; here every size runs with the same
+    weights, windows that a feature map does not fill being cut to its side, as timm does.
+
+    Args:
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 in the first.
+    """
+
+    smallest_input = 32
+    input_multiple = 4
+    dense_std = 0.02  # of the initial weights, as in the authors' code
+    num_features = CHANNELS * 2 ** (len(DEPTHS) - 1)
+
+    def __init__(self, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.patch_embed = PatchEmbedding(CHANNELS)
+        rates = np.linspace(0.0, drop_path_rate, sum(DEPTHS))
+        drops = [(drop_path(rate, 2 * i), drop_path(rate, 2 * i + 1)) for i, rate in enumerate(rates)]
+        stages, first = [], 0
+        for i, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
+            stages.append(Stage(CHANNELS * 2**i, heads, i > 0, drops[first : first + depth]))
+            first += depth
+        self.layers = nn.SequentialCell(stages)
+        self.norm = LayerNorm(self.num_features)
+
+    def construct(self, images):
+        return self.norm(self.layers(self.patch_embed(images))).transpose(0, 3, 1, 2)

@@ -1,0 +1,142 @@
+"""`runs=`: earlier work that a task starts from, found by run id, run name or checkpoint file."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from rp2k_lab.config import Config, parse
+from rp2k_lab.errors import RequestError
+from rp2k_lab.tracker import RunStore, StoredRun
+
+CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
+# Always this request's own.
+_OF_THE_REQUEST = ("task", "tracking", "runs")
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What a run left.
+
+    Attributes:
+        reference: how the request named it.
+        name: the run's name; of a checkpoint file, the reference.
+        run_id: MLflow's, or None where a checkpoint file was named.
+        config: plain containers, as recorded.
+        checkpoint: weights of the best epoch, or the file that was named.
+        classes: names in the labels' order.
+    """
+
+    reference: str
+    name: str
+    run_id: str | None
+    config: dict[str, Any]
+    checkpoint: Path
+    classes: tuple[str, ...]
+
+
+def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
+    """The run that an id, a unique begin of one, a name or a checkpoint file (`<run folder>/checkpoints/*.ckpt`) means.
+
+    Args:
+        uri: the store; None: the clone's own.
+        downloads: an existing folder, for the files of a run whose store is on a server.
+
+    Raises:
+        RequestError: no such run, several, or one that lacks its configuration, classes or checkpoint.
+    """
+    run, folder = _locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT), downloads)
+    checkpoint = folder / CHECKPOINT if run else Path(reference).absolute()
+    if not checkpoint.is_file():
+        raise RequestError(_no_checkpoint(reference, run))
+    config = yaml.safe_load(_read(folder / CONFIG, reference))
+    classes = tuple(_read(folder / CLASSES, reference).removesuffix("\n").split("\n"))
+    return EarlierRun(reference, run.name if run else reference, run and run.run_id, config, checkpoint, classes)
+
+
+def restore(request: Config, composed: dict[str, Any], overrides: Iterable[str]) -> Config:
+    """The configuration of the first of `request.runs`, changed where the command line says so.
+
+    Args:
+        request: what this command alone would run with.
+        composed: the same as Hydra composed it.
+        overrides: the command line, `group=choice` and `key=value`.
+    """
+    uri, reference = request.tracking.uri, request.runs[0]
+    with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        _, folder = _locate(uri, reference, (CONFIG,), Path(downloads))
+        recorded = yaml.safe_load(_read(folder / CONFIG, reference))
+    return parse(merge(composed, recorded, overrides, _composed_choice))
+
+
+def merge(
+    composed: dict[str, Any],
+    recorded: dict[str, Any],
+    overrides: Iterable[str],
+    composed_choice: Callable[[str, str], dict[str, Any]],
+) -> dict[str, Any]:
+    """`recorded`, but for what `overrides` name, which is taken from `composed`: a group whole, a key alone.
+
+    A key that the record lacks has today's default.
+
+    Args:
+        composed_choice: (group, choice) to today's keys of that choice.
+    """
+    merged = composed | {key: value for key, value in recorded.items() if key not in _OF_THE_REQUEST}
+    for group, settings in merged.items():
+        if isinstance(settings, dict) and group not in _OF_THE_REQUEST:
+            same = group in composed and composed[group]["name"] == settings["name"]
+            merged[group] = (composed[group] if same else composed_choice(group, settings["name"])) | settings
+    for override in overrides:
+        group, _, key = override.lstrip("+~").partition("=")[0].partition(".")
+        if key and group not in _OF_THE_REQUEST:
+            merged[group] = merged[group] | {key: composed[group].get(key)}
+        elif group in composed:
+            merged[group] = composed[group]
+    return merged
+
+
+def _composed_choice(group: str, choice: str) -> dict[str, Any]:
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(compose("config", [f"{group}={choice}"])[group], resolve=True)
+
+
+def _locate(uri: str | None, reference: str, files: Iterable[str], downloads: Path) -> tuple[StoredRun | None, Path]:
+    """(the run, or None for a checkpoint file; the folder that holds those of `files` that it left)."""
+    if reference.endswith(".ckpt"):
+        if not Path(reference).is_file():
+            raise RequestError(f"runs={reference}: there is no such file")
+        return None, Path(reference).absolute().parent.parent
+    store = RunStore(uri)
+    found = store.find(reference)
+    if not found:
+        newest = ", ".join(f"{run.run_id[:8]} {run.name}" for run in store.newest(3)) or "none"
+        way_out = "an id (6 characters are enough), a name or a .ckpt file"
+        raise RequestError(f"runs={reference}: there is no such run\ngive {way_out}; the newest runs are {newest}")
+    if len(found) > 1:
+        raise RequestError(f"runs={reference}: {len(found)} runs answer to it\ngive an id: {_by_id(found)}")
+    return found[0], store.fetch(found[0], files, downloads)
+
+
+def _by_id(runs: list[StoredRun], most: int = 8) -> str:
+    shown = ", ".join(f"{run.run_id[:8]} ({run.started:%Y-%m-%d %H:%M:%S})" for run in runs[:most])
+    return shown + (f" and {len(runs) - most} older ones" if len(runs) > most else "")
+
+
+def _no_checkpoint(reference: str, run: StoredRun) -> str:
+    """The best weights are logged at the end of a run; one that was stopped may still have them in its folder."""
+    file = Path(run.folder) / CHECKPOINT
+    way_out = f"its folder has them: runs={file}" if run.folder and file.is_file() else "choose a run that is FINISHED"
+    return f"runs={reference}: the run is {run.status} and logged no best weights\n{way_out}"
+
+
+def _read(file: Path, reference: str) -> str:
+    try:
+        return file.read_bytes().decode()  # read_text would take a carriage return for a line's end
+    except FileNotFoundError:
+        raise RequestError(f"runs={reference}: the run left no {file.name} (looked for {file})") from None

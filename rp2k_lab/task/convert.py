@@ -1,0 +1,82 @@
+"""task=convert: weights of PyTorch to a checkpoint of MindSpore, every name accounted for."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import mindspore
+import numpy as np
+
+from rp2k_lab.build import create_network
+from rp2k_lab.checkpoint import save_checkpoint
+from rp2k_lab.config import Config
+from rp2k_lab.errors import RequestError
+from rp2k_lab.model.torch_weights import Match, load_torch_weights, match_torch_weights, renamed
+from rp2k_lab.torch_file import read_torch_file
+
+
+def run(config: Config, folder: Path) -> None:
+    """Read, match, report, write the checkpoint and its record (`.json` beside it).
+
+    Raises:
+        RequestError: no input, or the weights of another network.
+        DataError: a file that cannot be read, or one with anything but weights in it.
+    """
+    task = config.task
+    output = task.output or folder / f"{task.input.stem}.ckpt"
+    state = read_torch_file(task.input)
+    network = create_network(config, class_count(state) if task.with_classifier else 1)
+    match = match_torch_weights(network, state, task.with_classifier)
+    print_report(match, task.input, config.model.name, task.with_classifier)
+    try:
+        load_torch_weights(network, state, task.with_classifier)
+    except ValueError as error:
+        raise RequestError(f"task.input={task.input}: not the weights of model={config.model.name}\n{error}") from None
+    left_out = () if task.with_classifier else tuple(p.name for p in network.head.get_parameters())
+    save_checkpoint(network, output, step=0, leave_out=left_out)
+    output.with_suffix(".json").write_text(json.dumps(record(config, match), indent=2) + "\n", encoding="utf-8")
+    print(f"\ncheckpoint  {output}\nrecord      {output.with_suffix('.json')}")
+    print(f"next        python run.py model={config.model.name} model.pretrained={output}")
+
+
+def class_count(state: dict[str, np.ndarray]) -> int:
+    """Rows of the classifier.
+
+    Raises:
+        RequestError: there is none.
+    """
+    weights = renamed(state).get("fc.weight")
+    if weights is None:
+        raise RequestError("task.with_classifier=true: the file has no classifier\nuse task.with_classifier=false")
+    return len(weights[1])
+
+
+def print_report(match: Match, file: Path, model: str, with_classifier: bool) -> None:
+    """Counts, and every name that stands on one side alone."""
+    print(f"{file.name} → {model}: {len(match.loaded)} parameters found")
+    if not with_classifier:
+        print("  the classifier is left out, as asked")
+    for name in match.missing:
+        print(f"  only in the network: {name}")
+    for name in match.unexpected:
+        print(f"  only in the file: {name}")
+    for name, ours, theirs in match.other_shape:
+        print(f"  of another shape: {name} is {theirs} in the file, {ours} in the network")
+
+
+def record(config: Config, match: Match) -> dict:
+    """Where a converted checkpoint comes from, for the file beside it."""
+    task = config.task
+    with task.input.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "source": task.input.name,
+        "sha256": sha256,
+        "bytes": task.input.stat().st_size,
+        "model": config.model.model_dump(mode="json", exclude={"pretrained"}),
+        "parameters": len(match.loaded),
+        "values": int(sum(value.size for value in match.loaded.values())),
+        "with_classifier": task.with_classifier,
+        "only_in_the_file": match.unexpected,
+        "mindspore": mindspore.__version__,
+    }

@@ -1,0 +1,264 @@
+"""task=export: a run's network as files that other programs load, with the preprocessing in the graph."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from rp2k_lab import device
+from rp2k_lab.build import build_network
+from rp2k_lab.checkpoint import load_checkpoint
+from rp2k_lab.config import Config
+from rp2k_lab.dataset.image import resized_size
+from rp2k_lab.errors import RequestError
+from rp2k_lab.evaluation import Classifier
+from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.model.pretrained import normalisation
+from rp2k_lab.runs import EarlierRun, find_run
+
+log = logging.getLogger(__name__)
+
+MINDIR, ONNX, CLASSES, CARD = FILES = ("model.mindir", "model.onnx", "classes.txt", "model.json")
+# Largest difference in a probability between the network and a file that is read back.
+TOLERANCE = 1e-4
+
+
+class ExportFailed(Exception):
+    """A file could not be written, or gives other probabilities than the network."""
+
+    exit_code = 1
+
+
+class ErfFreeGelu(nn.Cell):
+    """`nn.GELU(approximate=False)` without Erf, for which MindSpore's ONNX exporter has no form; the same shape.
+
+    x·Φ(x) by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (erf to 1.5e-7).  It takes about twice
+    as long as Erf on CPU, so training has it not.
+    """
+
+    def construct(self, x):
+        z = ops.abs(x) * 0.7071067811865476
+        t = ops.div(ops.ones_like(x), z * 0.3275911 + 1.0)
+        polynomial = (((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592
+        return ops.relu(x) - ops.abs(x) * 0.5 * polynomial * t * ops.exp(-(z * z))
+
+
+def run(config: Config, folder: Path) -> None:
+    """Write the files, read them back, compare, and say where they are.
+
+    Args:
+        config: the run's, restored.
+        folder: where they go unless `config.task.output` says otherwise.
+
+    Raises:
+        RequestError: no such run, a checkpoint that does not fit, an output folder with other files in it.
+        ExportFailed: MindSpore cannot express the network in ONNX (the other files are written all the same), or a
+            file that was read back disagrees.
+    """
+    output = config.task.output or folder
+    check_replaceable(output)
+    device.set_up(config.device)
+    with SignalWatch() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        earlier = find_run(config.tracking.uri, config.runs[0], Path(downloads))
+        classifier = load_classifier(config, earlier)
+        log.info("%s: %s, %d classes", earlier.name, config.model.name, len(earlier.classes))
+        images = probe_images((config.task.batch_size, *config.size, 3))
+        expected = [classifier(Tensor(batch)).asnumpy() for batch in images]
+        with replacing(output) as part, contextlib.chdir(part):  # MindSpore takes no name with spaces or Chinese in it
+            differences = {MINDIR: write_mindir(classifier, images, expected)}
+            signals.check()
+            differences[ONNX], problem = write_onnx(classifier, images, expected)
+            signals.check()
+            write_card(config, earlier, classifier)
+    print_closing_table(config, earlier, output, differences)
+    if problem:
+        raise ExportFailed(f"{ONNX} is not written: {problem}\nthe other files are complete: {output}")
+
+
+def check_replaceable(output: Path) -> None:
+    """Raise RequestError unless `output` is absent, empty or an earlier export."""
+    if output.is_dir():
+        foreign = sorted({file.name for file in output.iterdir()} - set(FILES))
+        found = f"holds other files ({foreign[0]})" if foreign else None
+    else:
+        found = "is no folder" if output.exists() else None
+    if found:
+        raise RequestError(f"task.output={output}: {found}\nname a folder that is new, empty or an earlier export")
+
+
+def load_classifier(config: Config, earlier: EarlierRun) -> Classifier:
+    """The run's network, in evaluation mode: uint8 (batch, height, width, 3) to probabilities (batch, classes)."""
+    network = build_network(config, len(earlier.classes))
+    try:
+        load_checkpoint(network, earlier.checkpoint)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"runs={earlier.reference}: not the weights of this {config.model.name}\n{reason}") from None
+    return Classifier(network).set_train(False)
+
+
+def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarray:
+    """uint8 (batches, *shape): noise around a random colour, each image with its own contrast."""
+    rng = np.random.default_rng(0)
+    colour = rng.uniform(0, 255, (batches, shape[0], 1, 1, 3))
+    contrast = rng.uniform(0, 128, (batches, shape[0], 1, 1, 1))
+    return np.clip(colour + contrast * rng.normal(size=(batches, *shape)), 0, 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A new folder beside `output` that takes its place, with those of FILES in it, when the block ends well."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.part-", dir=output.parent))
+    try:
+        yield part
+        whole = part / "export"
+        whole.mkdir(mode=output.parent.stat().st_mode & 0o777)
+        for name in FILES:
+            if (part / name).exists():
+                (part / name).chmod(0o644)  # MindSpore's are read-only, for the owner alone
+                (part / name).rename(whole / name)
+        if output.exists():
+            output.rename(part / "former")
+        whole.rename(output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_mindir(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> float:
+    """Write model.mindir into the working directory; returns the largest difference after reading it back."""
+    mindspore.export(classifier, Tensor(images[0]), file_name=MINDIR, file_format="MINDIR")
+    graph = nn.GraphCell(mindspore.load(MINDIR))
+    difference = largest_difference([graph(Tensor(batch)).asnumpy() for batch in images], expected)
+    if not difference <= TOLERANCE:
+        raise ExportFailed(f"{MINDIR}, read back, differs by {difference:.1g} in a probability; nothing is written")
+    return difference
+
+
+def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> tuple[float | None, str | None]:
+    """Write model.onnx into the working directory; `classifier` is afterwards good for nothing else.
+
+    Returns:
+        (the largest difference, or None without ONNX Runtime; None, or why there is no file).
+    """
+    names = {"input_names": ["images"], "output_names": ["probabilities"]}
+    for _, cell in list(classifier.cells_and_names()):
+        for name, child in cell.name_cells().items():
+            if isinstance(child, nn.GELU) and child.approximate == "none":
+                setattr(cell, name, ErfFreeGelu())
+    try:
+        mindspore.onnx.export(classifier, Tensor(images[0]), file_name=ONNX, **names)
+    except RuntimeError as error:
+        operator = re.search(r"Can not find key (\w+) in convert map", str(error))
+        reason = f"no form for {operator[1]}" if operator else str(error).strip().splitlines()[0]
+        return None, f"MindSpore {mindspore.__version__}'s exporter has {reason}"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None, None
+    try:
+        difference = largest_difference(run_onnx(Path(ONNX), images), expected)
+    except Exception as error:  # ONNX Runtime has a class of its own for every status
+        problem = f"ONNX Runtime refuses it ({str(error).strip().splitlines()[0]})"
+    else:
+        problem = None if difference <= TOLERANCE else f"ONNX Runtime's probabilities differ by {difference:.1g}"
+    if problem:
+        Path(ONNX).unlink()
+        return None, problem
+    return difference, None
+
+
+def run_onnx(file: Path, images: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Probabilities of each batch (batch, height, width, 3), by ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its errors are raised as well
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return [session.run(None, {"images": batch})[0] for batch in images]
+
+
+def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """The largest absolute difference of two lists of arrays; NaN where one holds a NaN."""
+    return float(np.abs(np.concatenate(ours) - np.concatenate(theirs)).max())
+
+
+def write_card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> None:
+    """Write classes.txt and model.json into the working directory."""
+    Path(CLASSES).write_text("\n".join(earlier.classes) + "\n", encoding="utf-8")
+    Path(CARD).write_text(json.dumps(card(config, earlier, classifier), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, Any]:
+    """What a program that uses the files has to know, and where they come from."""
+    batch, (height, width), classes = config.task.batch_size, config.size, len(earlier.classes)
+    counters = ("moving_mean", "moving_variance", "step")
+    weights = [p for p in classifier.get_parameters() if p.name.rpartition(".")[2] not in counters]
+    mean, std = normalisation(config.model, config.dataset)
+    with earlier.checkpoint.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "architecture": config.model.model_dump(mode="json"),
+        "parameters": sum(parameter.size for parameter in weights),
+        "size": [height, width],
+        "resize": config.resize,
+        "crop_ratio": config.crop_ratio,
+        "input": {"name": "images", "dtype": "uint8", "layout": "NHWC, RGB", "shape": [batch, height, width, 3]},
+        "output": {"name": "probabilities", "dtype": "float32", "layout": "NC", "shape": [batch, classes]},
+        "preparation": preparation(config),
+        "normalisation": {"where": "in the graph", "mean": mean, "std": std},
+        "run": {"id": earlier.run_id, "name": earlier.name},
+        "checkpoint": {"file": earlier.checkpoint.name, "sha256": sha256},
+        "mindspore": mindspore.__version__,
+    }
+
+
+def preparation(config: Config) -> list[dict[str, Any]]:
+    """The steps from a photo's file to the network's input, as `dataset.batches.EvaluationView` takes them."""
+    resize = {
+        "letterbox": "scaled to fit, sides rounded, in the middle of a black picture of this size",
+        "stretch": "scaled to this size, whatever the shape",
+    }
+    scaling = "bilinear (OpenCV's INTER_LINEAR); INTER_AREA where a side shrinks to half or less"
+    height, width = resized_size(config.size, config.crop_ratio)
+    return [
+        {"step": "decode", "how": "uint8 RGB, turned upright as its EXIF says"},
+        {"step": config.resize, "size": [height, width], "how": resize[config.resize], "scaling": scaling},
+        {"step": "centre_crop", "size": list(config.size), "how": "offsets rounded down"},
+    ]
+
+
+def print_closing_table(
+    config: Config, earlier: EarlierRun, output: Path, differences: dict[str, float | None]
+) -> None:
+    """Each file with its size and what comparing it gave, and how to use it."""
+    print(f"\n{'file':14}{'size':>12}  largest difference of a probability from the network's")
+    print("-" * 79)
+    for name in FILES:
+        if (output / name).exists():
+            print(f"{name:14}{(output / name).stat().st_size:12,}  {_compared(name, differences)}".rstrip())
+    shape = ", ".join(map(str, (config.task.batch_size, *config.size, 3)))
+    print(f"\nrun         {earlier.name}" + (f", id {earlier.run_id}" if earlier.run_id else ""))
+    print(f"folder      {output}")
+    if (output / ONNX).exists():
+        print(f'next        onnxruntime.InferenceSession("{output / ONNX}").run(None, {{"images": photos}})')
+    else:
+        print(f'next        mindspore.nn.GraphCell(mindspore.load("{output / MINDIR}"))(mindspore.Tensor(photos))')
+    print(f"            photos: uint8 ({shape}), prepared as {CARD} says")
+
+
+def _compared(name: str, differences: dict[str, float | None]) -> str:
+    if name not in differences:
+        return ""
+    if differences[name] is None:
+        return "not compared: onnxruntime is not installed"
+    return f"{differences[name]:.1e} with {'MindSpore' if name == MINDIR else 'ONNX Runtime'}"

@@ -1,0 +1,23 @@
+"""Fixtures of the models' tests."""
+
+import contextlib
+
+import pytest
+from mindspore.nn.utils import no_init_parameters
+
+from rp2k_lab import model as zoo
+
+
+@contextlib.contextmanager
+def no_weights():
+    """`create_model` leaves the weights out, which takes a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patch, no_init_parameters():
+        patch.setattr(zoo, "initialise", lambda net, seed: None)
+        yield
+
+
+@pytest.fixture
+def undrawn():
+    """For tests that only count parameters or look at their names and shapes."""
+    with no_weights():
+        yield

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from rp2k_lab.model import layers
+from tests.model import plain
+
+pytestmark = pytest.mark.usefixtures("pynative")
+
+
+def draw(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 7), (1, 3, 4, 9), (3, 2, 1, 1)])
+def test_global_mean(shape):
+    x = draw(*shape)
+    result = layers.global_mean(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(result, x.mean((2, 3)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 7), (1, 3, 4, 9), (3, 2, 1, 1)])
+def test_scale_channels(shape):
+    x, gate = draw(*shape), draw(*shape[:2])
+    result = layers.scale_channels(Tensor(x), Tensor(gate)).asnumpy()
+    np.testing.assert_allclose(result, x * gate[:, :, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 5), (1, 2)])
+def test_max_pool_takes_the_largest_of_three_by_three_around_every_other_pixel(size):
+    x = np.abs(draw(2, 3, *size))
+    result = layers.MaxPool()(Tensor(x)).asnumpy()
+    rows, columns = (range(0, side, 2) for side in size)
+    windows = [[x[:, :, max(0, r - 1) : r + 2, max(0, c - 1) : c + 2].max((2, 3)) for c in columns] for r in rows]
+    np.testing.assert_array_equal(result, np.array(windows).transpose(2, 3, 0, 1))
+
+
+def same(side, kernel, stride):
+    """TensorFlow's padding: (before, after), the odd rest after."""
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (8, 5)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2)])
+class TestPadding:
+    def check(self, size, kernel, stride, padding, pads):
+        cell = plain.draw_parameters(layers.conv(3, 4, kernel, stride, padding=padding, bias=True))
+        x = draw(2, 3, *size)
+        expected = plain.conv(x, plain.array(cell.weight), plain.array(cell.bias), stride, pads)
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+
+    def test_by_default_half_the_kernel_on_each_side(self, size, kernel, stride):
+        self.check(size, kernel, stride, None, (kernel // 2,) * 4)
+
+    def test_same_as_in_tensorflow(self, size, kernel, stride):
+        pads = (*same(size[0], kernel, stride), *same(size[1], kernel, stride))
+        self.check(size, kernel, stride, "same", pads)
+
+    def test_none(self, size, kernel, stride):
+        self.check(size, kernel, stride, 0, (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "pads"),
+    [
+        ((1, 7), {}, (0, 0, 3, 3)),
+        ((7, 1), {}, (3, 3, 0, 0)),
+        (3, {"dilation": 4}, (4, 4, 4, 4)),
+        (3, {"groups": 2, "stride": 2}, (1, 1, 1, 1)),
+        (1, {"stride": 2}, (0, 0, 0, 0)),
+    ],
+    ids=str,
+)
+def test_other_convolutions(kernel, options, pads):
+    cell = plain.draw_parameters(layers.conv(4, 6, kernel, **options))
+    x = draw(2, 4, 9, 8)
+    expected = plain.conv(x, plain.array(cell.weight), pads=pads, **options)
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", [True, False])
+def test_conv_norm_is_convolution_norm_and_activation(act):
+    options = {} if act else {"act": None}
+    cell = plain.draw_parameters(layers.ConvNorm(3, 4, 3, stride=2, eps=0.1, **options))
+    x = draw(2, 3, 7, 6)
+    expected = plain.norm(plain.conv(x, plain.array(cell.conv.weight), stride=2, pads=(1, 1, 1, 1)), cell.bn)
+    assert cell.bn.eps == 0.1
+    assert (expected < 0).any()
+    expected = plain.relu(expected) if act else expected
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_moves_its_statistics_as_pytorch():
+    """A tenth of the way at a time, towards the unbiased variance."""
+    x = 3 + 2 * draw(4, 2, 3, 3)
+    cell = layers.batch_norm(2).set_train()
+    cell(Tensor(x))
+    values = x.transpose(1, 0, 2, 3).reshape(2, -1)
+    np.testing.assert_allclose(cell.moving_mean.asnumpy(), 0.1 * values.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(cell.moving_variance.asnumpy(), 0.9 + 0.1 * values.var(1, ddof=1), rtol=1e-4)

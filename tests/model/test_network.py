@@ -1,0 +1,95 @@
+"""The head that all models share, and training it alone."""
+
+import zlib
+
+import numpy as np
+import pytest
+from mindspore import Model, Tensor, nn
+
+from rp2k_lab.loss import CrossEntropy
+from rp2k_lab.model import create_model
+from rp2k_lab.model.network import Head
+from rp2k_lab.model.stochastic import DropPath
+from tests.model import plain
+from tests.parity import draw
+
+
+def checksums(cell) -> dict[str, int]:
+    return {parameter.name: zlib.crc32(parameter.asnumpy().tobytes()) for parameter in cell.get_parameters()}
+
+
+@pytest.mark.usefixtures("pynative")
+@pytest.mark.parametrize("width", [None, 8])
+def test_head_is_widening_mean_and_classifier(width):
+    head = plain.draw_parameters(Head(6, 4, width))
+    x = np.random.default_rng(0).normal(size=(2, 6, 3, 5)).astype(np.float32)
+    features = x.astype(np.float64)
+    if width:
+        widened = plain.conv(features, plain.array(head.widen.conv.weight))
+        features = plain.relu(plain.norm(widened, head.widen.bn))
+    expected = plain.dense(features.mean((2, 3)), head.fc)
+    np.testing.assert_allclose(head(Tensor(x)).asnumpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [("resnet18", 512), ("seresnext50", 2048), ("efficientnet_b0", 1280), ("swin_tiny", 768),
+     ("inception_resnet_v2", 1536)],
+)  # fmt: skip
+def test_head_width_adds_a_convolution_a_norm_and_the_classifiers_columns(name, features):
+    plainly, widened = create_model(name, 5), create_model(name, 5, head_width=3000)
+    assert widened.head.fc.weight.shape == (5, 3000)
+    counts = [sum(p.size for p in net.trainable_params()) for net in (plainly, widened)]
+    assert counts[1] - counts[0] == features * 3000 + 2 * 3000 + 5 * (3000 - features)
+    names = [{p.name for p in net.get_parameters()} for net in (plainly, widened)]
+    assert names[1] - names[0] == {f"widen.{name}" for name in (
+        "conv.weight", "bn.gamma", "bn.beta", "bn.moving_mean", "bn.moving_variance")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_head_width_leaves_the_backbones_weights_as_they_were(name):
+    usual, widened = create_model(name, 5), create_model(name, 5, head_width=64)
+    assert checksums(widened.backbone) == checksums(usual.backbone)
+
+
+@pytest.mark.usefixtures("pynative")
+def test_head_width_of_a_network_runs():
+    net = create_model("efficientnet_lite0", 5, head_width=64)
+    assert net(Tensor(draw.draw_images(2, (32, 40)))).shape == (2, 5)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet50_bam", {}), ("efficientnet_b0", {}), ("inception_resnet_v2", {}), ("swin_tiny", {"head_width": 64})],
+)
+def test_a_frozen_backbone_leaves_the_head_to_train(name, options):
+    widen = {"widen.conv.weight", "widen.bn.gamma", "widen.bn.beta"} if options else set()
+    trained = {p.name for p in create_model(name, 5, freeze="backbone", drop_rate=0.5, **options).trainable_params()}
+    assert trained == {"fc.weight", "fc.bias"} | widen
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_training_moves_the_head_alone():
+    """Nor the running statistics; stochastic depth would show as a step that is counted and a loss that jumps."""
+    net = create_model("resnet18", 5, freeze="backbone", head_width=16)
+    optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9)
+    step = Model(net, CrossEntropy(), optimizer, amp_level="O0").train_network.set_train()
+    backbone, head = checksums(net.backbone), checksums(net.head)
+    batch = Tensor(draw.draw_images(4, (32, 32))), Tensor(np.array([0, 1, 2, 3], np.int32))
+    for _ in range(2):
+        step(*batch)
+    assert checksums(net.backbone) == backbone
+    after = checksums(net.head)
+    assert {name for name in head if after[name] == head[name]} == set()
+
+
+@pytest.mark.usefixtures("pynative")
+def test_a_frozen_backbone_drops_no_path():
+    net = create_model("resnet18", 5, freeze="backbone", drop_path_rate=0.9).set_train()
+    layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, DropPath)]
+    x = np.random.default_rng(0).normal(size=(64, 2, 3, 3)).astype(np.float32)
+    assert len(layers) == 7
+    for layer in layers:
+        np.testing.assert_array_equal(layer(Tensor(x)).asnumpy(), x)

@@ -1,0 +1,120 @@
+"""Window arithmetic against loops over tokens; test_parity.py has the whole network."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from rp2k_lab.model import swin
+from tests.model import plain
+
+# (height, width) of feature maps: one window, several, sides that 7 does not divide, sides shorter than a window.
+MAPS = [(7, 7), (14, 14), (14, 21), (8, 8), (9, 16), (5, 20), (14, 3), (3, 4), (1, 1)]
+HEADS, CHANNELS = 2, 8
+
+
+def tokens(height, width):
+    return list(product(range(height), range(width)))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(1, (1, 0)), (4, (4, 0)), (7, (7, 0)), (8, (7, 3)), (56, (7, 3))])
+def test_a_window_that_covers_the_side_is_not_shifted(side, expected):
+    assert swin.window_of(side) == expected
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (3, 4), (7, 2), (1, 1)])
+def test_the_bias_table_has_a_row_for_every_displacement(height, width):
+    rows = {displacement: row for row, displacement in enumerate(product(range(-6, 7), repeat=2))}
+    index = swin.relative_position_index(height, width)
+    pairs = [[rows[y - other_y, x - other_x] for other_y, other_x in tokens(height, width)]
+             for y, x in tokens(height, width)]  # fmt: skip
+    np.testing.assert_array_equal(index, pairs)
+
+
+def windows(height, width):
+    """Per window, its tokens' places in the shifted and padded map, row by row."""
+    (window_height, _), (window_width, _) = swin.window_of(height), swin.window_of(width)
+    for top, left in product(range(0, height, window_height), range(0, width, window_width)):
+        yield [(top + y, left + x) for y, x in tokens(window_height, window_width)]
+
+
+def side_of(place, side):
+    """Before or behind the border that the cyclic shift drew through the last window."""
+    window, shift = swin.window_of(side)
+    padded = -(-side // window) * window
+    return shift > 0 and place >= padded - shift
+
+
+@pytest.mark.parametrize(("height", "width"), MAPS)
+def test_mask_parts_the_last_windows_at_the_border_of_the_shift(height, width):
+    expected = []
+    for window in windows(height, width):
+        sides = [(side_of(y, height), side_of(x, width)) for y, x in window]
+        expected.append([[0 if one == other else -100 for other in sides] for one in sides])
+    mask = swin.attention_mask(height, width)
+    assert mask.dtype == np.float32
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 14), (14, 21), (28, 7), (7, 7)])
+def test_mask_lets_through_exactly_what_was_near_before_the_shift(height, width):
+    """Where 7 divides the sides: two tokens of a window that lay further apart than a window are strangers."""
+    for mask, window in zip(swin.attention_mask(height, width), windows(height, width), strict=True):
+        for (i, one), (j, other) in product(enumerate(window), repeat=2):
+            near = True
+            for place, other_place, side in zip(one, other, (height, width), strict=True):
+                shift = swin.window_of(side)[1]
+                near &= abs((place + shift) % side - (other_place + shift) % side) < 7
+            assert (mask[i, j] == 0) == near
+
+
+def attended(x, cell, index, mask):
+    """(area, channels) of one window, query by query."""
+    area, width = len(x), CHANNELS // HEADS
+    query, key, value = plain.dense(x, cell.qkv).reshape(area, 3, HEADS, width).transpose(1, 2, 0, 3)
+    table = plain.array(cell.relative_position_bias_table)
+    result = np.zeros((area, CHANNELS))
+    for head, i in product(range(HEADS), range(area)):
+        scores = [query[head, i] @ key[head, j] / np.sqrt(width) + table[index[i, j], head] for j in range(area)]
+        weights = np.exp(np.array(scores) + mask[i])
+        result[i, head * width : (head + 1) * width] = weights @ value[head] / weights.sum()
+    return plain.dense(result, cell.proj)
+
+
+@pytest.mark.usefixtures("pynative")
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(("height", "width"), MAPS)
+def test_a_block_attends_within_its_windows(height, width, shifted):
+    """Every map with the one table, of which smaller windows use a part; tokens of the padding are attended to."""
+    block = plain.draw_parameters(swin.Block(CHANNELS, HEADS, shifted, (None, None)))
+    x = np.random.default_rng(1).normal(size=(2, height, width, CHANNELS)).astype(np.float32)
+    result = block.attend(Tensor(x)).asnumpy()
+
+    down, right = (swin.window_of(side)[1] * shifted for side in (height, width))
+    masks = swin.attention_mask(height, width) * (down > 0 or right > 0)
+    index = swin.relative_position_index(swin.window_of(height)[0], swin.window_of(width)[0])
+    expected = np.zeros_like(x)
+    for picture, (window, mask) in product(range(2), zip(windows(height, width), masks, strict=True)):
+        # Where each token of the window lies in the picture, or None in the padding.
+        places = [((y + down) % height, (x + right) % width) if y < height and x < width else None for y, x in window]
+        inside = np.array([x[picture][place] if place else np.zeros(CHANNELS) for place in places])
+        for place, token in zip(places, attended(inside, block.attn, index, mask), strict=True):
+            if place:
+                expected[picture][place] = token
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("pynative")
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 4), (3, 1)])
+def test_merging_puts_two_by_two_tokens_one_behind_the_other(height, width):
+    cell = plain.draw_parameters(swin.PatchMerging(3))
+    x = np.random.default_rng(1).normal(size=(2, height, width, 3)).astype(np.float32)
+    result = cell(Tensor(x)).asnumpy()
+    even = np.zeros((2, height + height % 2, width + width % 2, 3))
+    even[:, :height, :width] = x
+    joined = np.concatenate([even[:, down::2, right::2] for right, down in product((0, 1), repeat=2)], -1)
+    centred = joined - joined.mean(-1, keepdims=True)
+    normed = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5)
+    normed = normed * plain.array(cell.norm.gamma) + plain.array(cell.norm.beta)
+    np.testing.assert_allclose(result, normed @ plain.array(cell.reduction.weight).T, rtol=1e-4, atol=1e-4)

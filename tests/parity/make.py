@@ -1,0 +1,83 @@
+"""Writes reference.npz: what the reference implementations say, for tests/model/test_parity.py.
+
+    pip install -e '.[parity]'
+    git clone https://github.com/Jongchan/attention-module FOLDER
+    python -m tests.parity.make FOLDER
+
+Needs torch and timm (the `parity` extra) and runs by hand, when a model is added.  Per model:
+    names, shapes               of the reference's state at 1000 classes
+    logits_HxW                  float32 (2, 1000), evaluation mode
+    loss, statistics, stem, classifier
+                                after one SGD step in training mode on another instance with 10 classes: the loss
+                                before it, and evenly spaced elements of the running statistics (16 a norm, in the
+                                state's order), of the first and of the last weight matrix
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.reference import ATTENTION_MODULE, TIMM, build_reference
+from tests.parity import draw
+
+def build(name: str, num_classes: int, size: tuple[int, int], attention_module: str) -> nn.Module:
+    """The reference with drawn weights."""
+    net = build_reference(name, num_classes, size, attention_module)
+    state = {k: torch.from_numpy(draw.draw_weight(k, tuple(v.shape))) for k, v in parameters(net).items()}
+    net.load_state_dict(state, strict=False)
+    return net
+
+
+def parameters(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in net.state_dict().items() if value.is_floating_point()}
+
+
+def evaluation(name: str, attention_module: str) -> dict[str, np.ndarray]:
+    net = build(name, 1000, draw.SQUARE, attention_module).eval()
+    state = parameters(net)
+    shapes = [",".join(map(str, value.shape)) for value in state.values()]
+    found = {"names": np.array(list(state)), "shapes": np.array(shapes)}
+    for size in (draw.SQUARE, draw.TALL):
+        if size != draw.SQUARE and name in ATTENTION_MODULE:
+            continue  # pools over 7×7 and leaves the rest out
+        with torch.no_grad():
+            logits = build(name, 1000, size, attention_module).eval()(torch.from_numpy(draw.draw_images(2, size)))
+        found[f"logits_{size[0]}x{size[1]}"] = logits.numpy()
+    return found
+
+
+def training(name: str, attention_module: str) -> dict[str, np.ndarray]:
+    size = draw.training_size(name)
+    net = build(name, draw.TRAINING_CLASSES, size, attention_module).train()
+    optimizer = torch.optim.SGD(net.parameters(), draw.learning_rate(name), momentum=0.9)
+    images = torch.from_numpy(draw.draw_images(draw.TRAINING_BATCH, size))
+    loss = nn.functional.cross_entropy(
+        net(images), torch.from_numpy(draw.draw_labels()).long(), label_smoothing=draw.SMOOTHING
+    )
+    loss.backward()
+    optimizer.step()
+    state = {name: value.detach().numpy() for name, value in parameters(net).items()}
+    matrices = [name for name, value in state.items() if value.ndim > 1]
+    statistics = [draw.probe(value, 16) for name, value in state.items() if "running_" in name]
+    return {
+        "loss": np.float32(loss.item()),
+        "statistics": np.concatenate(statistics) if statistics else np.zeros(0, np.float32),
+        "stem": draw.probe(state[matrices[0]], 512),
+        "classifier": draw.probe(state[matrices[-1]], 512),
+    }
+
+
+def main(attention_module: str) -> None:
+    arrays = {}
+    for name in sorted(TIMM | ATTENTION_MODULE):
+        found = evaluation(name, attention_module) | training(name, attention_module)
+        arrays |= {f"{name}/{key}": value for key, value in found.items()}
+        print(name, {key: float(np.std(v)) for key, v in found.items() if v.dtype == np.float32}, flush=True)
+    np.savez_compressed(Path(__file__).with_name("reference.npz"), **arrays)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

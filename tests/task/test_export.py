@@ -1,0 +1,228 @@
+"""task=export, end to end, and its parts where they fail."""
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+from math import erf
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mindspore import Tensor, nn, ops
+
+from rp2k_lab.config import parse
+from rp2k_lab.dataset.batches import EvaluationView
+from rp2k_lab.dataset.image import centre_crop, letterbox, read_image
+from rp2k_lab.dataset.index import build_index
+from rp2k_lab.task import export
+
+FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json"}
+RUN = "resnet18_shelf_none_seed0"
+
+
+@pytest.fixture(scope="session")
+def exported(first_run, start):
+    """The first run's network, exported as a user does it."""
+    command = start("task=export", f"runs={RUN}", uri=first_run.store.uri)
+    command.result = command.wait()
+    return command
+
+
+@pytest.fixture(scope="session")
+def trained_on(first_run):
+    """(configuration, index) of the first run."""
+    recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
+    config = parse(recorded)
+    return config, build_index(config.dataset)
+
+
+def test_an_export_leaves_its_files_alone_and_says_what_they_are(first_run, exported):
+    code, out, err = exported.result
+    assert (code, err) == (0, "")
+    assert {file.name for file in (exported.folder / "out").iterdir()} == FILES
+    assert [path.name for path in exported.folder.iterdir()] == ["out"]  # MindSpore's litter is gone, no store is made
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (exported.folder / "out").iterdir()} == {0o644}
+    assert len(first_run.store.runs()) == 1
+    table = {line.split()[0]: line for line in out.splitlines() if line.startswith("model.")}
+    assert float(table["model.mindir"].split()[2]) <= 1e-6
+    assert float(table["model.onnx"].split()[2]) <= 1e-4
+    assert f"{(exported.folder / 'out' / 'model.onnx').stat().st_size:,}" in table["model.onnx"]
+    assert "(1, 32, 32, 3)" in out
+    assert f'InferenceSession("{exported.folder}/out/model.onnx")' in out
+
+
+def test_classes_stand_in_the_labels_order(exported, trained_on):
+    assert (exported.folder / "out" / "classes.txt").read_text("utf-8").splitlines() == trained_on[1].classes
+
+
+def test_the_card_says_what_a_user_of_the_files_needs(first_run, exported):
+    card = json.loads((exported.folder / "out" / "model.json").read_text("utf-8"))
+    (run,) = first_run.store.runs()
+    assert card["architecture"]["name"] == "resnet18"
+    assert card["input"] == {"name": "images", "dtype": "uint8", "layout": "NHWC, RGB", "shape": [1, 32, 32, 3]}
+    assert card["output"]["shape"] == [1, 8]
+    assert card["run"] == {"id": run.info.run_id, "name": RUN}
+    assert 11.17e6 < card["parameters"] < 11.19e6  # 11,176,512 without its classifier, in torchvision
+    assert [step["step"] for step in card["preparation"]] == ["decode", "letterbox", "centre_crop"]
+    assert len(card["checkpoint"]["sha256"]) == 64
+
+
+def test_the_cards_preparation_is_evaluations(first_run, trained_on):
+    config, index = trained_on
+    config = config.model_copy(update={"crop_ratio": 0.8})
+    _, resize, crop = export.preparation(config)
+    photo = index.root / index.split("test")["path"][0]
+    by_hand = centre_crop(letterbox(read_image(photo), tuple(resize["size"])), tuple(crop["size"]))
+    np.testing.assert_array_equal(by_hand, EvaluationView(config.size, "letterbox", 0.8)(photo))
+
+
+def test_onnx_runtime_gives_the_probabilities_that_the_run_recorded(first_run, exported, trained_on):
+    config, index = trained_on
+    recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
+    view = EvaluationView(config.size, config.resize, config.crop_ratio)
+    batches = [view(index.root / path)[None] for path in recorded["path"]]
+    probabilities = np.concatenate(export.run_onnx(exported.folder / "out" / "model.onnx", batches))
+    assert (probabilities.shape, probabilities.dtype) == ((80, 8), np.float32)
+    top5 = -np.sort(-probabilities, 1)[:, :5]
+    np.testing.assert_allclose(top5, recorded[[f"p{i}" for i in range(1, 6)]], atol=1e-4)
+    assert [index.classes[label] for label in probabilities.argmax(1)] == list(recorded["top1"])
+
+
+def test_a_checkpoint_file_is_exported_where_the_photos_are_gone_and_replaces_an_export(first_run, start, tmp_path):
+    """Also with more photos at a time, and into a folder whose name MindSpore itself would refuse."""
+    import onnxruntime
+
+    folder = tmp_path / "run"
+    shutil.copytree(first_run.folder / "out", folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    colours = {key: config["dataset"][key] for key in ("mean", "std", "val_share", "val_seed", "others")}
+    config["dataset"] = {"name": "rp2k", "root": "/no/such/folder", **colours}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    output = tmp_path / "新 export"
+    output.mkdir()
+    (output / "model.json").write_text("an earlier one's")
+    arguments = [f"runs={folder}/checkpoints/last.ckpt", f"task.output='{output}'", "task.batch_size=3"]
+    command = start("task=export", *arguments, uri="sqlite:////no/store.db")
+    code, out, err = command.wait()
+    assert code == 0, err
+    assert "last.ckpt: resnet18, 8 classes" in out
+    assert {file.name for file in output.iterdir()} == FILES
+    assert [file.name for file in tmp_path.glob("*export*")] == ["新 export"]
+    session = onnxruntime.InferenceSession(output / "model.onnx")
+    assert session.get_inputs()[0].shape == [3, 32, 32, 3]
+
+
+def test_a_damaged_checkpoint_leaves_the_earlier_export_as_it_was(first_run, start, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(first_run.folder / "out", folder)
+    os.truncate(folder / "checkpoints" / "best.ckpt", 1_000_000)
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "model.json").write_text("an earlier one's")
+    command = start("task=export", f"runs={folder}/checkpoints/best.ckpt", f"task.output={output}")
+    code, _, err = command.wait()
+    assert code == 2
+    assert err.startswith("runs=")
+    assert len(err.strip().splitlines()) == 2
+    assert [file.name for file in output.iterdir()] == ["model.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["output", "run"]
+
+
+def test_a_folder_with_other_files_is_refused(first_run, start):
+    (run,) = first_run.store.runs()
+    output = f"task.output={first_run.folder / 'out'}"
+    code, _, err = start("task=export", f"runs={run.info.run_id[:8]}", output, uri=first_run.store.uri).wait()
+    assert code == 2
+    assert err.startswith(output)
+    assert len(err.strip().splitlines()) == 2
+    assert (first_run.folder / "out" / "config.yaml").exists()
+
+
+def test_what_onnx_lacks_is_said_and_the_other_files_are_written(
+    first_run, trained_on, compose, monkeypatch, tmp_path, capsys
+):
+    checkpoint = first_run.folder / "out" / "checkpoints" / "best.ckpt"
+    request = {key: compose("task=export", f"runs={checkpoint}")[key] for key in ("task", "runs")}
+    config = parse(trained_on[0].model_dump(mode="json") | request)
+    monkeypatch.setattr(export.device, "set_up", lambda device: None)
+    monkeypatch.setattr(export, "write_onnx", lambda *_: (None, "no form for Erf"))
+    with pytest.raises(export.ExportFailed, match=r"^model\.onnx is not written: no form for Erf\nthe other .*files"):
+        export.run(config, tmp_path / "files")
+    assert {file.name for file in (tmp_path / "files").iterdir()} == FILES - {"model.onnx"}
+    assert "GraphCell" in capsys.readouterr().out
+
+
+class Pooled(nn.Cell):
+    """uint8 (batch, height, width, 3) to float32 (batch, 3) by any activation."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def construct(self, images):
+        return self.act(images.astype("float32") / 255.0).mean((1, 2))
+
+
+class Reciprocal(nn.Cell):
+    def construct(self, x):
+        return ops.reciprocal(x + 1.0)
+
+
+@pytest.fixture
+def images(graph_mode, tmp_path, monkeypatch):
+    """uint8 (4, 2, 8, 8, 3); the working directory is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return export.probe_images((2, 8, 8, 3))
+
+
+def predictions(network, images):
+    return [network(Tensor(batch)).asnumpy() for batch in images]
+
+
+def test_an_operator_without_onnx_form_is_named(images, tmp_path):
+    network = Pooled(Reciprocal())
+    assert export.write_mindir(network, images, predictions(network, images)) == 0
+    difference, problem = export.write_onnx(network, images, predictions(network, images))
+    assert difference is None
+    assert problem.endswith("exporter has no form for Reciprocal")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.mindir"]
+
+
+def test_exact_gelu_is_exported_without_erf(images):
+    network = Pooled(nn.GELU(approximate=False))
+    difference, problem = export.write_onnx(network, images, predictions(network, images))
+    assert problem is None
+    assert difference < 1e-6
+
+
+def test_erf_free_gelu_is_gelu(graph_mode):
+    x = np.linspace(-8, 8, 4001).astype(np.float32)
+    expected = [v / 2 * (1 + erf(v / 2**0.5)) for v in x.tolist()]
+    np.testing.assert_allclose(export.ErfFreeGelu()(Tensor(x)).asnumpy(), expected, atol=1e-6)
+
+
+def test_files_that_disagree_are_not_kept(images, tmp_path):
+    network = Pooled(nn.ReLU())
+    wrong = [prediction + 0.01 for prediction in predictions(network, images)]
+    difference, problem = export.write_onnx(network, images, wrong)
+    assert difference is None
+    assert "differ by 0.01" in problem
+
+    def into(output):
+        with export.replacing(output) as part, contextlib.chdir(part):
+            export.write_mindir(network, images, wrong)
+
+    with pytest.raises(export.ExportFailed, match=r"differs by 0\.01"):
+        into(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_probe_images_differ_from_each_other():
+    images = export.probe_images((2, 8, 8, 3))
+    assert (images.shape, images.dtype) == ((4, 2, 8, 8, 3), np.uint8)
+    assert len({batch.tobytes() for batch in images.reshape(8, -1)}) == 8
+    assert cv2.Laplacian(images[0, 0], cv2.CV_32F).std() > 1

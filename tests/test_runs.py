@@ -1,0 +1,189 @@
+"""`runs=`: finding earlier runs in a real store, and restoring what they recorded."""
+
+import contextlib
+import copy
+import shutil
+
+import pytest
+import yaml
+
+from rp2k_lab import PROJECT
+from rp2k_lab.config import parse
+from rp2k_lab.errors import RequestError
+from rp2k_lab.runs import find_run, merge, restore
+from rp2k_lab.tracker import MlflowTracker, RunStore
+
+CLASSES = ("others", "冰炫", " b", "a\x85c", "a b")  # not sorted: the order is the labels', not the names'
+
+
+@pytest.fixture(scope="module")
+def recorded(compose):
+    settings = compose("aug=cutout", "aug.length=20", "batch_size=7", "optimizer.lr=0.2", "dataset.classes=12")
+    return parse(settings).model_dump(mode="json")
+
+
+def leave(folder, recorded):
+    """What a finished run has in its folder."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(recorded, allow_unicode=True), "utf-8")
+    (folder / "classes.txt").write_bytes(("\n".join(CLASSES) + "\n").encode())
+    (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(compose, recorded, tmp_path_factory):
+    """(uri, run names to ids, the oldest first): finished runs, and one that was killed before its first epoch."""
+    folder = tmp_path_factory.mktemp("store")
+    left = leave(folder / "left", recorded)
+    ids = []
+    uri = f"sqlite:///{folder}/mlflow.db"
+    for name in ("it's 冰炫", "twice", "twice", "killed"):
+        tracking = parse(compose(f"tracking.uri={uri}")).tracking
+        with contextlib.suppress(KeyboardInterrupt), MlflowTracker(tracking, name) as tracker:
+            tracker.set_tags({"folder": folder / name})
+            tracker.log_artifact(left / "config.yaml")
+            tracker.log_artifact(left / "classes.txt")
+            if name == "killed":
+                raise KeyboardInterrupt
+            tracker.log_artifact(left / "checkpoints" / "best.ckpt", "checkpoints")
+        ids.append((name, tracker.run_id))
+    return uri, ids
+
+
+@pytest.mark.parametrize("reference", ["it's 冰炫", "id", "prefix"])
+def test_a_run_is_found_by_name_id_and_prefix(store, recorded, tmp_path, reference):
+    uri, ids = store
+    run_id = ids[0][1]
+    reference = {"id": run_id, "prefix": run_id[:6]}.get(reference, reference)
+    run = find_run(uri, reference, tmp_path)
+    assert (run.reference, run.name, run.run_id) == (reference, "it's 冰炫", run_id)
+    assert run.config == recorded
+    assert run.classes == CLASSES
+    assert run.checkpoint.read_bytes() == b"weights"
+
+
+def test_a_run_is_found_by_its_checkpoint_file(recorded, tmp_path, monkeypatch):
+    folder = leave(tmp_path / "run", recorded)
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"last")
+    monkeypatch.chdir(tmp_path)
+    run = find_run("sqlite:////no/store.db", "run/checkpoints/last.ckpt", tmp_path)
+    assert (run.name, run.run_id) == ("run/checkpoints/last.ckpt", None)
+    assert run.checkpoint == folder / "checkpoints" / "last.ckpt"
+    assert (run.config, run.classes) == (recorded, CLASSES)
+
+
+def test_several_runs_of_a_name_are_listed_with_the_newest_first(store, tmp_path):
+    uri, ids = store
+    older, newer = (run_id[:8] for name, run_id in ids if name == "twice")
+    with pytest.raises(RequestError, match=f"^runs=twice: 2 runs .*\n.*{newer} .*:.*, {older} .*:"):
+        find_run(uri, "twice", tmp_path)
+
+
+def test_what_is_no_run_is_refused_and_the_newest_are_named(store, tmp_path):
+    uri, ids = store
+    for reference in ("nope", ids[0][1][:5], "0" * 32):
+        with pytest.raises(RequestError, match=f"^runs={reference}: there is no such run\n.*killed") as error:
+            find_run(uri, reference, tmp_path)
+        assert len(str(error.value).splitlines()) == 2
+    with pytest.raises(RequestError, match=r"^runs=no\.ckpt: there is no such file$"):
+        find_run(uri, "no.ckpt", tmp_path)
+
+
+def test_looking_for_a_run_makes_no_store(tmp_path):
+    with pytest.raises(RequestError, match=r"^tracking\.uri=sqlite:.*there is no such store"):
+        find_run(f"sqlite:///{tmp_path}/mlflow.db", "run", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_its_best_weights_says_so(store, recorded, tmp_path):
+    uri, _ = store
+    with pytest.raises(RequestError, match=r"^runs=killed: the run is KILLED and logged no best weights\n"):
+        find_run(uri, "killed", tmp_path)
+    (run,) = RunStore(uri).find("killed")
+    folder = leave(tmp_path.parent / "killed-folder", recorded)
+    shutil.copytree(folder, run.folder)
+    with pytest.raises(RequestError, match=r"\nits folder has them: runs=.*/killed/checkpoints/best\.ckpt"):
+        find_run(uri, "killed", tmp_path)
+    shutil.rmtree(run.folder)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "classes.txt"])
+def test_a_checkpoint_away_from_its_run_says_what_is_missing(recorded, tmp_path, name):
+    folder = leave(tmp_path / "run", recorded)
+    (folder / name).unlink()
+    with pytest.raises(RequestError, match=rf"the run left no {name} \(looked for {folder}"):
+        find_run(None, str(folder / "checkpoints" / "best.ckpt"), tmp_path)
+
+
+def only_choice(group, choice):
+    raise AssertionError("the recorded choice is today's")
+
+
+def test_the_record_holds_where_the_request_says_nothing(defaults, recorded):
+    composed = defaults | {"runs": "x", "task": {"name": "export"}, "aug": recorded["aug"] | {"length": 14}}
+    merged = merge(composed, recorded, ["task=export", "runs=x"], only_choice)
+    same = {key for key in recorded if key not in ("task", "tracking", "runs")}
+    assert {key: merged[key] for key in same} == {key: recorded[key] for key in same}
+    assert {key: merged[key] for key in ("task", "tracking", "runs")} == {
+        key: composed[key] for key in ("task", "tracking", "runs")
+    }
+
+
+@pytest.mark.parametrize("override", ["batch_size", "optimizer.lr", "+dataset.classes", "crop_ratio"])
+def test_an_explicit_key_wins_alone(defaults, recorded, override):
+    composed, key = defaults | {"aug": recorded["aug"], "crop_ratio": 0.5}, override.lstrip("+")
+    merged = merge(composed, recorded, [f"{override}=stated"], only_choice)
+    expected = copy.deepcopy(recorded)
+    group, _, leaf = key.partition(".")
+    if leaf:
+        expected[group][leaf] = composed[group][leaf]
+    else:
+        expected[group] = composed[group]
+    for name in ("batch_size", "crop_ratio", "optimizer", "dataset", "aug", "size"):
+        assert merged[name] == expected[name]
+
+
+def test_an_explicit_choice_replaces_its_group(defaults, recorded):
+    merged = merge(defaults, recorded, ["aug=none", "aug.flip=0"], lambda group, choice: recorded[group])
+    assert merged["aug"] == defaults["aug"]
+    assert merged["optimizer"] == recorded["optimizer"]
+
+
+def test_an_older_record_gets_todays_default_of_its_own_choice(defaults, recorded):
+    older = copy.deepcopy(recorded)
+    del older["crop_ratio"], older["optimizer"]["momentum"], older["aug"]["color"]
+    merged = merge(defaults, older, [], lambda group, choice: {"color": f"of {group}={choice}"})
+    assert merged["crop_ratio"] == defaults["crop_ratio"]
+    assert merged["optimizer"] == recorded["optimizer"] | {"momentum": defaults["optimizer"]["momentum"]}
+    assert merged["aug"] == recorded["aug"] | {"color": "of aug=cutout"}
+
+
+def test_what_the_record_has_and_today_has_not_is_refused(defaults, recorded):
+    older = recorded | {"aug": defaults["aug"] | {"gone": 1}}
+    with pytest.raises(RequestError, match=r"^aug\.gone: there is no such key"):
+        parse(merge(defaults, older, [], only_choice))
+
+
+def test_merging_changes_neither_side(defaults, recorded, compose):
+    before = copy.deepcopy(recorded)
+    merge(defaults, recorded, ["optimizer.lr=1", "aug=none"], lambda group, choice: {})
+    assert recorded == before
+    assert defaults == compose()
+
+
+def test_restore_composes_the_recorded_choices_and_needs_no_photos(compose, recorded, tmp_path):
+    """As cli.run_task does: inside Hydra, and with a record of another data set whose folder is gone."""
+    from hydra import initialize_config_dir
+
+    rp2k = compose("dataset=rp2k")["dataset"] | {"root": "/no/such/folder"}
+    del rp2k["val_share"]
+    folder = leave(tmp_path / "run", recorded | {"dataset": rp2k})
+    overrides = ["task=export", f"runs={folder}/checkpoints/best.ckpt", "batch_size=9", "task.batch_size=3"]
+    composed = compose(*overrides)
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        config = restore(parse(composed), composed, overrides)
+    assert (config.dataset.name, str(config.dataset.root)) == ("rp2k", "/no/such/folder")
+    assert config.dataset.val_share == 0.05
+    assert (config.batch_size, config.task.batch_size) == (9, 3)
+    assert (config.aug.length, config.optimizer.lr) == (20, 0.2)
