@@ -279,9 +279,8 @@ def _first_problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{key}: there is no such key"
     if first["type"] == "union_tag_invalid":
-        return (
-            f"{key}.name={first['ctx']['tag']}: there is no such choice\nchoose one of {first['ctx']['expected_tags']}"
-        )
+        tag, choices = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
+        return f"{key}.name={tag}: there is no such choice\nchoose one of {choices}"
     if isinstance(first["input"], dict):  # two keys contradict each other, and the reason names them
         return f"{key}.{reason}{more}"
     return f"{key}={first['input']}: {reason[0].lower()}{reason[1:]}{more}"

@@ -115,7 +115,12 @@ def test_help_and_a_wrong_option_answer_within_a_second(tmp_path, arguments):
 
 def test_help_lists_choices_and_keys(tmp_path):
     out = run_py(tmp_path, "--help").stdout
-    for word in ("python run.py -m aug=none,cutout", "model: resnet18, seresnext50", "batch_size:", "label_smoothing:"):
+    for word in (
+        "python run.py -m aug=none,cutout",
+        "resnet50_bam_wider, resnet50_cbam",
+        "batch_size:",
+        "label_smoothing:",
+    ):
         assert word in out
 
 

@@ -12,11 +12,12 @@ from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
 CONF = PROJECT / "conf"
-FILES = sorted(CONF.rglob("*.yaml"))
+FILES = sorted(CONF.rglob("[!_]*.yaml"))
 CHOICES = [(file.parent.relative_to(CONF).as_posix(), file.stem) for file in FILES if file.parent != CONF]
 NEEDS = {
     ("dataset", "rp2k"): ["dataset.root=/"],
     ("dataset", "grocery_store"): ["dataset.root=/"],
+    ("task", "convert"): ["task.input=weights.pth"],
     ("task", "export"): ["runs=x"],
 }
 
@@ -53,7 +54,7 @@ class TestEveryChoice:
 
     def test_its_name_is_its_files(self, group, choice):
         name = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8"))["name"]
-        assert name == choice or choice == f"{name}_wider"
+        assert name == choice
 
 
 def test_root_keys_and_groups_are_the_schemas_fields():

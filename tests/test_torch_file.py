@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rp2k_lab import torch_file
+from rp2k_lab import torch_file, torch_pickle
 from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.torch_file import read_torch_file
 
@@ -570,9 +570,9 @@ def test_nothing_is_run_by_other_opcodes(name, pack, refused, in_folder):
 @BOTH
 def test_malformed_pickles(name, pack, refused, in_folder, monkeypatch):
     monkeypatch.setitem(copyreg._inverted_registry, 0xF0, ("os", "system"))
-    before = dict(vars(collections.OrderedDict)), dict(torch_file._GLOBALS)
+    before = dict(vars(collections.OrderedDict)), dict(torch_pickle._GLOBALS)
     refused(pack({"w": tensor(), "x": MALFORMED[name]}), "damaged, or not a weights file")
-    assert (dict(vars(collections.OrderedDict)), dict(torch_file._GLOBALS)) == before
+    assert (dict(vars(collections.OrderedDict)), dict(torch_pickle._GLOBALS)) == before
 
 
 def test_old_opcodes_are_refused_even_for_allowed_names(refused):
@@ -637,7 +637,7 @@ def test_a_list_handed_over_again_and_again(refused, quick):
 
 
 def test_too_many_steps(refused, monkeypatch):
-    monkeypatch.setattr(torch_file, "_MAX_STEPS", 10_000)
+    monkeypatch.setattr(torch_pickle, "_MAX_STEPS", 10_000)
     refused(zip_bytes({"x": [None] * 20_000, "w": tensor()}), "its pickle takes more than 10000 steps")
 
 

@@ -19,7 +19,7 @@ STAGES = (
 
 
 class MobileBlock(nn.Cell):
-    """Inverted residual: [1×1 expansion] → depthwise → [squeeze-and-excitation] → 1×1 (Sandler et al., arXiv 1801.04381).
+    """Inverted residual: [1×1 expansion] → depthwise → [squeeze-and-excitation] → 1×1 (arXiv 1801.04381, section 3.3).
 
     Args:
         expansion: 1 leaves the first convolution out, and the names of the others follow timm's for that case.

@@ -23,11 +23,12 @@ def conv(
     """
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     common = {"dilation": dilation, "group": groups, "has_bias": bias}
+    if kernel[0] != kernel[1]:
+        padding = "same"  # equal at stride 1; MindSpore's ONNX exporter mixes up the four sides of an uneven padding
     if padding in ("same", 0):
         return nn.Conv2d(channels_in, channels_out, kernel, stride, pad_mode="same" if padding else "valid", **common)
-    vertical, horizontal = (dilation * (side // 2) for side in kernel)
-    sides = (vertical, vertical, horizontal, horizontal)
-    return nn.Conv2d(channels_in, channels_out, kernel, stride, pad_mode="pad", padding=sides, **common)
+    side = dilation * (kernel[0] // 2)
+    return nn.Conv2d(channels_in, channels_out, kernel, stride, pad_mode="pad", padding=side, **common)
 
 
 def batch_norm(channels: int, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm2d:

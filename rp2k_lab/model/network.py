@@ -32,8 +32,8 @@ class Network(nn.Cell):
     Parameters are named without `backbone.` and `head.`: conv1.weight, layer1.0.conv1.weight, …, fc.weight.
 
     Args:
-        backbone: images to a feature map; has `num_features`, its channels, `smallest_input` and `input_multiple`, what a
-            side must at least have and be a multiple of (pixels).
+        backbone: images to a feature map; has `num_features`, its channels, and `smallest_input` and `input_multiple`:
+            what a side must at least have and be a multiple of (pixels).
         head: the feature map to logits.
     """
 

@@ -19,7 +19,9 @@ def uniform(step, seed: int, count: int):
         float32 (count,).
     """
     index = Tensor(np.arange(count, dtype=np.int32))
-    x = _mix(_mix(index ^ Tensor(np.array([seed], np.uint32).view(np.int32))) + step * -1640531527)  # 2^32 / golden ratio
+    x = _mix(
+        _mix(index ^ Tensor(np.array([seed], np.uint32).view(np.int32))) + step * -1640531527
+    )  # 2^32 / golden ratio
     return (x & 0x7FFFFF).astype(mindspore.float32) / 8388608.0
 
 

@@ -195,7 +195,7 @@ class PatchEmbedding(nn.Cell):
 
 
 class Swin(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width), sides that 4 divides, to features (batch, 768, h, w): Swin-T.
+    """Normalised float32 images (batch, 3, height, width), 4 divides the sides, to features (batch, 768, h, w): Swin-T.
 
     Section 3 of the paper.  The reference fixes the input size when it is built; here every size runs with the same
     weights, windows that a feature map does not fill being cut to its side, as timm does.

@@ -24,6 +24,7 @@ from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.errors import RequestError
 from rp2k_lab.evaluation import Classifier
 from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.model.layers import GELU
 from rp2k_lab.model.pretrained import normalisation
 from rp2k_lab.runs import EarlierRun, find_run
 
@@ -41,7 +42,7 @@ class ExportFailed(Exception):
 
 
 class ErfFreeGelu(nn.Cell):
-    """`nn.GELU(approximate=False)` without Erf, for which MindSpore's ONNX exporter has no form; the same shape.
+    """`layers.GELU` without Erf, for which MindSpore's ONNX exporter has no form; the same shape.
 
     x·Φ(x) by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (erf to 1.5e-7).  It takes about twice
     as long as Erf on CPU, so training has it not.
@@ -155,7 +156,7 @@ def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarra
     names = {"input_names": ["images"], "output_names": ["probabilities"]}
     for _, cell in list(classifier.cells_and_names()):
         for name, child in cell.name_cells().items():
-            if isinstance(child, nn.GELU) and child.approximate == "none":
+            if isinstance(child, GELU):
                 setattr(cell, name, ErfFreeGelu())
     try:
         mindspore.onnx.export(classifier, Tensor(images[0]), file_name=ONNX, **names)
@@ -201,6 +202,7 @@ def write_card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> None
 def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, Any]:
     """What a program that uses the files has to know, and where they come from."""
     batch, (height, width), classes = config.task.batch_size, config.size, len(earlier.classes)
+    mean, std = normalisation(config.model, config.dataset)
     counters = ("moving_mean", "moving_variance", "step")
     weights = [p for p in classifier.get_parameters() if p.name.rpartition(".")[2] not in counters]
     mean, std = normalisation(config.model, config.dataset)

@@ -31,7 +31,9 @@ def run(config: Config, folder: Path) -> None:
             rows.append(summarise(name, (task.size, task.size), task.batch_size, task.seconds, Path(scratch)))
     print(table(rows, task.size))
     print(f"\n1000 classes; images/s: forward, batch {task.batch_size}, {device.describe(config.device)}, ", end="")
-    print(f"{os.cpu_count()} cores\nwider: model.final_width (ResNet family, Inception-ResNet-v2), model.head_width (all)")
+    print(
+        f"{os.cpu_count()} cores\nwider: model.final_width (ResNet family, Inception-ResNet-v2), model.head_width (all)"
+    )
     print(f"next        python run.py model={rows[-1].name}")
 
 

@@ -1,6 +1,8 @@
+import math
+
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, amp, nn
 
 from rp2k_lab.model import layers
 from tests.model import plain
@@ -13,17 +15,58 @@ def draw(*shape):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 7), (1, 3, 4, 9), (3, 2, 1, 1)])
-def test_global_mean(shape):
-    x = draw(*shape)
-    result = layers.global_mean(Tensor(x)).asnumpy()
-    np.testing.assert_allclose(result, x.mean((2, 3)), rtol=0, atol=1e-6)
+class TestMatrixProducts:
+    @pytest.mark.parametrize(
+        ("ours", "formula"),
+        [
+            (layers.global_mean, lambda x: x.mean((2, 3))),
+            (layers.global_max, lambda x: x.max((2, 3))),
+            (layers.channel_mean, lambda x: x.mean(1, keepdims=True)),
+            (layers.channel_max, lambda x: x.max(1, keepdims=True)),
+        ],
+        ids=["global_mean", "global_max", "channel_mean", "channel_max"],
+    )
+    def test_reductions(self, shape, ours, formula):
+        x = draw(*shape)
+        np.testing.assert_allclose(ours(Tensor(x)).asnumpy(), formula(x), rtol=0, atol=1e-6)
+
+    def test_scale_channels(self, shape):
+        x, gate = draw(*shape), draw(*shape[:2])
+        result = layers.scale_channels(Tensor(x), Tensor(gate)).asnumpy()
+        np.testing.assert_allclose(result, x * gate[:, :, None, None], rtol=1e-6)
+
+    def test_scale_places(self, shape):
+        x, gate = draw(*shape), draw(shape[0], 1, *shape[2:])
+        result = layers.scale_places(Tensor(x), Tensor(gate)).asnumpy()
+        np.testing.assert_allclose(result, x * gate, rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 7, 7), (1, 3, 4, 9), (3, 2, 1, 1)])
-def test_scale_channels(shape):
-    x, gate = draw(*shape), draw(*shape[:2])
-    result = layers.scale_channels(Tensor(x), Tensor(gate)).asnumpy()
-    np.testing.assert_allclose(result, x * gate[:, :, None, None], rtol=1e-6)
+def test_activations_are_exact():
+    x = np.concatenate([np.linspace(-8, 8, 1001), [-60, 0, 60]]).astype(np.float32)
+    normal = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x.tolist()])
+    np.testing.assert_allclose(layers.GELU()(Tensor(x)).asnumpy(), x * normal, rtol=1e-5, atol=1e-6)
+    logistic = np.array([1 / (1 + math.exp(-value)) for value in x.tolist()])
+    np.testing.assert_allclose(layers.SiLU()(Tensor(x)).asnumpy(), x * logistic, rtol=1e-5, atol=1e-6)
+
+
+def layer_norm(x, cell):
+    x = x.astype(np.float64)
+    scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + cell.eps)
+    return scaled * plain.array(cell.gamma) + plain.array(cell.beta)
+
+
+@pytest.mark.parametrize("shape", [(3, 96), (2, 5, 7, 768), (1, 1, 8)])
+def test_layer_norm(shape):
+    cell = plain.draw_parameters(layers.LayerNorm(shape[-1]))
+    x = 5 + 3 * draw(*shape)
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), layer_norm(x, cell), rtol=1e-4, atol=1e-5)
+
+
+def test_layer_norm_takes_values_whose_squares_are_no_half_floats():
+    """As MindSpore's own, which O2 leaves in float32."""
+    net = amp.auto_mixed_precision(nn.SequentialCell([layers.LayerNorm(8)]), "O2")
+    x = 3000 * draw(2, 8)
+    np.testing.assert_allclose(net(Tensor(x)).asnumpy(), layer_norm(x, layers.LayerNorm(8)), atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 5), (1, 2)])

@@ -55,7 +55,9 @@ def test_logits_are_the_references(reference, name):
         expected = reference[f"{name}/logits_{size}"]
         logits = net(Tensor(draw.draw_images(2, SIZES[size]))).asnumpy()
         assert relative_difference(logits, expected) < 1e-3, size
-        assert np.abs(expected[0] - expected[1]).max() > 0.03 * expected.std(), "the logits hardly depend on the picture"
+        assert np.abs(expected[0] - expected[1]).max() > 0.03 * expected.std(), (
+            "the logits hardly depend on the picture"
+        )
 
 
 @pytest.mark.parametrize("name", list_models())

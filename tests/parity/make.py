@@ -23,6 +23,7 @@ from torch import nn
 from benchmarks.reference import ATTENTION_MODULE, TIMM, build_reference
 from tests.parity import draw
 
+
 def build(name: str, num_classes: int, size: tuple[int, int], attention_module: str) -> nn.Module:
     """The reference with drawn weights."""
     net = build_reference(name, num_classes, size, attention_module)
