@@ -70,26 +70,30 @@ def build_training(config: Config, index: Index) -> Training:
 
 
 def build_network(config: Config, num_classes: int) -> WithPreprocessing:
-    """uint8 images (batch, height, width, 3) to logits (batch, num_classes), with initial weights."""
-    return WithPreprocessing(create_network(config, num_classes), *normalisation(config.model, config.dataset))
+    """uint8 images (batch, height, width, 3) to logits (batch, num_classes), with initial weights.
+
+    Raises:
+        RequestError: options that the network cannot have, or images that are too small for it.
+    """
+    network = create_network(config, num_classes)
+    try:
+        network.check_input(config.size)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    return WithPreprocessing(network, *normalisation(config.model, config.dataset))
 
 
 def create_network(config: Config, num_classes: int) -> Network:
     """The network alone: normalised images (batch, 3, height, width) to logits (batch, num_classes).
 
     Raises:
-        RequestError: options that the network cannot have, or images that are too small for it.
+        RequestError: options that the network cannot have.
     """
     options = config.model.model_dump(exclude={"name", "pretrained"})
     try:
-        network = create_model(config.model.name, num_classes, seed=config.seed, **options)
+        return create_model(config.model.name, num_classes, seed=config.seed, **options)
     except ValueError as error:
         raise RequestError(str(error)) from None
-    least, multiple = network.backbone.smallest_input, network.backbone.input_multiple
-    if min(config.size) < least or any(side % multiple for side in config.size):
-        sides = f"sides of at least {least} pixels" + (f" that {multiple} divides" if multiple > 1 else "")
-        raise RequestError(f"size={','.join(map(str, config.size))}: {config.model.name} needs {sides}")
-    return network
 
 
 def build_evaluators(config: Config, index: Index, network: nn.Cell, check: Callable[[], None]) -> dict[str, Evaluator]:

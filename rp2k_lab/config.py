@@ -113,13 +113,19 @@ class GroceryStore(RealSource):
     name: Literal["grocery_store"]
 
 
+def _weights(pretrained: str) -> str:
+    return pretrained if pretrained == "imagenet" else os.path.abspath(pretrained)
+
+
 class Model(Group):
     """What every network has.  The wider names are choices of their own, so that runs can be told apart by name."""
 
     head_width: Count | None = Field(description="features widened by a 1×1 convolution before the classifier")
     drop_rate: Rate = Field(description="dropout before the classifier")
     freeze: Literal["none", "backbone"] = Field(description="what is not trained")
-    pretrained: Annotated[str, Field(min_length=1)] | None = Field(description="imagenet, or a file of weights")
+    pretrained: Annotated[str, Field(min_length=1), AfterValidator(_weights)] | None = Field(
+        description="imagenet, or a file of weights"
+    )
 
 
 class ResNet(Model):

@@ -13,6 +13,7 @@ from rp2k_lab.model.initialise import initialise
 from rp2k_lab.model.network import Head, Network, freeze_backbone
 from rp2k_lab.model.preprocess import Normalise, WithPreprocessing
 from rp2k_lab.model.resnet import ResNet
+from rp2k_lab.model.stochastic import seed_masks
 from rp2k_lab.model.swin import Swin
 from rp2k_lab.model.torch_weights import load_torch_weights
 
@@ -65,9 +66,12 @@ def create_model(
         name, options = _WIDER[name], {"final_width": 4096} | options
     if name not in _MODELS:
         raise ValueError(f"model={name}: no such model; choose one of {', '.join(list_models())}")
+    if freeze not in ("none", "backbone"):
+        raise ValueError(f"model.freeze={freeze}: choose none or backbone")
     backbone = _MODELS[name](**options)
-    net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate))
+    net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate), name)
     initialise(net, seed)
+    seed_masks(net, seed)
     if freeze == "backbone":
         freeze_backbone(net)
     return net

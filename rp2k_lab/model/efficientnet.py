@@ -86,7 +86,7 @@ class EfficientNet(nn.Cell):
             cells = []
             for i in range(count):
                 shape = (channels, out, kernel, stride if i == 0 else 1, expansion)
-                drop = drop_path(drop_path_rate * number / total, number)
+                drop = drop_path(drop_path_rate * number / total)
                 cells.append(MobileBlock(*shape, attention, activation, norm, padding, drop))
                 channels, number = out, number + 1
             stages.append(nn.SequentialCell(cells))

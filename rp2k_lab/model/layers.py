@@ -1,7 +1,6 @@
 """Layers and formulations that the backbones share, with the field's names for their arguments."""
 
-import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import nn, ops
 
 
 def conv(
@@ -23,7 +22,7 @@ def conv(
     """
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     common = {"dilation": dilation, "group": groups, "has_bias": bias}
-    if kernel[0] != kernel[1]:
+    if kernel[0] != kernel[1] and padding is None:
         padding = "same"  # equal at stride 1; MindSpore's ONNX exporter mixes up the four sides of an uneven padding
     if padding in ("same", 0):
         return nn.Conv2d(channels_in, channels_out, kernel, stride, pad_mode="same" if padding else "valid", **common)
@@ -79,17 +78,16 @@ class GELU(nn.Cell):
         return x * (ops.erf(x * 0.7071067811865476) * 0.5 + 0.5)
 
 
-class LayerNorm(nn.Cell):
+class LayerNorm(nn.LayerNorm):
     """Normalises the last axis (Ba et al., arXiv 1607.06450); float32 (…, channels) to the same shape.
 
-    Means as matrix products, see `global_mean`: half the time of `nn.LayerNorm` on CPU, forward and backward.
+    Means as matrix products, see below: half the time of `nn.LayerNorm` on CPU, forward and backward.  A subclass, since
+    mixed precision keeps those in float32: the squares overflow halves.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
-        super().__init__()
+        super().__init__((channels,), epsilon=eps)
         self.channels, self.eps = channels, eps
-        self.gamma = Parameter(Tensor(np.ones(channels, np.float32)))
-        self.beta = Parameter(Tensor(np.zeros(channels, np.float32)))
 
     def construct(self, x):
         rows = x.reshape(-1, self.channels)

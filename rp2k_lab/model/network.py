@@ -18,9 +18,9 @@ class Head(nn.Cell):
 
     def __init__(self, features: int, num_classes: int, width: int | None = None, drop_rate: float = 0.0):
         super().__init__()
-        self.widen = ConvNorm(features, width, 1) if width else nn.Identity()
-        self.dropout = Dropout(drop_rate, seed=0xD409) if drop_rate else nn.Identity()
-        self.fc = nn.Dense(width or features, num_classes)
+        self.widen = ConvNorm(features, width, 1) if width is not None else nn.Identity()
+        self.dropout = Dropout(drop_rate) if drop_rate else nn.Identity()
+        self.fc = nn.Dense(features if width is None else width, num_classes)
 
     def construct(self, x):
         return self.fc(self.dropout(global_mean(self.widen(x))))
@@ -35,15 +35,26 @@ class Network(nn.Cell):
         backbone: images to a feature map; has `num_features`, its channels, and `smallest_input` and `input_multiple`:
             what a side must at least have and be a multiple of (pixels).
         head: the feature map to logits.
+        architecture: its name in the zoo, for messages.
     """
 
-    def __init__(self, backbone: nn.Cell, head: Head):
+    def __init__(self, backbone: nn.Cell, head: Head, architecture: str):
         super().__init__(auto_prefix=False)
+        self.architecture = architecture
         self.backbone = backbone
         self.head = head
 
     def construct(self, images):
         return self.head(self.backbone(images))
+
+    def check_input(self, size: tuple[int, int]) -> None:
+        """Raise ValueError unless the backbone takes images of this (height, width)."""
+        least, multiple = self.backbone.smallest_input, self.backbone.input_multiple
+        if min(size) < least or any(side % multiple for side in size):
+            divided = f", divided by {multiple}" if multiple > 1 else ""
+            raise ValueError(
+                f"size=[{size[0]},{size[1]}]: {self.architecture} needs sides of at least {least} pixels{divided}"
+            )
 
 
 def freeze_backbone(net: Network) -> None:

@@ -118,8 +118,9 @@ class ResNet(nn.Cell):
         if depth not in STAGES:
             raise ValueError(f"depth {depth}: a ResNet has one of {', '.join(map(str, STAGES))}")
         block = BasicBlock if depth < 50 else Bottleneck
-        final_width = final_width or PLANES[-1] * block.expansion
-        if final_width % block.expansion:
+        if final_width is None:
+            final_width = PLANES[-1] * block.expansion
+        if final_width < 1 or final_width % block.expansion:
             raise ValueError(f"model.final_width={final_width}: depth {depth} needs a multiple of {block.expansion}")
         self.conv1 = conv(3, 64, 7, stride=2)
         self.bn1 = batch_norm(64)
@@ -129,7 +130,7 @@ class ResNet(nn.Cell):
         planes = (*PLANES[:-1], final_width // block.expansion)
         for i, (blocks, stage_planes) in enumerate(zip(counts, planes, strict=True)):
             first = sum(counts[:i])
-            drops = [drop_path(drop_path_rate * n / (sum(counts) - 1), n) for n in range(first, first + blocks)]
+            drops = [drop_path(drop_path_rate * n / (sum(counts) - 1)) for n in range(first, first + blocks)]
             options = (cardinality, base_width, attention)
             stage = _stage(block, channels, stage_planes, 1 if i == 0 else 2, options, drops)
             channels = stage_planes * block.expansion

@@ -3,6 +3,8 @@
 The framework's own draw from a generator that no checkpoint holds, and differ even between two identical runs.
 """
 
+import zlib
+
 import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -37,10 +39,17 @@ def _shift_right(x, bits: int):
 
 
 class _Mask(nn.Cell):
-    """Counts training steps and draws masks; identity outside training and at rate 0."""
+    """Counts training steps and draws masks; its children are the identity outside training.
 
-    def __init__(self, rate: float, seed: int):
+    Args:
+        rate: the share that is dropped, from 0 to below 1.
+        seed: 32 bits; `seed_masks` sets it for a whole network.
+    """
+
+    def __init__(self, rate: float, seed: int = 0):
         super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"a drop rate of {rate}: it needs 0 <= rate < 1")
         self.rate, self.seed = rate, seed
         # Saved with the weights, so that a resumed run goes on with the same masks.
         self.step = Parameter(Tensor(np.zeros(1, np.int32)), name="step", requires_grad=False)
@@ -71,6 +80,16 @@ class DropPath(_Mask):
         return x * self.keep(x.shape[0]).reshape(shape).astype(x.dtype)
 
 
-def drop_path(rate: float, seed: int) -> nn.Cell:
+def drop_path(rate: float) -> nn.Cell:
     """A DropPath, or the identity at rate 0: no step counter where nothing is drawn."""
-    return DropPath(rate, seed) if rate else nn.Identity()
+    return DropPath(rate) if rate else nn.Identity()
+
+
+def seed_masks(net: nn.Cell, seed: int) -> None:
+    """Give every layer that draws masks a stream of its own, by the run's seed and its parameter's name.
+
+    Hashed: of two seeds that differ in their low bits alone, one would draw the other's numbers in another order.
+    """
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, _Mask):
+            cell.seed = zlib.crc32(f"{seed} {cell.step.name}".encode())

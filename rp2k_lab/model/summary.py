@@ -56,8 +56,12 @@ def summarise(name: str, size: tuple[int, int], batch_size: int, seconds: float,
         batch_size: images at a time.
         seconds: how long to measure; 0: not at all.
         folder: for a scratch file.
+
+    Raises:
+        ValueError: there is no such model, or it takes no images of this size.
     """
     network = create_model(name, 1000).set_train(False)
+    network.check_input(size)
     images = Tensor(np.random.default_rng(0).normal(size=(batch_size, 3, *size)).astype(np.float32))
     file = folder / f"{name}.mindir"
     mindspore.export(network, images, file_name=str(file), file_format="MINDIR")

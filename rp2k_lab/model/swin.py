@@ -28,7 +28,10 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
 
 
 def attention_mask(height: int, width: int) -> np.ndarray:
-    """float32 (windows, area, area): 0 between tokens that were neighbours before the cyclic shift, else -100.
+    """float32 (windows, area, area): -100 between tokens that the cyclic shift alone brought together, else 0.
+
+    As in timm, regions are counted from the end of the filled-up map, so that where the window does not divide the
+    side, some rows that wrapped around still see each other.
 
     Args:
         height, width: of the feature map (figure 4 of the paper).
@@ -213,7 +216,7 @@ class Swin(nn.Cell):
         super().__init__()
         self.patch_embed = PatchEmbedding(CHANNELS)
         rates = np.linspace(0.0, drop_path_rate, sum(DEPTHS))
-        drops = [(drop_path(rate, 2 * i), drop_path(rate, 2 * i + 1)) for i, rate in enumerate(rates)]
+        drops = [(drop_path(rate), drop_path(rate)) for rate in rates]
         stages, first = [], 0
         for i, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
             stages.append(Stage(CHANNELS * 2**i, heads, i > 0, drops[first : first + depth]))

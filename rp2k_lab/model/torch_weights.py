@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from rp2k_lab.model.efficientnet import STAGES as EFFICIENTNET_STAGES
+from rp2k_lab.torch_pickle import shown
 
 # What a file holds beside parameters: counters, and constants that are computed here.
 _NO_PARAMETER = re.compile(r"num_batches_tracked$|relative_position_index$|attn_mask$")
@@ -34,9 +35,6 @@ _RENAMED = [
     # timm's EfficientNet
     (r"\.se\.conv_reduce\.", ".se.fc1."),
     (r"\.se\.conv_expand\.", ".se.fc2."),
-    # Cadene's SE-ResNeXt
-    (r"^layer0\.", ""),
-    (r"\.se_module\.", ".se."),
 ]
 
 
@@ -48,12 +46,15 @@ class Match:
         loaded: our name to the file's value, of the right shape.
         missing: our names that the file lacks.
         unexpected: the file's names that the network lacks.
+        foreign: those of them that lie in a part that the network has, such as another block of a stage: the weights
+            of another network, where an optimizer's state beside would only be unexpected.
         other_shape: (our name, our shape, the file's shape).
     """
 
     loaded: dict[str, np.ndarray]
     missing: list[str]
     unexpected: list[str]
+    foreign: list[str]
     other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
 
     def problem(self) -> str | None:
@@ -62,6 +63,9 @@ class Match:
             name, ours, theirs = self.other_shape[0]
             more = f" (and {len(self.other_shape) - 1} more)" if len(self.other_shape) > 1 else ""
             return f"{name} is {_shape(theirs)} in the file and {_shape(ours)} in the network{more}"
+        if self.foreign:
+            more = f" (and {len(self.foreign) - 1} more)" if len(self.foreign) > 1 else ""
+            return f"the network has nothing for {shown(self.foreign[0])} of the file{more}"
         if self.missing:
             return f"the file lacks {len(self.missing)} of the network's parameters, the first is {self.missing[0]}"
         return None
@@ -89,7 +93,9 @@ def match_torch_weights(net: nn.Cell, state: Mapping[str, np.ndarray], with_clas
                 loaded[name] = value
             else:
                 other_shape.append((name, parameter.shape, value.shape))
-    return Match(loaded, missing, [original for original, _ in theirs.values()], other_shape)
+    parts = {*net.backbone.name_cells(), *(net.head.name_cells() if with_classifier else ())}
+    foreign = [original for name, (original, _) in theirs.items() if name.partition(".")[0] in parts]
+    return Match(loaded, missing, [original for original, _ in theirs.values()], foreign, other_shape)
 
 
 def load_torch_weights(net: nn.Cell, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
@@ -133,12 +139,17 @@ def renamed(state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]
             name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
+        while name in renamed:  # two names for one parameter: both are reported
+            name += "?"
         renamed[name] = (original, value)
     return renamed
 
 
 def _of_lukemelas(name: str) -> str:
-    """EfficientNet-PyTorch's names (`_blocks.3._project_conv.weight`) in timm's form; others as they are."""
+    """EfficientNet-PyTorch's names (`_blocks.3._project_conv.weight`) in timm's form; others as they are.
+
+    Lite alone: its B0, which has attention besides, pads as TensorFlow does and ours as timm's B0.
+    """
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     module, _, leaf = name.rpartition(".")
     if module in top:
@@ -155,7 +166,6 @@ def _of_lukemelas(name: str) -> str:
     else:
         parts = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
         parts |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    parts |= {"_se_reduce": "se.fc1", "_se_expand": "se.fc2"}
     return f"blocks.{stage}.{i}.{parts.get(part, part)}.{leaf}"
 
 

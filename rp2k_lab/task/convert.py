@@ -13,6 +13,7 @@ from rp2k_lab.config import Config
 from rp2k_lab.errors import RequestError
 from rp2k_lab.model.torch_weights import Match, load_torch_weights, match_torch_weights, renamed
 from rp2k_lab.torch_file import read_torch_file
+from rp2k_lab.torch_pickle import shown
 
 
 def run(config: Config, folder: Path) -> None:
@@ -59,7 +60,7 @@ def print_report(match: Match, file: Path, model: str, with_classifier: bool) ->
     for name in match.missing:
         print(f"  only in the network: {name}")
     for name in match.unexpected:
-        print(f"  only in the file: {name}")
+        print(f"  only in the file: {shown(name)}")
     for name, ours, theirs in match.other_shape:
         print(f"  of another shape: {name} is {theirs} in the file, {ours} in the network")
 

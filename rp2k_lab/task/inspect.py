@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from rp2k_lab import device
 from rp2k_lab.config import Config
+from rp2k_lab.errors import RequestError
 from rp2k_lab.model import list_models
 from rp2k_lab.model.summary import Summary, summarise
 
@@ -28,7 +29,11 @@ def run(config: Config, folder: Path) -> None:
         rows = []
         for name in bar:
             bar.set_description(name)
-            rows.append(summarise(name, (task.size, task.size), task.batch_size, task.seconds, Path(scratch)))
+            try:
+                rows.append(summarise(name, (task.size, task.size), task.batch_size, task.seconds, Path(scratch)))
+            except ValueError as error:
+                bar.close()
+                raise RequestError(f"task=inspect: {error}") from None
     print(table(rows, task.size))
     print(f"\n1000 classes; images/s: forward, batch {task.batch_size}, {device.describe(config.device)}, ", end="")
     print(

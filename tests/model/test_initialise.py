@@ -80,7 +80,7 @@ def test_a_backbone_can_state_the_deviation_of_its_dense_layers():
             self.attention = WindowAttention(64, 8)
             self.proj = conv(3, 64, 4)
 
-    net = Network(Backbone(), Head(64, 300))
+    net = Network(Backbone(), Head(64, 300), "tiny")
     initialise(net, seed=0)
     attention = net.backbone.attention
     for parameter in (attention.relative_position_bias_table, attention.qkv.weight, net.head.fc.weight):

@@ -82,8 +82,6 @@ LUKEMELAS = [
     ("_bn0.running_mean", "bn1.running_mean"),
     ("_blocks.0._depthwise_conv.weight", "blocks.0.0.conv_dw.weight"),
     ("_blocks.0._bn1.bias", "blocks.0.0.bn1.bias"),
-    ("_blocks.0._se_reduce.weight", "blocks.0.0.se.fc1.weight"),
-    ("_blocks.0._se_expand.bias", "blocks.0.0.se.fc2.bias"),
     ("_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
     ("_blocks.0._bn2.running_var", "blocks.0.0.bn2.running_var"),
     ("_blocks.1._expand_conv.weight", "blocks.1.0.conv_pw.weight"),
@@ -96,15 +94,9 @@ LUKEMELAS = [
     ("_bn1.running_mean", "bn2.running_mean"),
     ("_fc.bias", "fc.bias"),
 ]
-CADENE = [
-    ("layer0.conv1.weight", "conv1.weight"),
-    ("layer0.bn1.running_mean", "bn1.running_mean"),
-    ("layer2.1.se_module.fc2.weight", "layer2.1.se.fc2.weight"),
-    ("last_linear.weight", "fc.weight"),
-]
 
 
-@pytest.mark.parametrize(("theirs", "name"), JONGCHAN + TIMM + LUKEMELAS + CADENE)
+@pytest.mark.parametrize(("theirs", "name"), JONGCHAN + TIMM + LUKEMELAS)
 def test_dialects(theirs, name):
     assert ours(theirs) == name
 
@@ -141,12 +133,6 @@ def lukemelas(name: str) -> str:
     return f"_blocks.{number}.{parts[part]}.{leaf}"
 
 
-def cadene(name: str) -> str:
-    if name.startswith(("conv1.", "bn1.")):
-        return f"layer0.{name}"
-    return re.sub(r"^fc\.", "last_linear.", name.replace(".se.", ".se_module."))
-
-
 def microsoft(name: str) -> str:
     """Merging at the end of a stage, counted from 0."""
     name = re.sub(r"^layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
@@ -157,9 +143,7 @@ def microsoft(name: str) -> str:
 @pytest.mark.parametrize(
     ("model", "dialect"),
     [
-        ("efficientnet_b0", lukemelas),
         ("efficientnet_lite0", lukemelas),
-        ("seresnext50", cadene),
         ("swin_tiny", microsoft),
     ],
     ids=lambda value: getattr(value, "__name__", value),
@@ -188,7 +172,32 @@ def test_another_models_file_is_no_match(reference):
     )
     match = match_torch_weights(create_model("resnet50", 1000), reference("resnet101"))
     assert match.missing == []
-    assert {name.split(".")[0] for name in match.unexpected} == {"layer3"}
+    assert {name.split(".")[0] for name in match.foreign} == {"layer3"}
+    assert "layer3" in match.problem()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_another_computation_under_the_same_names_is_no_match(reference):
+    """EfficientNet-PyTorch's B0 pads as TensorFlow does; Cadene's SE-ResNeXt pools without padding."""
+    state = {lukemelas(name): value for name, value in reference("efficientnet_b0").items()}
+    assert match_torch_weights(create_model("efficientnet_b0", 1000), state).problem()
+    state = {name.replace(".se.", ".se_module."): value for name, value in reference("seresnext50").items()}
+    assert match_torch_weights(create_model("seresnext50", 1000), state).problem()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_optimizers_state_beside_is_passed_over(reference):
+    state = reference("resnet50")
+    state |= {f"moments.{name}": value for name, value in list(state.items())[:3]}
+    match = match_torch_weights(create_model("resnet50", 1000), state)
+    assert (match.problem(), match.foreign, len(match.unexpected)) == (None, [], 3)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_names_for_one_parameter_are_both_accounted_for(reference):
+    state = reference("resnet50")
+    match = match_torch_weights(create_model("resnet50", 1000), state | {"head.weight": state["fc.weight"]})
+    assert match.unexpected == ["head.weight"]
 
 
 class Tiny(nn.Cell):
@@ -201,7 +210,7 @@ class Tiny(nn.Cell):
 
 @pytest.fixture
 def net():
-    return plain.draw_parameters(Network(Tiny(), Head(4, 5, drop_rate=0.1)))
+    return plain.draw_parameters(Network(Tiny(), Head(4, 5, drop_rate=0.1), "tiny"))
 
 
 @pytest.fixture
