@@ -17,7 +17,8 @@ run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to 
 	$(BIN)/python run.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -53,14 +53,16 @@ class SignalWatch:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._former = {s: signal.signal(s, self._remember) for s in SIGNALS}
         self._former_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, daemon=True, name="signals").start()
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="signals")
+        self._listener.start()
         return self
 
     def __exit__(self, *error):
         signal.set_wakeup_fd(self._former_fd)
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
-        self._writer.close()  # ends the thread
+        self._writer.close()  # ends the thread, which first says what it has heard
+        self._listener.join(timeout=1)
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""

@@ -102,6 +102,7 @@ def test_an_unreachable_server_is_a_wrong_request(tmp_path):
     assert len(done.stderr.strip().splitlines()) <= 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [["--help"], ["model=resnet19"], ["optimizer.lr=-1"]])
 def test_help_and_a_wrong_option_answer_within_a_second(tmp_path, arguments):
     """The quickest of five: the machine may be busy, the imports may not."""

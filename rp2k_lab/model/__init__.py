@@ -6,6 +6,8 @@ A name is a backbone with arguments; `conf/model/<name>.yaml` shows the argument
 from functools import partial
 from typing import Literal
 
+from mindspore.nn.utils import no_init_parameters
+
 from rp2k_lab.model.attention import BAM, CBAM, SqueezeExcitation
 from rp2k_lab.model.efficientnet import EfficientNet
 from rp2k_lab.model.inception_resnet_v2 import InceptionResNetV2
@@ -68,9 +70,11 @@ def create_model(
         raise ValueError(f"model={name}: no such model; choose one of {', '.join(list_models())}")
     if freeze not in ("none", "backbone"):
         raise ValueError(f"model.freeze={freeze}: choose none or backbone")
-    backbone = _MODELS[name](**options)
-    net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate), name)
+    with no_init_parameters():  # every layer would draw weights that `initialise` replaces
+        backbone = _MODELS[name](**options)
+        net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate), name)
     initialise(net, seed)
+    net.init_parameters_data()
     seed_masks(net, seed)
     if freeze == "backbone":
         freeze_backbone(net)

@@ -88,3 +88,5 @@ def test_a_training_step_is_the_references_and_lowers_the_loss(reference, name):
         assert relative_difference(np.concatenate(statistics), expected["statistics"]) < 1e-3
 
     assert float(step(*batch).asnumpy()) < first
+    for parameter in step.get_parameters():  # MindSpore keeps what it has compiled: 10 GB for eleven models
+        parameter.set_data(Tensor(np.zeros(1, np.float32)), slice_shape=True)

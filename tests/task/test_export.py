@@ -18,6 +18,7 @@ from rp2k_lab.config import parse
 from rp2k_lab.dataset.batches import EvaluationView
 from rp2k_lab.dataset.image import centre_crop, letterbox, read_image
 from rp2k_lab.dataset.index import build_index
+from rp2k_lab.model import layers
 from rp2k_lab.task import export
 
 FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json"}
@@ -193,7 +194,7 @@ def test_an_operator_without_onnx_form_is_named(images, tmp_path):
 
 
 def test_exact_gelu_is_exported_without_erf(images):
-    network = Pooled(nn.GELU(approximate=False))
+    network = Pooled(layers.GELU())
     difference, problem = export.write_onnx(network, images, predictions(network, images))
     assert problem is None
     assert difference < 1e-6
