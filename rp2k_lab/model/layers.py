@@ -81,8 +81,8 @@ class GELU(nn.Cell):
 class LayerNorm(nn.LayerNorm):
     """Normalises the last axis (Ba et al., arXiv 1607.06450); float32 (…, channels) to the same shape.
 
-    Means as matrix products, see below: half the time of `nn.LayerNorm` on CPU, forward and backward.  A subclass, since
-    mixed precision keeps those in float32: the squares overflow halves.
+    Means as matrix products, see below: half the time of `nn.LayerNorm` on CPU, forward and backward.  A subclass,
+    since mixed precision keeps those in float32: the squares overflow halves.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
