@@ -76,6 +76,7 @@ def main(hydra_main: Callable[[], None]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
     register_resolvers()
     argparse.ArgumentParser.error = _refuse_arguments
+    _compose_once()
     # argparse wants flags before or after all overrides; `run.py epochs=2 -m seed=1,2` is as clear.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     if {"--help", "-h"} & set(sys.argv[1:]):
@@ -85,6 +86,13 @@ def main(hydra_main: Callable[[], None]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
     return 0
+
+
+def _compose_once() -> None:
+    """Hydra composes every request twice, the first time only to read hydra.mode, which -m alone decides here."""
+    from hydra._internal.hydra import Hydra
+
+    Hydra.get_mode = lambda *_, **__: None
 
 
 def _show_help() -> None:
