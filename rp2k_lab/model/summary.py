@@ -104,7 +104,11 @@ def count_multiply_adds(file: Path) -> int:
             kernel = shapes[node.input[1]]
             total += int(np.prod(shapes[node.output[0]]) * np.prod(kernel[1:]))
         elif operator in ("MatMul", "MatMulExt", "BatchMatMul"):
-            left = shapes[node.input[0]]
-            transposed = "transpose_a" in attributes and attributes["transpose_a"].i
-            total += int(np.prod(shapes[node.output[0]]) * left[-2 if transposed else -1])
+            left, right = (shapes.get(name) for name in node.input[:2])  # a constant has no shape of its own
+            transposed = {name for name in ("transpose_a", "transpose_b") if name in attributes and attributes[name].i}
+            if left:
+                inner = left[-2 if "transpose_a" in transposed else -1]
+            else:
+                inner = right[-1 if "transpose_b" in transposed else -2]
+            total += int(np.prod(shapes[node.output[0]]) * inner)
     return total
