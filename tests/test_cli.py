@@ -105,9 +105,9 @@ def test_an_unreachable_server_is_a_wrong_request(tmp_path):
 @pytest.mark.alone
 @pytest.mark.parametrize("arguments", [["--help"], ["model=resnet19"], ["optimizer.lr=-1"]])
 def test_help_and_a_wrong_option_answer_within_a_second(tmp_path, arguments):
-    """The quickest of at most fifteen: the machine may be busy with others' work, we may not."""
+    """The quickest of five: the machine may be busy, the imports may not."""
     seconds = []
-    while len(seconds) < 15 and min(seconds, default=9) >= 1.0:
+    for _ in range(5):
         started = time.perf_counter()
         run_py(tmp_path, *arguments)
         seconds.append(time.perf_counter() - started)
