@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.timing import ratio_line
 from rp2k_lab import PROJECT, callback, device
-from rp2k_lab.build import Training, build_training
+from rp2k_lab.build import Training, build_batches, build_photos, build_training
 from rp2k_lab.cli import register_resolvers
 from rp2k_lab.config import Config, parse
 from rp2k_lab.dataset.feed import mindspore_dataset
@@ -72,7 +72,8 @@ def main() -> None:
         uri = f"tracking.uri=sqlite:///{folder}/mlflow.db"
         config = compose([f"epochs={100 * options.rounds}", uri, *options.overrides])
         device.set_up(config.device)
-        training = build_training(config, build_index(config.dataset))
+        index = build_index(config.dataset)
+        training = build_training(config, build_batches(config, index, build_photos(config, index)))
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
         with SignalWatch() as signals, open_tracker(config) as tracker:

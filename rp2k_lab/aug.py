@@ -102,7 +102,19 @@ class Cutout:
         return image
 
 
-def build_augmentation(aug, size: tuple[int, int], mean) -> tuple[RandomResizedCrop | None, list[Operation]]:
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    crop: RandomResizedCrop | None
+    operations: tuple
+    mix: object = None
+
+def soft_targets(labels, shares, num_classes):
+    raise NotImplementedError
+
+def build_augmentation(aug, size: tuple[int, int], mean):
     """The random crop (or None: evaluation's geometry) and the operations after it, for a `conf/aug` choice.
 
     Args:
@@ -117,4 +129,4 @@ def build_augmentation(aug, size: tuple[int, int], mean) -> tuple[RandomResizedC
     if aug.name == "cutout":
         length = max(1, round(aug.length * min(size) / 224))
         operations.append(Cutout(length, np.round(255 * np.asarray(mean))))
-    return crop, operations
+    return Augmentation(crop, tuple(operations))

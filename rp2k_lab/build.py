@@ -9,8 +9,11 @@ import numpy as np
 from mindspore import nn
 
 from rp2k_lab import device
+from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import EvaluationView, TrainingBatches, TrainingView, evaluation_batches
+from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, evaluation_batches
+from rp2k_lab.dataset.cache import open_cache
+from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import RequestError
 from rp2k_lab.evaluation import Evaluator
@@ -44,22 +47,47 @@ class Training:
         return len(self.learning_rate)
 
 
-def build_training(config: Config, index: Index) -> Training:
-    """Batches, network, loss and optimizer of a run.
+def build_photos(config: Config, index: Index) -> ResizedPhotos:
+    """The index's photos at the size that the crops are taken from, with the cache that `dataset.cache_gb` allows."""
+    size = resized_size(config.size, config.crop_ratio)
+    cache = open_cache(index, size, config.resize, config.dataset.cache_gb)
+    return ResizedPhotos(index, size, config.resize, cache)
+
+
+def build_batches(config: Config, index: Index, photos: ResizedPhotos) -> TrainingBatches:
+    """Augmented batches of the training photos.
 
     Raises:
-        RequestError: a batch larger than the data, or a network that cannot be built so.
+        RequestError: a batch larger than the data.
     """
     rows = index.split("train")
     if config.batch_size > len(rows):
         raise RequestError(
             f"batch_size={config.batch_size}: train has {len(rows)} photos\nuse batch_size={len(rows)} or less"
         )
-    view = TrainingView(config.size, config.resize, config.crop_ratio, config.aug, config.dataset.mean)
-    threads = {"workers": config.device.data_workers, "sink_steps": config.device.sink_steps}
-    batches = TrainingBatches(index.root, rows, view, config.batch_size, config.seed, **threads)
+    augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
+    return TrainingBatches(
+        photos,
+        rows,
+        augmentation,
+        config.size,
+        config.batch_size,
+        config.seed,
+        len(index.classes),
+        sampler=config.dataset.sampler,
+        workers=config.device.data_workers,
+        sink_steps=config.device.sink_steps,
+    )
+
+
+def build_training(config: Config, batches: TrainingBatches) -> Training:
+    """Network, loss and optimizer of a run.
+
+    Raises:
+        RequestError: a network that cannot be built so.
+    """
     mindspore.set_seed(config.seed)
-    network = build_network(config, len(index.classes))
+    network = build_network(config, batches.num_classes)
     if config.model.pretrained:
         load_pretrained(network.network, config.model)
     steps, scale = batches.steps_per_epoch, config.device.loss_scale
@@ -96,15 +124,16 @@ def create_network(config: Config, num_classes: int) -> Network:
         raise RequestError(str(error)) from None
 
 
-def build_evaluators(config: Config, index: Index, network: nn.Cell, check: Callable[[], None]) -> dict[str, Evaluator]:
+def build_evaluators(
+    config: Config, index: Index, photos: ResizedPhotos, network: nn.Cell, check: Callable[[], None]
+) -> dict[str, Evaluator]:
     """An evaluator for val and, where the data set has one, for test; `check` is called between batches."""
-    view = EvaluationView(config.size, config.resize, config.crop_ratio)
     size, workers = config.batch_size, config.device.data_workers
     evaluators = {}
     for split in ("val", "test"):
         rows = index.split(split)
         if len(rows):
-            batches = lambda rows=rows: evaluation_batches(index.root, rows, view, size, workers)  # noqa: E731
+            batches = lambda rows=rows: evaluation_batches(photos, rows, config.size, size, workers)  # noqa: E731
             evaluators[split] = Evaluator(network, index, split, batches, size, check)
     if "test" not in evaluators:
         log.info("this data set has no test split: the run ends with val alone")

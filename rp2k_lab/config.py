@@ -89,6 +89,13 @@ class Source(Group):
     val_share: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of train held out, where no val is given")
     val_seed: Natural = Field(description="which part is held out; apart from `seed`, so that runs share one val")
     others: str | None = Field(description="the catch-all class, or null")
+    drop_others: bool = Field(description="leave the catch-all class out of every split")
+    min_images_per_class: Count = Field(description="classes with fewer images in train are left out of every split")
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(description="share of each class's train; nested; val stays")
+    fraction_seed: Natural = Field(description="which part `fraction` takes; apart from `seed`")
+    sampler: Literal["uniform", "class_balanced"] = Field(description="how training photos are drawn")
+    on_bad_image: Literal["error", "skip"] = Field(description="what a photo that cannot be read does to the run")
+    cache_gb: NonNegativeFloat = Field(description="room for resized photos under data/cache, 10⁹ bytes; 0: no cache")
 
 
 class RealSource(Source):

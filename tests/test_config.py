@@ -74,7 +74,7 @@ def test_every_field_of_the_schema_stands_in_the_composed_defaults(defaults):
 
 def test_shelf_yaml_has_the_options_defaults():
     settings = yaml.safe_load((CONF / "dataset" / "shelf.yaml").read_text(encoding="utf-8"))
-    options = {key: value for key, value in settings.items() if key not in {"name", *Source.model_fields}}
+    options = {key: value for key, value in settings.items() if key not in {"name", "defaults", *Source.model_fields}}
     assert set(options) == set(ShelfOptions.model_fields)
     assert ShelfOptions(**options) == ShelfOptions()
 

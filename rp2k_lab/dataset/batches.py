@@ -8,52 +8,62 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.aug import build_augmentation
-from rp2k_lab.dataset.image import RESIZE, centre_crop, read_image, resized_size
+from rp2k_lab.aug import Augmentation, soft_targets
+from rp2k_lab.dataset.cache import PhotoCache
+from rp2k_lab.dataset.image import centre_crop, read_resized
+from rp2k_lab.dataset.index import Index
 
 # Keys of the random streams, so that the order and the augmentation of one epoch are independent.
 _ORDER, _AUGMENTATION = 0, 1
 
-View = Callable[[Path, np.random.Generator | None], np.ndarray]
 
+class ResizedPhotos:
+    """The photos of an index, each resized as evaluation and training begin with it.
 
-class EvaluationView:
-    """A photo as evaluation sees it: resize, centre crop; uint8 (height, width, 3)."""
+    Args:
+        index: the data set.
+        size: (height, width) before any crop.
+        resize: letterbox or stretch.
+        cache: keeps what was decoded once; None: each is decoded whenever it is asked for.
+    """
 
-    def __init__(self, size: tuple[int, int], resize: str, crop_ratio: float):
-        self.size, self.resized = size, resized_size(size, crop_ratio)
-        self.resize = RESIZE[resize]
+    def __init__(self, index: Index, size: tuple[int, int], resize: str, cache: PhotoCache | None = None):
+        self.paths = [f"{index.root}/{path}" for path in index.table["path"]]
+        self.size, self.resize, self.cache = size, resize, cache
 
-    def __call__(self, path, rng=None):
-        return centre_crop(self.resize(read_image(path), self.resized), self.size)
+    def __call__(self, row: int) -> np.ndarray:
+        """The photo of a row of the index's table, uint8 (*size, 3), an array of its own.
 
-
-class TrainingView:
-    """A photo as training sees it: the same resize, then the random crop and the rest of the augmentation."""
-
-    def __init__(self, size: tuple[int, int], resize: str, crop_ratio: float, aug, mean):
-        self.evaluation = EvaluationView(size, resize, crop_ratio)
-        self.crop, self.operations = build_augmentation(aug, size, mean)
-
-    def __call__(self, path, rng):
-        image = self.evaluation.resize(read_image(path), self.evaluation.resized)
-        image = self.crop(image, rng) if self.crop else centre_crop(image, self.evaluation.size)
-        for operation in self.operations:
-            image = operation(image, rng)
-        return image
+        Raises:
+            DataError: it cannot be read.
+        """
+        photo = self.cache.get(row) if self.cache else None
+        if photo is None:
+            photo = read_resized(self.paths[row], self.size, self.resize)
+            if self.cache:
+                self.cache.put(row, photo)
+        return photo
 
 
 class TrainingBatches:
-    """Endless epochs of (images uint8 (batch, height, width, 3), labels int32 (batch,)).
+    """Endless epochs of (images uint8 (batch, height, width, 3), labels).
+
+    The labels are int32 (batch,), or with mixup and CutMix the mixed one-hot float32 (batch, num_classes).
 
     Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The photos that do not fill
     the last batch (with `sink_steps`, the last sink) are left out of that epoch; the next one is shuffled anew.
+
+    Args:
+        photos: resized to `size` or larger.
+        rows: of the index's split: columns row and label.
+        augmentation: from `rp2k_lab.aug`; without a crop of its own, the centre is taken, as evaluation does.
+        size: (height, width) of the images.
+        sampler: uniform, each photo once an epoch; class_balanced, each class as often as any other.
 
     Attributes:
         steps_per_epoch: batches of an epoch.
@@ -65,20 +75,25 @@ class TrainingBatches:
 
     def __init__(
         self,
-        root: Path,
+        photos: Callable[[int], np.ndarray],
         rows: pd.DataFrame,
-        view: View,
+        augmentation: Augmentation,
+        size: tuple[int, int],
         batch_size: int,
         seed: int,
+        num_classes: int,
+        sampler: str = "uniform",
         start_step: int = 0,
         workers: int | None = None,
         sink_steps: int = 0,
     ):
-        self.root, self.view, self.batch_size, self.seed = root, view, batch_size, seed
-        self.paths, self.labels = list(rows["path"]), rows["label"].to_numpy(np.int32)
-        self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.paths) // batch_size, sink_steps)
+        self.photos, self.augmentation, self.size = photos, augmentation, size
+        self.batch_size, self.seed, self.num_classes, self.sampler = batch_size, seed, num_classes, sampler
+        self.rows, self.labels = rows["row"].tolist(), rows["label"].to_numpy(np.int32)
+        self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.rows) // batch_size, sink_steps)
         self.workers = workers or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
+        self._key = np.random.SeedSequence([seed, _AUGMENTATION]).generate_state(2, np.uint64)
         self.failure: BaseException | None = None
 
     def __iter__(self):
@@ -94,17 +109,48 @@ class TrainingBatches:
 
     def order(self, epoch: int) -> np.ndarray:
         """The row of each position of an epoch, int64 (rows,)."""
-        return np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(self.paths))
+        rng = np.random.default_rng([self.seed, epoch, _ORDER])
+        return balanced_order(self.labels, rng) if self.sampler == "class_balanced" else rng.permutation(len(self.rows))
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""
         positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-        images = [self._image(epoch, position, order[position]) for position in positions]
-        return np.stack(images), self.labels[order[positions.start : positions.stop]]
+        rngs = [self._rng(epoch, position) for position in positions]
+        images = np.empty((self.batch_size, *self.size, 3), np.uint8)
+        for i, (position, rng) in enumerate(zip(positions, rngs, strict=True)):
+            images[i] = self._augmented(self.photos(self.rows[order[position]]), rng)
+        labels = self.labels[order[positions.start : positions.stop]]
+        if self.augmentation.mix is None:
+            return images, labels
+        images, shares = self.augmentation.mix(images, rngs)
+        return images, soft_targets(labels, shares, self.num_classes)
 
-    def _image(self, epoch, position, row):
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, _AUGMENTATION, position])))
-        return self.view(self.root / self.paths[row], rng)
+    def _augmented(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        crop = self.augmentation.crop
+        image = crop(image, rng) if crop else np.ascontiguousarray(centre_crop(image, self.size))
+        for operation in self.augmentation.operations:
+            image = operation(image, rng)
+        return image
+
+    def _rng(self, epoch: int, position: int) -> np.random.Generator:
+        # A counter of its own for each image: as good as a seed of its own, and made in half the time.
+        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, position, epoch]))
+
+
+def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many rows as there are labels, every class as often as any other (or once more), int64 (rows,), shuffled.
+
+    A class with too few rows repeats them, none a second time before all have come once.
+    """
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    by_class = [rows for rows in by_class if len(rows)]
+    times = np.full(len(by_class), len(labels) // len(by_class))
+    times[rng.permutation(len(by_class))[: len(labels) % len(by_class)]] += 1
+    drawn = [
+        np.concatenate([rng.permutation(rows) for _ in range(-(-wanted // len(rows)))] or [rows])[:wanted]
+        for rows, wanted in zip(by_class, times.tolist(), strict=True)
+    ]
+    return rng.permutation(np.concatenate(drawn))
 
 
 def _whole_sinks(steps: int, sink_steps: int) -> tuple[int, int]:
@@ -119,15 +165,19 @@ def _whole_sinks(steps: int, sink_steps: int) -> tuple[int, int]:
 
 
 def evaluation_batches(
-    root: Path, rows: pd.DataFrame, view: View, batch_size: int, workers: int | None = None
+    photos: Callable[[int], np.ndarray],
+    rows: pd.DataFrame,
+    size: tuple[int, int],
+    batch_size: int,
+    workers: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Every photo once, in the order of `rows`: uint8 (n, height, width, 3), n = batch_size but for the last batch."""
-    paths = list(rows["path"])
+    """Every photo's centre once, in the order of `rows`: uint8 (n, *size, 3), n = batch_size but for the last batch."""
+    positions = rows["row"].tolist()
 
     def batch(start):
-        return np.stack([view(root / path) for path in paths[start : start + batch_size]])
+        return np.stack([centre_crop(photos(row), size) for row in positions[start : start + batch_size]])
 
-    return _ordered(batch, range(0, len(paths), batch_size), workers or os.cpu_count() or 1)
+    return _ordered(batch, range(0, len(positions), batch_size), workers or os.cpu_count() or 1)
 
 
 def _ordered(make: Callable, items: Iterable, workers: int) -> Iterator:

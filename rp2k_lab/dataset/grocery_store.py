@@ -3,6 +3,7 @@
 `train.txt`, `val.txt` and `test.txt` list `path, fine label, coarse label`; `classes.csv` names the fine labels.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,8 @@ from rp2k_lab.errors import DataError, RequestError
 SPLITS = ("train", "val", "test")
 
 
-def scan(root: Path) -> pd.DataFrame:
-    """List every photo: columns path, class, split.  A split without its list is absent.
+def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """List every photo: rows of (path, class, split), and no other files.  A split without its list is absent.
 
     Raises:
         RequestError: `root` has no classes.csv or train.txt.
@@ -30,10 +31,10 @@ def scan(root: Path) -> pd.DataFrame:
     names = dict(zip(table["Class ID (int)"], table["Class Name (str)"], strict=True))
     lists = [(split, root / f"{split}.txt") for split in SPLITS]
     rows = [row for split, file in lists if file.is_file() for row in _read_list(file, split, names)]
-    photos = pd.DataFrame(rows, columns=["path", "class", "split"])
-    if (again := photos["path"].duplicated()).any():
-        raise DataError(f"{root}: the lists name {photos['path'][again].iloc[0]} twice\ntake one of the lines out")
-    return photos
+    listed = Counter(path for path, _, _ in rows)
+    if again := [path for path, times in listed.items() if times > 1]:
+        raise DataError(f"{root}: the lists name {again[0]} twice\ntake one of the lines out")
+    return rows, []
 
 
 def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str]]:

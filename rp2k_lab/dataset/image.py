@@ -1,27 +1,56 @@
 """Photos as arrays: reading, and the resize that decides what a network sees.  Pure functions on uint8 RGB images."""
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from rp2k_lab.errors import DataError
 
+# What to do about a photo that cannot be read: the second line of every such message.
+WAY_OUT = "task=inspect lists all such photos; dataset.on_bad_image=skip goes on without them"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+# JPEG can be decoded at 1/2, 1/4 and 1/8 of its size, in a fraction of the time.
+_REDUCED = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode a JPEG or PNG file to uint8 RGB (height, width, 3), turned upright as its EXIF says.
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Decode a JPEG, PNG, WebP, BMP or GIF file to uint8 RGB (height, width, 3), turned upright as its EXIF says.
+
+    16 bits become 8, grey and CMYK become RGB, and what is transparent is black, as the letterbox's padding is.
 
     Raises:
-        DataError: the file is missing, empty or no picture; the message names it.
+        DataError: the file is missing, empty, damaged or no picture; the message names it.
     """
+    return _decode(path, _read(path), 1)
+
+
+def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.ndarray:
+    """A photo at `size` (height, width), by `letterbox` or `stretch`: uint8 RGB (*size, 3).
+
+    A JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, and resized from there.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    data = _read(path)
+    return RESIZE[resize](_decode(path, data, _reduction(data, size, resize)), size)
+
+
+def problem_of(path: Path | str) -> str | None:
+    """Why a photo cannot be read, in a few words; None if it can.  Decodes all of it, at the smallest scale."""
     try:
-        encoded = np.fromfile(path, np.uint8)  # not cv2.imread, which answers None to every kind of failure
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
-    if image is None:
-        raise DataError(f"{path}: not a readable picture ({encoded.size} bytes)")
-    return image
+        _decode(path, _read(path), 8)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ").split("\n")[0]
+    return None
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -35,7 +64,7 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     inner_width = min(width, max(1, round(image.shape[1] * scale)))
     canvas = np.zeros((height, width, 3), np.uint8)
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
-    canvas[top : top + inner_height, left : left + inner_width] = stretch(image, (inner_height, inner_width))
+    _resize_into(canvas[top : top + inner_height, left : left + inner_width], image)
     return canvas
 
 
@@ -44,9 +73,9 @@ def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Bilinear; where a side shrinks to half or less, area averaging, since bilinear sampling would skip pixels there.
     """
-    height, width = size
-    skips = max(image.shape[0] / height, image.shape[1] / width) >= 2
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+    resized = np.empty((*size, 3), np.uint8)
+    _resize_into(resized, image)
+    return resized
 
 
 RESIZE = {"letterbox": letterbox, "stretch": stretch}
@@ -61,3 +90,78 @@ def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resized_size(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
     """(height, width) of which a centre crop of `size` keeps `crop_ratio` of each side: 224 / 0.875 = 256."""
     return round(size[0] / crop_ratio), round(size[1] / crop_ratio)
+
+
+def _resize_into(target: np.ndarray, image: np.ndarray) -> None:
+    height, width = target.shape[:2]
+    skips = max(image.shape[0] / height, image.shape[1] / width) >= 2
+    cv2.resize(image, (width, height), dst=target, interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+
+
+def _read(path: Path | str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}\n{WAY_OUT}") from None
+
+
+def _decode(path: Path | str, data: bytes, reduction: int) -> np.ndarray:
+    image = None
+    try:
+        if _has_alpha(data):
+            image = _over_black(data)
+        elif data:
+            reduction = reduction if data.startswith(_JPEG) else 1
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
+    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's for a damaged PNG
+        pass
+    if image is None:
+        raise DataError(f"{path}: {_what_is_wrong(data)}\n{WAY_OUT}")
+    return image if reduction == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _what_is_wrong(data: bytes) -> str:
+    if not data:
+        return "zero bytes"
+    kind = "JPEG" if data.startswith(_JPEG) else "PNG" if data.startswith(_PNG) else None
+    return f"a truncated or damaged {kind} ({len(data)} bytes)" if kind else f"no picture ({len(data)} bytes)"
+
+
+def _has_alpha(data: bytes) -> bool:
+    """Whether a PNG has an alpha channel, or a palette or single colour that is transparent."""
+    if not data.startswith(_PNG) or len(data) < 26:
+        return False
+    return data[25] in (4, 6) or 0 < data.find(b"tRNS") < max(0, data.find(b"IDAT"))
+
+
+def _over_black(data: bytes) -> np.ndarray:
+    """OpenCV drops alpha and shows whatever colour lies under it; Pillow composes."""
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
+        return np.array(Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB"))
+
+
+def _reduction(data: bytes, size: tuple[int, int], resize: str) -> int:
+    """The largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as it is wanted, upright or lying."""
+    stored = _jpeg_size(data)
+    if stored is None:
+        return 1
+    needed = max if resize == "stretch" else min
+    scale = max(needed(size[0] / height, size[1] / width) for height, width in (stored, stored[::-1]))
+    return next(reduction for reduction in (8, 4, 2, 1) if reduction == 1 or scale * reduction <= 1)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) as stored, from the frame header (ITU-T T.81, B.2.2); None for other files."""
+    if not data.startswith(_JPEG):
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+            return (height, width) if height and width else None
+        # A filling byte before a marker stands alone, every other segment says its length.
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None

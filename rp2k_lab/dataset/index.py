@@ -1,25 +1,18 @@
-"""Every source becomes one table: path, class, label, split, width, height.
-
-Scanning a folder is quick; reading 342,000 headers is not, so they are kept as parquet beside the clone's data, one
-file a folder, and a row is read again only when the photo's size in bytes or its time of change differ.
-"""
+"""Every source becomes one table of usable photos: path, class, label, split, width, height, bytes."""
 
 import hashlib
 import logging
-import os
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from rp2k_lab import PROJECT
 from rp2k_lab.dataset import grocery_store, rp2k
+from rp2k_lab.dataset.image import WAY_OUT
+from rp2k_lab.dataset.listing import Listing, read_listing
+from rp2k_lab.dataset.selection import hold_out_val, in_fraction, select_classes
 from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import DataError, RequestError
@@ -27,6 +20,7 @@ from rp2k_lab.errors import DataError, RequestError
 log = logging.getLogger(__name__)
 
 DATA_FOLDER = PROJECT / "data"
+_COLUMNS = ["path", "class", "label", "split", "width", "height", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -36,19 +30,24 @@ class Index:
     Attributes:
         root: the folder that `table.path` is relative to.
         table: one row a photo, columns path (posix), class, label (int, position in `classes`), split (train, val or
-            test), width, height (pixels as stored).
+            test), width, height (pixels, upright), bytes.
         classes: class names; a label is a position in them.
         fingerprint: hash of every photo's path, split and size in bytes: the same for the same photos anywhere.
+        version: the same with each file's time of change: another one whenever a file was touched.
+        skipped: the photos that cannot be read, columns path, class, split, problem; empty but with
+            `dataset.on_bad_image=skip`.
     """
 
     root: Path
     table: pd.DataFrame
     classes: list[str]
     fingerprint: str
+    version: str
+    skipped: pd.DataFrame
 
     def split(self, name: str) -> pd.DataFrame:
-        """The rows of train, val or test, in the index's order."""
-        return self.table[self.table["split"] == name].reset_index(drop=True)
+        """The rows of train, val or test, in the index's order; `row` is a photo's position in `table`."""
+        return self.table[self.table["split"] == name].reset_index(names="row")
 
     def train_counts(self) -> np.ndarray:
         """Training images per class, int64 (classes,)."""
@@ -58,54 +57,52 @@ class Index:
 def build_index(dataset) -> Index:
     """The index of a `conf/dataset` choice; makes the shelf set if it is not there yet.
 
+    Photos that cannot be read end the run, or are left out with `on_bad_image=skip` when all else has been decided, so
+    that they change nothing else; to know them, `skip` decodes every photo once.
+
     Raises:
-        RequestError: the root has another layout, or the shelf's options contradict each other.
-        DataError: an empty class in train, a class name with a line break, a photo whose header cannot be read, no val
-            photo.
+        RequestError: the root has another layout, the shelf's options contradict each other, or no class is left.
+        DataError: an empty class in train, a class name with a line break, a photo that cannot be read, a class that
+            train lacks, no val photo.
+    """
+    skip = dataset.on_bad_image == "skip"
+    listing = list_photos(dataset, decode=skip)
+    if listing.not_photos:
+        log.info("%d files are no photos and left out: %s, …", len(listing.not_photos), listing.not_photos[0])
+    table = select_classes(listing.table, dataset.min_images_per_class, dataset.others if dataset.drop_others else None)
+    bad = table["problem"].notna()
+    if bad.any() and not skip:
+        raise DataError(_bad_photos(listing.root, table[bad]))
+    classes = sorted(table.loc[table["split"] == "train", "class"].unique())
+    _check_classes(listing.root, table, classes)
+    if dataset.fraction < 1:
+        used = in_fraction(table, dataset.fraction, dataset.fraction_seed)
+        table, bad = table[used], bad[used]
+    table, skipped = table[~bad].reset_index(drop=True), table.loc[bad, ["path", "class", "split", "problem"]]
+    if len(skipped):
+        log.warning("%d photos cannot be read and are skipped: %s, …", len(skipped), skipped["path"].iloc[0])
+    table["label"] = pd.Categorical(table["class"], classes).codes.astype("int32")
+    _check_splits(listing.root, table, classes)
+    listed = table["path"] + "\t" + table["split"] + "\t" + table["bytes"].astype(str)
+    fingerprint, version = _hash(listed), _hash(listed + "\t" + table["changed"].astype(str))
+    return Index(listing.root, table[_COLUMNS], classes, fingerprint, version, skipped.reset_index(drop=True))
+
+
+def list_photos(dataset, decode: bool) -> Listing:
+    """Every photo of a `conf/dataset` choice, also those that cannot be read, with val held out of train.
+
+    Args:
+        decode: decode each photo once, which finds the truncated ones; else only headers are read.
+
+    Raises:
+        RequestError, DataError: nothing can be listed (`rp2k.scan`, `grocery_store.scan`).
     """
     root = _root(dataset)
     scan = grocery_store.scan if dataset.name == "grocery_store" else rp2k.scan
-    table = _with_headers(root, scan(root))
-    classes = sorted(table.loc[table["split"] == "train", "class"].unique())
-    broken = [name for name in classes if "\n" in name or "\r" in name]
-    if broken:
-        raise DataError(f"{root}: the class name {broken[0]!r} has a line break\na list of classes has one name a line")
-    unknown = table[~table["class"].isin(classes)]
-    if len(unknown):
-        raise DataError(
-            f"{root / unknown['path'].iloc[0]}: its class has no photo in train ({len(unknown)} such photos)\n"
-            "give the class training photos or move its folder away"
-        )
-    table["label"] = table["class"].map({name: i for i, name in enumerate(classes)}).astype("int32")
-    if not (table["split"] == "val").any():
-        table["split"] = hold_out_val(table, dataset.val_share, dataset.val_seed)
-    if not (table["split"] == "val").any():
-        raise DataError(f"{root}: no photo for val\nval is taken from classes with two or more photos; all have one")
-    listing = table["path"] + "\t" + table["split"] + "\t" + table["bytes"].astype(str)
-    fingerprint = hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
-    columns = ["path", "class", "label", "split", "width", "height"]
-    return Index(root, table[columns], classes, fingerprint)
-
-
-def hold_out_val(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
-    """The split column with a stratified, seeded part of train turned into val.
-
-    Of a class with n >= 2 training photos, round(share·n) go to val, at least one and not all; a class with a single
-    one keeps it in train.  The choice within a class depends on (seed, class name) alone, so that a class added later
-    changes no other.
-    """
-    split = table["split"].copy()
-    single = 0
-    for name, photos in table[table["split"] == "train"].groupby("class"):
-        if len(photos) < 2:
-            single += 1
-            continue
-        order = np.random.default_rng([seed, zlib.crc32(str(name).encode())]).permutation(len(photos))
-        held_out = min(len(photos) - 1, max(1, round(share * len(photos))))
-        split.loc[photos.index[order[:held_out]]] = "val"
-    if single:
-        log.info("%d classes have a single image: it stays in train, val lacks them", single)
-    return split
+    listing = read_listing(root, *scan(root), DATA_FOLDER / "index", decode)
+    if not (listing.table["split"] == "val").any():
+        listing.table["split"] = hold_out_val(listing.table, dataset.val_share, dataset.val_seed)
+    return listing
 
 
 def _root(dataset) -> Path:
@@ -118,59 +115,34 @@ def _root(dataset) -> Path:
         raise RequestError(f"dataset: {error}") from None
 
 
-def _with_headers(root: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Add bytes, changed (ns), width and height, from the kept headers where a photo is unchanged."""
-    stats = [_stat(root / path) for path in table["path"]]
-    table = table.assign(bytes=[s.st_size for s in stats], changed=[s.st_mtime_ns for s in stats])
-    name = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
-    kept_file = DATA_FOLDER / "index" / name
-    keys = ["path", "bytes", "changed"]
-    kept = _read_kept(kept_file, [*keys, "width", "height"])
-    table = table.merge(kept, on=keys, how="left") if len(kept) else table.assign(width=np.nan, height=np.nan)
-    missing = table.index[table["width"].isna()]
-    if len(missing):
-        paths = [root / path for path in table.loc[missing, "path"]]
-        with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-            sizes = list(tqdm(pool.map(_header, paths), "index", len(paths), unit=" photos", leave=False, disable=None))
-        table.loc[missing, ["width", "height"]] = np.array(sizes, float)
-    table[["width", "height"]] = table[["width", "height"]].astype("int32")
-    if len(missing) or len(kept) != len(table):
-        _write_parquet(table[[*keys, "width", "height"]], kept_file)
-    return table
+def _bad_photos(root: Path, bad: pd.DataFrame) -> str:
+    more = f" (and {len(bad) - 1} more photos)" if len(bad) > 1 else ""
+    return f"{root / bad['path'].iloc[0]}: {bad['problem'].iloc[0]}{more}\n{WAY_OUT}"
 
 
-def _read_kept(file: Path, columns: list[str]) -> pd.DataFrame:
-    """What a former run read; a file that is absent or damaged holds nothing."""
-    try:
-        return pd.read_parquet(file, columns=columns)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        log.warning("%s is damaged (%s): the photos' headers are read again", file, type(error).__name__)
-    return pd.DataFrame(columns=columns)
+def _check_classes(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
+    broken = [name for name in classes if "\n" in name or "\r" in name]
+    if broken:
+        raise DataError(f"{root}: the class name {broken[0]!r} has a line break\na list of classes has one name a line")
+    unknown = table[~table["class"].isin(classes)]
+    if len(unknown):
+        raise DataError(
+            f"{root / unknown['path'].iloc[0]}: its class has no photo in train ({len(unknown)} such photos)\n"
+            "give the class training photos or move its folder away"
+        )
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}\nrestore the file or take it off the list") from None
+def _check_splits(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
+    """What skipping photos may have emptied, and what was never there."""
+    if not (table["split"] == "val").any():
+        raise DataError(f"{root}: no photo for val\nval is taken from classes with two or more photos; all have one")
+    empty = np.setdiff1d(np.arange(len(classes)), table.loc[table["split"] == "train", "label"])
+    if len(empty):
+        raise DataError(
+            f"{root}: no training photo of the class {classes[empty[0]]} can be read\n"
+            "replace its photos, or leave small classes out with dataset.min_images_per_class"
+        )
 
 
-def _header(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, read from the header alone."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = type(error).__name__
-        raise DataError(f"{path}: not a readable picture ({reason})\nreplace or remove the file") from None
-
-
-def _write_parquet(table: pd.DataFrame, file: Path) -> None:
-    """Whole or not at all: two runs may write the same file at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        temporary = file.with_suffix(".tmp")
-        table.to_parquet(temporary, index=False)
-        temporary.replace(file)
+def _hash(lines: pd.Series) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -3,41 +3,75 @@
 import os
 from pathlib import Path
 
-import pandas as pd
-
 from rp2k_lab.errors import DataError, RequestError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 SPLITS = ("train", "val", "test")
+# JPEG, PNG, WebP, BMP, GIF: how a file begins that has lost its suffix.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM", b"GIF8")
 
 
-def scan(root: Path) -> pd.DataFrame:
-    """List every photo: columns path (relative, posix), class, split; `train` must exist, `val` and `test` may.
+def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """List every photo: rows of (path relative to root, posix; class; split), and the paths of what is none.
 
-    A photo is a .jpg, .jpeg or .png, in any case; hidden files (macOS leaves `._x.jpg` behind) are none.
+    `train` must exist, `val` and `test` may.  A photo is a file of a class folder with an image's suffix, in any case,
+    or without one of these but with an image's first bytes: `截屏2019-12-09下午7.49` has lost its `.png`.  Hidden files
+    (macOS leaves `._x.jpg` behind), folders in class folders and files outside of them are none.
 
     Raises:
         RequestError: no folder `train` in `root`.
-        DataError: a class folder of train without a photo.
+        DataError: a folder that cannot be listed, or a class folder of train without a photo.
     """
     if not (root / "train").is_dir():
         raise RequestError(
             f"dataset.root={root}: there is no folder 'train' in it\n"
             "the layout is train/<class>/<image> and test/<class>/<image>"
         )
-    rows = [row for split in SPLITS if (root / split).is_dir() for row in _scan_split(root, split)]
-    return pd.DataFrame(rows, columns=["path", "class", "split"])
+    photos, others = [], []
+    for split in SPLITS:
+        if not (root / split).is_dir():
+            continue
+        for name, is_folder in _entries(root / split):
+            if is_folder and not name.startswith("."):
+                _scan_class(root, split, name, photos, others)
+            else:
+                others.append(f"{split}/{name}")
+    return photos, others
 
 
-def _scan_split(root: Path, split: str) -> list[tuple[str, str, str]]:
-    rows = []
-    for folder in sorted(entry.name for entry in os.scandir(root / split) if entry.is_dir()):
-        photos = sorted(
-            entry.name
-            for entry in os.scandir(root / split / folder)
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
-        )
-        if split == "train" and not photos:
-            raise DataError(f"{root / split / folder}: a class of train without a photo\nremove the folder or fill it")
-        rows += [(f"{split}/{folder}/{name}", folder, split) for name in photos]
-    return rows
+def _scan_class(root: Path, split: str, name: str, photos: list, others: list) -> None:
+    folder, found = root / split / name, len(photos)
+    for file, is_folder in _entries(folder):
+        path = f"{split}/{name}/{file}"
+        if is_folder or file.startswith(".") or not _is_photo(folder, file):
+            others.append(path)
+        else:
+            photos.append((path, name, split))
+    if split == "train" and len(photos) == found:
+        raise DataError(f"{folder}: a class of train without a photo\nremove the folder or fill it")
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """(name, whether it is a folder) of what a folder holds, sorted by name; links are followed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, _is_folder(entry)) for entry in entries)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})\nmake it readable") from None
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_photo(folder: Path, file: str) -> bool:
+    if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        with open(folder / file, "rb") as opened:
+            return opened.read(8).startswith(_SIGNATURES)
+    except OSError:
+        return False

@@ -225,15 +225,20 @@ def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, 
 
 
 def preparation(config: Config) -> list[dict[str, Any]]:
-    """The steps from a photo's file to the network's input, as `dataset.batches.EvaluationView` takes them."""
+    """The steps from a photo's file to the network's input, as evaluation takes them."""
     resize = {
         "letterbox": "scaled to fit, sides rounded, in the middle of a black picture of this size",
         "stretch": "scaled to this size, whatever the shape",
     }
     scaling = "bilinear (OpenCV's INTER_LINEAR); INTER_AREA where a side shrinks to half or less"
+    reduced = "at the least of 1/8, 1/4, 1/2 and 1 of its size (OpenCV's IMREAD_REDUCED_COLOR_…) that need not grow"
     height, width = resized_size(config.size, config.crop_ratio)
     return [
-        {"step": "decode", "how": "uint8 RGB, turned upright as its EXIF says"},
+        {
+            "step": "decode",
+            "how": "uint8 RGB, turned upright as its EXIF says, transparent parts black",
+            "jpeg": reduced,
+        },
         {"step": config.resize, "size": [height, width], "how": resize[config.resize], "scaling": scaling},
         {"step": "centre_crop", "size": list(config.size), "how": "offsets rounded down"},
     ]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rp2k_lab import callback, device
-from rp2k_lab.build import Training, build_evaluators, build_training, release
+from rp2k_lab.build import Training, build_batches, build_evaluators, build_photos, build_training, release
 from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.config import Config
 from rp2k_lab.dataset.feed import mindspore_dataset
@@ -28,9 +28,10 @@ def run(config: Config, folder: Path) -> float:
     """
     device.set_up(config.device)
     index = build_index(config.dataset)
-    training = build_training(config, index)
+    photos = build_photos(config, index)
+    training = build_training(config, build_batches(config, index, photos))
     with SignalWatch() as signals, open_tracker(config) as tracker:
-        evaluators = build_evaluators(config, index, training.network, signals.check)
+        evaluators = build_evaluators(config, index, photos, training.network, signals.check)
         announce(config, index, training)
         record_origin(tracker, config, index, folder)
         others = config.dataset.others

@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.dataset.batches import EvaluationView, TrainingBatches, TrainingView, evaluation_batches
+from rp2k_lab.aug import build_augmentation
+from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, evaluation_batches
+from rp2k_lab.dataset.cache import PhotoCache
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.image import letterbox, read_image
 from rp2k_lab.errors import DataError
 
 AUG = SimpleNamespace(name="cutout", crop=(0.25, 1.0), flip=0.5, color=0.4, length=60)
+PLAIN = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
 PHOTOS, SIZE = 11, (32, 40)
 
 
@@ -27,16 +30,28 @@ def root(tmp_path_factory, write_photo):
 @pytest.fixture
 def rows():
     """A row's label is its number, so that a batch tells which rows it holds."""
-    return pd.DataFrame({"path": [f"照片{i}.png" for i in range(PHOTOS)], "label": range(PHOTOS)})
+    return pd.DataFrame({"path": [f"照片{i}.png" for i in range(PHOTOS)], "row": range(PHOTOS), "label": range(PHOTOS)})
 
 
 @pytest.fixture
-def batches(root, rows):
+def resized(root, rows):
+    """resized(...): the photos of the rows."""
+
+    def make(table=rows, size=SIZE, resize="letterbox", cache=None):
+        return ResizedPhotos(SimpleNamespace(root=root, table=table), size, resize, cache)
+
+    return make
+
+
+@pytest.fixture
+def batches(resized, rows):
     """batches(...): training batches of 3, 3 steps an epoch and 2 photos left out."""
 
-    def make(seed=0, start_step=0, workers=2, batch_size=3):
-        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
-        return TrainingBatches(root, rows, view, batch_size, seed, start_step, workers)
+    def make(table=rows, photos=None, aug=AUG, batch_size=3, seed=0, workers=2, **options):
+        augmentation = build_augmentation(aug, SIZE, (0.5, 0.5, 0.5))
+        return TrainingBatches(
+            photos or resized(table), table, augmentation, SIZE, batch_size, seed, PHOTOS, workers=workers, **options
+        )
 
     return make
 
@@ -69,6 +84,15 @@ class TestTraining:
     def test_any_number_of_threads_gives_the_same(self, batches, workers):
         assert_equal(run(batches(workers=workers), 2), run(batches(workers=2), 2))
 
+    @pytest.mark.parametrize("workers", [1, 2, 4])
+    def test_a_cache_changes_nothing_while_it_fills_and_after(self, batches, resized, tmp_path, workers):
+        whole = run(batches(), 3)
+        for start_step in (0, 4):
+            cache = PhotoCache(tmp_path / "cache", PHOTOS, (*SIZE, 3), room=PHOTOS - 2)
+            training = batches(photos=resized(cache=cache), workers=workers, start_step=start_step)
+            assert_equal(run(training, 3)[: 9 - start_step], whole[start_step:])
+        assert cache.filled == PHOTOS - 2
+
     @pytest.mark.parametrize("start_step", [1, 2, 3, 4, 6, 8])
     def test_start_at_any_step_gives_the_rest(self, batches, start_step):
         whole = run(batches(), 3)
@@ -87,15 +111,13 @@ class TestTraining:
         assert len(both) >= 7
         assert all((first[label] != second[label]).any() for label in both)
 
-    def test_one_photo_at_one_position_is_augmented_anew_each_epoch(self, root, rows):
-        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
-        training = TrainingBatches(root, rows[:1], view, 1, seed=0)
+    def test_one_photo_at_one_position_is_augmented_anew_each_epoch(self, batches, rows):
+        training = batches(rows[:1], batch_size=1)
         assert len({images.tobytes() for _ in range(3) for images, _ in training}) == 3
 
-    def test_photos_of_one_batch_are_augmented_apart(self, root, batches):
-        same = pd.DataFrame({"path": ["照片0.png"] * 3, "label": [0] * 3})
-        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
-        images, _ = next(iter(TrainingBatches(root, same, view, 3, 0)))
+    def test_photos_of_one_batch_are_augmented_apart(self, batches, resized, rows):
+        same = pd.DataFrame({"row": [0] * 3, "label": [0] * 3})
+        images, _ = next(iter(batches(same, resized(rows))))
         assert len({image.tobytes() for image in images}) == 3
 
     def test_an_epoch_visits_a_row_at_most_once(self, batches):
@@ -117,10 +139,8 @@ class TestTraining:
         assert len(set(orders)) == 4
         assert all(sorted(order) == list(range(PHOTOS)) for order in orders)
 
-    def test_labels_belong_to_their_photos(self, root, rows):
-        plain = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
-        training = TrainingBatches(root, rows, TrainingView(SIZE, "letterbox", 1.0, plain, (0, 0, 0)), 3, 0)
-        for images, labels in training:
+    def test_labels_belong_to_their_photos(self, root, batches):
+        for images, labels in batches(aug=PLAIN):
             for image, label in zip(images, labels, strict=True):
                 np.testing.assert_array_equal(image, letterbox(read_image(root / f"照片{label}.png"), SIZE))
 
@@ -131,30 +151,34 @@ class TestTraining:
 
 
 class TestEvaluation:
-    def all_of(self, root, rows, batch_size, workers=2, ratio=1.0):
-        return list(evaluation_batches(root, rows, EvaluationView(SIZE, "letterbox", ratio), batch_size, workers))
+    @pytest.fixture
+    def all_of(self, resized, rows):
+        return lambda batch_size, workers=2, size=SIZE: list(
+            evaluation_batches(resized(size=size), rows, SIZE, batch_size, workers)
+        )
 
     @pytest.mark.parametrize(("batch_size", "lengths"), [(4, [4, 4, 3]), (11, [11]), (64, [11]), (1, [1] * 11)])
-    def test_last_smaller_batch_is_kept(self, root, rows, batch_size, lengths):
-        assert [len(images) for images in self.all_of(root, rows, batch_size)] == lengths
+    def test_last_smaller_batch_is_kept(self, all_of, batch_size, lengths):
+        assert [len(images) for images in all_of(batch_size)] == lengths
 
     @pytest.mark.parametrize("workers", [1, 2, 4])
-    def test_every_photo_in_order(self, root, rows, workers):
-        images = np.concatenate(self.all_of(root, rows, 4, workers))
+    def test_every_photo_in_order(self, root, rows, all_of, workers):
+        images = np.concatenate(all_of(4, workers))
         expected = [letterbox(read_image(root / path), SIZE) for path in rows["path"]]
         np.testing.assert_array_equal(images, expected)
 
-    def test_centre_crop_keeps_its_share(self, root, rows):
-        image = self.all_of(root, rows[:1], 1, ratio=0.8)[0][0]
+    def test_centre_crop_keeps_its_share(self, root, rows, all_of):
+        image = all_of(1, size=(40, 50))[0][0]
         whole = letterbox(read_image(root / rows["path"][0]), (40, 50))
         np.testing.assert_array_equal(image, whole[4:36, 5:45])
 
 
-def test_views_agree_when_nothing_is_augmented(root):
-    plain = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
-    for resize, ratio in [("letterbox", 0.875), ("stretch", 1.0)]:
-        training = TrainingView(SIZE, resize, ratio, plain, (0, 0, 0))(root / "照片0.png", np.random.default_rng(0))
-        np.testing.assert_array_equal(training, EvaluationView(SIZE, resize, ratio)(root / "照片0.png"))
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_training_sees_what_evaluation_sees_when_nothing_is_augmented(batches, resized, rows, resize):
+    photos = resized(size=(40, 50), resize=resize)
+    images, labels = next(iter(batches(photos=photos, aug=PLAIN, batch_size=PHOTOS)))
+    (seen,) = evaluation_batches(photos, rows, SIZE, PHOTOS)
+    np.testing.assert_array_equal(images, seen[labels])
 
 
 class TestUnreadablePhoto:
@@ -164,23 +188,22 @@ class TestUnreadablePhoto:
         rows.loc[5, "path"] = str(tmp_path / "坏.jpg")
         return rows
 
-    def test_training_names_it_and_keeps_the_failure(self, root, broken):
-        view = TrainingView(SIZE, "letterbox", 1.0, AUG, (0.5, 0.5, 0.5))
-        training = TrainingBatches(root, broken, view, PHOTOS, 0, workers=2)
+    def test_training_names_it_and_keeps_the_failure(self, batches, broken):
+        training = batches(broken, batch_size=PHOTOS)
         assert training.failure is None
         with pytest.raises(DataError, match=r"坏\.jpg") as error:
             run(training)
         assert training.failure is error.value
 
-    def test_batches_before_it_still_come(self, root, broken):
-        iterator = evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4)
+    def test_batches_before_it_still_come(self, resized, broken):
+        iterator = evaluation_batches(resized(broken), broken, SIZE, 2, 4)
         assert len(list(islice(iterator, 2))) == 2
         with pytest.raises(DataError, match=r"坏\.jpg"):
             next(iterator)
 
-    def test_leaves_no_thread(self, root, broken):
+    def test_leaves_no_thread(self, resized, broken):
         with pytest.raises(DataError):
-            list(evaluation_batches(root, broken, EvaluationView(SIZE, "stretch", 1.0), 2, 4))
+            list(evaluation_batches(resized(broken), broken, SIZE, 2, 4))
         assert_no_photo_threads()
 
 
@@ -209,27 +232,27 @@ def test_finished_iterator_leaves_no_thread(batches):
     assert_no_photo_threads()
 
 
-def test_reads_ahead_but_boundedly(root, rows):
+def test_reads_ahead_but_boundedly(rows):
     """At most two batches ahead for each thread: memory does not grow with the set."""
     made = []
-    view = lambda path: made.append(path) or np.zeros((1, 1, 3), np.uint8)  # noqa: E731
+    photos = lambda row: made.append(row) or np.zeros((1, 1, 3), np.uint8)  # noqa: E731
     many = pd.concat([rows] * 10)
-    iterator = evaluation_batches(root, many, view, 1, workers=1)
+    iterator = evaluation_batches(photos, many, (1, 1), 1, workers=1)
     next(iterator)
     assert len(made) <= 3 + 1
     iterator.close()
 
 
-def test_closing_cancels_the_work_that_waits(root, rows):
+def test_closing_cancels_the_work_that_waits(rows):
     made, may_go_on = [], threading.Event()
 
-    def view(path):
-        made.append(path)
+    def photos(row):
+        made.append(row)
         if len(made) > 1:
             may_go_on.wait(10)
         return np.zeros((1, 1, 3), np.uint8)
 
-    iterator = evaluation_batches(root, rows, view, 1, workers=1)
+    iterator = evaluation_batches(photos, rows, (1, 1), 1, workers=1)
     next(iterator)
     iterator.close()
     may_go_on.set()

@@ -1,11 +1,10 @@
-from types import SimpleNamespace
-
 import pytest
 
 from rp2k_lab import PROJECT
 from rp2k_lab.dataset.grocery_store import scan
 from rp2k_lab.dataset.index import build_index
 from rp2k_lab.errors import DataError, RequestError
+from tests.dataset.options import dataset
 
 REAL = PROJECT.parent / "shared" / "data" / "grocery_store"
 
@@ -28,12 +27,10 @@ def store(tmp_path, write_photo):
     return root
 
 
-def dataset(root):
-    return SimpleNamespace(name="grocery_store", root=root, val_share=0.1, val_seed=0)
-
-
 def test_lists_photos_with_the_names_of_fine_labels(store):
-    assert list(scan(store).itertuples(index=False, name=None)) == [
+    photos, others = scan(store)
+    assert others == []
+    assert photos == [
         ("train/Fruit/Apple_1.jpg", "Apple", "train"),
         ("train/Fruit/Apple_2.jpg", "Apple", "train"),
         ("train/Milk/M_1.jpg", "Milk", "train"),
@@ -59,7 +56,7 @@ def test_wrong_line_is_named_with_its_number(store, line):
 @pytest.mark.usefixtures("data_folder")
 class TestIndex:
     def test_made_folder(self, store):
-        index = build_index(dataset(store))
+        index = build_index(dataset(store, name="grocery_store"))
         assert index.classes == ["Apple", "Milk"]
         assert index.table["label"].tolist() == [0, 0, 1, 1]
         assert index.table["split"].tolist() == ["train", "train", "train", "val"]
@@ -68,18 +65,18 @@ class TestIndex:
     def test_listed_photo_that_is_not_there(self, store):
         (store / "train/Fruit/Apple_2.jpg").unlink()
         with pytest.raises(DataError, match=r"Apple_2\.jpg"):
-            build_index(dataset(store))
+            build_index(dataset(store, name="grocery_store"))
 
     def test_photo_listed_twice_is_refused(self, store):
         with (store / "train.txt").open("a") as file:
             file.write("train/Milk/M_1.jpg, 7, 1\n")
         with pytest.raises(DataError, match=r"train/Milk/M_1\.jpg twice"):
-            build_index(dataset(store))
+            build_index(dataset(store, name="grocery_store"))
 
     def test_real_folder(self):
         if not REAL.is_dir():
             pytest.skip(f"the Grocery Store Dataset is not at {REAL}")
-        index = build_index(dataset(REAL))
+        index = build_index(dataset(REAL, name="grocery_store"))
         assert index.table["split"].value_counts().to_dict() == {"train": 2640, "val": 296}
         assert len(index.classes) == 81
         assert (index.train_counts() > 0).all()

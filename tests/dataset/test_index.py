@@ -1,23 +1,18 @@
 import hashlib
 import os
 import shutil
-from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 
-import rp2k_lab.dataset.index as index_module
-from rp2k_lab.dataset.index import Index, build_index, hold_out_val
+import rp2k_lab.dataset.listing as listing_module
+from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.errors import DataError, RequestError
+from tests.dataset.options import dataset
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 
 COUNTS = {"555（冰炫）": 20, "伊利安慕希瓶装芒果+百香果230g": 5, "a b.c": 2, "单": 1}
-
-
-def dataset(root, val_share=0.2, val_seed=0):
-    return SimpleNamespace(name="rp2k", root=root, val_share=val_share, val_seed=val_seed)
 
 
 @pytest.fixture
@@ -42,7 +37,7 @@ def test_table_by_hand(root):
     index = build_index(dataset(root))
     assert index.root == root
     assert index.classes == sorted(COUNTS)
-    assert list(index.table.columns) == ["path", "class", "label", "split", "width", "height"]
+    assert list(index.table.columns) == ["path", "class", "label", "split", "width", "height", "bytes"]
     assert [index.classes[label] for label in index.table["label"]] == index.table["class"].tolist()
     photo = index.table[index.table["path"] == "train/555（冰炫）/007.png"].iloc[0]
     assert (photo["width"], photo["height"]) == (15, 12)
@@ -72,7 +67,7 @@ def test_train_counts(root):
 
 def test_train_counts_have_a_place_for_every_class(tmp_path):
     table = pd.DataFrame({"label": [0, 1], "split": ["train", "val"]})
-    assert Index(tmp_path, table, ["a", "b", "c"], "").train_counts().tolist() == [1, 0, 0]
+    assert Index(tmp_path, table, ["a", "b", "c"], "", "", table[:0]).train_counts().tolist() == [1, 0, 0]
 
 
 def test_folder_is_only_read(root):
@@ -83,57 +78,6 @@ def test_folder_is_only_read(root):
 
 
 class TestVal:
-    def split(self, counts, share=0.2, seed=0):
-        names = np.repeat(list(counts), list(counts.values()))
-        table = pd.DataFrame({"class": names, "split": "train"})
-        return table.assign(split=hold_out_val(table, share, seed))
-
-    def val_of(self, *args, **kwargs):
-        table = self.split(*args, **kwargs)
-        return set(table.index[table["split"] == "val"])
-
-    def test_is_stratified(self):
-        counts = {"a": 100, "b": 10, "c": 5, "d": 3, "e": 2}
-        table = self.split(counts)
-        val = table[table["split"] == "val"]["class"].value_counts().to_dict()
-        assert val == {"a": 20, "b": 2, "c": 1, "d": 1, "e": 1}
-
-    def test_single_image_stays_in_train(self):
-        table = self.split({"a": 10, "lone": 1})
-        assert table[table["class"] == "lone"]["split"].tolist() == ["train"]
-
-    @pytest.mark.parametrize("share", [0.5, 0.75, 0.9, 0.99])
-    def test_every_class_keeps_an_image_in_train(self, share):
-        """A class that train lacks cannot be learned, however large the share asked for."""
-        table = self.split({"a": 100, "b": 5, "c": 3, "d": 2}, share)
-        assert set(table[table["split"] == "train"]["class"]) == {"a", "b", "c", "d"}
-
-    def test_seeded(self):
-        counts = {"a": 100, "b": 50}
-        assert self.val_of(counts) == self.val_of(counts)
-        assert self.val_of(counts, seed=1) != self.val_of(counts)
-
-    def test_smaller_share_is_part_of_the_larger(self):
-        counts = {"a": 100, "b": 13, "c": 2}
-        assert self.val_of(counts, 0.05) < self.val_of(counts, 0.1) < self.val_of(counts, 0.4)
-
-    def test_added_class_changes_no_other(self):
-        before = self.split({"b": 30, "c": 20})
-        after = self.split({"a": 17, "b": 30, "c": 20})
-        for name in "bc":
-            one, other = (t[t["class"] == name]["split"].tolist() for t in (before, after))
-            assert one == other
-
-    def test_test_and_given_columns_are_left_alone(self):
-        table = pd.DataFrame({"class": ["a"] * 10, "split": ["train"] * 5 + ["test"] * 5})
-        split = hold_out_val(table, 0.4, 0)
-        assert (split[5:] == "test").all()
-        assert (table["split"][:5] == "train").all()
-
-    def test_is_not_the_first_photos_of_each_class(self):
-        """Neighbouring file names are often photos of one shelf."""
-        assert self.val_of({"a": 100}) != set(range(20))
-
     def test_given_folder_is_used_as_it_is(self, root, write_photo):
         write_photo(root / "val" / "a b.c" / "v.jpg")
         index = build_index(dataset(root))
@@ -185,8 +129,13 @@ class TestKeptHeaders:
     @pytest.fixture
     def headers_read(self, monkeypatch):
         """The photos whose header was read."""
-        read, original = [], index_module._header
-        monkeypatch.setattr(index_module, "_header", lambda path: (read.append(path.name), original(path))[1])
+        read, original = [], listing_module._header
+
+        def header(path):
+            read.append(os.path.basename(path))
+            return original(path)
+
+        monkeypatch.setattr(listing_module, "_header", header)
         return read
 
     def test_second_build_reads_none_and_is_equal(self, root, headers_read):
@@ -214,6 +163,14 @@ class TestKeptHeaders:
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
         build_index(dataset(root))
         assert headers_read == ["000.jpg"]
+
+    def test_a_bad_photo_is_looked_at_each_time(self, root, headers_read):
+        (root / "train" / "单" / "坏.jpg").write_bytes(b"no picture")
+        for _ in range(2):
+            headers_read.clear()
+            with pytest.raises(DataError, match=r"坏\.jpg"):
+                build_index(dataset(root))
+        assert headers_read == ["坏.jpg"]
 
     def test_added_and_removed_photos(self, root, headers_read, write_photo):
         build_index(dataset(root))

@@ -12,8 +12,9 @@ def touch(root, *files):
 
 def test_lists_splits_classes_and_photos_in_order(tmp_path):
     touch(tmp_path, "train/555（冰炫）/b.jpg", "train/555（冰炫）/a.PNG", "train/a b.c/1.JPEG", "test/a b.c/2.jpg")
-    table = scan(tmp_path)
-    assert list(table.itertuples(index=False, name=None)) == [
+    photos, others = scan(tmp_path)
+    assert others == []
+    assert photos == [
         ("train/555（冰炫）/a.PNG", "555（冰炫）", "train"),
         ("train/555（冰炫）/b.jpg", "555（冰炫）", "train"),
         ("train/a b.c/1.JPEG", "a b.c", "train"),
@@ -21,9 +22,11 @@ def test_lists_splits_classes_and_photos_in_order(tmp_path):
     ]
 
 
-def test_other_files_are_passed_over(tmp_path):
+def test_other_files_are_told_apart(tmp_path):
     touch(tmp_path, "train/a/1.jpg", "train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md", "readme.md")
-    assert scan(tmp_path)["path"].tolist() == ["train/a/1.jpg"]
+    photos, others = scan(tmp_path)
+    assert [path for path, _, _ in photos] == ["train/a/1.jpg"]
+    assert others == ["train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md"]
 
 
 def test_missing_train_is_a_wrong_request(tmp_path):
@@ -43,4 +46,4 @@ def test_empty_class_in_test_is_fine(tmp_path):
     """The least test images of a class are 0 in RP2K."""
     touch(tmp_path, "train/a/1.jpg")
     (tmp_path / "test" / "a").mkdir(parents=True)
-    assert scan(tmp_path)["split"].tolist() == ["train"]
+    assert [split for _, _, split in scan(tmp_path)[0]] == ["train"]

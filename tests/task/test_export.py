@@ -14,9 +14,10 @@ import pytest
 import yaml
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab.build import build_photos
 from rp2k_lab.config import parse
-from rp2k_lab.dataset.batches import EvaluationView
-from rp2k_lab.dataset.image import centre_crop, letterbox, read_image
+from rp2k_lab.dataset.batches import evaluation_batches
+from rp2k_lab.dataset.image import centre_crop, letterbox
 from rp2k_lab.dataset.index import build_index
 from rp2k_lab.model import layers
 from rp2k_lab.task import export
@@ -77,15 +78,19 @@ def test_the_cards_preparation_is_evaluations(first_run, trained_on):
     config = config.model_copy(update={"crop_ratio": 0.8})
     _, resize, crop = export.preparation(config)
     photo = index.root / index.split("test")["path"][0]
-    by_hand = centre_crop(letterbox(read_image(photo), tuple(resize["size"])), tuple(crop["size"]))
-    np.testing.assert_array_equal(by_hand, EvaluationView(config.size, "letterbox", 0.8)(photo))
+    assert 160 <= max(cv2.imread(str(photo)).shape) < 320  # hence a quarter is as large as 40 pixels, an eighth is not
+    decoded = cv2.cvtColor(cv2.imread(str(photo), cv2.IMREAD_REDUCED_COLOR_4), cv2.COLOR_BGR2RGB)
+    by_hand = centre_crop(letterbox(decoded, tuple(resize["size"])), tuple(crop["size"]))
+    photos = build_photos(config, index)
+    (seen,) = evaluation_batches(photos, index.split("test")[:1], config.size, 1)
+    np.testing.assert_array_equal(by_hand, seen[0])
 
 
 def test_onnx_runtime_gives_the_probabilities_that_the_run_recorded(first_run, exported, trained_on):
     config, index = trained_on
     recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
-    view = EvaluationView(config.size, config.resize, config.crop_ratio)
-    batches = [view(index.root / path)[None] for path in recorded["path"]]
+    batches = list(evaluation_batches(build_photos(config, index), index.split("test"), config.size, 1))
+    assert recorded["path"].tolist() == index.split("test")["path"].tolist()
     probabilities = np.concatenate(export.run_onnx(exported.folder / "out" / "model.onnx", batches))
     assert (probabilities.shape, probabilities.dtype) == ((80, 8), np.float32)
     top5 = -np.sort(-probabilities, 1)[:, :5]

@@ -1,0 +1,179 @@
+"""Every photo of a data set with its size and what is wrong with it, quickly the second time.
+
+Scanning a folder is quick; reading 342,000 headers is not, so they are kept as parquet beside the clone's data, one
+file a folder, and a photo is read again only when its size in bytes or its time of change differ.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from rp2k_lab.dataset.image import problem_of
+
+log = logging.getLogger(__name__)
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_ORIENTATION = 0x0112  # of EXIF; 5 to 8 are quarter turns
+_HEADER_TYPES = {"bytes": "int64", "changed": "int64", "width": "int32", "height": "int32", "decoded": bool}
+_PROBLEMS = {
+    errno.ENOENT: "a broken link, or vanished",
+    errno.ELOOP: "a link that leads to itself",
+    errno.EACCES: "no permission to read it",
+}
+# Small enough for a smooth progress bar, large enough that handing out the work costs nothing.
+_CHUNK = 128
+
+Header = tuple[int, int, str | None]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a data set's folder holds.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        table: one row a photo, columns path (posix), class, split, bytes (int64), changed (int64, ns since the epoch),
+            width, height (int32, pixels, upright; 0 where unknown), problem (why it cannot be read, or None).
+        not_photos: paths of the other files.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    not_photos: list[str]
+
+
+def read_listing(
+    root: Path, photos: list[tuple[str, str, str]], not_photos: list[str], kept_folder: Path, decode: bool
+) -> Listing:
+    """Add sizes and problems to a scan's (path, class, split).
+
+    Args:
+        kept_folder: where headers are kept from one start to the next; those of photos with a problem are not.
+        decode: decode each photo once, which finds the truncated ones; else only headers are read.
+    """
+    paths, classes, splits = (list(column) for column in zip(*photos, strict=True)) if photos else ([], [], [])
+    size, changed, problem = _stats(root, paths)
+    kept_file = kept_folder / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
+    kept = _read_kept(kept_file)
+    header = kept if kept.index.tolist() == paths else kept.reindex(paths)
+    known = (header["bytes"].to_numpy() == size) & (header["changed"].to_numpy() == changed)
+    if decode:
+        known &= header["decoded"].fillna(False).to_numpy(bool)
+    width, height, decoded = (
+        np.where(known, header[name], 0).astype(_HEADER_TYPES[name]) for name in ("width", "height", "decoded")
+    )
+    missing = [i for i in np.flatnonzero(~known).tolist() if problem[i] is None]
+    found = _in_threads(_decoded if decode else _header, [f"{root}/{paths[i]}" for i in missing], decode)
+    for i, (photo_width, photo_height, what) in zip(missing, found, strict=True):
+        width[i], height[i], problem[i], decoded[i] = photo_width, photo_height, what, decode
+    columns = {"bytes": size, "changed": changed, "width": width, "height": height}
+    table = pd.DataFrame({"path": _printable(paths), "class": _printable(classes), "split": splits, **columns})
+    readable = np.array([what is None for what in problem], bool)
+    if missing or len(kept) != readable.sum():
+        _write_kept(table.loc[readable, ["path", *columns]].assign(decoded=decoded[readable]), kept_file)
+    return Listing(root, table.assign(problem=pd.Series(problem, dtype=object)), _printable(not_photos))
+
+
+def _stats(root: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+    """(bytes, time of change in ns, problem) of each photo; links are followed."""
+    size, changed = np.zeros(len(paths), np.int64), np.zeros(len(paths), np.int64)
+    problem: list[str | None] = [None] * len(paths)
+    for i, path in enumerate(paths):
+        try:
+            stat = os.stat(f"{root}/{path}")
+        except OSError as error:
+            problem[i] = _PROBLEMS.get(error.errno, error.strerror)
+            continue
+        size[i], changed[i] = stat.st_size, stat.st_mtime_ns
+        if not stat.st_size:
+            problem[i] = "zero bytes"
+        elif not path.isascii() and _printable([path]) != [path]:
+            problem[i] = "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"
+    return size, changed, problem
+
+
+def _printable(names: list[str]) -> list[str]:
+    """Names as text that can be stored: bytes that are not UTF-8 are written as \\xNN."""
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        return [os.fsencode(name).decode(errors="backslashreplace") for name in names]
+    return names
+
+
+def _in_threads(read: Callable[[str], Header], paths: list[str], decode: bool) -> list[Header]:
+    """read(path) of each, in order; many threads, since a network's disk answers late."""
+    if not paths:
+        return []
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    found: list[Header] = []
+    word = "decoding every photo once" if decode else "reading headers"
+    bar = tqdm(total=len(paths), desc=word, unit=" photos", leave=False, disable=None)
+    with bar, _pillow_takes_any_size(), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        for part in pool.map(lambda chunk: [read(path) for path in chunk], chunks):
+            found += part
+            bar.update(len(part))
+    return found
+
+
+def _header(path: str) -> Header:
+    """(width, height, problem), from the header alone."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (height, width, None) if turned else (width, height, None)
+    except UnidentifiedImageError:
+        return 0, 0, "no picture"
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        return 0, 0, _PROBLEMS.get(getattr(error, "errno", None), "a damaged header")
+
+
+def _decoded(path: str) -> Header:
+    width, height, problem = _header(path)
+    return width, height, problem or problem_of(path)
+
+
+@contextmanager
+def _pillow_takes_any_size() -> Iterator[None]:
+    """Pillow warns of large pictures and of EXIF that it cannot parse.  OpenCV, which decodes, has its own limit."""
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
+def _read_kept(file: Path) -> pd.DataFrame:
+    """What a former run read, indexed by path; a file that is absent or damaged holds nothing."""
+    try:
+        return pd.read_parquet(file, columns=["path", *_HEADER_TYPES]).set_index("path")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s): the photos' headers are read again", file, type(error).__name__)
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _HEADER_TYPES.items()}, index=pd.Index([], str))
+
+
+def _write_kept(table: pd.DataFrame, file: Path) -> None:
+    """Whole or not at all: two runs may write the same file at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        temporary = file.with_suffix(".tmp")
+        table.to_parquet(temporary, index=False)
+        temporary.replace(file)
