@@ -83,8 +83,7 @@ def build_index(dataset) -> Index:
         log.warning("%d photos cannot be read and are skipped: %s, …", len(skipped), skipped["path"].iloc[0])
     table["label"] = pd.Categorical(table["class"], classes).codes.astype("int32")
     _check_splits(listing.root, table, classes)
-    listed = table["path"] + "\t" + table["split"] + "\t" + table["bytes"].astype(str)
-    fingerprint, version = _hash(listed), _hash(listed + "\t" + table["changed"].astype(str))
+    fingerprint, version = _hash(table, ["path", "split", "bytes"]), _hash(table, ["path", "split", "bytes", "changed"])
     return Index(listing.root, table[_COLUMNS], classes, fingerprint, version, skipped.reset_index(drop=True))
 
 
@@ -144,5 +143,9 @@ def _check_splits(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
         )
 
 
-def _hash(lines: pd.Series) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def _hash(table: pd.DataFrame, columns: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in columns:
+        values = table[name].to_numpy(np.int64 if table[name].dtype == np.int64 else object)
+        digest.update("\n".join(values).encode() if values.dtype == object else values.tobytes())
+    return digest.hexdigest()[:16]

@@ -91,16 +91,18 @@ def _stats(root: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, li
     """(bytes, time of change in ns, problem) of each photo; links are followed."""
     size, changed = np.zeros(len(paths), np.int64), np.zeros(len(paths), np.int64)
     problem: list[str | None] = [None] * len(paths)
+    unnamed = _printable(paths) is not paths
+    base = f"{root}/"
     for i, path in enumerate(paths):
         try:
-            stat = os.stat(f"{root}/{path}")
+            stat = os.stat(base + path)
         except OSError as error:
             problem[i] = _PROBLEMS.get(error.errno, error.strerror)
             continue
         size[i], changed[i] = stat.st_size, stat.st_mtime_ns
         if not stat.st_size:
             problem[i] = "zero bytes"
-        elif not path.isascii() and _printable([path]) != [path]:
+        elif unnamed and _printable([path]) != [path]:
             problem[i] = "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"
     return size, changed, problem
 

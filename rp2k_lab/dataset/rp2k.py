@@ -68,7 +68,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _is_photo(folder: Path, file: str) -> bool:
-    if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+    if file[file.rfind(".") :].lower() in IMAGE_SUFFIXES:
         return True
     try:
         with open(folder / file, "rb") as opened:
