@@ -39,11 +39,15 @@ class TrainingView:
 
     def __init__(self, size: tuple[int, int], resize: str, crop_ratio: float, aug, mean):
         self.evaluation = EvaluationView(size, resize, crop_ratio)
-        self.crop, self.operations = build_augmentation(aug, size, mean)
+        augmentation = build_augmentation(aug, size, mean)
+        self.crop, self.operations = augmentation.crop, augmentation.operations
 
     def __call__(self, path, rng):
         image = self.evaluation.resize(read_image(path), self.evaluation.resized)
-        image = self.crop(image, rng) if self.crop else centre_crop(image, self.evaluation.size)
+        if self.crop:
+            image = self.crop(image, rng)
+        else:
+            image = np.ascontiguousarray(centre_crop(image, self.evaluation.size))  # the operations need it so
         for operation in self.operations:
             image = operation(image, rng)
         return image
