@@ -44,10 +44,7 @@ class TrainingView:
 
     def __call__(self, path, rng):
         image = self.evaluation.resize(read_image(path), self.evaluation.resized)
-        if self.crop:
-            image = self.crop(image, rng)
-        else:
-            image = np.ascontiguousarray(centre_crop(image, self.evaluation.size))  # the operations need it so
+        image = self.crop(image, rng) if self.crop else np.ascontiguousarray(centre_crop(image, self.evaluation.size))
         for operation in self.operations:
             image = operation(image, rng)
         return image
