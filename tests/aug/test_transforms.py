@@ -116,7 +116,7 @@ def test_pointwise_equal_pillows(name, picture):
 @pytest.mark.parametrize("picture", ["smooth", "noise", "ramp"])
 @pytest.mark.parametrize("name", GEOMETRIC)
 def test_geometric_equal_pillows(name, picture):
-    """The two differ in the pixel at the border alone, where OpenCV blends with the filling: a frame of it hides that."""
+    """They differ in the pixel at the border alone, where OpenCV blends with the filling: a frame of it hides that."""
     ours, pillows = GEOMETRIC[name]
     image = PICTURES[picture].copy()
     image[:2], image[-2:], image[:, :2], image[:, -2:] = FILL, FILL, FILL, FILL
