@@ -176,17 +176,56 @@ class NoAug(Group):
     flip: Share = Field(description="probability of a horizontal flip")
     color: Annotated[float, Field(ge=0, lt=1)] = Field(description="brightness, contrast, saturation jitter")
 
-    @field_validator("crop")
+    @field_validator("crop", "area", check_fields=False)
     @classmethod
-    def _ordered(cls, crop):
-        if crop is not None and not crop[0] <= crop[1] <= 1:
+    def _ordered(cls, shares):
+        if shares is not None and not shares[0] <= shares[1] <= 1:
             raise ValueError("needs smallest <= largest <= 1")
-        return crop
+        return shares
 
 
 class Cutout(NoAug):
     name: Literal["cutout"]
     length: Annotated[int, Field(ge=1, le=224)] = Field(description="side in pixels at 224; in proportion")
+
+
+class RandomErasing(NoAug):
+    name: Literal["random_erasing"]
+    p: Share = Field(description="probability that an image is erased")
+    area: tuple[PositiveFloat, PositiveFloat] = Field(strict=False, description="the rectangle's share of the image")
+    ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="smallest height / width; the largest is 1 / this")
+    fill: Literal["random", "mean", "black", "white"] = Field(description="random: each value from 0 to 255")
+
+
+class AutoAugment(NoAug):
+    name: Literal["autoaugment"]
+
+
+class RandAugment(NoAug):
+    name: Literal["randaugment"]
+    operations: Literal["paper", "timm"] = Field(description="the set to draw from")
+    num_ops: Annotated[int, Field(ge=1, le=16)] = Field(description="transformations drawn for an image")
+    p: Share = Field(description="probability that a drawn transformation is applied")
+    magnitude: Annotated[float, Field(ge=0, le=30)] = Field(description="strength; 10: the end of AutoAugment's ranges")
+    magnitude_std: NonNegativeFloat = Field(description="standard deviation of the magnitude")
+    magnitude_max: Annotated[float, Field(gt=0, le=30)] = Field(description="where a drawn magnitude is cut off")
+    increasing: bool = Field(description="whether more magnitude is more change in every transformation")
+
+    @model_validator(mode="after")
+    def _within_its_limit(self):
+        if self.magnitude > self.magnitude_max:
+            raise ValueError(f"magnitude={self.magnitude:g}: is above aug.magnitude_max={self.magnitude_max:g}")
+        return self
+
+
+class Mixup(NoAug):
+    name: Literal["mixup"]
+    alpha: PositiveFloat = Field(description="the share is drawn from Beta(alpha, alpha)")
+
+
+class CutMix(Mixup):
+    name: Literal["cutmix"]
+    p: Share = Field(description="probability that an image gets a part of another")
 
 
 class CrossEntropy(Group):
@@ -233,7 +272,9 @@ class Config(Group):
     task: Annotated[Train | Export | Convert | Inspect, Field(discriminator="name")]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]
-    aug: Annotated[NoAug | Cutout, Field(discriminator="name")]
+    aug: Annotated[
+        NoAug | Cutout | RandomErasing | AutoAugment | RandAugment | Mixup | CutMix, Field(discriminator="name")
+    ]
     loss: CrossEntropy
     optimizer: Sgd
     device: Device
