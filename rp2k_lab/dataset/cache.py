@@ -1,13 +1,15 @@
 """Resized photos on disk, so that each is decoded once: filled during the first epoch, read in all that follow.
 
-One file holds the photos, one their checksums; a photo's place is its row in the index.  Any number of processes may
-fill one cache at once: what a place holds is a function of the photo alone, and its checksum is written after it.
+One file holds the photos, one their sizes and checksums; a photo's place is its row in the index, long enough for any
+photo, and what a smaller one leaves of it takes no room on the disk.  Any number of processes may fill one cache at
+once: what a place holds is a function of the photo alone, and its checksum is written after it.
 """
 
 import hashlib
 import logging
 import os
 import shutil
+import struct
 import zlib
 from pathlib import Path
 
@@ -20,57 +22,55 @@ from rp2k_lab.dataset.index import DATA_FOLDER, Index
 
 log = logging.getLogger(__name__)
 
-_SUM_BYTES = 4
+_ENTRY = struct.Struct("<IHH")  # CRC-32, height, width; all zero where there is no photo
 # Left free on the disk, for the run's own files.
 _RESERVE_BYTES = 10**9
 
 
 class PhotoCache:
-    """Photos of one shape, by place.
+    """Photos of at most one size, by place.
 
     Args:
         folder: holds the two files; made if it is not there.  Files of another length are damaged and made anew.
         count: places.
-        shape: of a photo, uint8.
+        size: (height, width) of the largest photo.
         room: places that may be filled, from the first on.
 
     Attributes:
         filled: how many places held a photo when the cache was opened.
     """
 
-    def __init__(self, folder: Path, count: int, shape: tuple[int, int, int], room: int):
-        self.folder, self.shape, self.room = folder, shape, room
-        self._bytes = int(np.prod(shape))
+    def __init__(self, folder: Path, count: int, size: tuple[int, int], room: int):
+        self.folder, self.room = folder, room
+        self._bytes = photo_bytes(size)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            damaged = [
-                _discard_other_length(folder / name, length)
-                for name, length in (("photos", count * self._bytes), ("checksums", count * _SUM_BYTES))
-            ]
-            if any(damaged):
+            lengths = {"photos": count * self._bytes, "entries": count * _ENTRY.size}
+            if any([_discard_other_length(folder / name, length) for name, length in lengths.items()]):
                 log.warning("the cache %s is damaged and made anew", folder)
-                os.truncate(folder / "checksums", 0)
-            for name, length in (("photos", count * self._bytes), ("checksums", count * _SUM_BYTES)):
+                os.truncate(folder / "entries", 0)
+            for name, length in lengths.items():
                 os.truncate(folder / name, length)
         self._photos = os.open(folder / "photos", os.O_RDWR)
-        self._sums = os.open(folder / "checksums", os.O_RDWR)
+        self._entries = os.open(folder / "entries", os.O_RDWR)
         self._checked = bytearray(count)
-        self.filled = int(np.count_nonzero(np.fromfile(folder / "checksums", np.uint32)))
+        self.filled = int(np.count_nonzero(np.fromfile(folder / "entries", np.uint64)))
 
     def __del__(self):
-        for name in ("_photos", "_sums"):
+        for name in ("_photos", "_entries"):
             if name in self.__dict__:
                 os.close(self.__dict__[name])
 
     def get(self, place: int) -> np.ndarray | None:
         """The photo, an array of its own; None where there is none, or one that is damaged."""
-        expected = os.pread(self._sums, _SUM_BYTES, place * _SUM_BYTES)
-        if not any(expected):
+        entry = os.pread(self._entries, _ENTRY.size, place * _ENTRY.size)
+        if not any(entry):
             return None
-        photo = np.empty(self.shape, np.uint8)
-        read = os.preadv(self._photos, [photo.data], place * self._bytes)
+        _, height, width = _ENTRY.unpack(entry)
+        photo = np.empty((height, width, 3), np.uint8)
+        os.preadv(self._photos, [photo.data], place * self._bytes)
         if not self._checked[place]:
-            if read < self._bytes or _checksum(photo) != expected:
+            if photo.nbytes > self._bytes or _entry(photo) != entry:
                 log.warning("the cache %s held a damaged photo, which is made anew", self.folder)
                 return None
             self._checked[place] = 1
@@ -82,7 +82,7 @@ class PhotoCache:
             return
         try:
             os.pwrite(self._photos, photo.data, place * self._bytes)
-            os.pwrite(self._sums, _checksum(photo), place * _SUM_BYTES)
+            os.pwrite(self._entries, _entry(photo), place * _ENTRY.size)
         except OSError as error:
             self.room = 0
             log.warning("the cache %s takes no more photos (%s)", self.folder, error.strerror)
@@ -98,23 +98,26 @@ def open_cache(index: Index, size: tuple[int, int], resize: str, cache_gb: float
         return None
     code = hashlib.sha256(Path(image.__file__).read_bytes()).hexdigest()
     key = hashlib.sha256(repr((index.version, size, resize, code, cv2.__version__)).encode()).hexdigest()[:16]
-    folder, shape, count = DATA_FOLDER / "cache" / f"{index.root.name}-{key}", (*size, 3), len(index.table)
-    photo_bytes = int(np.prod(shape))
-    room = min(count, int(cache_gb * 1e9 / photo_bytes))
-    cache = PhotoCache(folder, count, shape, room)
+    folder, count, most = DATA_FOLDER / "cache" / f"{index.root.name}-{key}", len(index.table), photo_bytes(size)
+    room = min(count, int(cache_gb * 1e9 / most))
+    cache = PhotoCache(folder, count, size, room)
     free = shutil.disk_usage(folder).free - _RESERVE_BYTES
-    if (room - cache.filled) * photo_bytes > free:
-        cache.room = min(room, max(0, cache.filled + free // photo_bytes))
+    if (room - cache.filled) * most > free:
+        cache.room = min(room, max(0, cache.filled + free // most))
         log.warning("cache: the disk has room for %d photos only", cache.room)
     share = "all" if cache.room == count else f"the first {cache.room}"
-    log.info("cache: %s of %d photos at %d×%d in %.2f GB, %d of them there (%s)",
-             share, count, *size, cache.room * photo_bytes / 1e9, cache.filled, folder)  # fmt: skip
+    log.info("cache: %s of %d photos at %d×%d in at most %.2f GB, %d of them there (%s)",
+             share, count, *size, cache.room * most / 1e9, cache.filled, folder)  # fmt: skip
     return cache
 
 
-def _checksum(photo: np.ndarray) -> bytes:
-    """CRC-32, but never the zeros of a place that was not filled."""
-    return (zlib.crc32(photo.data) or 1).to_bytes(_SUM_BYTES)
+def photo_bytes(size: tuple[int, int]) -> int:
+    """The length of a place for photos of at most (height, width)."""
+    return 3 * size[0] * size[1]
+
+
+def _entry(photo: np.ndarray) -> bytes:
+    return _ENTRY.pack(zlib.crc32(photo.data), *photo.shape[:2])
 
 
 def _discard_other_length(file: Path, length: int) -> bool:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rp2k_lab.aug import HorizontalFlip, RandomResizedCrop
+from rp2k_lab.dataset.image import padded_centre
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,28 @@ class TestRandomResizedCrop:
         crop = RandomResizedCrop((40, 30))
         np.testing.assert_array_equal(crop(image[:, ::-1], rng()), crop(image[:, ::-1].copy(), rng()))
         np.testing.assert_array_equal(image, before)
+
+    @pytest.mark.parametrize("shape", [(256, 100), (80, 256), (256, 1), (256, 256)])
+    def test_on_a_canvas_is_the_crop_of_the_padded_photo(self, shape, rng):
+        """But for the photo's edges, which fall between two pixels: smooth pictures, and rows and columns of edges."""
+        photo = np.empty((*shape, 3), np.uint8)
+        photo[:] = np.linspace(60, 250, shape[0])[:, None, None]
+        padded = padded_centre(photo, (256, 256), (256, 256))
+        crop = RandomResizedCrop((224, 224), area=(0.08, 1.0))
+        for seed in range(50):
+            target = np.full((224, 224, 3), 99, np.uint8)
+            assert crop(photo, rng(seed), (256, 256), target) is target
+            difference = np.abs(target.astype(int) - crop(padded, rng(seed))).max(2)
+            smooth = np.median(difference, axis=0) <= 4  # columns without an edge; a smooth one moves by half a pixel
+            assert (~smooth).sum() <= 6
+            assert (difference[:, smooth].max(1) > 4).sum() <= 6
+
+    def test_beside_the_photo_it_is_black(self, rng):
+        photo = np.full((256, 10, 3), 255, np.uint8)
+        crop = RandomResizedCrop((32, 32), area=(0.08, 0.1))
+        images = [crop(photo, rng(seed), (256, 256)) for seed in range(40)]
+        assert any(not image.any() for image in images)
+        assert all(set(np.unique(image)) <= {0, 255} for image in images)
 
     def test_size_is_height_and_width(self, image, rng):
         assert RandomResizedCrop((16, 24))(image, rng()).shape == (16, 24, 3)
