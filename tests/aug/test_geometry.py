@@ -52,7 +52,7 @@ class TestRandomResizedCrop:
         np.testing.assert_array_equal(crop(image[:, ::-1], rng()), crop(image[:, ::-1].copy(), rng()))
         np.testing.assert_array_equal(image, before)
 
-    @pytest.mark.parametrize("shape", [(256, 100), (80, 256), (256, 1), (256, 256)])
+    @pytest.mark.parametrize("shape", [(256, 100), (80, 256), (256, 20), (256, 256)])
     def test_on_a_canvas_is_the_crop_of_the_padded_photo(self, shape, rng):
         """But for the photo's edges, which fall between two pixels: smooth pictures, and rows and columns of edges."""
         photo = np.empty((*shape, 3), np.uint8)
