@@ -106,14 +106,18 @@ def open_cache(index: Index, size: tuple[int, int], resize: str, cache_gb: float
         cache.room = min(room, max(0, cache.filled + free // most))
         log.warning("cache: the disk has room for %d photos only", cache.room)
     share = "all" if cache.room == count else f"the first {cache.room}"
-    log.info("cache: %s of %d photos at %d×%d in at most %.2f GB, %d of them there (%s)",
-             share, count, *size, cache.room * most / 1e9, cache.filled, folder)  # fmt: skip
+    log.info("cache: %s of %d photos at %d×%d in at most %s, %d of them there (%s)",
+             share, count, *size, _readable(cache.room * most), cache.filled, folder)  # fmt: skip
     return cache
 
 
 def photo_bytes(size: tuple[int, int]) -> int:
     """The length of a place for photos of at most (height, width)."""
     return 3 * size[0] * size[1]
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def _entry(photo: np.ndarray) -> bytes:

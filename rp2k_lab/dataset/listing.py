@@ -168,7 +168,7 @@ def _read_kept(file: Path) -> pd.DataFrame:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        log.warning("%s is damaged (%s): the photos' headers are read again", file, type(error).__name__)
+        log.warning("%s cannot be used (%s): the photos' headers are read again", file, type(error).__name__)
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _HEADER_TYPES.items()}, index=pd.Index([], str))
 
 

@@ -58,14 +58,14 @@ class TestRandomResizedCrop:
         photo = np.empty((*shape, 3), np.uint8)
         photo[:] = np.linspace(60, 250, shape[0])[:, None, None]
         padded = padded_centre(photo, (256, 256), (256, 256))
-        crop = RandomResizedCrop((224, 224), area=(0.08, 1.0))
+        crop = RandomResizedCrop((224, 224), area=(0.6, 1.0))
         for seed in range(50):
             target = np.full((224, 224, 3), 99, np.uint8)
             assert crop(photo, rng(seed), (256, 256), target) is target
             difference = np.abs(target.astype(int) - crop(padded, rng(seed))).max(2)
-            smooth = np.median(difference, axis=0) <= 4  # columns without an edge; a smooth one moves by half a pixel
-            assert (~smooth).sum() <= 6
-            assert (difference[:, smooth].max(1) > 4).sum() <= 6
+            edges = (np.median(difference, axis=0) > 2).sum()  # columns; elsewhere it is a shift of half a pixel
+            assert edges <= 6
+            assert (np.median(difference, axis=1) > 2).sum() <= 6
 
     def test_beside_the_photo_it_is_black(self, rng):
         photo = np.full((256, 10, 3), 255, np.uint8)
