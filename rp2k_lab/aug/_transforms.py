@@ -1,8 +1,7 @@
 """The transformations that AutoAugment and RandAugment are made of, on uint8 RGB (height, width, 3), in place.
 
 Each gives what Pillow gives, but for rounding (Pillow cuts off, these round) and, in `affine`, a border of one pixel.
-With OpenCV in one thread at 224 they take 5 to 220 µs; MindSpore's own operators are measured beside them in
-`rp2k_lab/aug/_policy.py`.
+What they take, and MindSpore's operators of the same names: `rp2k_lab/aug/_policy.py`.
 """
 
 import math

@@ -97,6 +97,12 @@ class TestRandomErasing:
         assert_uniform((top + 0.5) / (1001 - height))
         assert_uniform((left + 0.5) / (1001 - width))
 
+    @pytest.mark.parametrize(("draw", "place"), [(0.0, 0), (0.999, 10)])
+    def test_reaches_every_border(self, draw, place):
+        """A square of 14 in one of 24."""
+        draws = SimpleNamespace(random=lambda size: np.array([0.0, 0.0, draw, draw]))
+        assert erasing(area=(196 / 576, 0.4), ratio=1.0)._box(24, 24, draws) == (place, place, 14, 14)
+
     def test_papers_settings_erase_one_rectangle_of_half_the_images(self, rng, assert_rate):
         """Within the paper's ranges: the rectangle's sides are rounded to whole pixels of 100×80."""
         erased = []

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import AutoAugment, RandAugment
+from rp2k_lab.aug import AutoAugment, RandAugment, _transforms
 from rp2k_lab.aug._policy import (
     ARGUMENTS,
     AUTOAUGMENT_ARGUMENTS,
@@ -61,6 +61,11 @@ class TestMagnitudes:
         for name, low, high in [("Posterize", 0, 12), ("Solarize", 0, 256), ("SolarizeAdd", 0, 128), ("Color", 0.1, 9)]:
             for sign in (1, -1):
                 assert low <= table[name](3.0, sign)[0] <= high
+
+    @pytest.mark.parametrize(("draw", "degrees"), [(0.49, 27), (0.51, -27)])
+    def test_a_step_turns_its_magnitude_and_draw_into_the_transformation(self, draw, degrees, image):
+        result = AutoAugment(FILL)._apply(image.copy(), "Rotate", 9, draw)
+        np.testing.assert_array_equal(result, _transforms.rotate(image.copy(), degrees, FILL))
 
 
 class TestTables:
@@ -120,7 +125,10 @@ def applied(monkeypatch, rng):
 class TestAutoAugment:
     def test_each_pair_is_as_likely_and_each_step_has_its_probability(self, applied, assert_rate):
         """A step's rate is its probability over 25, summed over where it stands."""
-        steps = Counter(step[:2] for image in applied(AutoAugment(FILL), 5000) for step in image)
+        images = applied(AutoAugment(FILL), 5000)
+        lengths = [len(image) for image in images]
+        assert np.mean(lengths) == pytest.approx(31 / 25, abs=4 * np.std(lengths) / np.sqrt(5000))
+        steps = Counter(step[:2] for image in images for step in image)
         expected = Counter()
         for pair in IMAGENET_POLICY:
             for name, p, magnitude in pair:
