@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from rp2k_lab.dataset import formats
-from rp2k_lab.dataset.image import decoder_version, problem_of
+from rp2k_lab.dataset.image import decoder_version, problem_of, read_image
+from rp2k_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ _PROBLEMS = {
     errno.ELOOP: "a link that leads to itself",
     errno.EACCES: "no permission to read it",
 }
+_AS_OPENED = {"effective_ids": os.access in os.supports_effective_ids}
 # More is no photo, and reading it would take the memory of the whole run.
 _MOST_BYTES = 2**30
 # Small enough for a smooth progress bar, large enough that handing out the work costs nothing.
@@ -71,7 +73,8 @@ def read_listing(
     key = hashlib.sha256(os.fsencode(root) + decoder_version().encode()).hexdigest()[:12]
     kept_file = kept_folder / f"{root.name[:40]}-{key}.parquet"  # a whole name may fill a file name's 255 bytes
     kept = _read_kept(kept_file)
-    header = kept if kept.index.tolist() == paths else kept.reindex(paths)
+    names = _printable(paths)
+    header = kept if kept.index.tolist() == names else kept.reindex(names)
     known = (header["bytes"].to_numpy() == size) & (header["changed"].to_numpy() == changed)
     if decode:
         known &= header["decoded"].fillna(False).to_numpy(bool)
@@ -83,7 +86,7 @@ def read_listing(
     for i, (photo_width, photo_height, what) in zip(missing, found, strict=True):
         width[i], height[i], problem[i], decoded[i] = photo_width, photo_height, what, decode
     columns = {"bytes": size, "changed": changed, "width": width, "height": height}
-    table = pd.DataFrame({"path": _printable(paths), "class": _printable(classes), "split": splits, **columns})
+    table = pd.DataFrame({"path": names, "class": _printable(classes), "split": splits, **columns})
     readable = np.array([what is None for what in problem], bool)
     if missing or len(kept) != readable.sum():
         _write_kept(table.loc[readable, ["path", *columns]].assign(decoded=decoded[readable]), kept_file)
@@ -107,7 +110,7 @@ def _stats(root: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, li
             problem[i] = "zero bytes"
         elif found.st_size > _MOST_BYTES:
             problem[i] = f"{found.st_size} bytes, more than a photo has"
-        elif not found.st_mode & stat.S_IROTH and not os.access(f"{root}/{path}", os.R_OK, effective_ids=True):
+        elif not found.st_mode & stat.S_IROTH and not os.access(f"{root}/{path}", os.R_OK, **_AS_OPENED):
             problem[i] = _PROBLEMS[errno.EACCES]  # a kept header does not tell, since chmod leaves the time of change
         elif not path.isascii() and _printable([path]) != [path]:
             problem[i] = "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"
@@ -145,11 +148,19 @@ def _header(path: str) -> Header:
             width, height = image.size
             # Not getexif(), which decodes a PNG without eXIf.
             turned = formats.orientation(image.info.get("exif")) >= 5
-    except Exception:  # Pillow raises a dozen types for damaged files
-        return 0, 0, problem_of(path) or "a damaged header"
+    except Exception:  # Pillow raises a dozen types for damaged files, and refuses some that can be decoded
+        return _from_pixels(path)
     if width * height > formats.MOST_PIXELS:
         return 0, 0, f"{width}×{height} pixels, more than the {formats.MOST_PIXELS // 10**6} million that are decoded"
     return (height, width, None) if turned else (width, height, None)
+
+
+def _from_pixels(path: str) -> Header:
+    try:
+        height, width = read_image(path).shape[:2]
+    except DataError:
+        return 0, 0, problem_of(path) or "a damaged header"
+    return width, height, None
 
 
 def _decoded(path: str) -> Header:
