@@ -1,9 +1,11 @@
 """Files as they are found in real folders of photos: made byte by byte, each named by what is the matter with it."""
 
+import hashlib
 import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -185,3 +187,13 @@ def bad() -> dict[str, tuple[bytes, str, bool]]:
         files[f"jpeg-progressive-cut-at-{share}"] = (cut(progressive, share), damaged.format("JPEG"), False)
         files[f"png-cut-at-{share}"] = (cut(whole_png, share), damaged.format("PNG"), False)
     return {name: (data, reason.format(len(data)), header) for name, (data, reason, header) in files.items()}
+
+
+def state(root: Path) -> dict[str, tuple]:
+    """Checksum, mode, length and time of change of every file and folder."""
+    found = {}
+    for path in [root, *sorted(root.rglob("*"))]:
+        stat = path.lstat()
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        found[str(path)] = (checksum, stat.st_mode, stat.st_size, stat.st_mtime_ns)
+    return found

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rp2k_lab.dataset.cache as cache_module
 from rp2k_lab.aug import build_augmentation
 from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, evaluation_batches
+from rp2k_lab.dataset.cache import open_cache
 from rp2k_lab.dataset.image import WAY_OUT, letterbox, read_image, read_resized, stretch
 from rp2k_lab.dataset.index import build_index, list_photos
 from rp2k_lab.errors import DataError, RequestError, shown
@@ -51,10 +53,10 @@ def row_of(index, file) -> int:
     return int(row)
 
 
-def training(index, workers=2):
+def training(index, workers=2, photos=None):
     """One batch of all training photos."""
-    rows = index.split("train")
-    photos, augmentation = ResizedPhotos(index, SIZE, "letterbox"), build_augmentation(PLAIN, SIZE, (0.5, 0.5, 0.5))
+    rows, augmentation = index.split("train"), build_augmentation(PLAIN, SIZE, (0.5, 0.5, 0.5))
+    photos = photos or ResizedPhotos(index, SIZE, "letterbox")
     return TrainingBatches(photos, rows, augmentation, SIZE, len(rows), 0, len(index.classes), workers=workers)
 
 
@@ -456,6 +458,48 @@ class TestPermissions:
             index = build_index(dataset(unprivileged, on_bad_image=on_bad_image))
             ((images, _),) = training(index)
             assert len(images) == 6
+
+
+class TestFolderIsOnlyRead:
+    """The published entry's preparation renamed and converted files in place and lost data on its second run."""
+
+    @pytest.fixture
+    def messy(self, root):
+        """Every file that someone might want to tidy up."""
+        for i, (name, data) in enumerate(READABLE.items()):
+            put(root, data, f"{i} {name}.JPG" if i % 2 else name)
+        put(root, b"", "empty.jpg")
+        put(root, BAD["jpeg-cut-at-0.5"][0], "cut.jpg")
+        put(root, b"x", "Thumbs.db")
+        (root / "train" / "红茶" / "link.jpg").symlink_to("nowhere")
+        return root
+
+    def use(self, root):
+        """All that reads photos, as a run does it."""
+        with pytest.raises(DataError):
+            build_index(dataset(root))
+        assert list_photos(dataset(root), decode=True).table["problem"].notna().sum() == 3
+        index = build_index(dataset(root, on_bad_image="skip"))
+        for resize in ("letterbox", "stretch"):
+            cache = open_cache(index, SIZE, resize, 0.1)
+            photos = ResizedPhotos(index, SIZE, resize, cache)
+            batches = training(index, photos=photos)
+            for _ in range(2):
+                list(batches)
+            list(evaluation_batches(photos, index.split("val"), SIZE, 2))
+
+    @pytest.mark.parametrize("locked", [False, True])
+    def test_by_two_starts(self, messy, locked, monkeypatch, data_folder):
+        monkeypatch.setattr(cache_module, "DATA_FOLDER", data_folder)
+        if locked:
+            for path in [messy, *messy.rglob("*")]:
+                if not path.is_symlink():
+                    path.chmod(0o555 if path.is_dir() else 0o444)
+        before = dirt.state(messy)
+        for _ in range(2):
+            self.use(messy)
+        assert dirt.state(messy) == before
+        assert {file.name for file in messy.parent.iterdir()} == {"set", "data"}  # nor beside it
 
 
 class TestBetweenIndexAndRead:
