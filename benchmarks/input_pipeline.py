@@ -75,18 +75,15 @@ def write_photos(folder: Path, count: int) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     bins = rng.choice(len(RATIO_HISTOGRAM), count, p=np.array(RATIO_HISTOGRAM) / sum(RATIO_HISTOGRAM))
     (folder / "class").mkdir(parents=True)  # the others' readers of folders want one
-    paths, sizes = [f"class/{i}.jpg" for i in range(count)], []
+    paths = [f"class/{i}.jpg" for i in range(count)]
     for path, ratio in zip(paths, 0.5 * (bins + rng.uniform(0.1, 1, count)), strict=True):
         long_side = rng.integers(200, 501)
         height, width = (long_side, long_side / ratio) if ratio > 1 else (long_side * ratio, long_side)
         coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
         image = cv2.resize(coarse, (max(20, int(width)), max(20, int(height))), interpolation=cv2.INTER_CUBIC)
         cv2.putText(image, path, (5, image.shape[0] // 2), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 3)
-        sizes.append(image.shape[:2])
         cv2.imwrite(str(folder / path), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    heights, widths = zip(*sizes, strict=True)
-    columns = {"path": paths, "row": range(count), "height": heights, "width": widths}
-    return pd.DataFrame(columns | {"label": np.zeros(count, np.int32)})
+    return pd.DataFrame({"path": paths, "row": range(count), "label": np.zeros(count, np.int32)})
 
 
 def ours(photos: ResizedPhotos, rows: pd.DataFrame, size: tuple[int, int], aug: dict) -> float:

@@ -15,6 +15,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 # MindSpore's own log: errors only.  Its warnings speak of its internals, one screen of them per start.
 os.environ.setdefault("GLOG_v", "3")
+# OpenCV's: silent, since what cannot be decoded is named in a message of our own.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+# The largest picture that OpenCV decodes (rp2k_lab/dataset/formats.py): its own 2³⁰ pixels are 3 GB a thread.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # A tracking server that went away must not hold up training: the defaults block for four minutes a call.

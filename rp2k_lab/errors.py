@@ -4,7 +4,13 @@
 continue; 130 interrupted; 1 anything else.
 """
 
+import os
 import signal
+import unicodedata
+from pathlib import Path
+
+# Unicode categories of what is escaped in a message: control and format characters, line and paragraph separators.
+_UNSHOWN = {"Cc", "Cf", "Zl", "Zp"}
 
 
 class RequestError(Exception):
@@ -25,3 +31,11 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int):
         super().__init__(signum)
         self.exit_code = 130 if signum == signal.SIGINT else 75
+
+
+def shown(name: Path | str) -> str:
+    """A file's name as one line of text: control and format characters and bytes that are no UTF-8 are escaped."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if unicodedata.category(c) not in _UNSHOWN else c.encode("unicode_escape").decode() for c in text)

@@ -14,7 +14,7 @@ from rp2k_lab.tracker import MemoryTracker, without_credentials
 
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
-    """Configuration, environment, code, data and class list (in the labels' order) of a run."""
+    """Configuration, environment, code, data, class list (in the labels' order) and skipped photos of a run."""
     settings = config.model_dump(mode="json")
     if settings["tracking"]["uri"]:
         settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
@@ -31,7 +31,11 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
     )
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
     classes = "\n".join(index.classes) + "\n"
-    for name, content in (("config.yaml", text), ("environment.txt", environment()), ("classes.txt", classes)):
+    files = {"config.yaml": text, "environment.txt": environment(), "classes.txt": classes}
+    if config.dataset.on_bad_image == "skip":
+        tracker.set_tags({"skipped_photos": len(index.skipped)})
+        files["skipped.csv"] = index.skipped.to_csv(index=False)
+    for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
         tracker.log_artifact(folder / name)
 

@@ -36,7 +36,6 @@ class ResizedPhotos:
 
     def __init__(self, index: Index, size: tuple[int, int], resize: str, cache: PhotoCache | None = None):
         self.paths = [f"{index.root}/{path}" for path in index.table["path"]]
-        self.stored = list(zip(index.table["height"].tolist(), index.table["width"].tolist(), strict=True))
         self.size, self.resize, self.cache = size, resize, cache
 
     def __call__(self, row: int) -> np.ndarray:
@@ -47,7 +46,7 @@ class ResizedPhotos:
         """
         photo = self.cache.get(row) if self.cache else None
         if photo is None:
-            photo = read_resized(self.paths[row], self.size, self.resize, self.stored[row])
+            photo = read_resized(self.paths[row], self.size, self.resize)
             if self.cache:
                 self.cache.put(row, photo)
         return photo

@@ -1,18 +1,19 @@
 """Photos as arrays: reading, and the resize that decides what a network sees.  Pure functions on uint8 RGB images."""
 
+import hashlib
 import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from rp2k_lab.errors import DataError
+from rp2k_lab.dataset import formats
+from rp2k_lab.errors import DataError, shown
 
 # What to do about a photo that cannot be read: the second line of every such message.
 WAY_OUT = "task=inspect lists all such photos; dataset.on_bad_image=skip goes on without them"
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # JPEG can be decoded at 1/2, 1/4 and 1/8 of its size, in a fraction of the time.
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
@@ -20,6 +21,17 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+# How EXIF's orientations 2 to 8 become upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns from a thread; formats.MOST_PIXELS holds instead
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -33,19 +45,16 @@ def read_image(path: Path | str) -> np.ndarray:
     return _decode(path, _read(path), 1)
 
 
-def read_resized(path: Path | str, size: tuple[int, int], resize: str, stored: tuple[int, int] | None = None):
+def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.ndarray:
     """A photo scaled to fit (letterbox; without the padding) or to fill (stretch) `size` (height, width), uint8 RGB.
 
     A JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, and resized from there.
-
-    Args:
-        stored: the photo's (height, width), if known; else read from its header.
 
     Raises:
         DataError: as `read_image`.
     """
     data = _read(path)
-    image = _decode(path, data, _reduction(stored or _jpeg_size(data), size, resize))
+    image = _decode(path, data, _reduction(data, size, resize))
     return fit(image, size) if resize == "letterbox" else stretch(image, size)
 
 
@@ -54,8 +63,14 @@ def problem_of(path: Path | str) -> str | None:
     try:
         _decode(path, _read(path), 8)
     except DataError as error:
-        return str(error).removeprefix(f"{path}: ").split("\n")[0]
+        return str(error).removeprefix(f"{shown(path)}: ").split("\n")[0]
     return None
+
+
+def decoder_version() -> str:
+    """Hash of the code that turns files into pixels; what another one found out or decoded is not kept."""
+    code = b"".join(Path(file).read_bytes() for file in (__file__, formats.__file__))
+    return hashlib.sha256(code + cv2.__version__.encode()).hexdigest()
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -118,65 +133,59 @@ def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}\n{WAY_OUT}") from None
+        raise DataError(f"{shown(path)}: {error.strerror or error}\n{WAY_OUT}") from None
     return data
 
 
 def _decode(path: Path | str, data: bytes, reduction: int) -> np.ndarray:
-    image = None
+    kind = formats.format_of(data)
+    reduction = reduction if kind == "JPEG" else 1
     try:
-        if _has_alpha(data):
-            image = _over_black(data)
-        elif data:
-            reduction = reduction if data.startswith(_JPEG) else 1
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
-    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's for a damaged PNG
-        pass
+        image = _pixels(data, kind, reduction)
+    except Exception:  # Pillow alone raises a dozen types for damaged files; whatever it is, the photo is named
+        image = None
     if image is None:
-        raise DataError(f"{path}: {_what_is_wrong(data)}\n{WAY_OUT}")
+        raise DataError(f"{shown(path)}: {_what_is_wrong(data, kind)}\n{WAY_OUT}")
     return image if reduction == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _what_is_wrong(data: bytes) -> str:
+def _pixels(data: bytes, kind: str | None, reduction: int) -> np.ndarray | None:
+    if kind is None or (kind == "JPEG" and not formats.jpeg_is_whole(data)):
+        return None
+    if kind == "PNG":
+        data = formats.png_pixels(data)
+        if data is None:
+            return None
+    if formats.may_be_transparent(data, kind):
+        return _over_black(data)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
+
+
+def _what_is_wrong(data: bytes, kind: str | None) -> str:
     if not data:
         return "zero bytes"
-    kind = "JPEG" if data.startswith(_JPEG) else "PNG" if data.startswith(_PNG) else None
-    return f"a truncated or damaged {kind} ({len(data)} bytes)" if kind else f"no picture ({len(data)} bytes)"
-
-
-def _has_alpha(data: bytes) -> bool:
-    """Whether a PNG has an alpha channel, or a palette or single colour that is transparent."""
-    if not data.startswith(_PNG) or len(data) < 26:
-        return False
-    return data[25] in (4, 6) or 0 < data.find(b"tRNS") < max(0, data.find(b"IDAT"))
+    if kind is None:
+        return f"neither JPEG, PNG, WebP, BMP nor GIF ({len(data)} bytes)"
+    return f"a truncated or damaged {kind} ({len(data)} bytes)"
 
 
 def _over_black(data: bytes) -> np.ndarray:
     """OpenCV drops alpha and shows whatever colour lies under it; Pillow composes."""
     with Image.open(io.BytesIO(data)) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGBA")
-        return np.array(Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB"))
+        if image.width * image.height > formats.MOST_PIXELS:
+            raise ValueError("too large")
+        turn = _UPRIGHT.get(formats.orientation(image.info.get("exif")))
+        colours = image.convert("RGBA")
+    upright = colours if turn is None else colours.transpose(turn)
+    return np.array(Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB"))
 
 
-def _reduction(stored: tuple[int, int] | None, size: tuple[int, int], resize: str) -> int:
-    """The largest of 8, 4, 2 and 1 that leaves a photo at least as large as it is wanted, upright or lying."""
-    if stored is None:
+def _reduction(data: bytes, size: tuple[int, int], resize: str) -> int:
+    """The largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as it is wanted, upright or lying."""
+    frame = formats.jpeg_frame(data) if formats.format_of(data) == "JPEG" else None
+    if frame is None:
         return 1
+    stored = frame[:2]
     needed = max if resize == "stretch" else min
     scale = max(needed(size[0] / height, size[1] / width) for height, width in (stored, stored[::-1]))
     return next(reduction for reduction in (8, 4, 2, 1) if reduction == 1 or scale * reduction <= 1)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) as stored, from the frame header (ITU-T T.81, B.2.2); None for other files."""
-    if not data.startswith(_JPEG):
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            return (height, width) if height and width else None
-        # A filling byte before a marker stands alone, every other segment says its length.
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return None

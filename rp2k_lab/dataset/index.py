@@ -15,7 +15,7 @@ from rp2k_lab.dataset.listing import Listing, read_listing
 from rp2k_lab.dataset.selection import hold_out_val, in_fraction, select_classes
 from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import ShelfOptions
-from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.errors import DataError, RequestError, shown
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,12 @@ def build_index(dataset) -> Index:
     Raises:
         RequestError: the root has another layout, the shelf's options contradict each other, or no class is left.
         DataError: an empty class in train, a class name with a line break, a photo that cannot be read, a class that
-            train lacks, no val photo.
+            train lacks, no val photo; with `skip`, a class of train or a split of which no photo can be read.
     """
     skip = dataset.on_bad_image == "skip"
     listing = list_photos(dataset, decode=skip)
     if listing.not_photos:
-        log.info("%d files are no photos and left out: %s, …", len(listing.not_photos), listing.not_photos[0])
+        log.info("%d files are no photos and left out: %s, …", len(listing.not_photos), shown(listing.not_photos[0]))
     table = select_classes(listing.table, dataset.min_images_per_class, dataset.others if dataset.drop_others else None)
     bad = table["problem"].notna()
     if bad.any() and not skip:
@@ -80,9 +80,10 @@ def build_index(dataset) -> Index:
         table, bad = table[used], bad[used]
     table, skipped = table[~bad].reset_index(drop=True), table.loc[bad, ["path", "class", "split", "problem"]]
     if len(skipped):
-        log.warning("%d photos cannot be read and are skipped: %s, …", len(skipped), skipped["path"].iloc[0])
+        first = f"{shown(skipped['path'].iloc[0])}: {skipped['problem'].iloc[0]}"
+        log.warning("%d of %d photos cannot be read and are skipped, the first %s", len(skipped), len(bad), first)
     table["label"] = pd.Categorical(table["class"], classes).codes.astype("int32")
-    _check_splits(listing.root, table, classes)
+    _check_splits(listing.root, table, classes, skipped)
     fingerprint, version = _hash(table, ["path", "split", "bytes"]), _hash(table, ["path", "split", "bytes", "changed"])
     return Index(listing.root, table[_COLUMNS], classes, fingerprint, version, skipped.reset_index(drop=True))
 
@@ -116,29 +117,37 @@ def _root(dataset) -> Path:
 
 def _bad_photos(root: Path, bad: pd.DataFrame) -> str:
     more = f" (and {len(bad) - 1} more photos)" if len(bad) > 1 else ""
-    return f"{root / bad['path'].iloc[0]}: {bad['problem'].iloc[0]}{more}\n{WAY_OUT}"
+    return f"{shown(root / bad['path'].iloc[0])}: {bad['problem'].iloc[0]}{more}\n{WAY_OUT}"
 
 
 def _check_classes(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
     broken = [name for name in classes if "\n" in name or "\r" in name]
     if broken:
-        raise DataError(f"{root}: the class name {broken[0]!r} has a line break\na list of classes has one name a line")
+        raise DataError(
+            f"{shown(root)}: the class name {broken[0]!r} has a line break\na list of classes has one name a line"
+        )
     unknown = table[~table["class"].isin(classes)]
     if len(unknown):
         raise DataError(
-            f"{root / unknown['path'].iloc[0]}: its class has no photo in train ({len(unknown)} such photos)\n"
+            f"{shown(root / unknown['path'].iloc[0])}: its class has no photo in train ({len(unknown)} such photos)\n"
             "give the class training photos or move its folder away"
         )
 
 
-def _check_splits(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
+def _check_splits(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> None:
     """What skipping photos may have emptied, and what was never there."""
-    if not (table["split"] == "val").any():
-        raise DataError(f"{root}: no photo for val\nval is taken from classes with two or more photos; all have one")
+    splits = set(table["split"])
+    for split in dict.fromkeys(skipped["split"]):
+        if split not in splits:
+            raise DataError(f"{shown(root)}: none of the photos of {split} can be read\n{WAY_OUT.split(';')[0]}")
+    if "val" not in splits:
+        raise DataError(
+            f"{shown(root)}: no photo for val\nval is taken from classes with two or more photos; all have one"
+        )
     empty = np.setdiff1d(np.arange(len(classes)), table.loc[table["split"] == "train", "label"])
     if len(empty):
         raise DataError(
-            f"{root}: no training photo of the class {classes[empty[0]]} can be read\n"
+            f"{shown(root)}: no training photo of the class {shown(classes[empty[0]])} can be read\n"
             "replace its photos, or leave small classes out with dataset.min_images_per_class"
         )
 

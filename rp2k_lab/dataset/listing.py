@@ -8,31 +8,35 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from rp2k_lab.dataset.image import problem_of
+from rp2k_lab.dataset import formats
+from rp2k_lab.dataset.image import decoder_version, problem_of, read_image
+from rp2k_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-_ORIENTATION = 0x0112  # of EXIF; 5 to 8 are quarter turns
 _HEADER_TYPES = {"bytes": "int64", "changed": "int64", "width": "int32", "height": "int32", "decoded": bool}
 _PROBLEMS = {
     errno.ENOENT: "a broken link, or vanished",
     errno.ELOOP: "a link that leads to itself",
     errno.EACCES: "no permission to read it",
 }
+_AS_OPENED = {"effective_ids": os.access in os.supports_effective_ids}
+# More is no photo, and reading it would take the memory of the whole run.
+_MOST_BYTES = 2**30
 # Small enough for a smooth progress bar, large enough that handing out the work costs nothing.
 _CHUNK = 128
 
@@ -66,9 +70,11 @@ def read_listing(
     """
     paths, classes, splits = (list(column) for column in zip(*photos, strict=True)) if photos else ([], [], [])
     size, changed, problem = _stats(root, paths)
-    kept_file = kept_folder / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
+    key = hashlib.sha256(os.fsencode(root) + decoder_version().encode()).hexdigest()[:12]
+    kept_file = kept_folder / f"{root.name[:40]}-{key}.parquet"  # a whole name may fill a file name's 255 bytes
     kept = _read_kept(kept_file)
-    header = kept if kept.index.tolist() == paths else kept.reindex(paths)
+    names = _printable(paths)
+    header = kept if kept.index.tolist() == names else kept.reindex(names)
     known = (header["bytes"].to_numpy() == size) & (header["changed"].to_numpy() == changed)
     if decode:
         known &= header["decoded"].fillna(False).to_numpy(bool)
@@ -80,7 +86,7 @@ def read_listing(
     for i, (photo_width, photo_height, what) in zip(missing, found, strict=True):
         width[i], height[i], problem[i], decoded[i] = photo_width, photo_height, what, decode
     columns = {"bytes": size, "changed": changed, "width": width, "height": height}
-    table = pd.DataFrame({"path": _printable(paths), "class": _printable(classes), "split": splits, **columns})
+    table = pd.DataFrame({"path": names, "class": _printable(classes), "split": splits, **columns})
     readable = np.array([what is None for what in problem], bool)
     if missing or len(kept) != readable.sum():
         _write_kept(table.loc[readable, ["path", *columns]].assign(decoded=decoded[readable]), kept_file)
@@ -95,13 +101,19 @@ def _stats(root: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, li
     base = f"{root}/"
     for i, path in enumerate(paths):
         try:
-            stat = os.stat(base + path)
+            found = os.stat(base + path)
         except OSError as error:
             problem[i] = _PROBLEMS.get(error.errno, error.strerror)
             continue
-        size[i], changed[i] = stat.st_size, stat.st_mtime_ns
-        if not stat.st_size:
+        size[i], changed[i] = found.st_size, found.st_mtime_ns
+        if not stat.S_ISREG(found.st_mode):
+            problem[i] = "no regular file"  # to open a pipe is to wait for ever
+        elif not found.st_size:
             problem[i] = "zero bytes"
+        elif found.st_size > _MOST_BYTES:
+            problem[i] = f"{found.st_size} bytes, more than a photo has"
+        elif not found.st_mode & stat.S_IROTH and not os.access(base + path, os.R_OK, **_AS_OPENED):
+            problem[i] = _PROBLEMS[errno.EACCES]  # a kept header does not tell, since chmod leaves the time of change
         elif unnamed and _printable([path]) != [path]:
             problem[i] = "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"
     return size, changed, problem
@@ -124,7 +136,7 @@ def _in_threads(read: Callable[[str], Header], paths: list[str], decode: bool) -
     found: list[Header] = []
     word = "decoding every photo once" if decode else "reading headers"
     bar = tqdm(total=len(paths), desc=word, unit=" photos", leave=False, disable=None)
-    with bar, _pillow_takes_any_size(), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+    with bar, warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for part in pool.map(lambda chunk: [read(path) for path in chunk], chunks):
             found += part
             bar.update(len(part))
@@ -132,33 +144,30 @@ def _in_threads(read: Callable[[str], Header], paths: list[str], decode: bool) -
 
 
 def _header(path: str) -> Header:
-    """(width, height, problem), from the header alone."""
+    """(width, height, problem), from the header alone where that is whole."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            return (height, width, None) if turned else (width, height, None)
-    except UnidentifiedImageError:
-        return 0, 0, "no picture"
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        return 0, 0, _PROBLEMS.get(getattr(error, "errno", None), "a damaged header")
+            # Not getexif(), which decodes a PNG without eXIf.
+            turned = formats.orientation(image.info.get("exif")) >= 5
+    except Exception:  # Pillow raises a dozen types for damaged files, and refuses some that can be decoded
+        return _from_pixels(path)
+    if width * height > formats.MOST_PIXELS:
+        return 0, 0, f"{width}×{height} pixels, more than the {formats.MOST_PIXELS // 10**6} million that are decoded"
+    return (height, width, None) if turned else (width, height, None)
+
+
+def _from_pixels(path: str) -> Header:
+    try:
+        height, width = read_image(path).shape[:2]
+    except DataError:
+        return 0, 0, problem_of(path) or "a damaged header"
+    return width, height, None
 
 
 def _decoded(path: str) -> Header:
     width, height, problem = _header(path)
     return width, height, problem or problem_of(path)
-
-
-@contextmanager
-def _pillow_takes_any_size() -> Iterator[None]:
-    """Pillow warns of large pictures and of EXIF that it cannot parse.  OpenCV, which decodes, has its own limit."""
-    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = most
 
 
 def _read_kept(file: Path) -> pd.DataFrame:
@@ -173,9 +182,12 @@ def _read_kept(file: Path) -> pd.DataFrame:
 
 
 def _write_kept(table: pd.DataFrame, file: Path) -> None:
-    """Whole or not at all: two runs may write the same file at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        temporary = file.with_suffix(".tmp")
-        table.to_parquet(temporary, index=False)
-        temporary.replace(file)
+    """Whole or not at all: two runs may write the same file at once.  Without room for it, the run goes on."""
+    temporary = file.with_suffix(".tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            table.to_parquet(temporary, index=False)
+            temporary.replace(file)
+    except OSError as error:
+        log.warning("%s: the photos' headers cannot be kept (%s)", file, error.strerror or error)

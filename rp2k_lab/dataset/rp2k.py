@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.dataset.formats import HEAD_BYTES, format_of
+from rp2k_lab.errors import DataError, RequestError, shown
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 SPLITS = ("train", "val", "test")
-# JPEG, PNG, WebP, BMP, GIF: how a file begins that has lost its suffix.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM", b"GIF8")
 
 
 def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
@@ -16,24 +15,31 @@ def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
 
     `train` must exist, `val` and `test` may.  A photo is a file of a class folder with an image's suffix, in any case,
     or without one of these but with an image's first bytes: `截屏2019-12-09下午7.49` has lost its `.png`.  Hidden files
-    (macOS leaves `._x.jpg` behind), folders in class folders and files outside of them are none.
+    (macOS leaves `._x.jpg` behind), folders in class folders and files outside of them are none.  What cannot be told,
+    a link without an end or a file that may not be read, counts as a photo, so that it is named and not lost.
 
     Raises:
         RequestError: no folder `train` in `root`.
-        DataError: a folder that cannot be listed, or a class folder of train without a photo.
+        DataError: a folder that cannot be listed, a link in the place of a folder that leads nowhere, or a class folder
+            of train without a photo.
     """
-    if not (root / "train").is_dir():
+    top = dict(_entries(root))
+    if "train" not in top:
         raise RequestError(
-            f"dataset.root={root}: there is no folder 'train' in it\n"
+            f"dataset.root={shown(root)}: there is no folder 'train' in it\n"
             "the layout is train/<class>/<image> and test/<class>/<image>"
         )
     photos, others = [], []
     for split in SPLITS:
-        if not (root / split).is_dir():
+        if split not in top:
             continue
+        if not top[split]:
+            raise DataError(f"{shown(root / split)}: no folder, or a link that leads to none\nreplace or remove it")
         for name, is_folder in _entries(root / split):
             if is_folder and not name.startswith("."):
                 _scan_class(root, split, name, photos, others)
+            elif _leads_nowhere(root / split / name) and not name.startswith("."):
+                raise DataError(f"{shown(root / split / name)}: a link that leads nowhere\nreplace or remove it")
             else:
                 others.append(f"{split}/{name}")
     return photos, others
@@ -48,7 +54,7 @@ def _scan_class(root: Path, split: str, name: str, photos: list, others: list) -
         else:
             photos.append((path, name, split))
     if split == "train" and len(photos) == found:
-        raise DataError(f"{folder}: a class of train without a photo\nremove the folder or fill it")
+        raise DataError(f"{shown(folder)}: a class of train without a photo\nremove the folder or fill it")
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
@@ -57,7 +63,7 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
         with os.scandir(folder) as entries:
             return sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})\nmake it readable") from None
+        raise DataError(f"{shown(folder)}: the folder cannot be listed ({error.strerror})\nmake it readable") from None
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -67,11 +73,17 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def _leads_nowhere(file: Path) -> bool:
+    return os.path.islink(file) and not os.path.exists(file)
+
+
 def _is_photo(folder: Path, file: str) -> bool:
     if file[file.rfind(".") :].lower() in IMAGE_SUFFIXES:
         return True
+    if not os.path.isfile(folder / file):
+        return _leads_nowhere(folder / file)  # and what is neither, a pipe or a socket, must not be opened
     try:
         with open(folder / file, "rb") as opened:
-            return opened.read(8).startswith(_SIGNATURES)
+            return format_of(opened.read(HEAD_BYTES)) is not None
     except OSError:
-        return False
+        return True

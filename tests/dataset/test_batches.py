@@ -38,7 +38,6 @@ def resized(root, rows):
     """resized(...): the photos of the rows."""
 
     def make(table=rows, size=SIZE, resize="letterbox", cache=None):
-        table = table.assign(height=30, width=20 + np.arange(len(table)))
         return ResizedPhotos(SimpleNamespace(root=root, table=table), size, resize, cache)
 
     return make
