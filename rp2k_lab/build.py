@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import mindspore
 import numpy as np
+import pandas as pd
 from mindspore import nn
 
 from rp2k_lab import device
@@ -55,9 +56,7 @@ def build_training(config: Config, index: Index) -> Training:
         raise RequestError(
             f"batch_size={config.batch_size}: train has {len(rows)} photos\nuse batch_size={len(rows)} or less"
         )
-    view = TrainingView(config.size, config.resize, config.crop_ratio, config.aug, config.dataset.mean)
-    threads = {"workers": config.device.data_workers, "sink_steps": config.device.sink_steps}
-    batches = TrainingBatches(index.root, rows, view, config.batch_size, config.seed, **threads)
+    batches = build_batches(config, index, rows)
     mindspore.set_seed(config.seed)
     network = build_network(config, len(index.classes))
     if config.model.pretrained:
@@ -67,6 +66,13 @@ def build_training(config: Config, index: Index) -> Training:
     loss = CrossEntropy(config.loss.label_smoothing)
     model = mindspore.Model(network, loss, optimizer, **device.amp_options(config.device))
     return Training(network, model, batches, learning_rate)
+
+
+def build_batches(config: Config, index: Index, rows: pd.DataFrame) -> TrainingBatches:
+    """Augmented batches of `rows`, some or all of `index.split("train")`."""
+    view = TrainingView(config.size, config.resize, config.crop_ratio, config.aug, config.dataset.mean)
+    threads = {"workers": config.device.data_workers, "sink_steps": config.device.sink_steps}
+    return TrainingBatches(index.root, rows, view, config.batch_size, config.seed, **threads)
 
 
 def build_network(config: Config, num_classes: int) -> WithPreprocessing:

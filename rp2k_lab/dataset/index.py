@@ -81,10 +81,48 @@ def build_index(dataset) -> Index:
         table["split"] = hold_out_val(table, dataset.val_share, dataset.val_seed)
     if not (table["split"] == "val").any():
         raise DataError(f"{root}: no photo for val\nval is taken from classes with two or more photos; all have one")
-    listing = table["path"] + "\t" + table["split"] + "\t" + table["bytes"].astype(str)
-    fingerprint = hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
     columns = ["path", "class", "label", "split", "width", "height"]
-    return Index(root, table[columns], classes, fingerprint)
+    return Index(root, table[columns], classes, fingerprint(table))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Stand-in until the integrator's own."""
+
+    root: Path
+    table: pd.DataFrame
+    not_photos: list[str]
+
+
+def list_photos(dataset, decode: bool) -> Listing:
+    """Stand-in until the integrator's own."""
+    import cv2
+
+    root = _root(dataset)
+    table = grocery_store.scan(root) if dataset.name == "grocery_store" else rp2k.scan(root)
+    rows = []
+    for path in tqdm(table["path"], "decoding", unit=" photos", leave=False, disable=None):
+        file = root / path
+        stat = file.stat() if file.exists() else None
+        problem = "broken link" if stat is None else None if stat.st_size else "zero bytes"
+        image = cv2.imdecode(np.fromfile(file, np.uint8), 1) if problem is None else None
+        if problem is None and image is None:
+            problem = "not a picture"
+        size = (0, 0) if image is None else image.shape[1::-1]
+        rows.append((stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0, *size, problem))
+    columns = ["bytes", "changed", "width", "height", "problem"]
+    table = pd.concat([table, pd.DataFrame(rows, columns=columns)], axis=1).astype({"problem": object})
+    table["problem"] = table["problem"].where(table["problem"].notna(), None)
+    if not (table["split"] == "val").any():
+        table["split"] = hold_out_val(table, dataset.val_share, dataset.val_seed)
+    files = {f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file() or f.is_symlink()}
+    return Listing(root, table, sorted(f for f in files - set(table["path"]) if "/" in f))
+
+
+def fingerprint(table: pd.DataFrame) -> str:
+    """Hash of every photo's path, split and size in bytes: the same for the same photos anywhere."""
+    listing = table["path"] + "\t" + table["split"] + "\t" + table["bytes"].astype(str)
+    return hashlib.sha256("\n".join(listing).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def hold_out_val(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
