@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 540, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46
 
 
 def _x(share) -> float:
@@ -42,7 +42,7 @@ def rank_chart(counts: np.ndarray, groups: Sequence[str]) -> Markup:
     """Training photos of each class (falling) over its rank, logarithmic, an area for each of head, medium, tail."""
     top = max(1.0, np.log10(max(1, counts.max(initial=1)) * 1.15))
     height = np.log10(np.maximum(counts, 0.8)) - np.log10(0.8)
-    height, top = height / (top - np.log10(0.8)), top
+    height = height / (top - np.log10(0.8))
     marks, classes = [], max(1, len(counts))
     for group in ("head", "medium", "tail"):
         rows = np.flatnonzero(np.asarray(groups, object) == group)
@@ -53,7 +53,8 @@ def rank_chart(counts: np.ndarray, groups: Sequence[str]) -> Markup:
             words = f"{group}: {len(rows)} classes of {counts[rows].min()} to {counts[rows].max()} training photos"
             marks.append(f'<path class="{group}" d="{area}"><title>{words}</title></path>')
     floor = np.log10(0.8)
-    y_ticks = [((p - floor) / (top - floor), f"{10**p:,}") for p in range(int(top) + 1)]
+    values = [m * 10**p for p in range(int(top) + 1) for m in ((1, 2, 5) if top < 2.5 else (1,))]
+    y_ticks = [((np.log10(n) - floor) / (top - floor), f"{n:,}") for n in values if np.log10(n) <= top]
     x_ticks = [(rank / classes, f"{rank:,}") for rank in _round_steps(len(counts))]
     return _chart("training photos per class", marks, "class, by rank", "training photos", x_ticks, y_ticks)
 

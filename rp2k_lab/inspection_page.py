@@ -18,7 +18,7 @@ from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.metrics import class_groups
 from rp2k_lab.page import Pictures, Shot, render
 
-_CLASS_ROWS, _LISTED, _WALL, _PAIRS = 12, 60, 48, 12  # of each end, names or files, photos, pairs of each relation
+_CLASS_ROWS, _LISTED, _WALL, _PAIRS = 7, 60, 50, 12  # of each end, names or files, photos, pairs of each relation
 _SHEET_PHOTOS, _SHEET_EPOCHS = 8, 5
 _RELATIONS = {  # title, what it means, what to do
     "within a class": (
@@ -28,7 +28,7 @@ _RELATIONS = {  # title, what it means, what to do
     ),
     "across classes": (
         "Across classes: label conflicts",
-        "The same picture under two names: one label is wrong, or the classes overlap, and no network can get both right.",
+        "The same picture under two names: one label is wrong, or the classes overlap; no network can get both right.",
         "Look at each pair and correct the label, or take both out.",
     ),
     "train and test": (
@@ -38,7 +38,7 @@ _RELATIONS = {  # title, what it means, what to do
     ),
     "train and val": (
         "Across train and val",
-        "The choice of epoch and model leans towards memorising; a val that was held out of train at random splits copies.",
+        "Choices made on val lean towards memorising; a val held out of train at random parts a photo from its copy.",
         "Take the copies out of train, so that each group of copies is on one side.",
     ),
     "val and test": (
@@ -113,7 +113,8 @@ def _percent(share: float) -> str:
 
 def _cards(inspection: Inspection) -> list[dict]:
     counts, has = inspection.counts, set(inspection.listing.table["split"])
-    missing = sum(counts[f"missing_from_{split}"] for split in SPLITS if split in has)
+    there = [split for split in SPLITS if split in has]
+    missing = int((inspection.classes[there] == 0).any(axis=1).sum())
     cards = [
         (counts["photos"], "photos", "classes", ""),
         (counts["classes"], "classes", "classes", ""),
@@ -122,7 +123,7 @@ def _cards(inspection: Inspection) -> list[dict]:
         (counts["copies/train_and_val"], "val photos with a copy in train", "train-and-val", "warn"),
         (counts["copies/across_classes"], "copies under another label", "across-classes", "bad"),
         (counts["copies/within_a_class"], "superfluous copies within a class", "within-a-class", "warn"),
-        (missing, "times a class lacks a split", "missing", "warn"),
+        (missing, "classes missing from " + ", ".join(there), "missing", "warn"),
     ]
     return [
         {"value": f"{n:,}", "words": words, "section": section, "level": level and (level if n else "good")}
@@ -143,6 +144,7 @@ def _classes(classes: pd.DataFrame) -> dict:
         "median": int(np.median(counts)) if len(counts) else 0,
         "smallest": int(counts.min(initial=counts.max(initial=0))),
         "top_tenth": _percent(counts[:top].sum() / max(1, counts.sum())),
+        "top_tenth_number": counts[:top].sum() / max(1, counts.sum()),
     }
     between = len(classes) - 2 * _CLASS_ROWS
     all_fit = between <= 0
@@ -160,7 +162,8 @@ def _shapes(config: Config, photos: pd.DataFrame) -> dict:
     """Ratios, sizes and their charts."""
     width, height, size = (photos[name].to_numpy(float) for name in ("width", "height", "bytes"))
     ratio = height / width
-    drawn = {"ratio": charts.ratio_chart(ratio_counts(photos), RATIO_COUNTS)}
+    counted, square = ratio_counts(photos), (ratio >= 2 / 3) & (ratio <= 1.5)
+    drawn = {"ratio": charts.ratio_chart(counted, RATIO_COUNTS)}
     drawn |= {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)} if len(photos) else {}
     drawn = {"sizes": "", "bytes": ""} | drawn
     shares = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -175,7 +178,12 @@ def _shapes(config: Config, photos: pd.DataFrame) -> dict:
     share = lambda mask: _percent(mask.mean() if len(mask) else 0)  # noqa: E731
     return {
         "charts": drawn,
-        "shapes": {"share_tall": share(ratio >= 2), "share_square": share((ratio >= 2 / 3) & (ratio <= 1.5))},
+        "shapes": {
+            "share_tall": share(ratio >= 2),
+            "share_square": share(square),
+            "nearly_square": len(square) > 0 and square.mean() > 0.95,
+            "rows": _ratio_rows(counted),
+        },
         "sizes": {
             "width": rows[0]["values"][3],
             "height": rows[1]["values"][3],
@@ -185,6 +193,20 @@ def _shapes(config: Config, photos: pd.DataFrame) -> dict:
             "rows": rows,
         },
     }
+
+
+def _ratio_rows(counts: np.ndarray) -> list[dict]:
+    """The histogram beside the published one; its last bin, 5 and more, was not published."""
+    ours, theirs = counts / max(1, counts.sum()), RATIO_COUNTS / RATIO_COUNTS.sum()
+    rows = [
+        {"bin": f"{i / 2:.1f} to {(i + 1) / 2:.1f}", "published": int(RATIO_COUNTS[i]), "published_share": theirs[i]}
+        for i in range(len(theirs))
+    ]
+    rows.append({"bin": "5 and more", "published": 0, "published_share": 0.0})
+    for row, number, share in zip(rows, counts.tolist(), ours, strict=True):
+        row |= {"photos": number, "share": f"{100 * share:.1f} %"}
+        row["published_share"] = f"{100 * row['published_share']:.1f} %"
+    return rows
 
 
 def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
