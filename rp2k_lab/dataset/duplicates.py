@@ -62,6 +62,10 @@ def find_copies(root: Path, photos: pd.DataFrame, workers: int) -> pd.DataFrame:
         for photos with the same bytes) and difference (float64, residual to the closest other photo of the group in
         standard deviations of the picture, 0 for the same bytes), on the index of `photos`.
     """
+    if len(photos) < 2:
+        return pd.DataFrame({"group": [], "content": [], "difference": []}, photos.index[:0]).astype(
+            {"group": "int64", "content": "int64"}
+        )
     content = _contents(root, photos, workers)
     _, first = np.unique(content, return_index=True)  # a photo for each content
     paths = [root / path for path in photos["path"].iloc[first]]
@@ -207,13 +211,14 @@ def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> fl
     if min(abs(aspect), abs(log_ratio)) > _ASPECT_TOLERANCE:
         return np.inf
     b = cv2.warpAffine(b, warp, (_SIDE, _SIDE), flags=flags)
-    both = np.maximum(a, b)
-    measured = inside[..., None] & (both < _CLIPPED)
-    gain = (a * b)[measured].sum() / max(1.0, (b * b)[measured].sum())
-    if measured.any() and not _GAIN[0] < gain < _GAIN[1]:
+    clipped = (np.maximum(a, b) >= _CLIPPED) & (np.minimum(a, b) >= _CLIPPED / _GAIN[1])
+    measured = inside[..., None] & ~clipped
+    energy = (b * b)[measured].sum()
+    gain = (a * b)[measured].sum() / energy if energy > 0 else 1.0  # black, or white all over
+    if not _GAIN[0] < gain < _GAIN[1]:
         return np.inf
     # The brighter of the two may have been cut at white.
-    difference = a - np.minimum(255, gain * b) if gain >= 1 else np.minimum(255, a / gain) - b if gain > 0 else a - b
+    difference = a - np.minimum(255, gain * b) if gain >= 1 else np.minimum(255, a / gain) - b
     squares = np.where(measured, difference, 0) ** 2
     deviation = a[inside].std(0).mean() + _CONTRAST_FLOOR
     residual = float(np.sqrt(squares[inside].mean()) / deviation)
