@@ -71,13 +71,16 @@ class Convert(Task):
 
 class Inspect(Task):
     name: Literal["inspect"]
-    what: Literal["models"] = Field(description="what to show")
-    models: tuple[str, ...] | None = Field(strict=False, description="which; null: all")
-    size: Side = Field(description="input side in pixels")
-    batch_size: Count = Field(description="images at a time")
-    seconds: NonNegativeFloat = Field(description="how long to time each; 0: not at all")
-    reads_photos = False
+    what: Literal["data", "models", "cache"] = Field(description="the data set's page, the zoo, or fill the cache")
+    models: tuple[str, ...] | None = Field(strict=False, description="which of the zoo; null: all")
+    size: Side = Field(description="the zoo's input side in pixels")
+    batch_size: Count = Field(description="the zoo's images at a time")
+    seconds: NonNegativeFloat = Field(description="how long to time each network; 0: not at all")
     earlier_runs = 0
+
+    @property
+    def reads_photos(self) -> bool:
+        return self.what != "models"
 
 
 class Source(Group):
@@ -98,25 +101,15 @@ class Source(Group):
     cache_gb: NonNegativeFloat = Field(description="room for resized photos under data/cache, 10⁹ bytes; 0: no cache")
 
 
-class RealSource(Source):
-    """A data set that cannot be made here."""
-
-    @model_validator(mode="after")
-    def _has_root(self):
-        if self.root is None:
-            raise RequestError(f"dataset.root: {self.name} needs its folder\nexample: dataset.root=/data/{self.name}")
-        return self
-
-
 class Shelf(Source, ShelfOptions):
     name: Literal["shelf"]
 
 
-class Rp2k(RealSource):
+class Rp2k(Source):
     name: Literal["rp2k"]
 
 
-class GroceryStore(RealSource):
+class GroceryStore(Source):
     name: Literal["grocery_store"]
 
 
@@ -299,7 +292,9 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
-        root, wanted = self.dataset.root, self.task.earlier_runs
+        name, root, wanted = self.dataset.name, self.dataset.root, self.task.earlier_runs
+        if self.task.reads_photos and root is None and name != "shelf":  # the one that can be made here
+            raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")
         if self.task.reads_photos and root is not None and not root.is_dir():
             raise RequestError(f"dataset.root={root}: there is no such folder")
         if len(self.runs) != wanted:
