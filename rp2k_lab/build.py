@@ -97,13 +97,6 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
     return Training(network, model, batches, learning_rate)
 
 
-def build_batches(config: Config, index: Index, rows: pd.DataFrame) -> TrainingBatches:
-    """Augmented batches of `rows`, some or all of `index.split("train")`."""
-    view = TrainingView(config.size, config.resize, config.crop_ratio, config.aug, config.dataset.mean)
-    threads = {"workers": config.device.data_workers, "sink_steps": config.device.sink_steps}
-    return TrainingBatches(index.root, rows, view, config.batch_size, config.seed, **threads)
-
-
 def build_network(config: Config, num_classes: int) -> WithPreprocessing:
     """uint8 images (batch, height, width, 3) to logits (batch, num_classes), with initial weights.
 
