@@ -81,8 +81,8 @@ def find_copies(root: Path, photos: pd.DataFrame, workers: int) -> pd.DataFrame:
         np.minimum.at(closest, side, residual)
     found = pd.DataFrame({"group": group, "content": content, "difference": closest[content]}, index=photos.index)
     found.loc[found.groupby("content")["content"].transform("size") > 1, "difference"] = 0.0
-    found = found[found.groupby("group")["group"].transform("size") > 1].assign(path=photos["path"])
-    found["group"] = pd.factorize(found["group"])[0]
+    found = found.assign(path=photos["path"])[found.groupby("group")["group"].transform("size") > 1]
+    found = found.assign(group=pd.factorize(found["group"])[0])
     return found.sort_values(["group", "path"])[["group", "content", "difference"]]
 
 

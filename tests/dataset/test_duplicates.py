@@ -92,10 +92,12 @@ def test_index_labels_come_back_whatever_they_are(shelf, tmp_path):
     assert find_copies(tmp_path, table, 1)["group"].to_dict() == {"first": 0, "copy": 0}
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_photos_for_a_copy(shelf, count):
-    folder, truth, _ = shelf
-    assert len(find_copies(folder, truth.head(count), 1)) == 0
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_photos_without_copies(shelf, count):
+    folder, truth, copies = shelf
+    alone = truth.drop(copies.index).iloc[::50].head(count)
+    found = find_copies(folder, alone, 1)
+    assert found.shape == (0, 3)
 
 
 def photo(shelf, row=0):
