@@ -90,7 +90,7 @@ def build_index(dataset) -> Index:
 def index_of(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> Index:
     """The index of a listing's rows; a class that is not among `classes` has the label -1."""
     table = table.reset_index(drop=True)
-    table["label"] = pd.Categorical(table["class"], classes).codes.astype("int32")
+    table["label"] = pd.Index(classes, dtype=object).get_indexer(table["class"]).astype("int32")
     fingerprint, version = _hash(table, ["path", "split", "bytes"]), _hash(table, ["path", "split", "bytes", "changed"])
     skipped = skipped[["path", "class", "split", "problem"]].reset_index(drop=True)
     return Index(root, table[_COLUMNS], classes, fingerprint, version, skipped)
