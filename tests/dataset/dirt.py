@@ -152,7 +152,7 @@ def bad() -> dict[str, tuple[bytes, str, bool]]:
     progressive, alpha = encoded(NOISE, "JPEG", progressive=True), encoded(NOISE.convert("RGBA"), "PNG")
     jpeg, whole_png = noise["JPEG"], noise["PNG"]
     frame = jpeg.find(b"\xff\xc0")
-    no_photo, damaged = "neither JPEG, PNG, WebP, BMP nor GIF ({} bytes)", "a truncated or damaged {} ({{}} bytes)"
+    no_photo, damaged = "neither JPEG, PNG, WebP, BMP nor GIF", "a truncated or damaged {} of {{}} bytes"
     files = {
         "zero-bytes": (b"", "zero bytes", True),
         "text": (b"see the other folder", no_photo, True),
