@@ -234,10 +234,16 @@ class TestFullDisk:
         assert places(cache) == held
         assert warnings(caplog) == [f"the cache {folder} takes no more photos (No space left on device)"]
 
-    def test_is_told_once_by_many_threads(self, folder, full_after, caplog):
-        full_after(0)
-        cache = PhotoCache(folder, 400, SHAPE, 400)
-        threads = [threading.Thread(target=lambda: [cache.put(i, photo(0)) for i in range(400)]) for _ in range(8)]
+    def test_is_told_once_by_many_threads(self, folder, monkeypatch, caplog):
+        meet = threading.Barrier(8)
+
+        def pwrite(*_):
+            meet.wait(10)  # all are on their way before the first one fails
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(module.os, "pwrite", pwrite)
+        cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        threads = [threading.Thread(target=cache.put, args=(0, photo(0))) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
