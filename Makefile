@@ -31,6 +31,7 @@ ui: $(INSTALLED)  ## the MLflow page on this machine alone
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.input_pipeline
+	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.overhead
 
 $(INSTALLED): pyproject.toml constraints.txt

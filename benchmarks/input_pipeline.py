@@ -1,10 +1,11 @@
-"""Photos to batches: ours against MindSpore's native C++ pipeline, on the same files, side by side.
+"""Photos to batches: ours against MindSpore's native C++ pipeline and torchvision, on the same files, side by side.
 
-    python -m benchmarks.input_pipeline [--photos 512] [--size 224] [--rounds 9]
+    python -m benchmarks.input_pipeline [--photos 1024] [--size 224] [--rounds 9]
 
-The photos are shaped like RP2K's (the published height/width histogram, 200–500 pixels, JPEG quality 92).  Native:
-Decode, Resize (plain stretching: it has no letterbox), random flip, in C++ threads.  Ours: decode, letterbox, the same
-flip; and with the whole training augmentation.  Decoding alone is the limit.
+The photos are shaped like RP2K's (the published height/width histogram, 200–500 pixels, JPEG quality 92).
+Ours: decode, letterbox to 8/7 of the size, random crop, flip, Cutout (the published order), from files and from the
+cache.  Native: Decode, Resize (plain stretching: it has no letterbox), flip, in C++ threads.  torchvision: the same in
+two worker processes.  Decoding alone is the limit of whatever reads files.  All give uint8 batches.
 """
 
 import argparse
@@ -13,54 +14,67 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from benchmarks.timing import interleave, median_interval, ratio_line
+from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config import Cutout
-from rp2k_lab.dataset.batches import TrainingBatches, TrainingView
-from rp2k_lab.dataset.image import read_image
+from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches
+from rp2k_lab.dataset.cache import PhotoCache
+from rp2k_lab.dataset.image import resized_size
 
 BATCH_SIZE = 64
 # published.md: train images per bin of 0.5 of height/width, from 0.
 RATIO_HISTOGRAM = (6038, 34883, 34232, 53289, 51898, 70720, 57306, 31690, 3802, 475)
+AUGMENTATION = {"name": "cutout", "length": 14, "crop": [0.08, 1.0], "flip": 0.5, "color": 0.0}
+NATIVE, DECODING = "native, stretch", "decoding alone"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=int, default=512)
+    parser.add_argument("--photos", type=int, default=1024)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = write_photos(Path(folder), options.photos)
-        flip = {"name": "cutout", "length": 14, "crop": None, "flip": 0.5, "color": 0}
-        full = flip | {"crop": [0.08, 1.0], "color": 0.4}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, size = Path(scratch), (options.size, options.size)
+        rows = write_photos(folder / "photos", options.photos)
+        resized = resized_size(size, 0.875)
+        cache = PhotoCache(folder / "cache", len(rows), resized, len(rows))
+        files, cached = (ResizedPhotos(SimpleNamespace(root=folder / "photos", table=rows), resized, "letterbox", kept)
+                         for kept in (None, cache))  # fmt: skip
         parts = {
-            "native, stretch": lambda: native(Path(folder), options.size),
-            "ours, letterbox + cutout": lambda: ours(Path(folder), rows, options.size, flip),
-            "ours, + crop + color": lambda: ours(Path(folder), rows, options.size, full),
-            "decoding alone": lambda: decoding(Path(folder), rows),
+            NATIVE: lambda: native(folder / "photos", options.size),
+            "ours, crop, flip, Cutout": lambda: ours(files, rows, size, AUGMENTATION),
+            "ours, with color jitter": lambda: ours(files, rows, size, AUGMENTATION | {"color": 0.4}),
+            "ours, from the cache": lambda: ours(cached, rows, size, AUGMENTATION),
+            DECODING: lambda: decoding(folder / "photos", rows),
         }
+        if has_torchvision():
+            parts["torchvision, 2 workers"] = lambda: torchvision(folder / "photos", options.size)
+        else:
+            print("torchvision is not installed (pip install -e '.[parity]'): left out")
         for part in parts.values():
-            part()  # warms the file cache and the thread pools
+            part()  # warms the file cache and the thread pools, and fills ours
         speed = interleave(parts, options.rounds)
     print(f"{options.photos} photos to {options.size}×{options.size}, batches of {BATCH_SIZE}, {os.cpu_count()} cores")
     for name, values in speed.items():
         median, low, high = median_interval(values)
         print(f"  {name:26} {median:6.0f} images/s [{low:.0f}, {high:.0f}]")
-    for name in list(speed)[1:3]:
-        print("  " + ratio_line(f"{name} / native:", speed[name] / speed["native, stretch"]))
-        print("  " + ratio_line(f"{name} / decoding alone:", speed[name] / speed["decoding alone"]))
+    for name in (name for name in speed if name.startswith("ours")):
+        for peer in (peer for peer in speed if not peer.startswith("ours")):
+            print("  " + ratio_line(f"{name} / {peer}:", speed[name] / speed[peer]))
 
 
 def write_photos(folder: Path, count: int) -> pd.DataFrame:
-    """Smooth noise with edges in RP2K's shapes; returns rows of path and label."""
+    """Smooth noise with edges in RP2K's shapes; returns rows of path, row and label."""
     rng = np.random.default_rng(0)
     bins = rng.choice(len(RATIO_HISTOGRAM), count, p=np.array(RATIO_HISTOGRAM) / sum(RATIO_HISTOGRAM))
-    (folder / "class").mkdir()  # MindSpore's ImageFolderDataset wants one
+    (folder / "class").mkdir(parents=True)  # the others' readers of folders want one
     paths = [f"class/{i}.jpg" for i in range(count)]
     for path, ratio in zip(paths, 0.5 * (bins + rng.uniform(0.1, 1, count)), strict=True):
         long_side = rng.integers(200, 501)
@@ -69,12 +83,12 @@ def write_photos(folder: Path, count: int) -> pd.DataFrame:
         image = cv2.resize(coarse, (max(20, int(width)), max(20, int(height))), interpolation=cv2.INTER_CUBIC)
         cv2.putText(image, path, (5, image.shape[0] // 2), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 3)
         cv2.imwrite(str(folder / path), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    return pd.DataFrame({"path": paths, "label": np.zeros(count, np.int32)})
+    return pd.DataFrame({"path": paths, "row": range(count), "label": np.zeros(count, np.int32)})
 
 
-def ours(folder: Path, rows: pd.DataFrame, size: int, aug: dict) -> float:
-    view = TrainingView((size, size), "letterbox", 1.0, Cutout(**aug), (0.5, 0.5, 0.5))
-    batches = TrainingBatches(folder, rows, view, BATCH_SIZE, seed=0)
+def ours(photos: ResizedPhotos, rows: pd.DataFrame, size: tuple[int, int], aug: dict) -> float:
+    augmentation = build_augmentation(Cutout(**aug), size, (0.5, 0.5, 0.5))
+    batches = TrainingBatches(photos, rows, augmentation, size, BATCH_SIZE, seed=0, num_classes=1)
     started = time.perf_counter()
     images = sum(len(labels) for _, labels in batches)
     return images / (time.perf_counter() - started)
@@ -93,12 +107,36 @@ def native(folder: Path, size: int) -> float:
     return images / (time.perf_counter() - started)
 
 
+def has_torchvision() -> bool:
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def torchvision(folder: Path, size: int) -> float:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    steps = [transforms.Resize((size, size)), transforms.RandomHorizontalFlip(0.5), transforms.PILToTensor()]
+    photos = datasets.ImageFolder(str(folder), transforms.Compose(steps))
+    loader = DataLoader(photos, BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
+    iterator = iter(loader)
+    next(iterator)  # starts the processes
+    started = time.perf_counter()
+    images = sum(len(labels) for _, labels in iterator)
+    return images / (time.perf_counter() - started)
+
+
 def decoding(folder: Path, rows: pd.DataFrame) -> float:
     cv2.setNumThreads(1)
+    paths = [str(folder / path) for path in rows["path"]]
+    chunks = [paths[start : start + BATCH_SIZE] for start in range(0, len(paths), BATCH_SIZE)]
     started = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        count = sum(1 for _ in pool.map(lambda path: read_image(folder / path).shape, rows["path"]))
-    return count / (time.perf_counter() - started)
+        list(pool.map(lambda chunk: [cv2.imread(path).shape for path in chunk], chunks))
+    return len(paths) / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

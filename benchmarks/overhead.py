@@ -73,7 +73,9 @@ def main() -> None:
         config = compose([f"epochs={100 * options.rounds}", uri, *options.overrides])
         device.set_up(config.device)
         index = build_index(config.dataset)
-        training = build_training(config, build_batches(config, index, build_photos(config, index)))
+        training = build_training(
+            config, build_batches(config, index, build_photos(config, index), index.split("train"))
+        )
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
         with SignalWatch() as signals, open_tracker(config) as tracker:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import mindspore
 import numpy as np
+import pandas as pd
 from mindspore import nn
 
 from rp2k_lab import device
@@ -54,13 +55,12 @@ def build_photos(config: Config, index: Index) -> ResizedPhotos:
     return ResizedPhotos(index, size, config.resize, cache)
 
 
-def build_batches(config: Config, index: Index, photos: ResizedPhotos) -> TrainingBatches:
-    """Augmented batches of the training photos.
+def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame) -> TrainingBatches:
+    """Augmented batches of some rows of the index's train.
 
     Raises:
         RequestError: a batch larger than the data.
     """
-    rows = index.split("train")
     if config.batch_size > len(rows):
         raise RequestError(
             f"batch_size={config.batch_size}: train has {len(rows)} photos\nuse batch_size={len(rows)} or less"

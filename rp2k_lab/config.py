@@ -71,13 +71,16 @@ class Convert(Task):
 
 class Inspect(Task):
     name: Literal["inspect"]
-    what: Literal["models"] = Field(description="what to show")
-    models: tuple[str, ...] | None = Field(strict=False, description="which; null: all")
-    size: Side = Field(description="input side in pixels")
-    batch_size: Count = Field(description="images at a time")
-    seconds: NonNegativeFloat = Field(description="how long to time each; 0: not at all")
-    reads_photos = False
+    what: Literal["data", "models", "cache"] = Field(description="the data set's page, the zoo, or fill the cache")
+    models: tuple[str, ...] | None = Field(strict=False, description="which of the zoo; null: all")
+    size: Side = Field(description="the zoo's input side in pixels")
+    batch_size: Count = Field(description="the zoo's images at a time")
+    seconds: NonNegativeFloat = Field(description="how long to time each network; 0: not at all")
     earlier_runs = 0
+
+    @property
+    def reads_photos(self) -> bool:
+        return self.what != "models"
 
 
 class Source(Group):
@@ -98,25 +101,15 @@ class Source(Group):
     cache_gb: NonNegativeFloat = Field(description="room for resized photos under data/cache, 10⁹ bytes; 0: no cache")
 
 
-class RealSource(Source):
-    """A data set that cannot be made here."""
-
-    @model_validator(mode="after")
-    def _has_root(self):
-        if self.root is None:
-            raise RequestError(f"dataset.root: {self.name} needs its folder\nexample: dataset.root=/data/{self.name}")
-        return self
-
-
 class Shelf(Source, ShelfOptions):
     name: Literal["shelf"]
 
 
-class Rp2k(RealSource):
+class Rp2k(Source):
     name: Literal["rp2k"]
 
 
-class GroceryStore(RealSource):
+class GroceryStore(Source):
     name: Literal["grocery_store"]
 
 
@@ -176,17 +169,56 @@ class NoAug(Group):
     flip: Share = Field(description="probability of a horizontal flip")
     color: Annotated[float, Field(ge=0, lt=1)] = Field(description="brightness, contrast, saturation jitter")
 
-    @field_validator("crop")
+    @field_validator("crop", "area", check_fields=False)
     @classmethod
-    def _ordered(cls, crop):
-        if crop is not None and not crop[0] <= crop[1] <= 1:
+    def _ordered(cls, shares):
+        if shares is not None and not shares[0] <= shares[1] <= 1:
             raise ValueError("needs smallest <= largest <= 1")
-        return crop
+        return shares
 
 
 class Cutout(NoAug):
     name: Literal["cutout"]
     length: Annotated[int, Field(ge=1, le=224)] = Field(description="side in pixels at 224; in proportion")
+
+
+class RandomErasing(NoAug):
+    name: Literal["random_erasing"]
+    p: Share = Field(description="probability that an image is erased")
+    area: tuple[PositiveFloat, PositiveFloat] = Field(strict=False, description="the rectangle's share of the image")
+    ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="smallest height / width; the largest is 1 / this")
+    fill: Literal["random", "mean", "black", "white"] = Field(description="random: each value from 0 to 255")
+
+
+class AutoAugment(NoAug):
+    name: Literal["autoaugment"]
+
+
+class RandAugment(NoAug):
+    name: Literal["randaugment"]
+    operations: Literal["paper", "timm"] = Field(description="the set to draw from")
+    num_ops: Annotated[int, Field(ge=1, le=16)] = Field(description="transformations drawn for an image")
+    p: Share = Field(description="probability that a drawn transformation is applied")
+    magnitude: Annotated[float, Field(ge=0, le=30)] = Field(description="strength; 10: the end of AutoAugment's ranges")
+    magnitude_std: NonNegativeFloat = Field(description="standard deviation of the magnitude")
+    magnitude_max: Annotated[float, Field(gt=0, le=30)] = Field(description="where a drawn magnitude is cut off")
+    increasing: bool = Field(description="whether more magnitude is more change in every transformation")
+
+    @model_validator(mode="after")
+    def _within_its_limit(self):
+        if self.magnitude > self.magnitude_max:
+            raise ValueError(f"magnitude={self.magnitude:g}: is above aug.magnitude_max={self.magnitude_max:g}")
+        return self
+
+
+class Mixup(NoAug):
+    name: Literal["mixup"]
+    alpha: PositiveFloat = Field(description="the share is drawn from Beta(alpha, alpha)")
+
+
+class CutMix(Mixup):
+    name: Literal["cutmix"]
+    p: Share = Field(description="probability that an image gets a part of another")
 
 
 class CrossEntropy(Group):
@@ -233,7 +265,9 @@ class Config(Group):
     task: Annotated[Train | Export | Convert | Inspect, Field(discriminator="name")]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]
-    aug: Annotated[NoAug | Cutout, Field(discriminator="name")]
+    aug: Annotated[
+        NoAug | Cutout | RandomErasing | AutoAugment | RandAugment | Mixup | CutMix, Field(discriminator="name")
+    ]
     loss: CrossEntropy
     optimizer: Sgd
     device: Device
@@ -258,7 +292,9 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
-        root, wanted = self.dataset.root, self.task.earlier_runs
+        name, root, wanted = self.dataset.name, self.dataset.root, self.task.earlier_runs
+        if self.task.reads_photos and root is None and name != "shelf":  # the one that can be made here
+            raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")
         if self.task.reads_photos and root is not None and not root.is_dir():
             raise RequestError(f"dataset.root={root}: there is no such folder")
         if len(self.runs) != wanted:

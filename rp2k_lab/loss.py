@@ -8,13 +8,16 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
 
     Args:
         logits: float (batch, classes).
-        labels: int32 (batch,).
+        labels: int32 (batch,); or float32 (batch, classes), each row of sum 1, in place of the one-hot (mixup, CutMix).
 
     Returns:
         a float32 scalar; computed in float32 whatever the logits' precision.
     """
     log_probabilities = ops.log_softmax(logits.astype("float32"), -1)
-    of_label = ops.gather_elements(log_probabilities, 1, labels.expand_dims(1)).mean()
+    if labels.ndim == 1:  # a graph is compiled for one rank, so this is no branch in it
+        of_label = ops.gather_elements(log_probabilities, 1, labels.expand_dims(1)).mean()
+    else:
+        of_label = (labels * log_probabilities).sum(-1).mean()
     return -(1.0 - smoothing) * of_label - smoothing * log_probabilities.mean()
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,20 @@ def write_photo():
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser: the system's Chromium, driven by Playwright."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"no Chromium on this machine ({', '.join(names)}): pages were not looked at in a real browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium refuses its sandbox to root, as whom containers run.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield chromium
+        chromium.close()

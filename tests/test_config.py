@@ -165,12 +165,33 @@ def test_wrong_value_names_its_key_in_at_most_two_short_lines(defaults, key, val
     assert max(map(len, lines)) < 250, "the value shown is a whole group"
 
 
-@pytest.mark.parametrize("length", [0, 225, 14.5, None])
-def test_wrong_length_of_cutout(compose, length):
-    composed = compose("aug=cutout")
-    composed["aug"]["length"] = length
-    with pytest.raises(RequestError, match=r"^aug\.length"):
+WRONG_AUG = [
+    ("cutout", "length", 0), ("cutout", "length", 225), ("cutout", "length", 14.5), ("cutout", "length", None),
+    ("random_erasing", "p", 1.1), ("random_erasing", "area", [0.4, 0.02]), ("random_erasing", "area", [0.02, 1.1]),
+    ("random_erasing", "area", [0, 0.4]), ("random_erasing", "area", None), ("random_erasing", "ratio", 0),
+    ("random_erasing", "ratio", 3.3), ("random_erasing", "fill", "noise"), ("random_erasing", "flip", 2),
+    ("autoaugment", "policy", "cifar10"), ("autoaugment", "color", 1),
+    ("randaugment", "operations", "torchvision"), ("randaugment", "num_ops", 0), ("randaugment", "num_ops", 17),
+    ("randaugment", "num_ops", 1.5), ("randaugment", "p", -0.1), ("randaugment", "magnitude", -1),
+    ("randaugment", "magnitude", 31), ("randaugment", "magnitude", 10.5), ("randaugment", "magnitude_std", -0.5),
+    ("randaugment", "magnitude_std", float("inf")), ("randaugment", "magnitude_max", 0),
+    ("randaugment", "magnitude_max", 31), ("randaugment", "increasing", 1),
+    ("mixup", "alpha", 0), ("mixup", "alpha", float("inf")), ("mixup", "p", 0.5),
+    ("cutmix", "alpha", -1), ("cutmix", "p", 1.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("choice", "key", "value"), WRONG_AUG)
+def test_wrong_value_of_an_augmentation_is_told_in_a_line(compose, choice, key, value):
+    composed = compose(f"aug={choice}")
+    composed["aug"][key] = value
+    with pytest.raises(RequestError, match=rf"^aug\.{key}[:=.].{{,120}}\Z"):
         parse(composed)
+
+
+def test_magnitudes_above_10_need_a_higher_limit(compose):
+    settings = compose("aug=randaugment", "aug.magnitude=15", "aug.magnitude_max=30")
+    assert parse(settings).aug.magnitude == 15
 
 
 @pytest.mark.parametrize("key", ["seed", "optimizer.lr", "aug.crop"])

@@ -36,7 +36,7 @@ def index(tmp_path):
     rows += [(f"test/{i}.jpg", label, "test") for i, label in enumerate(LABELS)]
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
     table["class"] = [["red", "green", "others"][label] for label in table["label"]]
-    return Index(tmp_path, table, ["red", "green", "others"], "")
+    return Index(tmp_path, table, ["red", "green", "others"], "", "", table[:0])
 
 
 @pytest.fixture

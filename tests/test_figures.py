@@ -24,7 +24,8 @@ def index(tmp_path, write_photo):
                 path = f"{split}/{name}/{i}.png"
                 write_photo(tmp_path / path, 10 + label, 20)
                 rows.append((path, name, label, split))
-    return Index(tmp_path, pd.DataFrame(rows, columns=["path", "class", "label", "split"]), CLASSES, "")
+    table = pd.DataFrame(rows, columns=["path", "class", "label", "split"])
+    return Index(tmp_path, table, CLASSES, "", "", table[:0])
 
 
 def said(index, top):

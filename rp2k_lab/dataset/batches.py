@@ -15,15 +15,17 @@ import pandas as pd
 
 from rp2k_lab.aug import Augmentation, soft_targets
 from rp2k_lab.dataset.cache import PhotoCache
-from rp2k_lab.dataset.image import centre_crop, read_resized
+from rp2k_lab.dataset.image import padded_centre, read_resized
 from rp2k_lab.dataset.index import Index
 
-# Keys of the random streams, so that the order and the augmentation of one epoch are independent.
-_ORDER, _AUGMENTATION = 0, 1
+# Keys of the random streams, so that the order, the augmentation and the mixing of one epoch are independent.
+_ORDER, _AUGMENTATION, _MIX = 0, 1, 2
 
 
 class ResizedPhotos:
-    """The photos of an index, each resized as evaluation and training begin with it.
+    """The photos of an index, each scaled as evaluation and training begin with it.
+
+    Letterbox's padding is not in them: whoever crops knows that they lie in the middle of a black canvas of `size`.
 
     Args:
         index: the data set.
@@ -37,7 +39,7 @@ class ResizedPhotos:
         self.size, self.resize, self.cache = size, resize, cache
 
     def __call__(self, row: int) -> np.ndarray:
-        """The photo of a row of the index's table, uint8 (*size, 3), an array of its own.
+        """The photo of a row of the index's table, uint8 (h, w, 3) no larger than `size`, an array of its own.
 
         Raises:
             DataError: it cannot be read.
@@ -75,7 +77,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        photos: Callable[[int], np.ndarray],
+        photos: ResizedPhotos,
         rows: pd.DataFrame,
         augmentation: Augmentation,
         size: tuple[int, int],
@@ -93,7 +95,6 @@ class TrainingBatches:
         self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.rows) // batch_size, sink_steps)
         self.workers = workers or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
-        self._key = np.random.SeedSequence([seed, _AUGMENTATION]).generate_state(2, np.uint64)
         self.failure: BaseException | None = None
 
     def __iter__(self):
@@ -115,26 +116,47 @@ class TrainingBatches:
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""
         positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-        rngs = [self._rng(epoch, position) for position in positions]
         images = np.empty((self.batch_size, *self.size, 3), np.uint8)
-        for i, (position, rng) in enumerate(zip(positions, rngs, strict=True)):
-            images[i] = self._augmented(self.photos(self.rows[order[position]]), rng)
+        stream = _Stream(self.seed, _AUGMENTATION)
+        for image, position in zip(images, positions, strict=True):
+            self._augment(self.rows[order[position]], stream.at(epoch, position), image)
         labels = self.labels[order[positions.start : positions.stop]]
         if self.augmentation.mix is None:
             return images, labels
+        rngs = [_Stream(self.seed, _MIX).at(epoch, position) for position in positions]
         images, shares = self.augmentation.mix(images, rngs)
         return images, soft_targets(labels, shares, self.num_classes)
 
-    def _augmented(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        crop = self.augmentation.crop
-        image = crop(image, rng) if crop else np.ascontiguousarray(centre_crop(image, self.size))
+    def _augment(self, row: int, rng: np.random.Generator, target: np.ndarray) -> None:
+        """Write a photo's augmented view into its place in the batch."""
+        photo, crop, canvas = self.photos(row), self.augmentation.crop, self.photos.size
+        if crop:
+            crop(photo, rng, canvas, target)
+        else:
+            target[:] = padded_centre(photo, canvas, self.size)
+        image = target
         for operation in self.augmentation.operations:
             image = operation(image, rng)
-        return image
+        if image is not target:
+            target[:] = image
 
-    def _rng(self, epoch: int, position: int) -> np.random.Generator:
-        # A counter of its own for each image: as good as a seed of its own, and made in half the time.
-        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, position, epoch]))
+
+class _Stream:
+    """Random numbers by epoch and position: one counter-based generator (Philox, Salmon et al., SC 2011), set anew.
+
+    Making a generator for each image would take ten times as long, and two system calls.
+    """
+
+    def __init__(self, seed: int, purpose: int):
+        key = np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint64)
+        self._generator = np.random.Generator(np.random.Philox(key=key))
+        self._state = self._generator.bit_generator.state
+
+    def at(self, epoch: int, position: int) -> np.random.Generator:
+        """The generator, at the start of a position's numbers; the next call moves it."""
+        self._state["state"]["counter"] = np.array([0, 0, position, epoch], np.uint64)
+        self._generator.bit_generator.state = self._state
+        return self._generator
 
 
 def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -165,7 +187,7 @@ def _whole_sinks(steps: int, sink_steps: int) -> tuple[int, int]:
 
 
 def evaluation_batches(
-    photos: Callable[[int], np.ndarray],
+    photos: ResizedPhotos,
     rows: pd.DataFrame,
     size: tuple[int, int],
     batch_size: int,
@@ -175,7 +197,9 @@ def evaluation_batches(
     positions = rows["row"].tolist()
 
     def batch(start):
-        return np.stack([centre_crop(photos(row), size) for row in positions[start : start + batch_size]])
+        return np.stack(
+            [padded_centre(photos(row), photos.size, size) for row in positions[start : start + batch_size]]
+        )
 
     return _ordered(batch, range(0, len(positions), batch_size), workers or os.cpu_count() or 1)
 

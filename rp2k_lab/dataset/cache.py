@@ -1,8 +1,9 @@
 """Resized photos on disk, so that each is decoded once: filled during the first epoch, read in all that follow.
 
-One file holds the photos, one their checksums; a photo's place is its row in the index.  Any number of processes may
-fill one cache at once: what a place holds is a function of the photo alone, and its checksum is written after it.
-A photo is checked whenever it is read, since a file may be cut off, or a disk go bad, at any time.
+One file holds the photos, one their sizes and checksums; a photo's place is its row in the index, long enough for any
+photo, and what a smaller one leaves of it takes no room on the disk.  Any number of processes may fill one cache at
+once: what a place holds is a function of the photo alone, and its checksum is written after it.  A photo is checked
+whenever it is read, since a file may be cut off, or a disk go bad, at any time.
 """
 
 import errno
@@ -10,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import struct
 import threading
 from pathlib import Path
 
@@ -21,18 +23,18 @@ from rp2k_lab.dataset.index import DATA_FOLDER, Index
 
 log = logging.getLogger(__name__)
 
-_SUM_BYTES = 8
+_ENTRY = struct.Struct("<QII")  # checksum, height, width; all zero where there is no photo; none crosses a page
 # Left free on the disk, for the run's own files.
 _RESERVE_BYTES = 10**9
 
 
 class PhotoCache:
-    """Photos of one shape, by place.
+    """Photos of at most one size, by place.
 
     Args:
         folder: holds the two files; made if it is not there.  Files of another length are damaged and made anew.
         count: places.
-        shape: of a photo, uint8.
+        size: (height, width) of the largest photo.
         room: places that may be filled, from the first on.
 
     Attributes:
@@ -42,10 +44,10 @@ class PhotoCache:
         OSError: the files cannot be made.
     """
 
-    def __init__(self, folder: Path, count: int, shape: tuple[int, int, int], room: int):
-        self.folder, self.shape, self.room = folder, shape, room
-        self._bytes, self._damage_told, self._telling = int(np.prod(shape)), False, threading.Lock()
-        lengths = {folder / "photos": count * self._bytes, folder / "checksums": count * _SUM_BYTES}
+    def __init__(self, folder: Path, count: int, size: tuple[int, int], room: int):
+        self.folder, self.room = folder, room
+        self._bytes, self._damage_told, self._telling = photo_bytes(size), False, threading.Lock()
+        lengths = {folder / "photos": count * self._bytes, folder / "entries": count * _ENTRY.size}
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             found = [file.stat().st_size for file in lengths if file.exists()]
@@ -57,26 +59,28 @@ class PhotoCache:
                 file.touch()
                 os.truncate(file, length)
             self._photos = os.open(folder / "photos", os.O_RDWR)
-            self._sums = os.open(folder / "checksums", os.O_RDWR)
-        self.filled = int(np.count_nonzero(np.fromfile(folder / "checksums", np.uint64)))
+            self._entries = os.open(folder / "entries", os.O_RDWR)
+        entries = np.fromfile(folder / "entries", np.uint8).reshape(count, _ENTRY.size)
+        self.filled = int(entries.any(1).sum())
 
     def __del__(self):
-        for name in ("_photos", "_sums"):
+        for name in ("_photos", "_entries"):
             if name in self.__dict__:
                 os.close(self.__dict__[name])
 
     def get(self, place: int) -> np.ndarray | None:
         """The photo, an array of its own; None where there is none, or one that is damaged."""
-        photo = np.empty(self.shape, np.uint8)
         try:
-            expected = os.pread(self._sums, _SUM_BYTES, place * _SUM_BYTES)
-            if expected == bytes(_SUM_BYTES):
+            entry = os.pread(self._entries, _ENTRY.size, place * _ENTRY.size)
+            if entry == bytes(_ENTRY.size):
                 return None
+            _, height, width = _ENTRY.unpack(entry)
+            photo = np.empty((height, width, 3), np.uint8)
             read = os.preadv(self._photos, [photo.data], place * self._bytes)
-        except OSError:
-            read = 0
-        if read == self._bytes and _checksum(photo) == expected:
-            return photo
+            if read == photo.nbytes <= self._bytes and _entry(photo) == entry:
+                return photo
+        except (OSError, struct.error):  # what was cut off while the run was reading it
+            pass
         with self._telling:
             if not self._damage_told:
                 log.warning("the cache %s holds damaged photos, which are made anew", self.folder)
@@ -88,9 +92,9 @@ class PhotoCache:
         if place >= self.room:
             return
         try:
-            if os.pwrite(self._photos, photo.data, place * self._bytes) < self._bytes:
+            if os.pwrite(self._photos, photo.data, place * self._bytes) < photo.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a disk with a little room says next
-            os.pwrite(self._sums, _checksum(photo), place * _SUM_BYTES)
+            os.pwrite(self._entries, _entry(photo), place * _ENTRY.size)
         except OSError as error:
             with self._telling:
                 if self.room:
@@ -109,27 +113,36 @@ def open_cache(index: Index, size: tuple[int, int], resize: str, cache_gb: float
     if not cache_gb:
         return None
     key = hashlib.sha256(repr((index.version, size, resize, decoder_version())).encode()).hexdigest()[:16]
-    folder, shape, count = DATA_FOLDER / "cache" / f"{index.root.name[:40]}-{key}", (*size, 3), len(index.table)
-    photo_bytes = int(np.prod(shape))
-    room = min(count, int(cache_gb * 1e9 / photo_bytes))
+    folder, count = DATA_FOLDER / "cache" / f"{index.root.name[:40]}-{key}", len(index.table)
+    most = photo_bytes(size)
+    room = min(count, int(cache_gb * 1e9 / most))
     try:
-        cache = PhotoCache(folder, count, shape, room)
+        cache = PhotoCache(folder, count, size, room)
     except OSError as error:
         log.warning("no cache: %s cannot be made (%s)", folder, error.strerror)
         return None
     free = shutil.disk_usage(folder).free - _RESERVE_BYTES
-    if (room - cache.filled) * photo_bytes > free:
-        cache.room = min(room, max(0, cache.filled + free // photo_bytes))
+    if (room - cache.filled) * most > free:
+        cache.room = min(room, max(0, cache.filled + free // most))
         log.warning("cache: the disk has room for %d photos only", cache.room)
     share = "all" if cache.room == count else f"the first {cache.room}"
-    log.info("cache: %s of %d photos at %d×%d in %.2f GB, %d of them there (%s)",
-             share, count, *size, cache.room * photo_bytes / 1e9, cache.filled, folder)  # fmt: skip
+    log.info("cache: %s of %d photos at %d×%d in at most %s, %d of them there (%s)",
+             share, count, *size, _readable(cache.room * most), cache.filled, folder)  # fmt: skip
     return cache
 
 
-def _checksum(photo: np.ndarray) -> bytes:
-    """The sum of the photo's 64-bit words, a tenth of CRC-32's time; never the zeros of a place that was not filled."""
+def photo_bytes(size: tuple[int, int]) -> int:
+    """The length of a place for photos of at most (height, width)."""
+    return 3 * size[0] * size[1]
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
+
+
+def _entry(photo: np.ndarray) -> bytes:
+    """With the sum of the photo's 64-bit words, which takes a tenth of CRC-32's time."""
     flat = photo.reshape(-1)
     rest = flat.size % 8
     total = int(flat[: flat.size - rest].view(np.uint64).sum()) + int(flat[flat.size - rest :].sum())
-    return (total % 2**64 or 1).to_bytes(_SUM_BYTES)
+    return _ENTRY.pack(total % 2**64, *photo.shape[:2])

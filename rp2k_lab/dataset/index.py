@@ -78,15 +78,22 @@ def build_index(dataset) -> Index:
     if dataset.fraction < 1:
         used = in_fraction(table, dataset.fraction, dataset.fraction_seed)
         table, bad = table[used], bad[used]
-    table, skipped = table[~bad].reset_index(drop=True), table.loc[bad, ["path", "class", "split", "problem"]]
+    table, skipped = table[~bad], table[bad]
     if len(skipped):
         first = f"{shown(skipped['path'].iloc[0])}: {skipped['problem'].iloc[0]}"
         log.warning("%d of %d photos cannot be read and are skipped, the first %s", len(skipped), len(bad), first)
+    index = index_of(listing.root, table, classes, skipped)
+    _check_splits(index)
+    return index
+
+
+def index_of(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> Index:
+    """The index of a listing's rows; a class that is not among `classes` has the label -1."""
+    table = table.reset_index(drop=True)
     table["label"] = pd.Categorical(table["class"], classes).codes.astype("int32")
-    _check_splits(listing.root, table, classes, skipped)
-    listed = table["path"] + "\t" + table["split"] + "\t" + table["bytes"].astype(str)
-    fingerprint, version = _hash(listed), _hash(listed + "\t" + table["changed"].astype(str))
-    return Index(listing.root, table[_COLUMNS], classes, fingerprint, version, skipped.reset_index(drop=True))
+    fingerprint, version = _hash(table, ["path", "split", "bytes"]), _hash(table, ["path", "split", "bytes", "changed"])
+    skipped = skipped[["path", "class", "split", "problem"]].reset_index(drop=True)
+    return Index(root, table[_COLUMNS], classes, fingerprint, version, skipped)
 
 
 def list_photos(dataset, decode: bool) -> Listing:
@@ -140,23 +147,25 @@ def _check_classes(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
         )
 
 
-def _check_splits(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> None:
+def _check_splits(index: Index) -> None:
     """What skipping photos may have emptied, and what was never there."""
-    splits = set(table["split"])
-    for split in dict.fromkeys(skipped["split"]):
+    splits, root = set(index.table["split"]), shown(index.root)
+    for split in dict.fromkeys(index.skipped["split"]):
         if split not in splits:
-            raise DataError(f"{shown(root)}: none of the photos of {split} can be read\n{WAY_OUT.split(';')[0]}")
+            raise DataError(f"{root}: none of the photos of {split} can be read\n{WAY_OUT.split(';')[0]}")
     if "val" not in splits:
-        raise DataError(
-            f"{shown(root)}: no photo for val\nval is taken from classes with two or more photos; all have one"
-        )
-    empty = np.setdiff1d(np.arange(len(classes)), table.loc[table["split"] == "train", "label"])
+        raise DataError(f"{root}: no photo for val\nval is taken from classes with two or more photos; all have one")
+    empty = np.flatnonzero(index.train_counts() == 0)
     if len(empty):
         raise DataError(
-            f"{shown(root)}: no training photo of the class {shown(classes[empty[0]])} can be read\n"
+            f"{root}: no training photo of the class {shown(index.classes[empty[0]])} can be read\n"
             "replace its photos, or leave small classes out with dataset.min_images_per_class"
         )
 
 
-def _hash(lines: pd.Series) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def _hash(table: pd.DataFrame, columns: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in columns:
+        values = table[name].to_numpy(np.int64 if table[name].dtype == np.int64 else object)
+        digest.update("\n".join(values).encode() if values.dtype == object else values.tobytes())
+    return digest.hexdigest()[:16]

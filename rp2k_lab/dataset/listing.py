@@ -97,9 +97,11 @@ def _stats(root: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, li
     """(bytes, time of change in ns, problem) of each photo; links are followed."""
     size, changed = np.zeros(len(paths), np.int64), np.zeros(len(paths), np.int64)
     problem: list[str | None] = [None] * len(paths)
+    unnamed = _printable(paths) is not paths
+    base = f"{root}/"
     for i, path in enumerate(paths):
         try:
-            found = os.stat(f"{root}/{path}")
+            found = os.stat(base + path)
         except OSError as error:
             problem[i] = _PROBLEMS.get(error.errno, error.strerror)
             continue
@@ -110,9 +112,9 @@ def _stats(root: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, li
             problem[i] = "zero bytes"
         elif found.st_size > _MOST_BYTES:
             problem[i] = f"{found.st_size} bytes, more than a photo has"
-        elif not found.st_mode & stat.S_IROTH and not os.access(f"{root}/{path}", os.R_OK, **_AS_OPENED):
+        elif not found.st_mode & stat.S_IROTH and not os.access(base + path, os.R_OK, **_AS_OPENED):
             problem[i] = _PROBLEMS[errno.EACCES]  # a kept header does not tell, since chmod leaves the time of change
-        elif not path.isascii() and _printable([path]) != [path]:
+        elif unnamed and _printable([path]) != [path]:
             problem[i] = "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"
     return size, changed, problem
 
@@ -175,7 +177,7 @@ def _read_kept(file: Path) -> pd.DataFrame:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        log.warning("%s is damaged (%s): the photos' headers are read again", file, type(error).__name__)
+        log.warning("%s cannot be used (%s): the photos' headers are read again", file, type(error).__name__)
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _HEADER_TYPES.items()}, index=pd.Index([], str))
 
 

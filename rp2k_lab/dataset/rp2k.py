@@ -78,7 +78,7 @@ def _leads_nowhere(file: Path) -> bool:
 
 
 def _is_photo(folder: Path, file: str) -> bool:
-    if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+    if file[file.rfind(".") :].lower() in IMAGE_SUFFIXES:
         return True
     if not os.path.isfile(folder / file):
         return _leads_nowhere(folder / file)  # and what is neither, a pipe or a socket, must not be opened

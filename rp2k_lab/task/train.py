@@ -29,7 +29,7 @@ def run(config: Config, folder: Path) -> float:
     device.set_up(config.device)
     index = build_index(config.dataset)
     photos = build_photos(config, index)
-    training = build_training(config, build_batches(config, index, photos))
+    training = build_training(config, build_batches(config, index, photos, index.split("train")))
     with SignalWatch() as signals, open_tracker(config) as tracker:
         evaluators = build_evaluators(config, index, photos, training.network, signals.check)
         announce(config, index, training)

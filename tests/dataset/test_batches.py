@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.aug import build_augmentation
-from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, evaluation_batches
+from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, balanced_order, evaluation_batches
 from rp2k_lab.dataset.cache import PhotoCache
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.image import letterbox, read_image
@@ -88,7 +88,7 @@ class TestTraining:
     def test_a_cache_changes_nothing_while_it_fills_and_after(self, batches, resized, tmp_path, workers):
         whole = run(batches(), 3)
         for start_step in (0, 4):
-            cache = PhotoCache(tmp_path / "cache", PHOTOS, (*SIZE, 3), room=PHOTOS - 2)
+            cache = PhotoCache(tmp_path / "cache", PHOTOS, SIZE, room=PHOTOS - 2)
             training = batches(photos=resized(cache=cache), workers=workers, start_step=start_step)
             assert_equal(run(training, 3)[: 9 - start_step], whole[start_step:])
         assert cache.filled == PHOTOS - 2
@@ -148,6 +148,55 @@ class TestTraining:
         training = batches(batch_size=PHOTOS)
         assert training.steps_per_epoch == 1
         assert sorted(run(training)[0][1]) == list(range(PHOTOS))
+
+
+class TestMixing:
+    AUG = SimpleNamespace(name="mixup", crop=None, flip=0.0, color=0.0, alpha=1.0)
+
+    def test_images_and_targets_are_mixed_alike(self, batches):
+        """Each row of the targets tells how the two photos make the image."""
+        plain = {int(label): image for image, label in zip(*run(batches(aug=PLAIN, batch_size=11))[0], strict=True)}
+        images, targets = run(batches(aug=self.AUG, batch_size=11))[0]
+        assert (targets.dtype, targets.shape) == (np.float32, (11, PHOTOS))
+        np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+        for image, target in zip(images, targets, strict=True):
+            expected = sum(share * plain[label] for label, share in enumerate(target) if share)
+            assert np.abs(image - expected).max() <= 1
+
+    def test_start_and_threads_change_nothing(self, batches):
+        whole = run(batches(aug=self.AUG), 2)
+        assert_equal(run(batches(aug=self.AUG, workers=4, start_step=2), 2)[:4], whole[2:])
+
+    def test_shares_are_drawn_anew_for_each_image(self, batches):
+        shares = [target.max() for _, targets in run(batches(aug=self.AUG), 2) for target in targets]
+        assert len(set(shares)) > len(shares) // 2
+
+
+class TestClassBalanced:
+    def test_every_class_comes_as_often_as_any_other(self):
+        labels = np.repeat([0, 1, 3, 7], [100, 9, 3, 1])
+        drawn = balanced_order(labels, np.random.default_rng(0))
+        assert len(drawn) == len(labels) == 113
+        assert sorted(np.bincount(labels[drawn], minlength=8)[[0, 1, 3, 7]]) == [28, 28, 28, 29]
+        assert np.bincount(labels[drawn])[[2, 4, 5, 6]].sum() == 0
+
+    def test_a_class_repeats_none_before_all_have_come(self):
+        labels = np.repeat([0, 1], [100, 9])
+        times = np.bincount(balanced_order(labels, np.random.default_rng(0)), minlength=109)
+        assert times[:100].max() == 1
+        assert times[100:].max() - times[100:].min() <= 1
+
+    def test_classes_of_one_row_each(self):
+        assert sorted(balanced_order(np.arange(50), np.random.default_rng(0))) == list(range(50))
+
+    def test_batches_draw_so(self, batches, rows):
+        skewed = rows.assign(label=[0] * 9 + [1] * 2)
+        labels = np.concatenate([labels for _, labels in run(batches(skewed, sampler="class_balanced"), 4)])
+        assert 12 <= labels.sum() <= 24  # of 36; uniform sampling would give 6.5
+        assert_equal(
+            run(batches(skewed, sampler="class_balanced", start_step=4), 2)[:2],
+            run(batches(skewed, sampler="class_balanced"), 2)[4:],
+        )
 
 
 class TestEvaluation:
@@ -235,9 +284,16 @@ def test_finished_iterator_leaves_no_thread(batches):
 def test_reads_ahead_but_boundedly(rows):
     """At most two batches ahead for each thread: memory does not grow with the set."""
     made = []
-    photos = lambda row: made.append(row) or np.zeros((1, 1, 3), np.uint8)  # noqa: E731
+
+    class Photos:
+        size = (1, 1)
+
+        def __call__(self, row):
+            made.append(row)
+            return np.zeros((1, 1, 3), np.uint8)
+
     many = pd.concat([rows] * 10)
-    iterator = evaluation_batches(photos, many, (1, 1), 1, workers=1)
+    iterator = evaluation_batches(Photos(), many, (1, 1), 1, workers=1)
     next(iterator)
     assert len(made) <= 3 + 1
     iterator.close()
@@ -246,13 +302,16 @@ def test_reads_ahead_but_boundedly(rows):
 def test_closing_cancels_the_work_that_waits(rows):
     made, may_go_on = [], threading.Event()
 
-    def photos(row):
-        made.append(row)
-        if len(made) > 1:
-            may_go_on.wait(10)
-        return np.zeros((1, 1, 3), np.uint8)
+    class Photos:
+        size = (1, 1)
 
-    iterator = evaluation_batches(photos, rows, (1, 1), 1, workers=1)
+        def __call__(self, row):
+            made.append(row)
+            if len(made) > 1:
+                may_go_on.wait(10)
+            return np.zeros((1, 1, 3), np.uint8)
+
+    iterator = evaluation_batches(Photos(), rows, (1, 1), 1, workers=1)
     next(iterator)
     iterator.close()
     may_go_on.set()

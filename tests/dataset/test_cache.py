@@ -41,7 +41,7 @@ def folder(tmp_path):
 @pytest.fixture
 def filled(folder):
     """A cache that holds every photo."""
-    cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+    cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
     for place in range(COUNT):
         cache.put(place, photo(place))
     return cache
@@ -64,13 +64,13 @@ def warnings(caplog) -> list[str]:
 
 class TestPlaces:
     def test_are_empty_first(self, folder):
-        cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         assert cache.filled == 0
         assert places(cache) == []
 
     def test_are_read_back_and_kept(self, filled, folder, caplog):
         assert places(filled) == list(range(COUNT))
-        again = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        again = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         assert again.filled == COUNT
         assert places(again) == list(range(COUNT))
         assert warnings(caplog) == []
@@ -84,27 +84,27 @@ class TestPlaces:
     def test_plain_photos(self, folder, shape, colour):
         """A black photo's sum is that of an empty place; a length that 8 does not divide has a rest."""
         plain = np.full(shape, colour, np.uint8)
-        cache = PhotoCache(folder, COUNT, shape, COUNT)
+        cache = PhotoCache(folder, COUNT, shape[:2], COUNT)
         cache.put(3, plain)
         np.testing.assert_array_equal(cache.get(3), plain)
         assert cache.get(2) is None
         assert cache.get(4) is None
 
     def test_room_bounds_them(self, folder):
-        cache = PhotoCache(folder, COUNT, SHAPE, 4)
+        cache = PhotoCache(folder, COUNT, SHAPE[:2], 4)
         for place in range(COUNT):
             cache.put(place, photo(place))
         assert places(cache) == [0, 1, 2, 3]
-        assert PhotoCache(folder, COUNT, SHAPE, COUNT).filled == 4
+        assert PhotoCache(folder, COUNT, SHAPE[:2], COUNT).filled == 4
 
     def test_take_no_room_before_they_are_filled(self, folder):
-        PhotoCache(folder, 10**6, (64, 64, 3), 10**6)
+        PhotoCache(folder, 10**6, (64, 64), 10**6)
         assert sum(file.stat().st_blocks * 512 for file in folder.iterdir()) < 10**6
 
     def test_descriptors_are_closed(self, folder):
         before = psutil.Process().num_fds()
         for _ in range(20):
-            PhotoCache(folder, COUNT, SHAPE, COUNT)
+            PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         gc.collect()
         assert psutil.Process().num_fds() <= before + 2
 
@@ -118,7 +118,7 @@ def flip(file, at):
 DAMAGE = {
     "a bit of a photo": (lambda f: flip(f / "photos", 2 * BYTES + 50), [2]),
     "the last byte of a photo": (lambda f: flip(f / "photos", 3 * BYTES - 1), [2]),
-    "a checksum": (lambda f: flip(f / "checksums", 2 * 8 + 5), [2]),
+    "a checksum": (lambda f: flip(f / "entries", 2 * 16 + 5), [2]),
     "a photo of zeros": (lambda f: write_at(f / "photos", 2 * BYTES, bytes(BYTES)), [2]),
     "a photo in another's place": (lambda f: write_at(f / "photos", 2 * BYTES, photo(4).tobytes()), [2]),
     "half a photo of zeros": (lambda f: write_at(f / "photos", 2 * BYTES, bytes(BYTES // 2)), [2]),
@@ -152,7 +152,7 @@ class TestDamage:
     def test_found_at_the_start_is_told_and_healed(self, filled, folder, name, caplog):
         damage, lost = DAMAGE[name]
         damage(folder)
-        cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         held = places(cache)
         assert not set(held) & set(lost)
         for place in range(COUNT):
@@ -160,21 +160,21 @@ class TestDamage:
         assert places(cache) == list(range(COUNT))
         assert len(warnings(caplog)) == 1
 
-    @pytest.mark.parametrize("name", ["photos", "checksums"])
+    @pytest.mark.parametrize("name", ["photos", "entries"])
     @pytest.mark.parametrize("length", [None, 0, 5, 10**5])
     def test_files_of_another_length_are_made_anew(self, filled, folder, name, length, caplog):
         if length is None:
             (folder / name).unlink()
         else:
             os.truncate(folder / name, length)
-        cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         assert (cache.filled, places(cache)) == (0, [])
         assert warnings(caplog) == [f"the cache {folder} is damaged and made anew"]
         cache.put(1, photo(1))
         assert places(cache) == [1]
 
-    def test_cut_off_checksums_while_open(self, filled, folder):
-        os.truncate(folder / "checksums", 3 * 8)
+    def test_cut_off_entries_while_open(self, filled, folder):
+        os.truncate(folder / "entries", 3 * 16)
         assert places(filled) == [0, 1, 2]
         filled.put(5, photo(5))
         assert places(filled) == [0, 1, 2, 5]
@@ -184,12 +184,12 @@ class TestDamage:
         filled.put(0, photo(0))
         assert places(filled) == list(range(COUNT))
         assert warnings(caplog) == []
-        assert PhotoCache(folder, COUNT, SHAPE, COUNT).filled == 0
+        assert PhotoCache(folder, COUNT, SHAPE[:2], COUNT).filled == 0
 
     def test_made_anew_by_another_while_open(self, filled, folder):
         """The other process must not pull the file from under this one."""
         os.truncate(folder / "photos", 5)
-        other = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        other = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         assert places(filled) == []
         for cache, place in ((filled, 2), (other, 3)):
             cache.put(place, photo(place))
@@ -228,7 +228,7 @@ class TestFullDisk:
     @pytest.mark.parametrize(("writes", "partly", "held"), [(4, None, [0, 1]), (5, None, [0, 1]), (4, 17, [0, 1])])
     def test_ends_the_filling_with_one_warning(self, folder, full_after, caplog, writes, partly, held):
         full_after(writes, partly)
-        cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         for place in range(COUNT):
             cache.put(place, photo(place))
         assert places(cache) == held
@@ -242,7 +242,7 @@ class TestFullDisk:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(module.os, "pwrite", pwrite)
-        cache = PhotoCache(folder, COUNT, SHAPE, COUNT)
+        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
         threads = [threading.Thread(target=cache.put, args=(0, photo(0))) for _ in range(8)]
         for thread in threads:
             thread.start()
@@ -258,7 +258,7 @@ class TestFullDisk:
         if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
             pytest.skip("this user cannot mount a small disk")
         try:
-            cache = PhotoCache(disk / "cache", COUNT, (80, 80, 3), COUNT)
+            cache = PhotoCache(disk / "cache", COUNT, (80, 80), COUNT)
             for place in range(COUNT):
                 cache.put(place, photo(place, (80, 80, 3)))
             held = places(cache, lambda place: photo(place, (80, 80, 3)))
@@ -303,8 +303,8 @@ class TestOpen:
         first, second = (record.getMessage() for record in caplog.records)
         folder = cache.folder
         assert folder.parent == data_folder / "cache"
-        assert first == f"cache: all of 24 photos at 32×32 in 0.00 GB, 0 of them there ({folder})"
-        assert second == f"cache: all of 24 photos at 32×32 in 0.00 GB, 5 of them there ({folder})"
+        assert first == f"cache: all of 24 photos at 32×32 in at most 1 MB, 0 of them there ({folder})"
+        assert second == f"cache: all of 24 photos at 32×32 in at most 1 MB, 5 of them there ({folder})"
 
     def test_gigabytes_bound_the_places(self, index, caplog):
         caplog.set_level("INFO")
@@ -382,7 +382,7 @@ photo = lambda place: np.random.default_rng(place).integers(0, 256, shape, np.ui
 photos = [photo(place) for place in range(count)]
 print("ready", flush=True)
 sys.stdin.readline()
-cache = PhotoCache(folder, count, shape, count)
+cache = PhotoCache(folder, count, shape[:2], count)
 made = 0
 for turn in range(rounds):
     for place in np.random.default_rng([seed, turn]).permutation(count).tolist():
@@ -424,7 +424,7 @@ class TestProcesses:
             process.stdin.flush()
 
     def held(self, folder):
-        cache = PhotoCache(folder, 300, (64, 64, 3), 300)
+        cache = PhotoCache(folder, 300, (64, 64), 300)
         right = 0
         for place in range(300):
             found = cache.get(place)
@@ -454,7 +454,7 @@ class TestProcesses:
         assert process.wait(10) == -signal.SIGKILL
         right, filled = self.held(folder)
         assert 0 < right == filled
-        second = PhotoCache(folder, 300, (64, 64, 3), 300)
+        second = PhotoCache(folder, 300, (64, 64), 300)
         for place in range(300):
             if second.get(place) is None:
                 second.put(place, photo(place, (64, 64, 3)))
@@ -469,11 +469,11 @@ class TestRun:
         rows = index.split("train")
         photos, augmentation = (
             ResizedPhotos(index, self.SIZE, "letterbox", cache),
-            build_augmentation(PLAIN, self.SIZE, 0),
+            build_augmentation(PLAIN, self.SIZE, (0, 0, 0)),
         )
         return TrainingBatches(photos, rows, augmentation, self.SIZE, 4, 0, 2, workers=2)
 
-    @pytest.mark.parametrize("name", ["photos", "checksums"])
+    @pytest.mark.parametrize("name", ["photos", "entries"])
     def test_damaged_in_its_midst_gives_the_same_batches(self, index, name):
         training = self.batches(index, None)
         plain = [images for _ in range(4) for images, _ in training]

@@ -1,8 +1,17 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from rp2k_lab.dataset.image import RESIZE, centre_crop, letterbox, read_image, resized_size, stretch
+from rp2k_lab.dataset.image import (
+    centre_crop,
+    letterbox,
+    padded_centre,
+    read_image,
+    read_resized,
+    resized_size,
+    stretch,
+)
 from rp2k_lab.errors import DataError
 
 
@@ -98,10 +107,6 @@ class TestStretch:
     def test_growing_interpolates(self):
         line = np.repeat(np.uint8([[[0], [100]]]), 3, 2)
         assert stretch(line, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
-
-
-def test_resize_choices():
-    assert {"letterbox": letterbox, "stretch": stretch} == RESIZE
 
 
 @pytest.mark.parametrize(
@@ -204,3 +209,41 @@ class TestReadImage:
         (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 64)
         with pytest.raises(DataError, match=r"a\.png"):
             read_image(tmp_path / "a.png")
+
+
+REDUCED = {1: "COLOR_RGB", 2: "REDUCED_COLOR_2", 4: "REDUCED_COLOR_4", 8: "REDUCED_COLOR_8"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "resize", "reduction"),
+    [
+        ((400, 200), (224, 224), "letterbox", 1),
+        ((448, 200), (224, 224), "letterbox", 2),
+        ((448, 200), (224, 224), "stretch", 1),
+        ((900, 640), (224, 224), "letterbox", 4),
+        ((900, 640), (224, 224), "stretch", 2),
+        ((1000, 1200), (64, 48), "stretch", 8),
+    ],
+)
+class TestReducedDecoding:
+    def test_is_the_photo_but_for_the_scaling(self, tmp_path, resize, shape, size, reduction):
+        """Decoding at a fraction is area averaging: on a smooth picture the two agree within the JPEG's own error."""
+        Image.fromarray(gradient(*shape)).save(tmp_path / "a.jpg", quality=95)
+        reduced = read_resized(tmp_path / "a.jpg", size, resize)
+        whole = read_image(tmp_path / "a.jpg")
+        if resize == "letterbox":
+            reduced, expected = padded_centre(reduced, size, size), letterbox(whole, size)
+        else:
+            expected = stretch(whole, size)
+        assert reduced.shape == expected.shape == (*size, 3)
+        difference = np.abs(reduced.astype(int) - expected)
+        assert np.median(difference) <= 1
+        assert difference.mean() < 2
+
+    def test_never_leaves_fewer_pixels_than_needed(self, tmp_path, monkeypatch, resize, shape, size, reduction):
+        flags = []
+        decode = cv2.imdecode
+        monkeypatch.setattr(cv2, "imdecode", lambda data, flag: flags.append(flag) or decode(data, flag))
+        Image.fromarray(gradient(*shape)).save(tmp_path / "a.jpg", quality=95)
+        read_resized(tmp_path / "a.jpg", size, resize)
+        assert flags == [getattr(cv2, f"IMREAD_{REDUCED[reduction]}")]

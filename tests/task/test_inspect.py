@@ -1,14 +1,164 @@
 """task=inspect: the real command, and its refusals."""
 
-import pytest
+import shutil
 
+import pandas as pd
+import pytest
+import yaml
+
+from rp2k_lab import PROJECT
 from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
 from rp2k_lab.task import inspect
 
+from .conftest import TINY
+
+GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"
+PLANTED = ("dataset.exact_leaks=0.1", "dataset.near_leaks=0.15", "dataset.exact_duplicates=0.02", "dataset.seed=3")
+SECTIONS = [
+    "summary",
+    "classes",
+    "shapes",
+    "sizes",
+    "samples",
+    "unreadable",
+    "copies",
+    "missing",
+    "not-photos",
+    "augmentation",
+]
+
+
+@pytest.fixture(scope="module")
+def inspected(start):
+    """A finished inspection of a tiny shelf with planted copies."""
+    command = start("task=inspect", *TINY, *PLANTED, "aug=cutout")
+    command.result = command.wait()
+    return command
+
+
+@pytest.fixture(scope="module")
+def groceries(start, tmp_path_factory):
+    """A finished inspection of some of the Grocery Store photos, one of them cut short."""
+    if not GROCERY_STORE.is_dir():
+        pytest.skip("the Grocery Store photos (../shared/data/grocery_store) are not on this machine")
+    root = tmp_path_factory.mktemp("groceries")
+    shutil.copy(GROCERY_STORE / "classes.csv", root)
+    for split, step in (("train", 40), ("val", 20)):
+        lines = (GROCERY_STORE / f"{split}.txt").read_text().splitlines()[::step]
+        (root / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        for line in lines:
+            file = root / line.split(",")[0]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(GROCERY_STORE / line.split(",")[0], file)
+    file.write_bytes(file.read_bytes()[:200])
+    command = start("task=inspect", "dataset=grocery_store", f"dataset.root={root}", "size=64")
+    command.result = command.wait()
+    return command
+
+
+def test_a_run_leaves_page_tables_and_counts(inspected):
+    code, out, err = inspected.result
+    assert code == 0, err
+    (run,) = inspected.store.runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "inspect_shelf"
+    assert run.data.tags["task"] == "inspect"
+    assert len(run.data.tags["dataset_fingerprint"]) == 16
+    folder = inspected.store.artifacts(run)
+    names = {"inspection.html", "classes.parquet", "duplicates.parquet", "unreadable.parquet"}
+    names |= {"config.yaml", "environment.txt", "classes.txt"}
+    assert {file.name for file in folder.iterdir()} == names
+    assert yaml.safe_load((folder / "config.yaml").read_text())["task"]["what"] == "data"
+    duplicates = pd.read_parquet(folder / "duplicates.parquet")
+    assert list(duplicates.columns) == ["group", "content", "difference", "path", "class", "split"]
+    truth = pd.read_parquet(
+        next((PROJECT / "data").glob(f"shelf-*/{duplicates['path'][0]}")).parents[2] / "truth.parquet"
+    )
+    leaked = truth[(truth["split"] == "test") & truth["duplicate_of"].notna()]
+    assert len(leaked) == 20
+    assert set(leaked["path"]) <= set(duplicates["path"])
+    metrics = run.data.metrics
+    assert (metrics["photos"], metrics["classes"], metrics["unreadable"]) == (440, 8, 0)
+    assert metrics["copies/train_and_test"] == 20
+    assert metrics["copies/train_and_test_exact"] == 8
+    classes = pd.read_parquet(folder / "classes.parquet")
+    assert classes[["train", "val", "test"]].sum().tolist() == [300, 60, 80]
+    assert "train and test      20 (8 exact, 12 near)" in out
+    page = inspected.folder / "out" / "inspection.html"
+    assert f"page        {page}" in out
+    assert page.read_bytes() == (folder / "inspection.html").read_bytes()
+    assert "aug=cutout (crop=(0.5, 1.0), flip=0.5, color=0.4, length=14)" in page.read_text("utf-8")
+
+
+def test_the_fingerprint_is_the_one_of_a_training_run(inspected, compose):
+    from rp2k_lab.dataset.index import build_index
+
+    config = parse(compose(*TINY, *PLANTED))
+    (run,) = inspected.store.runs()
+    assert run.data.tags["dataset_fingerprint"] == build_index(config.dataset).fingerprint
+
+
+def test_bad_photos_are_reported(groceries):
+    code, out, err = groceries.result
+    assert code == 0, err
+    (run,) = groceries.store.runs()
+    assert run.data.metrics["unreadable"] == 1
+    assert len(pd.read_parquet(groceries.store.artifacts(run) / "unreadable.parquet")) == 1
+    assert "unreadable  1" in out
+
+
+@pytest.mark.parametrize("which", ["inspected", "groceries"])
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_real_browser_shows_the_page_whole(browser, request, which, width, scheme):
+    command = request.getfixturevalue(which)
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, heard, asked = context.new_page(), [], []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    address = (command.folder / "out" / "inspection.html").as_uri()
+    page.goto(address)
+    assert heard == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+    for section in SECTIONS:
+        assert page.locator(f"section#{section}").is_visible(), section
+    images = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth)")
+    assert len(images) > 60
+    assert all(images)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    charts = page.locator("svg.chart").all()
+    assert len(charts) == 4
+    assert all(chart.bounding_box()["width"] > 250 for chart in charts)
+    # Words must stand out from what is behind them.
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.querySelector('#classes')).backgroundColor]"
+        ".map(c => c.match(/\\d+/g).slice(0, 3).reduce((sum, v) => sum + +v, 0) / 3)"
+    )
+    assert abs(ink - paper) > 150
+    assert (paper > 128) == (scheme == "light")
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["rp2k", "grocery_store"])
+def test_a_root_of_another_layout_is_refused(start, tmp_path, name):
+    command = start("task=inspect", f"dataset={name}", f"dataset.root={tmp_path}")
+    code, _, err = command.wait()
+    assert code == 2
+    assert str(tmp_path) in err
+    assert len(err.strip().splitlines()) <= 2
+    assert command.store.runs() == []
+
+
+def test_only_the_data_page_needs_photos(compose):
+    with pytest.raises(RequestError, match=r"dataset\.root"):
+        parse(compose("task=inspect", "dataset=rp2k"))
+    assert parse(compose("task=inspect", "task.what=models", "dataset=rp2k")).dataset.root is None
+
 
 def test_the_zoo_is_printed_and_nothing_is_kept(start):
-    command = start("task=inspect", "task.models=[resnet18]", "task.size=64", "task.seconds=0.1")
+    command = start("task=inspect", "task.what=models", "task.models=[resnet18]", "task.size=64", "task.seconds=0.1")
     code, out, err = command.wait()
     assert code == 0, err
     line = next(line for line in out.splitlines() if line.startswith("resnet18"))
@@ -23,6 +173,6 @@ def test_the_zoo_is_printed_and_nothing_is_kept(start):
 
 @pytest.mark.parametrize(("models", "size", "word"), [("resnet19", 224, "resnet19"), ("inception_resnet_v2", 64, "75")])
 def test_what_cannot_be_built_is_refused(compose, tmp_path, models, size, word):
-    config = parse(compose("task=inspect", f"task.models=[{models}]", f"task.size={size}"))
+    config = parse(compose("task=inspect", "task.what=models", f"task.models=[{models}]", f"task.size={size}"))
     with pytest.raises(RequestError, match=word):
         inspect.run(config, tmp_path)

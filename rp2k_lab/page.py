@@ -1,0 +1,92 @@
+"""The inspection's page: one HTML file that holds its pictures, charts and styles, and asks nothing of a network.
+
+Names of classes and files come from the data and may hold anything; the template escapes whatever it is given, and
+control characters are shown as codes.
+"""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from rp2k_lab.charts import in_bytes
+from rp2k_lab.dataset.image import read_image, stretch
+from rp2k_lab.errors import DataError
+
+PICTURE_BUDGET = 14_000_000  # characters; the rest of the page is under 3 MB, and 20 are allowed
+_THUMBNAIL = (132, 168)  # pixels, height and width at most
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture of the page, or the reason why there is none.
+
+    Attributes:
+        uri: the JPEG or PNG itself, or None.
+        path: what it shows, in words.
+        width, height: pixels.
+    """
+
+    uri: str | None
+    path: str
+    width: int = 0
+    height: int = 0
+    reason: str = ""
+
+
+class Pictures:
+    """Encodes pictures until the budget is spent.
+
+    Attributes:
+        left_out: pictures that did not fit.
+    """
+
+    def __init__(self, root: Path, budget: int = PICTURE_BUDGET):
+        self._root, self._budget = root, budget
+        self.left_out = 0
+
+    def photo(self, path: str) -> Shot:
+        """A thumbnail of a photo."""
+        try:
+            image = read_image(self._root / path)
+        except DataError:
+            return Shot(None, printable(path), reason="not readable")
+        scale = min(1.0, _THUMBNAIL[0] / image.shape[0], _THUMBNAIL[1] / image.shape[1])
+        size = tuple(max(1, round(side * scale)) for side in image.shape[:2])
+        return self.array(stretch(image, size), printable(path), ".jpg")
+
+    def array(self, image: np.ndarray, words: str, suffix: str) -> Shot:
+        """An image, uint8 RGB (height, width, 3), as .jpg or .png."""
+        options = [cv2.IMWRITE_JPEG_QUALITY, 82] if suffix == ".jpg" else []
+        encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+        kind = "jpeg" if suffix == ".jpg" else "png"
+        uri = f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
+        if len(uri) > self._budget:
+            self.left_out += 1
+            return Shot(None, words, reason="left out: the page is full")
+        self._budget -= len(uri)
+        return Shot(uri, words, image.shape[1], image.shape[0])
+
+
+def printable(text: str) -> str:
+    """Control characters, marks that turn the direction of writing, and broken UTF-8 as codes: a line break is \\n."""
+    return "".join(c if c.isprintable() or c == "\u3000" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def short(text: str) -> str:
+    """At most 40 characters, so that a name fits under its picture."""
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def render(values: dict[str, Any]) -> str:
+    """The page as HTML; `page.html.jinja` says which values it needs, and a missing one is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    thousands = lambda number: f"{number:,}"  # noqa: E731
+    environment.filters |= {"printable": printable, "short": short, "in_bytes": in_bytes, "thousands": thousands}
+    return environment.get_template("page.html.jinja").render(values)

@@ -1,0 +1,203 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from rp2k_lab.aug import AutoAugment, RandAugment, _transforms
+from rp2k_lab.aug._policy import (
+    ARGUMENTS,
+    AUTOAUGMENT_ARGUMENTS,
+    IMAGENET_POLICY,
+    INCREASING_ARGUMENTS,
+    RANDAUGMENT_OPERATIONS,
+)
+
+FILL = (120, 108, 90)
+# (table, transformation, at magnitude 0, at magnitude 10 with the positive sign); the sign of what has one may change.
+ENDS = [
+    (ARGUMENTS, "Rotate", 0, 30),
+    (ARGUMENTS, "ShearX", 0, 0.3),
+    (ARGUMENTS, "ShearY", 0, 0.3),
+    (ARGUMENTS, "TranslateX", 0, 0.45),
+    (ARGUMENTS, "TranslateY", 0, 0.45),
+    (ARGUMENTS, "Posterize", 0, 4),
+    (ARGUMENTS, "Solarize", 0, 256),
+    (ARGUMENTS, "SolarizeAdd", 0, 110),
+    *((ARGUMENTS, name, 0.1, 1.9) for name in ("Color", "Contrast", "Brightness", "Sharpness")),
+    (INCREASING_ARGUMENTS, "Rotate", 0, 30),
+    (INCREASING_ARGUMENTS, "Posterize", 4, 0),
+    (INCREASING_ARGUMENTS, "Solarize", 256, 0),
+    (INCREASING_ARGUMENTS, "SolarizeAdd", 0, 110),
+    *((INCREASING_ARGUMENTS, name, 1, 1.9) for name in ("Color", "Contrast", "Brightness", "Sharpness")),
+    (AUTOAUGMENT_ARGUMENTS, "Posterize", 4, 8),
+    (AUTOAUGMENT_ARGUMENTS, "Solarize", 0, 256),
+    (AUTOAUGMENT_ARGUMENTS, "Color", 0.1, 1.9),
+]
+
+
+class TestMagnitudes:
+    @pytest.mark.parametrize(("table", "name", "at_0", "at_10"), ENDS)
+    def test_ends(self, table, name, at_0, at_10):
+        assert table[name](0.0, 1) == (pytest.approx(at_0),)
+        assert table[name](1.0, 1) == (pytest.approx(at_10),)
+
+    @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])
+    @pytest.mark.parametrize("table", [ARGUMENTS, INCREASING_ARGUMENTS, AUTOAUGMENT_ARGUMENTS])
+    def test_geometric_ones_go_either_way(self, table, name):
+        assert table[name](0.9, -1)[0] == -table[name](0.9, 1)[0] != 0
+
+    def test_enhancements_go_either_way_where_they_increase(self):
+        assert INCREASING_ARGUMENTS["Color"](0.9, 1) == (pytest.approx(1.81),)
+        assert INCREASING_ARGUMENTS["Color"](0.9, -1) == (pytest.approx(0.19),)
+        assert INCREASING_ARGUMENTS["Color"](1.0, -1) == (pytest.approx(0.1),)
+        assert ARGUMENTS["Color"](0.9, -1) == ARGUMENTS["Color"](0.9, 1) == (pytest.approx(1.72),)
+
+    @pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "Invert"])
+    def test_some_have_none(self, name):
+        assert ARGUMENTS[name](0.9, 1) == ()
+
+    @pytest.mark.parametrize("table", [ARGUMENTS, INCREASING_ARGUMENTS])
+    def test_beyond_10_stays_within_what_the_transformations_take(self, table):
+        for name, low, high in [("Posterize", 0, 12), ("Solarize", 0, 256), ("SolarizeAdd", 0, 128), ("Color", 0.1, 9)]:
+            for sign in (1, -1):
+                assert low <= table[name](3.0, sign)[0] <= high
+
+    @pytest.mark.parametrize(("draw", "degrees"), [(0.49, 27), (0.51, -27)])
+    def test_a_step_turns_its_magnitude_and_draw_into_the_transformation(self, draw, degrees, image):
+        result = AutoAugment(FILL)._apply(image.copy(), "Rotate", 9, draw)
+        np.testing.assert_array_equal(result, _transforms.rotate(image.copy(), degrees, FILL))
+
+
+class TestTables:
+    def test_imagenet_policy_is_the_papers(self):
+        """25 pairs; how often each stands there, and the sums of all probabilities and magnitudes of table 9."""
+        assert [len(pair) for pair in IMAGENET_POLICY] == [2] * 25
+        steps = [step for pair in IMAGENET_POLICY for step in pair]
+        assert Counter(name for name, _, _ in steps) == {
+            "Equalize": 17, "Solarize": 7, "Rotate": 6, "Color": 6, "Posterize": 5, "Invert": 3, "AutoContrast": 2,
+            "Contrast": 2, "Sharpness": 1, "ShearX": 1,
+        }  # fmt: skip
+        assert sum(p for _, p, _ in steps) == pytest.approx(31.0)
+        assert sum(magnitude for _, _, magnitude in steps) == 287
+        assert IMAGENET_POLICY[0] == (("Posterize", 0.4, 8), ("Rotate", 0.6, 9))
+        assert IMAGENET_POLICY[24] == (("Equalize", 0.8, 8), ("Equalize", 0.6, 3))
+
+    def test_randaugments_sets(self):
+        paper, timm = (set(RANDAUGMENT_OPERATIONS[name]) for name in ("paper", "timm"))
+        assert (len(RANDAUGMENT_OPERATIONS["paper"]), len(RANDAUGMENT_OPERATIONS["timm"])) == (14, 15)
+        assert paper - timm == {"Identity"}
+        assert timm - paper == {"Invert", "SolarizeAdd"}
+
+    def test_every_name_has_arguments_and_a_transformation(self):
+        names = {name for pair in IMAGENET_POLICY for name, _, _ in pair}.union(*RANDAUGMENT_OPERATIONS.values())
+        assert names == set(ARGUMENTS) == set(INCREASING_ARGUMENTS) == set(AUTOAUGMENT_ARGUMENTS)
+        assert names == set(AutoAugment(FILL).transforms)
+
+
+def randaugment(**changes):
+    paper = {
+        "operations": "paper", "num_ops": 2, "p": 1.0, "magnitude": 9, "magnitude_std": 0.0, "magnitude_max": 10,
+        "increasing": False, "fill": FILL,
+    }  # fmt: skip
+    return RandAugment(**paper | changes)
+
+
+@pytest.fixture
+def applied(monkeypatch, rng):
+    """applied(policy, images): every (name, magnitude, sign's draw) that a number of images get, image by image."""
+
+    def record(policy, images):
+        steps, generator = [], rng()
+
+        def note(image, *step):
+            steps[-1].append(step)
+            return image
+
+        monkeypatch.setattr(policy, "_apply", note)
+        for _ in range(images):
+            steps.append([])
+            policy(None, generator)
+        return steps
+
+    return record
+
+
+class TestAutoAugment:
+    def test_each_pair_is_as_likely_and_each_step_has_its_probability(self, applied, assert_rate):
+        """A step's rate is its probability over 25, summed over where it stands."""
+        images = applied(AutoAugment(FILL), 5000)
+        lengths = [len(image) for image in images]
+        assert np.mean(lengths) == pytest.approx(31 / 25, abs=4 * np.std(lengths) / np.sqrt(5000))
+        steps = Counter(step[:2] for image in images for step in image)
+        expected = Counter()
+        for pair in IMAGENET_POLICY:
+            for name, p, magnitude in pair:
+                expected[name, magnitude] += p / 25
+        assert set(steps) <= set(expected)
+        for step, p in expected.items():
+            assert_rate(steps[step], 5000, p)
+
+    def test_steps_come_in_their_order(self, applied):
+        pairs = {tuple((name, magnitude) for name, _, magnitude in pair) for pair in IMAGENET_POLICY}
+        both = {tuple(step[:2] for step in image) for image in applied(AutoAugment(FILL), 2000) if len(image) == 2}
+        assert both <= pairs
+        assert len(both) > 15
+
+    def test_either_direction_is_as_likely(self, applied, assert_rate):
+        draws = [step[2] < 0.5 for image in applied(AutoAugment(FILL), 2000) for step in image]
+        assert_rate(sum(draws), len(draws), 0.5)
+
+
+class TestRandAugment:
+    @pytest.mark.parametrize("operations", ["paper", "timm"])
+    def test_each_transformation_is_as_likely(self, operations, applied, assert_rate):
+        images = applied(randaugment(operations=operations), 3000)
+        assert {len(image) for image in images} == {2}
+        names = Counter(name for image in images for name, _, _ in image)
+        assert set(names) == set(RANDAUGMENT_OPERATIONS[operations])
+        for count in names.values():
+            assert_rate(count, 6000, 1 / len(names))
+
+    def test_is_drawn_with_replacement(self, applied, assert_rate):
+        images = applied(randaugment(), 3000)
+        assert_rate(sum(first[0] == second[0] for first, second in images), 3000, 1 / 14)
+
+    @pytest.mark.parametrize("num_ops", [1, 5])
+    def test_number_of_transformations(self, num_ops, applied):
+        assert {len(image) for image in applied(randaugment(num_ops=num_ops), 50)} == {num_ops}
+
+    def test_probability_of_each(self, applied, assert_rate):
+        lengths = [len(image) for image in applied(randaugment(p=0.3), 2000)]
+        assert_rate(sum(lengths), 4000, 0.3)
+        assert_rate(lengths.count(2), 2000, 0.09)
+
+    def test_magnitude_is_fixed(self, applied):
+        assert {step[1] for image in applied(randaugment(magnitude=7), 50) for step in image} == {7}
+
+    def test_magnitude_is_normal_and_cut_at_its_limits(self, applied):
+        magnitudes = np.array([s[1] for i in applied(randaugment(magnitude_std=0.5), 2000) for s in i])
+        assert magnitudes.max() == 10
+        # P(N(9, 0.5²) > 10) = 0.0228; four standard deviations of 4000 draws.
+        assert (magnitudes == 10).mean() == pytest.approx(0.0228, abs=4 * np.sqrt(0.0228 / 4000))
+        assert np.median(magnitudes) == pytest.approx(9, abs=4 * 1.2533 * 0.5 / np.sqrt(4000))
+        below = magnitudes[magnitudes < 9] - 9
+        assert np.sqrt((below**2).mean()) == pytest.approx(0.5, rel=4 / np.sqrt(2 * len(below)))
+
+    def test_magnitudes_lower_limit_is_0_and_the_upper_can_be_moved(self, applied):
+        images = applied(randaugment(magnitude=15, magnitude_max=20, magnitude_std=20.0), 500)
+        magnitudes = [step[1] for image in images for step in image]
+        assert (min(magnitudes), max(magnitudes)) == (0, 20)
+
+    def test_each_step_has_its_own_magnitude(self, applied):
+        images = applied(randaugment(magnitude=5, magnitude_std=1.0), 50)
+        assert all(first[1] != second[1] for first, second in images)
+
+    def test_increasing_at_magnitude_0_leaves_the_geometry_and_the_enhancements(self, image):
+        """What is left: autocontrast, equalize, posterize to 4 bits."""
+        policy = randaugment(increasing=True, magnitude=0)
+        unchanged = {name for name in policy.operations if (policy._apply(image.copy(), name, 0, 0.0) == image).all()}
+        assert set(policy.operations) - unchanged <= {"AutoContrast", "Equalize", "Posterize"}
+
+    def test_increasing_is_another_table(self):
+        assert randaugment(increasing=True).arguments is INCREASING_ARGUMENTS
+        assert randaugment().arguments is ARGUMENTS
