@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -172,6 +173,21 @@ class TestDamage:
         assert warnings(caplog) == [f"the cache {folder} is damaged and made anew"]
         cache.put(1, photo(1))
         assert places(cache) == [1]
+
+    @pytest.mark.parametrize(
+        "size", [(9, 9), (8, 10), (7, 9), (9, 8), (0, 9), (8, 0), (2**31, 1), (2**32 - 1, 2**32 - 1)]
+    )
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_another_size_in_an_entry(self, folder, size, plain):
+        """Behind a photo that is smaller than its place lie zeros, which no sum of what is read would miss."""
+        kept = np.zeros(SHAPE, np.uint8) if plain else photo(1)
+        cache = PhotoCache(folder, COUNT, (16, 16), COUNT)
+        cache.put(1, kept)
+        np.testing.assert_array_equal(cache.get(1), kept)
+        write_at(folder / "entries", 16 + 8, struct.pack("<II", *size))
+        assert cache.get(1) is None
+        cache.put(1, kept)
+        np.testing.assert_array_equal(cache.get(1), kept)
 
     def test_cut_off_entries_while_open(self, filled, folder):
         os.truncate(folder / "entries", 3 * 16)
