@@ -61,7 +61,7 @@ def png_pixels(data: bytes) -> bytes | None:
             kept.append(view[at:end])
             kinds.add(kind)
         if kind == b"IEND":
-            return b"".join(kept)
+            return b"".join(kept) if b"IDAT" in kinds else None
         at = end
     return None
 

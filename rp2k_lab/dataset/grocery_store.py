@@ -18,8 +18,8 @@ def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
 
     Raises:
         RequestError: `root` has no classes.csv or train.txt.
-        DataError: a line of a list that is not `path, label, label`, a label that classes.csv lacks, or a photo listed
-            twice.
+        DataError: a file that cannot be read, a line of a list that is not `path, label, label`, a label that
+            classes.csv lacks, or a photo listed twice.
     """
     for needed in ("classes.csv", "train.txt"):
         if not (root / needed).is_file():
@@ -27,8 +27,14 @@ def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
                 f"dataset.root={root}: there is no file {needed} in it\n"
                 "it is the folder dataset/ of the Grocery Store Dataset's repository"
             )
-    table = pd.read_csv(root / "classes.csv")
-    names = dict(zip(table["Class ID (int)"], table["Class Name (str)"], strict=True))
+    try:
+        table = pd.read_csv(root / "classes.csv")
+        names = dict(zip(table["Class ID (int)"], table["Class Name (str)"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{root / 'classes.csv'}: no table with 'Class ID (int)' and 'Class Name (str)' ({type(error).__name__})\n"
+            "the dataset's repository has the right one"
+        ) from None
     lists = [(split, root / f"{split}.txt") for split in SPLITS]
     rows = [row for split, file in lists if file.is_file() for row in _read_list(file, split, names)]
     listed = Counter(path for path, _, _ in rows)
@@ -38,8 +44,12 @@ def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
 
 
 def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})\nthe dataset's repository has it in UTF-8") from None
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:

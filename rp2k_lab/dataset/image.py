@@ -165,8 +165,8 @@ def _what_is_wrong(data: bytes, kind: str | None) -> str:
     if not data:
         return "zero bytes"
     if kind is None:
-        return f"neither JPEG, PNG, WebP, BMP nor GIF ({len(data)} bytes)"
-    return f"a truncated or damaged {kind} ({len(data)} bytes)"
+        return "neither JPEG, PNG, WebP, BMP nor GIF"
+    return f"a truncated or damaged {kind} of {len(data)} bytes"
 
 
 def _over_black(data: bytes) -> np.ndarray:

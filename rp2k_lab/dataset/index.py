@@ -108,6 +108,11 @@ def list_photos(dataset, decode: bool) -> Listing:
     root = _root(dataset)
     scan = grocery_store.scan if dataset.name == "grocery_store" else rp2k.scan
     listing = read_listing(root, *scan(root), DATA_FOLDER / "index", decode)
+    if not (listing.table["split"] == "train").any():
+        raise DataError(
+            f"{shown(root)}: train has no photo\n"
+            "photos stand in train/<class>/ (dataset=rp2k) or in the lines of train.txt (dataset=grocery_store)"
+        )
     if not (listing.table["split"] == "val").any():
         listing.table["split"] = hold_out_val(listing.table, dataset.val_share, dataset.val_seed)
     return listing
@@ -124,7 +129,7 @@ def _root(dataset) -> Path:
 
 
 def _bad_photos(root: Path, bad: pd.DataFrame) -> str:
-    more = f" (and {len(bad) - 1} more photos)" if len(bad) > 1 else ""
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
     return f"{shown(root / bad['path'].iloc[0])}: {bad['problem'].iloc[0]}{more}\n{WAY_OUT}"
 
 

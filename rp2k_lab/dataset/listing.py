@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _HEADER_TYPES = {"bytes": "int64", "changed": "int64", "width": "int32", "height": "int32", "decoded": bool}
 _PROBLEMS = {
-    errno.ENOENT: "a broken link, or vanished",
+    errno.ENOENT: "no such file, or a broken link",
     errno.ELOOP: "a link that leads to itself",
     errno.EACCES: "no permission to read it",
 }

@@ -152,7 +152,8 @@ def bad() -> dict[str, tuple[bytes, str, bool]]:
     progressive, alpha = encoded(NOISE, "JPEG", progressive=True), encoded(NOISE.convert("RGBA"), "PNG")
     jpeg, whole_png = noise["JPEG"], noise["PNG"]
     frame = jpeg.find(b"\xff\xc0")
-    no_photo, damaged = "neither JPEG, PNG, WebP, BMP nor GIF ({} bytes)", "a truncated or damaged {} ({{}} bytes)"
+    no_photo, damaged = "neither JPEG, PNG, WebP, BMP nor GIF", "a truncated or damaged {} of {{}} bytes"
+    with_thumbnail = encoded(NOISE, "JPEG", exif=b"Exif\0\0" + encoded(RGB, "JPEG"))
     files = {
         "zero-bytes": (b"", "zero bytes", True),
         "text": (b"see the other folder", no_photo, True),
@@ -167,11 +168,7 @@ def bad() -> dict[str, tuple[bytes, str, bool]]:
         "jpeg-without-height": (jpeg[: frame + 5] + bytes(2) + jpeg[frame + 7 :], damaged.format("JPEG"), True),
         "jpeg-without-end": (jpeg[:-2], damaged.format("JPEG"), False),
         "jpeg-filled-up-with-zeros": (cut(jpeg, 0.6) + bytes(len(jpeg)), damaged.format("JPEG"), False),
-        "jpeg-thumbnail-whole-picture-cut": (
-            cut(encoded(NOISE, "JPEG", exif=b"Exif\0\0" + encoded(RGB, "JPEG")), 0.9),
-            damaged.format("JPEG"),
-            False,
-        ),
+        "jpeg-thumbnail-alone-whole": (cut(with_thumbnail, 0.6) + bytes(40_000), damaged.format("JPEG"), False),
         "png-cut-in-its-header": (whole_png[:20], damaged.format("PNG"), True),
         "png-cut-in-its-first-rows": (whole_png[:60], damaged.format("PNG"), False),
         "png-without-end": (whole_png[:-12], damaged.format("PNG"), False),

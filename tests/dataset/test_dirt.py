@@ -261,8 +261,10 @@ class TestNames:
         lines = str(error.value).split("\n")
         assert len(lines) == 2
         assert all(line.isprintable() for line in lines)
-        with refused(file, "neither JPEG, PNG, WebP, BMP nor GIF (8 bytes)"):
+        with refused(file, "neither JPEG, PNG, WebP, BMP nor GIF"):
             read_image(file)
+        with refused(file.with_name(f"2{name}"), "No such file or directory"):
+            read_image(file.with_name(f"2{name}"))
         index = build_index(dataset(root, on_bad_image="skip"))
         assert index.skipped["path"].tolist() == [f"train/红茶/{name}"]
         assert caplog.text.splitlines()[-1].isprintable()
@@ -275,11 +277,12 @@ class TestNames:
         assert name in index.classes
         assert len(index.table[index.table["class"] == name]) == 2
 
-    def test_root_of_255_bytes(self, root, write_photo):
+    def test_root_of_255_bytes(self, root, caplog):
         """Files named after it have a suffix, too."""
         root = root.rename(root.parent / ("集" * 85))
         first = build_index(dataset(root))
         assert build_index(dataset(root)).fingerprint == first.fingerprint
+        assert caplog.text == ""
 
     def test_photo_that_is_not_utf8(self, root):
         """RP2K's archive unpacked by a tool that knows no GBK."""
@@ -343,7 +346,7 @@ class TestLinks:
 
     @pytest.mark.parametrize("name", ["x.jpg", "no_suffix"])
     @pytest.mark.parametrize(
-        ("target", "reason"), [("nowhere.jpg", "a broken link, or vanished"), (None, "a link that leads to itself")]
+        ("target", "reason"), [("nowhere.jpg", "no such file, or a broken link"), (None, "a link that leads to itself")]
     )
     def test_that_lead_nowhere_are_named_and_skipped(self, root, name, target, reason):
         link = root / "train" / "红茶" / name
@@ -441,7 +444,7 @@ class TestPermissions:
     def test_folder_that_cannot_be_entered(self, unprivileged):
         folder = unprivileged / "train" / "红茶"
         folder.chmod(0o600)
-        with refused(folder / "0.png", "no permission to read it (and 2 more photos)"):
+        with refused(folder / "0.png", "no permission to read it (and 2 more)"):
             build_index(dataset(unprivileged))
 
     def test_no_room_for_the_kept_headers(self, unprivileged, monkeypatch, caplog):
@@ -523,7 +526,7 @@ class TestBetweenIndexAndRead:
         file = root / "train" / "红茶" / "1.png"
         data = file.read_bytes()
         file.write_bytes(data[:-40])
-        with refused(file, f"a truncated or damaged PNG ({len(data) - 40} bytes)"):
+        with refused(file, f"a truncated or damaged PNG of {len(data) - 40} bytes"):
             list(training(index))
 
     def test_photo_of_another_size_is_read_as_it_is_now(self, root, write_photo):
@@ -544,7 +547,7 @@ class TestBetweenIndexAndRead:
             return found
 
         monkeypatch.setattr(module.rp2k, "scan", scan_and_lose)
-        with refused(file, "a broken link, or vanished"):
+        with refused(file, "no such file, or a broken link"):
             build_index(dataset(root))
 
 
@@ -572,7 +575,7 @@ class TestClasses:
     def test_class_of_which_nothing_can_be_read(self, root):
         for file in (root / "train" / "红茶").iterdir():
             file.write_bytes(b"")
-        with refused(root / "train" / "红茶" / "0.png", "zero bytes (and 2 more photos)"):
+        with refused(root / "train" / "红茶" / "0.png", "zero bytes (and 2 more)"):
             build_index(dataset(root))
         with pytest.raises(DataError, match="no training photo of the class 红茶 can be read\n"):
             build_index(dataset(root, on_bad_image="skip"))
@@ -590,7 +593,18 @@ class TestClasses:
             f"{root}: none of the photos of {split} can be read\ntask=inspect lists all such photos"
         )
 
-    def test_train_without_a_photo(self, root):
+    def test_train_without_a_class(self, root):
+        for file in (root / "train").rglob("*.png"):
+            file.rename(root / "train" / f"{file.parent.name} {file.name}")
+        for folder in ("红茶", "a b.c"):
+            (root / "train" / folder).rmdir()
+        with pytest.raises(DataError) as error:
+            build_index(dataset(root))
+        first, second = str(error.value).split("\n")
+        assert first == f"{root}: train has no photo"
+        assert "train/<class>/" in second
+
+    def test_no_train(self, root):
         shutil.rmtree(root / "train")
         with pytest.raises(RequestError, match="no folder 'train'"):
             build_index(dataset(root))
@@ -637,7 +651,7 @@ class TestSkipChangesNothingElse:
     def test_every_bad_photo_is_counted(self, pair):
         listing = list_photos(dataset(pair[1]), decode=True)
         assert listing.table["problem"].notna().sum() == 8
-        with pytest.raises(DataError, match=r"zero bytes \(and 3 more photos\)"):
+        with pytest.raises(DataError, match=r"zero bytes \(and 3 more\)"):
             build_index(dataset(pair[1]))
 
 
@@ -648,7 +662,7 @@ def test_no_exception_of_a_decoder_gets_out(root, monkeypatch):
     file = put(root, READABLE["png-alpha"], "x.png")
     for error in (MemoryError(), OverflowError("too large"), KeyError("x"), RecursionError(), AssertionError()):
         monkeypatch.setattr(module, "_over_black", lambda _, error=error: (_ for _ in ()).throw(error))
-        with refused(file, f"a truncated or damaged PNG ({file.stat().st_size} bytes)"):
+        with refused(file, f"a truncated or damaged PNG of {file.stat().st_size} bytes"):
             read_image(file)
 
 

@@ -53,6 +53,21 @@ def test_wrong_line_is_named_with_its_number(store, line):
         scan(store)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"Name,Number\nMilk,7\n", "Class Name (str),Class ID (int)\n奶,7".encode("gbk")]
+)
+def test_table_of_classes_that_is_none(store, content):
+    (store / "classes.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"classes\.csv: no table with 'Class ID \(int\)'.*\n.*repository"):
+        scan(store)
+
+
+def test_list_that_is_not_utf8(store):
+    (store / "val.txt").write_bytes("val/奶/1.jpg, 7, 1\n".encode("gbk"))
+    with pytest.raises(DataError, match=r"val\.txt: cannot be read \(.*utf-8.*\)\n"):
+        scan(store)
+
+
 @pytest.mark.usefixtures("data_folder")
 class TestIndex:
     def test_made_folder(self, store):

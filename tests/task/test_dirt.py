@@ -65,7 +65,7 @@ def test_skip_goes_on_lists_them_and_changes_nothing_else(start, clean, untouche
     assert sorted(listed.itertuples(index=False, name=None)) == [
         ("test/红茶 500ml/empty.jpg", "红茶 500ml", "test", "zero bytes"),
         (r"train/冰炫/\xb1\xf9.jpg", "冰炫", "train", "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"),
-        ("train/冰炫/a\nb.jpg", "冰炫", "train", f"a truncated or damaged JPEG ({whole // 2} bytes)"),
+        ("train/冰炫/a\nb.jpg", "冰炫", "train", f"a truncated or damaged JPEG of {whole // 2} bytes"),
     ]
     assert reference.wait()[0] == 0
     (clean_run,) = reference.store.runs()
@@ -87,7 +87,7 @@ def test_error_names_what_only_reading_finds(start, clean, tmp_path):
     assert code == 3
     assert state(root) == before
     first, second = err.splitlines()
-    assert first == f"{file}: a truncated or damaged PNG ({len(data) // 2} bytes)"
+    assert first == f"{file}: a truncated or damaged PNG of {len(data) // 2} bytes"
     assert "task=inspect" in second
     assert "dataset.on_bad_image=skip" in second
     (run,) = command.store.runs()

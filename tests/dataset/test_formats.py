@@ -1,0 +1,85 @@
+"""What is told without decoding, on bytes made by hand; whole photos are in test_dirt.py."""
+
+import pytest
+
+from rp2k_lab.dataset import formats
+from tests.dataset import dirt
+
+READABLE = dirt.readable()
+TRANSPARENT = {"png-grey-alpha", "png-alpha", "png-palette-transparent-colour", "png-palette-alpha", "png-colour-key",
+               "png-16-bit-alpha", "webp-alpha", "webp-lossless-alpha", "gif", "gif-transparent", "gif-animation",
+               "exif-garbage-in-png-with-alpha"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_format_is_told_by_the_first_bytes(name):
+    kind = name.split("-")[0]
+    expected = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "gif": "GIF", "bmp": "BMP"}.get(kind)
+    told = formats.format_of(READABLE[name][: formats.HEAD_BYTES])
+    assert told == expected if expected else told in ("JPEG", "PNG")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"BM" + bytes(30), b"BMW 320i, three pieces", b"RIFF    WAVEfmt "])
+def test_everything_else_has_none(data):
+    assert formats.format_of(data) is None
+
+
+@pytest.mark.parametrize("name", [name for name in READABLE if "orientation" not in name])
+def test_what_may_be_transparent(name):
+    data = READABLE[name]
+    assert formats.may_be_transparent(data, formats.format_of(data)) == (name in TRANSPARENT)
+
+
+@pytest.mark.parametrize("name", [name for name in READABLE if name.startswith("jpeg")])
+def test_jpeg_is_whole_to_its_end_alone(name):
+    data = READABLE[name]
+    height, width, at = formats.jpeg_frame(data)
+    assert (height, width) == (dirt.HEIGHT, dirt.WIDTH)
+    assert data[at] == 0xFF
+    assert formats.jpeg_is_whole(data)
+    end = data.find(b"\xff\xd9", at)
+    assert formats.jpeg_is_whole(data[: end + 2])
+    assert not formats.jpeg_is_whole(data[: end + 1])
+
+
+def test_every_cut_of_a_png_is_found():
+    data = READABLE["png"]
+    assert formats.png_pixels(data) == data
+    assert all(formats.png_pixels(data[:length]) is None for length in range(8, len(data)))
+
+
+def test_every_changed_byte_after_the_signature_of_a_png_is_found():
+    data = READABLE["png"]
+    assert all(formats.png_pixels(dirt.flipped(data, at)) != data for at in range(8, len(data)))
+    first = data.find(b"IDAT")
+    assert all(formats.png_pixels(dirt.flipped(data, at)) is None for at in range(first, len(data)))
+
+
+def test_what_does_not_decide_the_pixels_of_a_png_is_left_out():
+    data = READABLE["png"]
+    for name in ("png-damaged-comment", "png-damaged-profile", "png-damaged-animation", "png-garbage-after-its-end"):
+        assert formats.png_pixels(READABLE[name]) == data
+
+
+@pytest.mark.parametrize("value", range(10))
+def test_orientation_in_both_byte_orders(value):
+    big = b"MM\0*\0\0\0\x08\0\x02\x01\x0f\0\2\0\0\0\1abcd\x01\x12\0\3\0\0\0\1\0" + bytes([value]) + bytes(6)
+    little = b"II*\0\x08\0\0\0\x01\0\x12\x01\3\0\1\0\0\0" + bytes([value]) + bytes(7)
+    for exif in (big, little, b"Exif\0\0" + big):
+        assert formats.orientation(exif) == (value if 1 <= value <= 8 else 1)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        None,
+        b"",
+        b"Exif\0\0",
+        b"MM",
+        b"XX\0*\0\0\0\x08",
+        b"MM\0*\xff\xff\xff\xff",
+        b"MM\0*\0\0\0\x08\xff\xff" + bytes(50),
+    ],
+)
+def test_damaged_exif_says_nothing(exif):
+    assert formats.orientation(exif) == 1
