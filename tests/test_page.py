@@ -28,9 +28,9 @@ def inspected(root, names, write_photo, copied=True):
         for i, split in enumerate(("train", "train", "val", "test")):
             path = f"{number}/{i}.png"
             write_photo(root / path, 20 + i, 40, seed=10 * number)
-            rows.append((path, name, split, 100, 20 + i, 40, None))
-        rows.append((f"{name}\n.png", name, "train", 3, 0, 0, "zero bytes"))
-    table = pd.DataFrame(rows, columns=["path", "class", "split", "bytes", "width", "height", "problem"])
+            rows.append((path, name, split, 100, 0, 20 + i, 40, None))
+        rows.append((f"{name}\n.png", name, "train", 3, 0, 0, 0, "zero bytes"))
+    table = pd.DataFrame(rows, columns=["path", "class", "split", "bytes", "changed", "width", "height", "problem"])
     table = table.astype({"problem": object, "path": object, "class": object})
     listing = Listing(root, table, [f"{name}.txt" for name in names])
     good = table[table["problem"].isna()]
@@ -113,7 +113,9 @@ def test_the_page_of_a_set_as_large_as_rp2k_is_bounded(config, tmp_path, write_p
     table = pd.DataFrame({"path": np.array(files, object)[rng.integers(4, size=count)], "class": ""})
     table["class"] = names[np.minimum(rng.zipf(1.3, count) - 1, 2387)]
     table["split"] = rng.choice(["train", "val", "test"], count, p=[0.8, 0.1, 0.1])
-    table = table.assign(bytes=rng.integers(1, 10**6, count), width=rng.integers(1, 5000, count), problem=None)
+    table = table.assign(
+        changed=0, bytes=rng.integers(1, 10**6, count), width=rng.integers(1, 5000, count), problem=None
+    )
     table["height"] = rng.integers(1, 5000, count)
     table.loc[:5000, "problem"] = "truncated JPEG"
     copies = table[5001:45001].assign(group=np.arange(40_000) // 2, content=np.arange(40_000) // 3, difference=0.0)

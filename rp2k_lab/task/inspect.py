@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -64,7 +65,8 @@ def readable_index(listing: Listing) -> Index:
     """The index of the photos that can be read, for the augmented sheet and the run's tags."""
     table = listing.table[listing.table["problem"].isna()]
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
-    return index_of(listing.root, table, classes, listing.table[listing.table["problem"].notna()])
+    index = index_of(listing.root, table, classes, listing.table[listing.table["problem"].notna()])
+    return replace(index, classes=[printable(name) for name in classes])
 
 
 def look(config: Config, listing: Listing) -> Inspection:
