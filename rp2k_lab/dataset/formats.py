@@ -1,6 +1,7 @@
 """What the bytes of a photo say without decoding them: format, size, completeness, transparency, orientation."""
 
 import zlib
+from typing import NamedTuple
 
 # JPEG, PNG, WebP, BMP and GIF are told apart by this many bytes.
 HEAD_BYTES = 18
@@ -25,26 +26,37 @@ def format_of(data: bytes) -> str | None:
     return "BMP" if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS else None
 
 
-def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, offset) of a JPEG's frame header (ITU-T T.81, B.2.2), the size as stored; None if it has none."""
+class JpegFrame(NamedTuple):
+    """A JPEG's frame header (ITU-T T.81, B.2.2): the size as stored, 1 (grey), 3 or 4 (CMYK) components, its offset."""
+
+    height: int
+    width: int
+    components: int
+    offset: int
+
+
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """The frame header; None if there is none."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            return (height, width, at) if height and width else None
+            return JpegFrame(height, width, data[at + 9], at) if height and width and at + 9 < len(data) else None
         # A filling byte before a marker stands alone, every other segment says its length.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
     return None
 
 
-def jpeg_is_whole(data: bytes) -> bool:
-    """Whether a JPEG has an end after its frame header.
+def jpeg_has_end(data: bytes, frame: JpegFrame) -> bool:
+    """Whether a JPEG has an end after its frame header; a download that broke off has none."""
+    return data.rfind(b"\xff\xd9", frame.offset) > 0
 
-    A download that broke off may be filled up with zeros, which decode as pixels without any complaint.
-    """
-    frame = jpeg_frame(data)
-    return frame is not None and data.rfind(b"\xff\xd9", frame[2]) > 0
+
+def jpeg_orientation(data: bytes, frame: JpegFrame) -> int:
+    """1 to 8 as the EXIF before the frame says."""
+    start = data.find(b"Exif\0\0", 2, frame.offset)
+    return 1 if start < 0 else orientation(data[start : frame.offset])
 
 
 def png_pixels(data: bytes) -> bytes | None:

@@ -33,13 +33,14 @@ def test_what_may_be_transparent(name):
 @pytest.mark.parametrize("name", [name for name in READABLE if name.startswith("jpeg")])
 def test_jpeg_is_whole_to_its_end_alone(name):
     data = READABLE[name]
-    height, width, at = formats.jpeg_frame(data)
-    assert (height, width) == (dirt.HEIGHT, dirt.WIDTH)
-    assert data[at] == 0xFF
-    assert formats.jpeg_is_whole(data)
-    end = data.find(b"\xff\xd9", at)
-    assert formats.jpeg_is_whole(data[: end + 2])
-    assert not formats.jpeg_is_whole(data[: end + 1])
+    frame = formats.jpeg_frame(data)
+    assert (frame.height, frame.width) == (dirt.HEIGHT, dirt.WIDTH)
+    assert frame.components == (4 if "cmyk" in name else 1 if "grey" in name else 3)
+    assert data[frame.offset] == 0xFF
+    assert formats.jpeg_has_end(data, frame)
+    end = data.find(b"\xff\xd9", frame.offset)
+    assert formats.jpeg_has_end(data[: end + 2], frame)
+    assert not formats.jpeg_has_end(data[: end + 1], frame)
 
 
 def test_every_cut_of_a_png_is_found():
