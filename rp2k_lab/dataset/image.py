@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -38,7 +39,7 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises:
         DataError: the file is missing, empty, damaged or no picture; the message names it.
     """
-    return _decode(path, _read(path), 1)
+    return _decode(path, _read(path), lambda frame: 1)
 
 
 def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.ndarray:
@@ -49,15 +50,14 @@ def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.nda
     Raises:
         DataError: as `read_image`.
     """
-    data = _read(path)
-    image = _decode(path, data, _reduction(data, size, resize))
+    image = _decode(path, _read(path), lambda frame: _reduction(frame, size, resize))
     return fit(image, size) if resize == "letterbox" else stretch(image, size)
 
 
 def problem_of(path: Path | str) -> str | None:
     """Why a photo cannot be read, in a few words; None if it can.  Decodes all of it, at the smallest scale."""
     try:
-        _decode(path, _read(path), 8)
+        _decode(path, _read(path), lambda frame: 8)
     except DataError as error:
         return str(error).removeprefix(f"{shown(path)}: ").split("\n")[0]
     return None
@@ -79,9 +79,9 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The whole image scaled so that it just fits `size` (height, width): uint8 (h, w, 3), one side as in `size`."""
-    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
-    height, width = (min(most, max(1, round(side * scale))) for most, side in zip(size, image.shape, strict=False))
-    return stretch(image, (height, width))
+    height, width = image.shape[:2]
+    scale = min(size[0] / height, size[1] / width)
+    return stretch(image, (min(size[0], max(1, round(height * scale))), min(size[1], max(1, round(width * scale)))))
 
 
 def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -133,10 +133,10 @@ def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
     return data
 
 
-def _decode(path: Path | str, data: bytes, reduction: int) -> np.ndarray:
+def _decode(path: Path | str, data: bytes, reduction_of: Callable[[formats.JpegFrame], int]) -> np.ndarray:
     kind = formats.format_of(data)
     try:
-        image = _pixels(data, kind, reduction)
+        image = _pixels(data, kind, reduction_of)
     except Exception:  # Pillow alone raises a dozen types for damaged files; whatever it is, the photo is named
         image = None
     if image is None:
@@ -144,11 +144,11 @@ def _decode(path: Path | str, data: bytes, reduction: int) -> np.ndarray:
     return image
 
 
-def _pixels(data: bytes, kind: str | None, reduction: int) -> np.ndarray | None:
+def _pixels(data: bytes, kind: str | None, reduction_of: Callable[[formats.JpegFrame], int]) -> np.ndarray | None:
     if kind is None:
         return None
     if kind == "JPEG":
-        return _jpeg_pixels(data, reduction)
+        return _jpeg_pixels(data, reduction_of)
     if kind == "PNG":
         data = formats.png_pixels(data)
         if data is None:
@@ -158,7 +158,7 @@ def _pixels(data: bytes, kind: str | None, reduction: int) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def _jpeg_pixels(data: bytes, reduction: int) -> np.ndarray | None:
+def _jpeg_pixels(data: bytes, reduction_of: Callable[[formats.JpegFrame], int]) -> np.ndarray | None:
     """The same pixels as OpenCV's, from the same libjpeg-turbo, but sooner, and with its warnings as errors."""
     frame = formats.jpeg_frame(data)
     if frame is None or not formats.jpeg_has_end(data, frame) or frame.height * frame.width > formats.MOST_PIXELS:
@@ -166,6 +166,7 @@ def _jpeg_pixels(data: bytes, reduction: int) -> np.ndarray | None:
     if frame.components == 4:  # CMYK: OpenCV knows Adobe's inverted kind
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     else:
+        reduction = reduction_of(frame)
         least = {"min_height": -(-frame.height // reduction), "min_width": -(-frame.width // reduction)}
         try:
             image = simplejpeg.decode_jpeg(data, **least)
@@ -196,12 +197,9 @@ def _over_black(data: bytes) -> np.ndarray:
     return composed if turn is None else turn(composed)
 
 
-def _reduction(data: bytes, size: tuple[int, int], resize: str) -> int:
+def _reduction(frame: formats.JpegFrame, size: tuple[int, int], resize: str) -> int:
     """The largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as it is wanted, upright or lying."""
-    frame = formats.jpeg_frame(data) if formats.format_of(data) == "JPEG" else None
-    if frame is None:
-        return 1
-    stored = frame.height, frame.width
-    needed = max if resize == "stretch" else min
-    scale = max(needed(size[0] / height, size[1] / width) for height, width in (stored, stored[::-1]))
+    needed, (height, width) = max if resize == "stretch" else min, size
+    upright = needed(height / frame.height, width / frame.width)
+    scale = max(upright, needed(height / frame.width, width / frame.height))
     return next(reduction for reduction in _REDUCTIONS if reduction == 1 or scale * reduction <= 1)
