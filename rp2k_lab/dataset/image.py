@@ -171,9 +171,10 @@ def _jpeg_pixels(data: bytes, reduction_of: Callable[[formats.JpegFrame], int]) 
         try:
             image = simplejpeg.decode_jpeg(data, **least)
         except ValueError as error:
-            if "extraneous" not in str(error):  # bytes that some cameras leave between segments
+            if "extraneous" not in str(error):
                 raise
-            image = simplejpeg.decode_jpeg(data, strict=False, **least)
+            with Image.open(io.BytesIO(data)) as whole:  # some cameras leave bytes between segments, which do no harm
+                image = np.array(whole.convert("RGB"))
     turn = _UPRIGHT.get(formats.jpeg_orientation(data, frame))
     return image if turn is None else turn(image)
 

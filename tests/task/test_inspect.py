@@ -176,3 +176,36 @@ def test_what_cannot_be_built_is_refused(compose, tmp_path, models, size, word):
     config = parse(compose("task=inspect", "task.what=models", f"task.models=[{models}]", f"task.size={size}"))
     with pytest.raises(RequestError, match=word):
         inspect.run(config, tmp_path)
+
+
+class TestCache:
+    """task.what=cache, in this process."""
+
+    @pytest.fixture
+    def request_cache(self, compose, tmp_path, write_photo, monkeypatch, data_folder):
+        import rp2k_lab.dataset.cache
+
+        monkeypatch.setattr(rp2k_lab.dataset.cache, "DATA_FOLDER", data_folder)
+        for i in range(20):
+            write_photo(tmp_path / "set" / "train" / "ab"[i % 2] / f"{i}.png", 30, 50, seed=i)
+        words = ["task=inspect", "task.what=cache", "dataset=rp2k", f"dataset.root={tmp_path / 'set'}", "size=32"]
+        return lambda *more: inspect.run(parse(compose(*words, *more)), tmp_path)
+
+    def test_is_filled_at_once_and_found_again(self, request_cache, capsys, caplog):
+        caplog.set_level("INFO")
+        request_cache("dataset.cache_gb=1")
+        assert "20 photos of 20" in capsys.readouterr().out
+        assert "0 of them there" in caplog.text
+        request_cache("dataset.cache_gb=1")
+        assert "20 of them there" in caplog.text
+
+    def test_other_size_other_cache(self, request_cache, data_folder):
+        for size in (32, 48):
+            request_cache("dataset.cache_gb=1", f"size={size}")
+        assert len(list((data_folder / "cache").iterdir())) == 2
+
+    def test_no_room_is_refused_with_the_room_it_takes(self, request_cache):
+        with pytest.raises(
+            RequestError, match=r"dataset\.cache_gb=0.*\n20 photos take at most .*dataset\.cache_gb=0\.1"
+        ):
+            request_cache()
