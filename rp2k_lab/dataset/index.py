@@ -91,9 +91,8 @@ def index_of(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.Da
     """The index of a listing's rows; a class that is not among `classes` has the label -1."""
     table = table.reset_index(drop=True)
     table["label"] = pd.Index(classes, dtype=object).get_indexer(table["class"]).astype("int32")
-    fingerprint, version = _hash(table, ["path", "split", "bytes"]), _hash(table, ["path", "split", "bytes", "changed"])
     skipped = skipped[["path", "class", "split", "problem"]].reset_index(drop=True)
-    return Index(root, table[_COLUMNS], classes, fingerprint, version, skipped)
+    return Index(root, table[_COLUMNS], classes, *_fingerprints(table), skipped)
 
 
 def list_photos(dataset, decode: bool) -> Listing:
@@ -163,9 +162,12 @@ def _check_splits(index: Index) -> None:
         )
 
 
-def _hash(table: pd.DataFrame, columns: list[str]) -> str:
+def _fingerprints(table: pd.DataFrame) -> tuple[str, str]:
+    """(fingerprint, version), see `Index`."""
     digest = hashlib.sha256()
-    for name in columns:
-        values = table[name].to_numpy(np.int64 if table[name].dtype == np.int64 else object)
-        digest.update("\n".join(values).encode() if values.dtype == object else values.tobytes())
-    return digest.hexdigest()[:16]
+    for name in ("path", "split"):
+        digest.update("\n".join(table[name].to_numpy(object)).encode())
+    digest.update(table["bytes"].to_numpy(np.int64).tobytes())
+    fingerprint = digest.hexdigest()[:16]
+    digest.update(table["changed"].to_numpy(np.int64).tobytes())
+    return fingerprint, digest.hexdigest()[:16]

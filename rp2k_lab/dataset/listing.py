@@ -73,8 +73,8 @@ def read_listing(
     key = hashlib.sha256(os.fsencode(root) + decoder_version().encode()).hexdigest()[:12]
     kept_file = kept_folder / f"{root.name[:40]}-{key}.parquet"  # a whole name may fill a file name's 255 bytes
     kept = _read_kept(kept_file)
-    names = _printable(paths)
-    header = kept if kept.index.tolist() == names else kept.reindex(names)
+    names = pd.Index(_printable(paths), dtype="str")
+    header = kept if kept.index.equals(names) else kept.reindex(names)
     known = (header["bytes"].to_numpy() == size) & (header["changed"].to_numpy() == changed)
     if decode:
         known &= header["decoded"].fillna(False).to_numpy(bool)
