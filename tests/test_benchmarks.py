@@ -12,7 +12,7 @@ from rp2k_lab import PROJECT
 
 QUICK = {
     "train_step": (["--models", "resnet18", "--size", "32", "--batch-size", "4", "--rounds", "2"], "ratio"),
-    "input_pipeline": (["--photos", "128", "--size", "64", "--rounds", "2"], "/ native:"),
+    "input_pipeline": (["--photos", "128", "--size", "64", "--rounds", "2"], "/ native, stretch:"),
     "index": (["--photos", "200", "400", "--rounds", "2"], "second start, a photo of 400 / a photo of 200:"),
     "overhead": (
         ["--rounds", "2", "--steps", "5", "size=32", "batch_size=4", "dataset.classes=4", "dataset.train_images=40",
