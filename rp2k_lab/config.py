@@ -100,6 +100,14 @@ class Source(Group):
     on_bad_image: Literal["error", "skip"] = Field(description="what a photo that cannot be read does to the run")
     cache_gb: NonNegativeFloat = Field(description="room for resized photos under data/cache, 10⁹ bytes; 0: no cache")
 
+    @model_validator(mode="after")
+    def _has_a_class_to_drop(self):
+        if self.drop_others and self.others is None:
+            raise RequestError(
+                f"dataset.drop_others=true: {self.name} has no catch-all class\nname one: dataset.others=<class>"
+            )
+        return self
+
 
 class Shelf(Source, ShelfOptions):
     name: Literal["shelf"]

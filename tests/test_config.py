@@ -232,3 +232,8 @@ def test_what_a_run_records_parses_to_the_same(defaults):
     """config.yaml of a run holds model_dump(mode="json")."""
     config = parse(defaults)
     assert parse(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+def test_no_catch_all_class_to_drop(compose, tmp_path):
+    with pytest.raises(RequestError, match=r"dataset\.drop_others=true: grocery_store has no catch-all class"):
+        parse(compose("dataset=grocery_store", f"dataset.root={tmp_path}", "dataset.drop_others=true"))
