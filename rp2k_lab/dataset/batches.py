@@ -144,7 +144,7 @@ class TrainingBatches:
 class _Stream:
     """Random numbers by epoch and position: one counter-based generator (Philox, Salmon et al., SC 2011), set anew.
 
-    Making a generator for each image would take ten times as long, and two system calls.
+    Making a generator for each image would take several times as long and ask the system for entropy that is not used.
     """
 
     def __init__(self, seed: int, purpose: int):

@@ -119,7 +119,7 @@ def resized_size(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
 
 
 def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
-    """A file's content.  Plain system calls: `open` makes seven, and after each a thread waits for Python's lock."""
+    """A file's content.  Three system calls, fewer than `open` makes: after each a thread waits for Python's lock."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
