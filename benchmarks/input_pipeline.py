@@ -28,10 +28,9 @@ from rp2k_lab.config import Cutout
 from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches
 from rp2k_lab.dataset.cache import PhotoCache
 from rp2k_lab.dataset.image import resized_size
+from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 
 BATCH_SIZE = 64
-# published.md: train images per bin of 0.5 of height/width, from 0.
-RATIO_HISTOGRAM = (6038, 34883, 34232, 53289, 51898, 70720, 57306, 31690, 3802, 475)
 AUGMENTATION = {"name": "cutout", "length": 14, "crop": [0.08, 1.0], "flip": 0.5, "color": 0.0}
 NATIVE, DECODING = "native, stretch", "decoding alone"
 
@@ -78,7 +77,7 @@ def main() -> None:
 def write_photos(folder: Path, count: int) -> pd.DataFrame:
     """Smooth noise with edges in RP2K's shapes; returns rows of path, row and label."""
     rng = np.random.default_rng(0)
-    bins = rng.choice(len(RATIO_HISTOGRAM), count, p=np.array(RATIO_HISTOGRAM) / sum(RATIO_HISTOGRAM))
+    bins = rng.choice(len(RATIO_COUNTS), count, p=np.array(RATIO_COUNTS) / sum(RATIO_COUNTS))
     (folder / "class").mkdir(parents=True)  # the others' readers of folders want one
     paths = [f"class/{i}.jpg" for i in range(count)]
     for path, ratio in zip(paths, 0.5 * (bins + rng.uniform(0.1, 1, count)), strict=True):

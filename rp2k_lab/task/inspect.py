@@ -127,7 +127,7 @@ def fill_cache(config: Config, folder: Path) -> None:
         needed = len(index.table) * photo_bytes(photos.size) / 1e9
         raise RequestError(
             f"dataset.cache_gb={config.dataset.cache_gb:g}: there is no cache to fill\n"
-            f"{len(index.table):,} photos take at most {needed:.3g} GB: dataset.cache_gb={math.ceil(10 * needed) / 10:g}"
+            f"{len(index.table):,} photos take at most {needed:.3g} GB: dataset.cache_gb={math.ceil(10 * needed) / 10}"
         )
     rows = index.table.reset_index(names="row")[: photos.cache.room]
     with tqdm(total=len(rows), desc="cache", unit=" photos", leave=False, disable=None) as bar:
