@@ -28,7 +28,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from rp2k_lab.dataset.image import stretch
+from rp2k_lab.dataset.image import read_shrunk, stretch
 
 _SIDE = 64  # of the thumbnails that are hashed and compared, whatever the photo's shape
 _CROPS = (0.0, 0.025)  # share taken off each side before hashing
@@ -125,13 +125,8 @@ def _signature(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decode_small(path: Path) -> np.ndarray:
-    """uint8 BGR, turned upright, of at least 128 pixels on the shorter side where the photo has them."""
-    encoded = np.fromfile(path, np.uint8)
-    with Image.open(path) as image:
-        shorter = min(image.size)
-    scales = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-    flag = next((flag for scale, flag in scales.items() if shorter >= 128 * scale), cv2.IMREAD_COLOR_BGR)
-    return cv2.imdecode(encoded, flag)
+    """uint8 BGR, of at least 128 pixels on the shorter side where the photo has them."""
+    return cv2.cvtColor(read_shrunk(path, 128), cv2.COLOR_RGB2BGR)
 
 
 def _candidates(hashes: np.ndarray, colours: np.ndarray, ratio: np.ndarray) -> np.ndarray:

@@ -54,6 +54,15 @@ def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.nda
     return fit(image, size) if resize == "letterbox" else stretch(image, size)
 
 
+def read_shrunk(path: Path | str, least: int) -> np.ndarray:
+    """`read_image`, but a JPEG at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `least` pixels."""
+
+    def reduction(frame: formats.JpegFrame) -> int:
+        return next(r for r in _REDUCTIONS if r == 1 or min(frame.height, frame.width) >= least * r)
+
+    return _decode(path, _read(path), reduction)
+
+
 def problem_of(path: Path | str) -> str | None:
     """Why a photo cannot be read, in a few words; None if it can.  Decodes all of it, at the smallest scale."""
     try:
@@ -96,15 +105,10 @@ def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def padded_centre(image: np.ndarray, canvas: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """The middle (*size, 3) of a black canvas (height, width) with the image, no larger than that, in its middle."""
-    top, left = corner(image, canvas)
+    top, left = (canvas[0] - image.shape[0]) // 2, (canvas[1] - image.shape[1]) // 2
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[top : top + image.shape[0], left : left + image.shape[1]] = image
     return centre_crop(padded, size)
-
-
-def corner(image: np.ndarray, canvas: tuple[int, int]) -> tuple[int, int]:
-    """(top, left) of an image in the middle of a canvas (height, width)."""
-    return (canvas[0] - image.shape[0]) // 2, (canvas[1] - image.shape[1]) // 2
 
 
 def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

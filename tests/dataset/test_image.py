@@ -9,6 +9,7 @@ from rp2k_lab.dataset.image import (
     padded_centre,
     read_image,
     read_resized,
+    read_shrunk,
     resized_size,
     stretch,
 )
@@ -248,3 +249,13 @@ class TestReducedDecoding:
         Image.fromarray(gradient(*shape)).save(tmp_path / "a.jpg", quality=95)
         read_resized(tmp_path / "a.jpg", size, resize)
         assert [image.shape[:2] for image in decoded] == [(shape[0] // reduction, shape[1] // reduction)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "shrunk"), [((255, 400), (255, 400)), ((256, 400), (128, 200)), ((520, 600), (130, 150))]
+)
+def test_shrunk_keeps_the_shorter_side(tmp_path, shape, shrunk):
+    Image.fromarray(gradient(*shape)).save(tmp_path / "a.jpg", quality=95)
+    assert read_shrunk(tmp_path / "a.jpg", 128).shape[:2] == shrunk
+    Image.fromarray(gradient(*shape)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_shrunk(tmp_path / "a.png", 128), gradient(*shape))
