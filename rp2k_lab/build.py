@@ -1,7 +1,7 @@
 """From a configuration to the objects of a run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import mindspore
@@ -125,18 +125,23 @@ def create_network(config: Config, num_classes: int) -> Network:
 
 
 def build_evaluators(
-    config: Config, index: Index, photos: ResizedPhotos, network: nn.Cell, check: Callable[[], None]
+    config: Config,
+    index: Index,
+    photos: ResizedPhotos,
+    network: nn.Cell,
+    splits: Iterable[str],
+    check: Callable[[], None],
 ) -> dict[str, Evaluator]:
-    """An evaluator for val and, where the data set has one, for test; `check` is called between batches."""
+    """An evaluator for each of `splits` that the data set has; `check` is called between batches."""
     size, workers = config.batch_size, config.device.data_workers
     evaluators = {}
-    for split in ("val", "test"):
+    for split in splits:
         rows = index.split(split)
         if len(rows):
             batches = lambda rows=rows: evaluation_batches(photos, rows, config.size, size, workers)  # noqa: E731
             evaluators[split] = Evaluator(network, index, split, batches, size, check)
-    if "test" not in evaluators:
-        log.info("this data set has no test split: the run ends with val alone")
+        else:
+            log.info("this data set has no %s split: the run ends without it", split)
     return evaluators
 
 

@@ -79,6 +79,8 @@ def main(hydra_main: Callable[[], None]) -> int:
     _compose_once()
     # argparse wants flags before or after all overrides; `run.py epochs=2 -m seed=1,2` is as clear.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    if {"-m", "--multirun"} & set(sys.argv[1:]) and any(a.startswith("ablation=") for a in sys.argv[1:]):
+        sys.argv.append("hydra/sweeper=optuna")  # a table's runs are a study
     if {"--help", "-h"} & set(sys.argv[1:]):
         _show_help()
     try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rp2k_lab.ablation import Ablation, Scale
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
@@ -40,6 +41,7 @@ class Task(Group):
 
 class Train(Task):
     name: Literal["train"]
+    test: bool = Field(description="read test, once, at the end; a search's trials do not")
     reads_photos = True
     earlier_runs = 0
 
@@ -268,6 +270,7 @@ class Config(Group):
     size: tuple[int, int] = Field(description="the network's input in pixels: one side, or [height,width]")
     resize: Literal["letterbox", "stretch"]
     crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="side kept by evaluation's centre crop")
+    scale: Scale = Field(description="of an ablation's runs")
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
     task: Annotated[Train | Export | Convert | Inspect, Field(discriminator="name")]
@@ -280,6 +283,7 @@ class Config(Group):
     optimizer: Sgd
     device: Device
     tracking: Mlflow
+    ablation: Ablation = Field(description="a table of runs, or none")
 
     @field_validator("size", mode="before")
     @classmethod
@@ -300,6 +304,8 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
+        if self.ablation.name != "none" and self.task.name == "train":
+            raise RequestError(f"ablation={self.ablation.name}: a table is many runs\nadd -m to run it")
         name, root, wanted = self.dataset.name, self.dataset.root, self.task.earlier_runs
         if self.task.reads_photos and root is None and name != "shelf":  # the one that can be made here
             raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")

@@ -25,6 +25,18 @@ class DataError(Exception):
     exit_code = 3
 
 
+class Pruned(Exception):
+    """A study asked its trial to stop early: an end in order."""
+
+    exit_code = 0
+
+
+class StudyIncomplete(Exception):
+    """Some of a study's points are not finished."""
+
+    exit_code = 1
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop and it stopped in order; not an Exception, so a sweep ends with it too."""
 

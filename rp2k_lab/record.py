@@ -15,7 +15,7 @@ from rp2k_lab.tracker import MemoryTracker, without_credentials
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
     """Configuration, environment, code, data, class list (in the labels' order) and skipped photos of a run."""
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude={"ablation", "scale"})  # of tables, not of a run
     if settings["tracking"]["uri"]:
         settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
     tracker.log_params(dict(flatten(settings)))

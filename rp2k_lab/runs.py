@@ -14,7 +14,7 @@ from rp2k_lab.tracker import RunStore, StoredRun
 
 CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
 # Always this request's own.
-_OF_THE_REQUEST = ("task", "tracking", "runs")
+_OF_THE_REQUEST = ("task", "tracking", "runs", "ablation", "scale")
 
 
 @dataclass(frozen=True)

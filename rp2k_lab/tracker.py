@@ -24,7 +24,7 @@ import psutil
 from filelock import FileLock
 
 from rp2k_lab import PROJECT
-from rp2k_lab.errors import RequestError
+from rp2k_lab.errors import Pruned, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class MemoryTracker:
         history: metric name to its (step, value) in order.
         params, tags: what was logged, as strings.
         artifacts: artifact paths (folder/name).
-        status: RUNNING, then FINISHED, FAILED or KILLED.
+        status: RUNNING, then FINISHED, FAILED, KILLED or PRUNED.
     """
 
     run_id = run_name = "memory"
@@ -73,7 +73,8 @@ class MemoryTracker:
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.close("FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+        ends = {KeyboardInterrupt: "KILLED", Pruned: "PRUNED", BaseException: "FAILED"}
+        self.close("FINISHED" if kind is None else next(end for k, end in ends.items() if issubclass(kind, k)))
 
     def close(self, status: str) -> None:
         """Record how the run ended."""
@@ -98,9 +99,7 @@ class MlflowTracker(MemoryTracker):
         self._buffer, self._warned = [], False
         self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
         _mark_dead_runs(self._client, self.experiment_id)
-        process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
-        host = {"host": socket.gethostname(), **process}
-        run = self._client.create_run(self.experiment_id, tags=host, run_name=run_name)
+        run = self._client.create_run(self.experiment_id, tags=_process_tags(), run_name=run_name)
         self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run_name, run.info.artifact_uri
 
     def log_params(self, params):
@@ -133,7 +132,7 @@ class MlflowTracker(MemoryTracker):
     def close(self, status):
         self._flush()
         super().close(status)
-        self._client.set_terminated(self.run_id, status)
+        self._client.set_terminated(self.run_id, _mlflow_status(status))
 
     def _try_flush(self) -> None:
         """Send what is buffered; a server that does not answer costs one warning, and the metrics wait.
@@ -156,6 +155,52 @@ class MlflowTracker(MemoryTracker):
         while self._buffer:
             self._client.log_batch(self.run_id, metrics=self._buffer[:METRICS_PER_CALL])
             del self._buffer[:METRICS_PER_CALL]
+
+
+class StudyTracker:
+    """The run that a study's trials have as their parent; found again by whoever continues the study.
+
+    Args:
+        tracking: the `conf/tracking` choice.
+        study: its name.
+        tags: facts about the study.
+
+    Raises:
+        RequestError: the server does not answer.
+    """
+
+    def __init__(self, tracking, study: str, tags: dict[str, str]):
+        self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
+        found = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
+        tags = {"kind": "study", "study": study} | tags | _process_tags()
+        if found:
+            self.run_id = found[0].info.run_id
+            self._client.update_run(self.run_id, "RUNNING")
+        else:
+            self.run_id = self._client.create_run(self.experiment_id, run_name=study).info.run_id
+        for name, value in tags.items():
+            self._client.set_tag(self.run_id, name, value)
+
+    @property
+    def page(self) -> str:
+        """Where `make ui` shows it."""
+        return f"http://127.0.0.1:5000/#/experiments/{self.experiment_id}"
+
+    def close(self, status: str) -> None:
+        """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED."""
+        self._client.set_tag(self.run_id, "status", status)
+        self._client.set_terminated(self.run_id, status)
+
+
+def _process_tags() -> dict[str, str]:
+    """Which process writes a run, so that one that died without a word can be told."""
+    process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
+    return {"host": socket.gethostname(), **process}
+
+
+def _mlflow_status(status: str) -> str:
+    """MLflow knows no pruned runs; the tag `status` does."""
+    return "KILLED" if status == "PRUNED" else status
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from rp2k_lab.callback.evaluate import Evaluate
 from rp2k_lab.callback.interrupt import StopOnSignal
 from rp2k_lab.callback.nan_guard import NanGuard
 from rp2k_lab.callback.progress import ProgressBar
+from rp2k_lab.callback.prune import Prune
 from rp2k_lab.callback.throughput import Throughput
 from rp2k_lab.callback.track import Track
 
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluate",
     "NanGuard",
     "ProgressBar",
+    "Prune",
     "SaveCheckpoints",
     "StopOnSignal",
     "Throughput",

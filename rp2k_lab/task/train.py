@@ -10,10 +10,12 @@ from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.config import Config
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.index import Index, build_index
+from rp2k_lab.errors import Pruned
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
 from rp2k_lab.record import record_origin, record_split, record_training
 from rp2k_lab.report import closing_table
+from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker
 
 log = logging.getLogger(__name__)
@@ -26,16 +28,20 @@ def run(config: Config, folder: Path) -> float:
         config: the whole run.
         folder: the run's own folder, for checkpoints, tables and figures.
     """
+    trial = Trial.of_this_process()
     device.set_up(config.device)
     index = build_index(config.dataset)
     photos = build_photos(config, index)
     training = build_training(config, build_batches(config, index, photos, index.split("train")))
-    with SignalWatch() as signals, open_tracker(config) as tracker:
-        evaluators = build_evaluators(config, index, photos, training.network, signals.check)
+    with SignalWatch() as signals, open_tracker(config, trial.name) as tracker:
+        splits = ("val", "test") if config.task.test else ("val",)
+        evaluators = build_evaluators(config, index, photos, training.network, splits, signals.check)
         announce(config, index, training)
         record_origin(tracker, config, index, folder)
+        tracker.set_tags(trial.tags)
+        trial.started(tracker.run_id, folder)
         others = config.dataset.others
-        best = train(config, training, lambda: evaluators["val"].evaluate(others)[2], tracker, signals, folder)
+        best = train(config, training, lambda: evaluators["val"].evaluate(others)[2], tracker, signals, trial, folder)
         load_checkpoint(training.network, best)
         scores = {
             split: record_split(tracker, evaluator, others, training.steps, folder)
@@ -45,12 +51,13 @@ def run(config: Config, folder: Path) -> float:
     print(closing_table(scores))
     print_where_to_look(tracker, best, folder)
     release(training)
+    trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
 
 
-def open_tracker(config: Config) -> MlflowTracker:
-    """The run's record, named after model, data set, augmentation and seed unless a name is given."""
-    name = f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
+def open_tracker(config: Config, name: str | None) -> MlflowTracker:
+    """The run's record, named after its trial, or after model, data set, augmentation and seed."""
+    name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
     return MlflowTracker(config.tracking, config.tracking.run_name or name)
 
 
@@ -70,6 +77,7 @@ def train(
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
     signals: SignalWatch,
+    trial: Trial,
     folder: Path,
 ) -> Path:
     """Run `Model.train` with the callbacks; returns the best checkpoint.
@@ -78,12 +86,13 @@ def train(
         Interrupted: a signal came; the last checkpoint is saved.
         DataError: a photo that could not be read.
         TrainingDiverged: the loss is no number any more.
+        Pruned: the study that the run is a trial of asked it to stop.
     """
     dispatch = callback.Dispatch(
         callback.TrainingState(
             config.epochs, training.batches.steps_per_epoch, config.batch_size, training.learning_rate
         ),
-        build_callbacks(training, evaluate, tracker, signals, folder / "checkpoints"),
+        build_callbacks(training, evaluate, tracker, signals, trial, folder / "checkpoints"),
     )
     sink_size = training.batches.sink_size
     try:
@@ -99,6 +108,8 @@ def train(
             raise training.batches.failure from None
         raise
     signals.check()
+    if trial.pruned:
+        raise Pruned(f"pruned by its study after epoch {dispatch.state.epoch}")
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -107,6 +118,7 @@ def build_callbacks(
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
     signals: SignalWatch,
+    trial: Trial,
     checkpoints: Path,
 ) -> list[callback.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
@@ -116,6 +128,7 @@ def build_callbacks(
         callback.NanGuard(save.last),
         callback.Throughput(tracker),
         callback.Evaluate(evaluate),
+        callback.Prune(trial),
         callback.Track(tracker),
         save,
         callback.ProgressBar(),

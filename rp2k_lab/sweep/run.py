@@ -1,0 +1,179 @@
+"""From a sweep's command line to a finished study."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rp2k_lab.config import Config, parse
+from rp2k_lab.errors import RequestError, StudyIncomplete
+from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.sweep.display import Display, failure_table
+from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
+from rp2k_lab.sweep.study import exclusive, open_storage, open_study
+from rp2k_lab.sweep.worker import Worker, missing
+from rp2k_lab.tracker import StudyTracker, without_credentials
+
+
+class Options(BaseModel):
+    """conf/hydra/sweeper/optuna.yaml, where each key is explained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    study: Annotated[str, Field(pattern=r"^[\w.+-]{1,200}$")] | None
+    storage: str | None
+    n_trials: Annotated[int, Field(ge=1)]
+    pruner: Literal["median", "halving", "none"]
+    retries: Annotated[int, Field(ge=0)]
+    devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None
+    heartbeat_seconds: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> None:
+    """Start or continue the study that a command line asks for.
+
+    Args:
+        arguments: the command line's overrides, `key=a,b` included.
+        options: `hydra.sweeper` as composed, without the class.
+        config: Hydra's configuration of the sweep.
+        loader: Hydra's, to compose the trials' configurations.
+
+    Raises:
+        RequestError: the request is wrong, or the study asks something else.
+        StudyIncomplete: points failed more often than `retries`.
+        Interrupted: a signal came; the trials under way were stopped.
+    """
+    options = _parse_options(options)
+    plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
+    first = _check(plan, lambda overrides: _compose(overrides, config, loader))
+    n_trials = len(plan.points) if isinstance(plan, Table) else int(min(options.n_trials, plan.size))
+    storage = open_storage(options.storage, options.heartbeat_seconds)
+    study = open_study(storage, plan, options.study or plan.name, options.pruner, options.seed)
+    name, own = study.study_name, not any(argument.startswith("tracking.experiment=") for argument in arguments)
+    tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
+    with SignalWatch() as signals:
+        with exclusive(storage, name):
+            tracker = StudyTracker(tracking, name, {"command": shlex.join(sys.argv), "storage": _place(storage.url)})
+
+        def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
+            tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
+            return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
+
+        folder = Path(config.hydra.sweep.dir).absolute()
+        extra = [f"tracking.experiment={name}"] if own else []
+        with Display(study, plan, n_trials) as display:
+            worker = Worker(
+                study, storage, plan, n_trials, extra, folder, options.retries, link, lambda: signals.signum, display
+            )
+            _work(worker, options.devices)
+        left = missing(study, plan, n_trials)
+        tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
+        signals.check()
+    print(failure_table(study, plan))
+    _print_next(plan, study, tracker)
+    if left:
+        raise StudyIncomplete(
+            f"study {name}: {left} of {n_trials} are not finished\nthe same command with more "
+            f"hydra.sweeper.retries than {options.retries} tries them again"
+        )
+
+
+def _work(worker: Worker, devices: tuple[int, ...] | None) -> None:
+    """One trial at a time, or one on each device."""
+    if devices is None:
+        worker.work()
+        return
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(worker.work, devices))
+
+
+def _plan(overrides: list[Override], config) -> Table | Search:
+    """The table of `ablation=…`, or the search of the keys with several values."""
+    if config.ablation.name == "none":
+        return parse_search(overrides)
+    parsed = parse(_settings(config))
+    ablation, seeds = parsed.ablation, parsed.ablation.seeds
+    if not ablation.levels:
+        raise RequestError("ablation=all: tables are run one by one\nexample: python run.py -m ablation=resize")
+    extra = []
+    for override in overrides:
+        key = override.get_key_element()
+        if key == "seed":
+            seeds = parse_seeds(override)
+        elif override.is_sweep_override():
+            raise RequestError(
+                f"{override.input_line}: ablation={ablation.name} has levels of its own\n"
+                "give one value, or leave ablation= out and search"
+            )
+        elif key not in ("ablation", "scale"):
+            extra.append(override.input_line)
+    return Table(ablation, parsed.scale, seeds, tuple(extra))
+
+
+def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
+    """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
+    configs = [compose(plan.overrides(point)) for point in _corners(plan)]
+    if configs[0].task.name != "train":
+        raise RequestError(f"task={configs[0].task.name}: a study's trials train\nleave task= out")
+    return configs[0]
+
+
+def _corners(plan: Table | Search) -> Iterator[Point]:
+    if isinstance(plan, Table):
+        yield from ({"level": level, "seed": plan.seeds[0]} for level in plan.ablation.level_names(plan.scale))
+        return
+    ends = {k: d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high) for k, d in plan.space.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    yield first
+    yield from (first | {key: value} for key, values in ends.items() for value in values[1:])
+
+
+def _compose(overrides: list[str], config, loader) -> Config:
+    return parse(_settings(loader.load_configuration(config.hydra.job.config_name, overrides, RunMode.RUN)))
+
+
+def _settings(composed) -> dict[str, Any]:
+    """Our part of what Hydra composed, as plain containers."""
+    return OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), resolve=True)
+
+
+def _parse_options(options: dict[str, Any]) -> Options:
+    try:
+        return Options.model_validate(OmegaConf.to_container(OmegaConf.create(options)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"][:1]))
+        raise RequestError(
+            f"hydra.sweeper.{key}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from None
+
+
+def _place(url) -> str:
+    return without_credentials(str(url))
+
+
+def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker) -> None:
+    """The closing lines."""
+    done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
+    print(f"study       {study.study_name}: {len(done)} finished")
+    print(f"run         {tracker.run_id}, the parent of the trials' runs")
+    if isinstance(plan, Table):
+        print(f"next        python run.py task=report ablation={plan.ablation.name} scale={plan.scale}")
+    elif done:
+        best = study.best_trial
+        print(
+            f"best        val top-1 {100 * best.value:.1f} %, trial {best.number}, run {best.user_attrs.get('run_id')}"
+        )
+        print(f"next        python run.py {shlex.join([*plan.fixed, *(f'{k}={v}' for k, v in best.params.items())])}")
+    print(f"            make ui, then {tracker.page}")

@@ -1,0 +1,158 @@
+"""What a study runs: the points of a table or of a search space, and the command of each."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from rp2k_lab.ablation import Ablation, Scale, of_the_experiment
+from rp2k_lab.errors import RequestError
+
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Levels × seeds: a fixed grid, each cell run once and to its end."""
+
+    ablation: Ablation
+    scale: Scale
+    seeds: tuple[int, ...]
+    extra: tuple[str, ...]
+
+    prunes = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.ablation.name}_{self.scale}"
+
+    @property
+    def space(self) -> dict[str, BaseDistribution]:
+        # Every possible seed, so that a table can be given more of them later.
+        levels = self.ablation.level_names(self.scale)
+        return {"level": CategoricalDistribution(levels), "seed": IntDistribution(0, 2**32 - 1)}
+
+    @property
+    def points(self) -> list[Point]:
+        """Seed by seed, so that a table that is stopped early compares all levels."""
+        return [{"level": level, "seed": s} for s in self.seeds for level in self.ablation.level_names(self.scale)]
+
+    def overrides(self, point: Point) -> list[str]:
+        """The command line of a point's run."""
+        return [*self.ablation.overrides(point["level"], self.scale, self.extra), f"seed={point['seed']}"]
+
+    def label(self, point: Point) -> str:
+        """A point in a few words."""
+        return f"{point['level']}, seed {point['seed']}"
+
+    def definition(self) -> dict[str, Any]:
+        """What may not change while the study lasts."""
+        levels = self.ablation.level_names(self.scale)
+        return {n: " ".join(of_the_experiment(self.ablation.overrides(n, self.scale, self.extra))) for n in levels}
+
+
+@dataclass(frozen=True)
+class Search:
+    """Keys with ranges: points drawn by a sampler, on val alone."""
+
+    space: dict[str, BaseDistribution]
+    fixed: tuple[str, ...]
+
+    prunes = True
+
+    @property
+    def name(self) -> str:
+        return "-".join(self.space)
+
+    @property
+    def points(self) -> list[Point]:
+        """None are set beforehand."""
+        return []
+
+    @property
+    def size(self) -> float:
+        """How many points there are."""
+        return math.prod(_count(distribution) for distribution in self.space.values())
+
+    def overrides(self, point: Point) -> list[str]:
+        """The command line of a point's run, which leaves test alone."""
+        return [*self.fixed, *(f"{key}={value}" for key, value in point.items()), "task.test=false"]
+
+    def label(self, point: Point) -> str:
+        """A point in a few words."""
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in point.items()}
+        return " ".join(f"{key}={value}" for key, value in shown.items())
+
+    def definition(self) -> dict[str, Any]:
+        """What may not change while the study lasts."""
+        return {k: str(d) for k, d in self.space.items()} | {"fixed": " ".join(of_the_experiment(self.fixed))}
+
+
+def parse_search(overrides: list[Override]) -> Search:
+    """The search of a command line, each `key=a,b`, `choice(…)`, `range(…)`, `interval(…)` a dimension.
+
+    `tag(log, …)` makes an interval logarithmic.
+
+    Raises:
+        RequestError: nothing to search, or `glob`.
+    """
+    swept = {override.get_key_element(): _distribution(override) for override in overrides if _is_swept(override)}
+    if not swept:
+        raise RequestError(
+            "hydra/sweeper=optuna: nothing to search\ngive a key several values: aug=none,cutout or "
+            "optimizer.lr=interval(0.01,0.2)"
+        )
+    return Search(swept, tuple(o.input_line for o in overrides if not _is_swept(o)))
+
+
+def parse_seeds(override: Override) -> tuple[int, ...]:
+    """The seeds of `seed=0,1,2`, `seed=range(5)` or `seed=7` beside an ablation."""
+    values = override.sweep_string_iterator() if _is_swept(override) else [str(override.value())]
+    seeds = list(values)
+    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise RequestError(f"{override.input_line}: needs different whole numbers\nexample: seed=0,1,2,3,4")
+    return tuple(map(int, seeds))
+
+
+def point_key(point: Point) -> str:
+    """A point as text: equal points, equal texts."""
+    return json.dumps(dict(point), sort_keys=True, ensure_ascii=False)
+
+
+def _is_swept(override: Override) -> bool:
+    return override.is_sweep_override()
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    value = override.value()
+    if override.is_interval_sweep():
+        kind = IntDistribution if isinstance(value.start, int) else FloatDistribution
+        return kind(value.start, value.end, log="log" in value.tags)
+    if override.is_range_sweep():
+        values = [_number(text) for text in override.sweep_string_iterator()]
+        kind = IntDistribution if all(isinstance(v, int) for v in values) else FloatDistribution
+        return kind(values[0], values[-1], step=values[1] - values[0] if len(values) > 1 else 1)
+    if override.is_choice_sweep():
+        return CategoricalDistribution([_number(text) for text in override.sweep_string_iterator()])
+    raise RequestError(f"{override.input_line}: a search takes a list, choice, range or interval")
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _count(distribution: BaseDistribution) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if distribution.step is None:
+        return math.inf
+    return round((distribution.high - distribution.low) / distribution.step) + 1
