@@ -19,6 +19,7 @@ Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=32, le=2048)]
+Multiplier = Annotated[float, Field(gt=0, le=4)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Relative to the shell's folder.
@@ -154,6 +155,8 @@ class ResNet(Model):
     base_width: Count = Field(description="width of a group at 64 planes")
     final_width: Count = Field(description="features before the classifier")
     drop_path_rate: Rate = Field(description="stochastic depth of the last block")
+    width_multiplier: Multiplier = Field(description="of the backbone's channels, final_width included")
+    depth_multiplier: Multiplier = Field(description="of the blocks of each stage")
 
 
 class EfficientNet(Model):

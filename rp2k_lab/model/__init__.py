@@ -15,6 +15,7 @@ from rp2k_lab.model.initialise import initialise
 from rp2k_lab.model.network import Head, Network, freeze_backbone
 from rp2k_lab.model.preprocess import Normalise, WithPreprocessing
 from rp2k_lab.model.resnet import ResNet
+from rp2k_lab.model.scaling import check_multipliers
 from rp2k_lab.model.stochastic import seed_masks
 from rp2k_lab.model.swin import Swin
 from rp2k_lab.model.torch_weights import load_torch_weights
@@ -59,7 +60,8 @@ def create_model(
         drop_rate: dropout before the classifier.
         freeze: "backbone" leaves only the head to train.
         options: the backbone's arguments: `final_width` (ResNet family, Inception-ResNet-v2), `cardinality` and
-            `base_width` (ResNet family), `drop_path_rate` (all but Inception-ResNet-v2, whose reference has none).
+            `base_width` (ResNet family), `drop_path_rate` (all but Inception-ResNet-v2, whose reference has none),
+            `width_multiplier` and `depth_multiplier` (ResNet family).
 
     Raises:
         ValueError: an unknown name, or an option value that the network cannot have.
@@ -70,6 +72,7 @@ def create_model(
         raise ValueError(f"model={name}: no such model; choose one of {', '.join(list_models())}")
     if freeze not in ("none", "backbone"):
         raise ValueError(f"model.freeze={freeze}: choose none or backbone")
+    check_multipliers(**options)
     with no_init_parameters():  # every layer would draw weights that `initialise` replaces
         backbone = _MODELS[name](**options)
         net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate), name)

@@ -50,7 +50,7 @@ class BAM(nn.Cell):
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
         super().__init__()
-        reduced = channels // reduction
+        reduced = max(1, channels // reduction)
         self.channel_fc1 = nn.Dense(channels, reduced)
         self.channel_bn = nn.BatchNorm1d(reduced, eps=1e-5, momentum=0.9)
         self.channel_fc2 = nn.Dense(reduced, channels)
@@ -83,8 +83,9 @@ class CBAM(nn.Cell):
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
-        self.fc1 = nn.Dense(channels, channels // reduction)
-        self.fc2 = nn.Dense(channels // reduction, channels)
+        reduced = max(1, channels // reduction)
+        self.fc1 = nn.Dense(channels, reduced)
+        self.fc2 = nn.Dense(reduced, channels)
         self.spatial = ConvNorm(2, 1, 7, momentum=0.99, act=None)
         self.relu = nn.ReLU()
 

@@ -1,4 +1,4 @@
-"""The ResNet family from one builder: depth × attention × cardinality × base width × last-stage planes.
+"""The ResNet family from one builder: depth × attention × cardinality × base width × last-stage planes × multipliers.
 
 Parameter names follow timm's (`layer1.0.conv1`, `layer1.0.se.fc1`, `layer1.0.downsample.1`), so that weights can be
 mapped by name.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from mindspore import nn, ops
 
 from rp2k_lab.model.layers import MaxPool, batch_norm, conv
+from rp2k_lab.model.scaling import scaled
 from rp2k_lab.model.stochastic import drop_path
 
 STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -23,10 +24,8 @@ class BasicBlock(nn.Cell):
 
     expansion = 1
 
-    def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample, drop):
+    def __init__(self, channels, planes, stride, attention, downsample, drop):
         super().__init__()
-        if (cardinality, base_width) != (1, 64):
-            raise ValueError("cardinality and base_width need a bottleneck network (depth 50 or more)")
         self.conv1 = conv(channels, planes, 3, stride)
         self.bn1 = batch_norm(planes)
         self.conv2 = conv(planes, planes, 3)
@@ -48,22 +47,19 @@ class BasicBlock(nn.Cell):
 class Bottleneck(nn.Cell):
     """1×1, 3×3 (stride and groups here, as in PyTorch's ResNet), 1×1 and a residual.
 
-    He et al., arXiv 1512.03385, figure 5 right; with cardinality, Xie et al., CVPR 2017, arXiv 1611.05431, figure 3c.
+    He et al., arXiv 1512.03385, figure 5 right; with groups, Xie et al., CVPR 2017, arXiv 1611.05431, figure 3c.
+
+    Args:
+        width, groups: channels of the 3×3 convolution, and what they are divided into.
     """
 
     expansion = 4
 
-    def __init__(self, channels, planes, stride, cardinality, base_width, attention, downsample, drop):
+    def __init__(self, channels, planes, stride, width, groups, attention, downsample, drop):
         super().__init__()
-        if planes * base_width % 64:
-            multiple = 64 // math.gcd(base_width, 64) * self.expansion
-            raise ValueError(
-                f"model.final_width={planes * self.expansion}: this network needs a multiple of {multiple}"
-            )
-        width = planes * base_width // 64 * cardinality
         self.conv1 = conv(channels, width, 1)
         self.bn1 = batch_norm(width)
-        self.conv2 = conv(width, width, 3, stride, groups=cardinality)
+        self.conv2 = conv(width, width, 3, stride, groups=groups)
         self.bn2 = batch_norm(width)
         self.conv3 = conv(width, planes * self.expansion, 1)
         self.bn3 = batch_norm(planes * self.expansion)
@@ -83,7 +79,7 @@ class Bottleneck(nn.Cell):
 
 
 class ResNet(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width) to features (batch, final_width, height / 32, width / 32).
+    """Normalised float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
 
     Args:
         depth: 18 (basic blocks), 50 or 101 (bottlenecks).
@@ -91,10 +87,15 @@ class ResNet(nn.Cell):
         stage_attention: the same for the outputs of the first three stages (BAM).
         cardinality, base_width: groups of the 3×3 convolution and their width at 64 planes; 1 and 64 are ResNet,
             32 and 4 are ResNeXt 32×4d, 7 and 4 the contest entry's own.
-        final_width: channels of the features.  The last stage's planes are final_width / expansion, so that 4096
-            doubles the usual 512 planes of a bottleneck network: the contest entry's "wider" variant (published.md,
-            table 4).
+        final_width: channels of the features, before `width_multiplier`.  The last stage's planes are final_width /
+            expansion, so that 4096 doubles the usual 512 planes of a bottleneck network: the contest entry's "wider"
+            variant (published.md, table 4).
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 in the first.
+        width_multiplier: of all channels, from the stem to the features (MobileNet, arXiv 1704.04861, section 3.3).
+            Where the cardinality is above 1, the 3×3 convolutions have fewer groups of the same width: 32×4d is 8×4d
+            at 0.25.
+        depth_multiplier: of every stage's blocks (EfficientNet, arXiv 1905.11946, section 3.3).  Both round to the
+            nearest whole number, a half up, and to at least 1.
 
     Raises:
         ValueError: an unknown depth, a final_width that the block's expansion does not divide, or grouped
@@ -113,27 +114,32 @@ class ResNet(nn.Cell):
         base_width: int = 64,
         final_width: int | None = None,
         drop_path_rate: float = 0.0,
+        width_multiplier: float = 1.0,
+        depth_multiplier: float = 1.0,
     ):
         super().__init__()
         if depth not in STAGES:
             raise ValueError(f"depth {depth}: a ResNet has one of {', '.join(map(str, STAGES))}")
         block = BasicBlock if depth < 50 else Bottleneck
+        if block is BasicBlock and (cardinality, base_width) != (1, 64):
+            raise ValueError("cardinality and base_width need a bottleneck network (depth 50 or more)")
         if final_width is None:
             final_width = PLANES[-1] * block.expansion
         if final_width < 1 or final_width % block.expansion:
             raise ValueError(f"model.final_width={final_width}: depth {depth} needs a multiple of {block.expansion}")
-        self.conv1 = conv(3, 64, 7, stride=2)
-        self.bn1 = batch_norm(64)
+        channels, counts = scaled(64, width_multiplier), [scaled(n, depth_multiplier) for n in STAGES[depth]]
+        self.conv1 = conv(3, channels, 7, stride=2)
+        self.bn1 = batch_norm(channels)
         self.relu = nn.ReLU()
         self.maxpool = MaxPool()
-        channels, counts = 64, STAGES[depth]
-        planes = (*PLANES[:-1], final_width // block.expansion)
-        for i, (blocks, stage_planes) in enumerate(zip(counts, planes, strict=True)):
+        full_planes = (*PLANES[:-1], final_width // block.expansion)
+        for i, (blocks, full) in enumerate(zip(counts, full_planes, strict=True)):
             first = sum(counts[:i])
             drops = [drop_path(drop_path_rate * n / (sum(counts) - 1)) for n in range(first, first + blocks)]
-            options = (cardinality, base_width, attention)
-            stage = _stage(block, channels, stage_planes, 1 if i == 0 else 2, options, drops)
-            channels = stage_planes * block.expansion
+            inner = () if block is BasicBlock else _groups(full, cardinality, base_width, width_multiplier)
+            planes = scaled(full, width_multiplier)
+            stage = _stage(block, channels, planes, 1 if i == 0 else 2, (*inner, attention), drops)
+            channels = planes * block.expansion
             setattr(self, f"layer{i + 1}", stage)
             if i < 3:
                 setattr(self, f"bam{i + 1}", stage_attention(channels) if stage_attention else nn.Identity())
@@ -145,6 +151,20 @@ class ResNet(nn.Cell):
         x = self.bam2(self.layer2(x))
         x = self.bam3(self.layer3(x))
         return self.layer4(x)
+
+
+def _groups(planes: int, cardinality: int, base_width: int, multiplier: float) -> tuple[int, int]:
+    """(channels, groups) of a bottleneck's 3×3 convolution, in a stage of so many planes before the multiplier."""
+    if planes * base_width % 64:
+        multiple = 64 // math.gcd(base_width, 64) * Bottleneck.expansion
+        raise ValueError(
+            f"model.final_width={planes * Bottleneck.expansion}: this network needs a multiple of {multiple}"
+        )
+    width = planes * base_width // 64
+    if cardinality == 1:
+        return scaled(width, multiplier), 1
+    groups = scaled(cardinality, multiplier)
+    return width * groups, groups
 
 
 def _stage(block, channels, planes, stride, options, drops) -> nn.SequentialCell:
