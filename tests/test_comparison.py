@@ -423,6 +423,22 @@ def test_images_to_settle_have_the_power(effects):
     assert simulated_power(0.04, **effects, seeds=4, images=images, comparisons=2) == pytest.approx(0.8, abs=POWER_BAND)
 
 
+Z_CALLED, Z_POWER = 1.959964, 0.841621  # of 5 % two-sided and of 80 %
+
+
+def test_many_seeds_to_settle_by_the_textbook():
+    """Where only seeds vary and there are many: sd² (z + z)² / value²."""
+    row = expected_difference(0.01, seed_sd=0.1, image_sd=0.0, rest_sd=0.0, seeds=3, images=100)
+    assert seeds_to_settle(row, 1) == pytest.approx((Z_CALLED + Z_POWER) ** 2 * 100, rel=0.01)
+
+
+def test_many_images_to_settle_by_the_textbook():
+    """Only the rest, with many seeds: the interval holds it twice, the difference itself varies by it once."""
+    row = expected_difference(0.001, seed_sd=0.0, image_sd=0.0, rest_sd=1.0, seeds=2000, images=100)
+    expected = (math.sqrt(2) * Z_CALLED + Z_POWER) ** 2 / 0.001**2 / 2000
+    assert images_to_settle(row, 1) == pytest.approx(expected, rel=0.01)
+
+
 def test_no_number_of_seeds_settles_what_images_leave_open():
     row = expected_difference(0.01, seed_sd=0.001, image_sd=0.1, rest_sd=0.0, seeds=3, images=100)
     assert seeds_to_settle(row, 1) is None  # one standard error of the images is the difference
