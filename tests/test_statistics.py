@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from rp2k_lab.statistics import macro_interval, wilson_interval
+from rp2k_lab.errors import RequestError
+from rp2k_lab.statistics import macro_interval, single_run_resolution, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,75 @@ def test_macro_interval_of_single_images_has_a_width(correct):
 
 def test_macro_interval_of_nothing_is_everything():
     assert macro_interval(np.array([0]), np.array([0])) == (0.0, 1.0)
+
+
+def test_single_run_resolution_by_hand():
+    """published.md: the standard error of an unpaired difference near 95 % on 39,027 images is 0.15 points."""
+    found = single_run_resolution(0.0007, 0.9523, 39027, disagreement=0.02, seed_sd=0.001)
+    assert found.independent.noise / 1.96 == pytest.approx(0.0015, abs=5e-5)
+    assert found.independent.disagreement == pytest.approx(0.9523 * 0.047 + 0.0477 * 0.953)
+    assert found.least.z == pytest.approx(math.sqrt(39027 * 0.0007 / (1 - 0.0007)))
+    assert (found.least.shown, found.independent.shown, found.measured.shown) == (True, False, False)
+    error = math.sqrt((0.02 - 0.0007**2) / 39027)
+    assert found.measured.noise == pytest.approx(1.959964 * error)
+    assert found.measured.z == pytest.approx(0.0007 / error)
+    assert found.measured.noise_with_seeds == pytest.approx(1.959964 * math.sqrt(error**2 + 2e-6))
+    assert found.measured.z_with_seeds == pytest.approx(0.0007 / math.sqrt(error**2 + 2e-6))
+
+
+def test_single_runs_that_err_independently_miss_by_the_noise_5_percent_of_the_time():
+    rng = np.random.default_rng(0)
+    noise = single_run_resolution(0.0, 0.9, 400).independent.noise
+    beyond = np.abs(rng.binomial(400, 0.9, 20000) - rng.binomial(400, 0.9, 20000)) / 400 > noise
+    assert beyond.mean() == pytest.approx(0.05, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("difference", "accuracy", "options", "sentence"),
+    [
+        (
+            0.0007,
+            0.9523,
+            {},
+            "depends: ±0.03 points of noise (least possible disagreement) or ±0.30 points of noise "
+            "(two independent runs)",
+        ),
+        (
+            -0.0007,
+            0.9530,
+            {"seed_sd": 0.0012},
+            "no: ±0.03 points of noise (least possible disagreement) or ±0.30 points of noise "
+            "(two independent runs); ±0.33 or ±0.45 with a seed spread of 0.12",
+        ),
+        (0.0317, 0.93, {"disagreement": 0.05}, "yes: ±0.22 points of noise (5.00 % disagreement)"),
+        (
+            0.003,
+            0.9662,
+            {"disagreement": 0.03, "seed_sd": 0.0012},
+            "no: ±0.17 points of noise (3.00 % disagreement); ±0.37 with a seed spread of 0.12",
+        ),
+    ],
+)
+def test_single_run_sentence(difference, accuracy, options, sentence):
+    assert str(single_run_resolution(difference, accuracy, 39027, **options)) == sentence
+
+
+def test_a_measured_disagreement_is_at_least_the_difference():
+    found = single_run_resolution(0.03, 0.93, 1000, disagreement=0.01)
+    assert found.measured == found.least
+
+
+def test_no_difference_is_never_shown():
+    found = single_run_resolution(0.0, 0.95, 1000)
+    assert (found.least.noise, found.least.z, found.answer) == (0, 0, "no")
+
+
+def test_a_difference_without_noise_is_shown():
+    """All right against all wrong leaves no disagreement to chance."""
+    assert single_run_resolution(1.0, 0.0, 10).least.z == math.inf
+
+
+@pytest.mark.parametrize(("difference", "accuracy", "images"), [(0.07, 95.23, 100), (0.1, 0.95, 100), (0.0, 0.9, 0)])
+def test_no_shares_are_refused(difference, accuracy, images):
+    with pytest.raises(RequestError, match=r"no accuracies of single runs\ngive shares"):
+        single_run_resolution(difference, accuracy, images)
