@@ -54,6 +54,8 @@ def run_task(composed: DictConfig) -> float | None:
         _refuse_second_choices(HydraConfig.get().overrides.task)
         settings = OmegaConf.to_container(composed, resolve=True)
         config = parse(settings)
+        if config.ablation.name != "none" and config.task.name != "report":
+            raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
         if config.runs:
             from rp2k_lab.runs import restore
 

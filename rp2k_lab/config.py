@@ -307,8 +307,6 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
-        if self.ablation.name != "none" and self.task.name == "train":
-            raise RequestError(f"ablation={self.ablation.name}: a table is many runs\nadd -m to run it")
         name, root, wanted = self.dataset.name, self.dataset.root, self.task.earlier_runs
         if self.task.reads_photos and root is None and name != "shelf":  # the one that can be made here
             raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")
