@@ -104,7 +104,7 @@ def _show_help() -> None:
     than all the rest together: it copies the whole configuration twice a group."""
     print(_HELP)
     print("Choices (group=choice)")
-    for group in sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir()):
+    for group in _groups():
         print(f"  {group}: {', '.join(_choices(group))}")
     print("\nKeys (key=value; what each means: rp2k_lab/config.py)", flush=True)
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
@@ -181,6 +181,11 @@ def _unknown_key(key: str) -> str:
     return f"{key}: there is no such key\npython run.py --help lists them"
 
 
+def _groups() -> list[str]:
+    # conf/hydra is not one: it holds Hydra's own groups.
+    return sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra")
+
+
 def _choices(group: str) -> list[str]:
     return sorted(file.stem for file in (PROJECT / "conf" / group).glob("[!_]*.yaml"))
 
@@ -197,9 +202,9 @@ def _known_keys() -> list[str]:
     keys, conf = set(), PROJECT / "conf"
     for file in conf.rglob("*.yaml"):
         group = file.parent.relative_to(conf).as_posix()
-        names = (k for k in OmegaConf.load(file) if k not in ("defaults", "hydra", "name"))
-        keys |= {k if group == "." else f"{group}.{k}" for k in names}
-    return sorted(keys | {folder.name for folder in conf.iterdir() if folder.is_dir()})
+        names = (k for k in OmegaConf.load(file) if k not in ("defaults", "hydra", "name", "_target_"))
+        keys |= {k if group == "." else f"{group.replace('/', '.')}.{k}" for k in names}
+    return sorted(keys | set(_groups()))
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,7 @@ class StoredRun:
         started: local time.
         folder: the run's own folder on the machine where it ran, or empty.
         artifact_uri: where its artifacts are.
+        tags, metrics: as logged, of a metric the last value.
     """
 
     run_id: str
@@ -220,6 +221,8 @@ class StoredRun:
     started: datetime
     folder: str
     artifact_uri: str
+    tags: dict[str, str] = field(compare=False)
+    metrics: dict[str, float] = field(compare=False)
 
 
 class RunStore:
@@ -245,6 +248,10 @@ class RunStore:
         if re.fullmatch("[0-9a-f]{6,32}", reference):
             found += self._search(f"attributes.run_id LIKE '{reference}%'")
         return sorted(set(found), key=lambda run: run.started, reverse=True)
+
+    def get(self, run_id: str) -> StoredRun | None:
+        """The run of this id, or None where the store has none (any more)."""
+        return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
 
     def newest(self, count: int) -> list[StoredRun]:
         """The last runs started."""
@@ -284,8 +291,11 @@ class RunStore:
 
 def _stored(run) -> StoredRun:
     started = datetime.fromtimestamp(run.info.start_time / 1000)
-    folder, info = run.data.tags.get("folder", ""), run.info
-    return StoredRun(info.run_id, info.run_name, info.status, started, folder, info.artifact_uri)
+    info, data = run.info, run.data
+    folder = data.tags.get("folder", "")
+    return StoredRun(
+        info.run_id, info.run_name, info.status, started, folder, info.artifact_uri, data.tags, data.metrics
+    )
 
 
 def store_uri(uri: str | None) -> str:

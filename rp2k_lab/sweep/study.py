@@ -36,13 +36,17 @@ _PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 }
 
 
-def open_storage(url: str | None, heartbeat_seconds: int) -> optuna.storages.RDBStorage:
-    """The database of studies, made if it is not there.
+def _own_url() -> str:
+    return f"sqlite:///{STORE / 'optuna.db'}"
+
+
+def open_storage(url: str | None, heartbeat_seconds: int | None) -> optuna.storages.RDBStorage:
+    """The database of studies, made if it is not there; None for the heartbeat: to read alone.
 
     Raises:
         RequestError: it cannot be opened.
     """
-    url = url or f"sqlite:///{STORE / 'optuna.db'}"
+    url = url or _own_url()
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +59,22 @@ def open_storage(url: str | None, heartbeat_seconds: int) -> optuna.storages.RDB
     try:
         with _file_lock(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return optuna.storages.RDBStorage(
-                url, options, heartbeat_interval=heartbeat_seconds, grace_period=3 * heartbeat_seconds
-            )
+            grace = heartbeat_seconds and 3 * heartbeat_seconds
+            return optuna.storages.RDBStorage(url, options, heartbeat_interval=heartbeat_seconds, grace_period=grace)
     except Exception as error:  # whatever the database's driver raises
         reason = str(error).strip().split("\n")[0][:160]
         raise RequestError(f"hydra.sweeper.storage={without_credentials(url)}: {reason}") from error
+
+
+def find_study(url: str | None, name: str) -> Study | None:
+    """The study of this name, to be read; None where there is none.  Makes no database."""
+    url = url or _own_url()
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(url, None))
+    except KeyError:
+        return None
 
 
 def open_study(storage: optuna.storages.RDBStorage, plan: Table | Search, name: str, pruner: str, seed: int) -> Study:

@@ -1,0 +1,85 @@
+"""From a table's study, and the runs of its trials, to the rows that its verdict is made of."""
+
+from datetime import UTC
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from rp2k_lab.ablation import Ablation, Scale
+from rp2k_lab.metrics import GROUPS
+from rp2k_lab.results import image_row, images_digest, pack
+from rp2k_lab.sweep.study import find_study
+from rp2k_lab.tracker import RunStore
+
+PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
+SCORES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1")
+_STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
+
+
+def collect(
+    ablation: Ablation, scale: Scale, study: str | None, storage: str | None, tracking
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The results and the test images of a table's study (see `results`), or None where there is no such study.
+
+    Of a cell that was tried several times the last trial counts.
+
+    Args:
+        study: its name; None: the table's own.
+        storage: its database; None: the clone's own.
+        tracking: the `conf/tracking` choice: where the runs are.
+    """
+    found = find_study(storage, study or f"{ablation.name}_{scale}")
+    if found is None:
+        return None
+    cells = {}
+    for trial in found.get_trials(deepcopy=False):
+        if "point" in trial.user_attrs and trial.params:
+            cells[(trial.params["level"], trial.params["seed"])] = trial
+    store, results, images = RunStore(tracking.uri), [], {}
+    with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        for (level, seed), trial in cells.items():
+            row, image = _cell(trial, store, found.user_attrs["definition"], Path(downloads))
+            results.append({"level": level, "seed": seed} | row)
+            images |= {image["digest"]: image} if image else {}
+    return pd.DataFrame(results), pd.DataFrame(images.values())
+
+
+def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downloads: Path) -> tuple[dict, dict | None]:
+    """(the row of a trial, but for level and seed; the test images that it was scored on, if it came so far)."""
+    started, ended = trial.datetime_start, trial.datetime_complete
+    row: dict[str, Any] = {
+        "state": _STATES.get(trial.state, "running"),
+        "reason": trial.user_attrs.get("reason", ""),
+        "trial": trial.number,
+        "command": f"{definition[trial.params['level']]} seed={trial.params['seed']}",
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
+        "seconds": round((ended - started).total_seconds(), 1) if ended else np.nan,
+        "run_id": trial.user_attrs.get("run_id", ""),
+    }
+    run = store.get(row["run_id"]) if row["run_id"] else None
+    if run is None:
+        if row["state"] == "complete":
+            row |= {"state": "failed", "reason": "its run is no more in the tracking store"}
+        return row, None
+    row |= {
+        "commit": run.tags.get("git_commit", "unknown"),
+        "dirty": run.tags.get("git_dirty") != "false",
+        "epochs": run.metrics.get("epoch", np.nan),
+        "host": run.tags.get("host", ""),
+        "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),
+        "val_top1": run.metrics.get("val/top1", np.nan),
+    }
+    if row["state"] != "complete":
+        return row, None
+    row |= {name: run.metrics.get(f"test/{name}", np.nan) for name in SCORES}
+    folder = store.fetch(run, (PREDICTIONS, CLASSES), downloads)
+    predictions, classes = pd.read_parquet(folder / PREDICTIONS), pd.read_parquet(folder / CLASSES)
+    digest = images_digest(predictions["path"], predictions["true"])
+    row |= {"images_digest": digest, "images": len(predictions), "correct": pack(predictions["correct"].to_numpy())}
+    by_name = classes.set_index("class").loc[predictions["true"]]
+    groups = by_name["group"].map({group: code for code, group in enumerate(GROUPS)}).to_numpy()
+    return row, image_row(digest, by_name["label"].to_numpy(), groups)
