@@ -129,6 +129,8 @@ def _weights(pretrained: str) -> str:
 class Model(Group):
     """What every network has.  The wider names are choices of their own, so that runs can be told apart by name."""
 
+    width_multiplier: Multiplier = Field(description="of the backbone's channels, final_width included")
+    depth_multiplier: Multiplier = Field(description="of the blocks of each stage")
     head_width: Count | None = Field(description="features widened by a 1×1 convolution before the classifier")
     drop_rate: Rate = Field(description="dropout before the classifier")
     freeze: Literal["none", "backbone"] = Field(description="what is not trained")
@@ -153,8 +155,6 @@ class ResNet(Model):
     base_width: Count = Field(description="width of a group at 64 planes")
     final_width: Count = Field(description="features before the classifier")
     drop_path_rate: Rate = Field(description="stochastic depth of the last block")
-    width_multiplier: Multiplier = Field(description="of the backbone's channels, final_width included")
-    depth_multiplier: Multiplier = Field(description="of the blocks of each stage")
 
 
 class EfficientNet(Model):

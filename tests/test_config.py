@@ -134,6 +134,8 @@ WRONG = [
     ("dataset.classes", 1), ("dataset.classes", "40"), ("dataset.jpeg_quality", [95, 60]), ("dataset.side_px", [8, 9]),
     ("dataset.noisy_splits", ["training"]), ("dataset.name", "imagenet"),
     ("model.name", "resnet19"), ("model.cardinality", 0), ("model.final_width", 2048.5),
+    ("model.width_multiplier", 0), ("model.width_multiplier", 4.5), ("model.width_multiplier", "half"),
+    ("model.depth_multiplier", -1), ("model.depth_multiplier", 5), ("model.depth_multiplier", float("nan")),
     ("aug.flip", 1.5), ("aug.flip", float("nan")), ("aug.color", 1), ("aug.crop", [0.9, 0.1]), ("aug.crop", [0, 1]),
     ("aug.crop", [0.5, 1.5]), ("aug.crop", 0.5), ("aug.name", "mixup-typo"),
     ("loss.label_smoothing", 1), ("loss.label_smoothing", -0.1),
