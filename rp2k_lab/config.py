@@ -237,6 +237,11 @@ class CrossEntropy(Group):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
+class LogitAdjusted(CrossEntropy):
+    name: Literal["logit_adjusted"]
+    tau: NonNegativeFloat = Field(description="weight of the log shares; 1: for balanced accuracy, 0: cross_entropy")
+
+
 class Sgd(Group):
     name: Literal["sgd"]
     lr: PositiveFloat = Field(description="peak learning rate")
@@ -279,7 +284,7 @@ class Config(Group):
     aug: Annotated[
         NoAug | Cutout | RandomErasing | AutoAugment | RandAugment | Mixup | CutMix, Field(discriminator="name")
     ]
-    loss: CrossEntropy
+    loss: Annotated[CrossEntropy | LogitAdjusted, Field(discriminator="name")]
     optimizer: Sgd
     device: Device
     tracking: Mlflow
@@ -300,6 +305,15 @@ class Config(Group):
         if not all(isinstance(run, str) and run for run in listed):
             raise ValueError("each is an id, a name or a checkpoint file; what reads as a number stands in quotes")
         return tuple(listed)
+
+    @model_validator(mode="after")
+    def _balances_once(self):
+        if self.loss.name == "logit_adjusted" and self.dataset.sampler == "class_balanced":
+            raise RequestError(
+                "loss=logit_adjusted: dataset.sampler=class_balanced balances the classes already\n"
+                "use dataset.sampler=uniform or loss=cross_entropy"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
