@@ -53,20 +53,21 @@ STAGES = [f"layer{i}" for i in range(1, 5)]
 
 class TestResNet:
     @pytest.mark.parametrize(
-        ("name", "full", "depth", "expected"),
+        ("name", "depth", "expected"),
         [
-            ("resnet18", (2, 2, 2, 2), 0.25, [1, 1, 1, 1]),
-            ("resnet50", (3, 4, 6, 3), 0.5, [2, 2, 3, 2]),  # 1.5 is rounded up
-            ("resnet101", (3, 4, 23, 3), 0.25, [1, 1, 6, 1]),
-            ("resnet18", (2, 2, 2, 2), 2, [4, 4, 4, 4]),
+            ("resnet18", 0.25, [1, 1, 1, 1]),
+            ("resnet18", 2, [4, 4, 4, 4]),
+            ("resnet50", 0.5, [2, 2, 3, 2]),  # 3, 4, 6, 3; 1.5 is rounded up
+            ("resnet101", 0.25, [1, 1, 6, 1]),  # 3, 4, 23, 3
         ],
     )
-    def test_blocks_of_a_stage(self, name, full, depth, expected):
-        assert [blocks(shapes(name), stage) for stage in STAGES] == list(full)
-        assert [blocks(shapes(name, depth_multiplier=depth), stage) for stage in STAGES] == expected
+    def test_blocks_of_a_stage(self, name, depth, expected):
+        found = shapes(name, depth_multiplier=depth)
+        assert [blocks(found, stage) for stage in STAGES] == expected
 
     def test_every_channel_of_basic_blocks_is_scaled(self):
-        full, narrow = shapes("resnet18"), shapes("resnet18", width_multiplier=0.25)
+        full = shapes("resnet18", depth_multiplier=0.25)
+        narrow = shapes("resnet18", width_multiplier=0.25, depth_multiplier=0.25)
         assert full.keys() == narrow.keys()
         for name, shape in full.items():
             kept = {3} if name == "conv1.weight" else {5} if name.startswith("fc.") else set()
@@ -75,33 +76,35 @@ class TestResNet:
             assert narrow[name] == expected, name
 
     def test_planes_and_stem_of_bottlenecks(self):
-        narrow = shapes("resnet50", width_multiplier=0.125)
+        narrow = shapes("resnet50", width_multiplier=0.125, depth_multiplier=0.25)
         assert out(narrow, "conv1", *(f"{stage}.0.conv2" for stage in STAGES)) == [8, 8, 16, 32, 64]
         assert out(narrow, *(f"{stage}.0.conv3" for stage in STAGES)) == [32, 64, 128, 256]
 
     def test_a_resnext_has_fewer_groups_of_the_same_width(self):
         """32×4d at 0.25 is 8×4d: 4, 8, 16, 32 channels in each of 8 groups."""
-        narrow = shapes("seresnext50", width_multiplier=0.25)
+        narrow = shapes("seresnext50", width_multiplier=0.25, depth_multiplier=0.25)
         assert out(narrow, "conv1", *(f"{stage}.0.conv3" for stage in STAGES)) == [16, 64, 128, 256, 512]
         for stage, width in zip(STAGES, (4, 8, 16, 32), strict=True):
             assert narrow[f"{stage}.0.conv2.weight"][:2] == (8 * width, width)
 
     @pytest.mark.parametrize(("cardinality", "multiplier", "groups"), [(7, 0.25, 2), (32, 0.01, 1), (32, 2, 64)])
     def test_groups_are_whole_and_at_least_one(self, cardinality, multiplier, groups):
-        grouped = shapes("seresnext50", cardinality=cardinality, width_multiplier=multiplier)
+        options = {"cardinality": cardinality, "width_multiplier": multiplier}
+        grouped = shapes("seresnext50", depth_multiplier=0.25, **options)
         assert grouped["layer1.0.conv2.weight"][:2] == (groups * 4, 4)
 
     @pytest.mark.parametrize(("name", "features"), [("seresnext50_wider", 1024), ("resnet50_bam", 512)])
     def test_features_are_final_width_scaled(self, name, features):
-        narrow = shapes(name, width_multiplier=0.25)
+        narrow = shapes(name, width_multiplier=0.25, depth_multiplier=0.25)
         assert narrow["fc.weight"] == (5, features)
         assert narrow["layer4.0.conv3.weight"][0] == features
 
     def test_reductions_of_few_channels_keep_one(self):
         """Of 4 · 1 channels in the first stage a sixteenth would be none."""
-        assert shapes("resnet50_cbam", width_multiplier=0.01)["layer1.0.se.fc1.weight"] == (1, 4)
-        assert shapes("resnet50_bam", width_multiplier=0.01)["bam1.channel_fc1.weight"] == (1, 4)
-        assert shapes("seresnet50", width_multiplier=0.01)["layer1.0.se.fc1.weight"] == (8, 4, 1, 1)
+        smallest = {"width_multiplier": 0.01, "depth_multiplier": 0.25}
+        assert shapes("resnet50_cbam", **smallest)["layer1.0.se.fc1.weight"] == (1, 4)
+        assert shapes("resnet50_bam", **smallest)["bam1.channel_fc1.weight"] == (1, 4)
+        assert shapes("seresnet50", **smallest)["layer1.0.se.fc1.weight"] == (8, 4, 1, 1)
 
 
 class TestEfficientNet:
@@ -118,8 +121,8 @@ class TestEfficientNet:
     )
     def test_channels(self, name, stem, features, narrow_stem, narrow_features):
         """Lite's stem and head are fixed (fix_head_stem in the authors' code)."""
-        assert self.widths(shapes(name)) == [stem, *self.FULL, features]
-        narrow = shapes(name, width_multiplier=0.25)
+        assert self.widths(shapes(name, depth_multiplier=0.25)) == [stem, *self.FULL, features]
+        narrow = shapes(name, width_multiplier=0.25, depth_multiplier=0.25)
         assert self.widths(narrow) == [narrow_stem, *self.QUARTER, narrow_features]
         assert narrow["fc.weight"] == (5, narrow_features)
         # Six times the eight channels that come in, by themselves in the depthwise convolution.
@@ -151,7 +154,7 @@ class TestSwin:
         [(1.0, 96, [3, 6, 12, 24]), (0.25, 24, [1, 2, 3, 6]), (0.125, 12, [1, 1, 2, 3]), (2, 192, [6, 12, 24, 48])],
     )
     def test_channels_and_heads(self, multiplier, channels, heads):
-        found = shapes("swin_tiny", width_multiplier=multiplier)
+        found = shapes("swin_tiny", width_multiplier=multiplier, depth_multiplier=0.25)
         attention = [f"layers.{i}.blocks.0.attn" for i in range(4)]
         assert [found[f"{name}.relative_position_bias_table"][1] for name in attention] == heads
         expected = [channels * 2**i for i in range(4)]
@@ -162,7 +165,7 @@ class TestSwin:
 
     @pytest.mark.parametrize(("depth", "expected"), [(0.25, [1, 1, 2, 1]), (0.5, [1, 1, 3, 1]), (2, [4, 4, 12, 4])])
     def test_blocks_of_a_stage(self, depth, expected):
-        found = shapes("swin_tiny", depth_multiplier=depth)
+        found = shapes("swin_tiny", width_multiplier=0.25, depth_multiplier=depth)
         assert [blocks(found, f"layers.{i}.blocks") for i in range(4)] == expected
 
     def test_heads_that_do_not_divide_are_refused_with_one_that_fits(self):
@@ -178,7 +181,7 @@ class TestInceptionResNetV2:
 
     def test_channels_add_up(self):
         """At 0.25: 24 + 16 + 24 + 16 = 80, + 96 + 96 = 272, + 96 + 72 + 80 = 520."""
-        narrow = shapes(self.NAME, width_multiplier=0.25)
+        narrow = shapes(self.NAME, width_multiplier=0.25, depth_multiplier=0.05)
         stem = ("conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a")
         assert out(narrow, *(f"{name}.conv" for name in stem)) == [8, 8, 16, 20, 48]
         assert out(narrow, "repeat.0.conv2d", "repeat_1.0.conv2d", "repeat_2.0.conv2d") == [80, 272, 520]
@@ -189,9 +192,10 @@ class TestInceptionResNetV2:
         assert narrow["fc.weight"] == (5, 384)
 
     def test_features_are_final_width_scaled(self):
-        assert shapes(f"{self.NAME}_wider", width_multiplier=0.25)["fc.weight"] == (5, 1024)
+        options = {"width_multiplier": 0.25, "depth_multiplier": 0.05}
+        assert shapes(f"{self.NAME}_wider", **options)["fc.weight"] == (5, 1024)
 
-    @pytest.mark.parametrize(("depth", "expected"), [(1.0, [10, 20, 9]), (0.25, [3, 5, 2]), (0.05, [1, 1, 1])])
+    @pytest.mark.parametrize(("depth", "expected"), [(0.25, [3, 5, 2]), (0.05, [1, 1, 1])])  # of 10, 20, 9
     def test_blocks_of_each_run(self, depth, expected):
         found = shapes(self.NAME, depth_multiplier=depth)
         assert [blocks(found, prefix) for prefix in ("repeat", "repeat_1", "repeat_2")] == expected
@@ -214,6 +218,7 @@ def test_the_smallest_of_a_family_runs(name):
     assert net.head(features).shape == (2, 5)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_command_line(compose):
     config = parse(compose("model=swin_tiny", "model.width_multiplier=0.25", "model.depth_multiplier=2"))
     assert (config.model.width_multiplier, config.model.depth_multiplier) == (0.25, 2)
