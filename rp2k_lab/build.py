@@ -18,7 +18,7 @@ from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import RequestError
 from rp2k_lab.evaluation import Evaluator
-from rp2k_lab.loss import CrossEntropy
+from rp2k_lab.loss import build_loss
 from rp2k_lab.model import Network, WithPreprocessing, create_model
 from rp2k_lab.model.pretrained import load_pretrained, normalisation
 from rp2k_lab.optimizer import build_optimizer
@@ -92,7 +92,7 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
         load_pretrained(network.network, config.model)
     steps, scale = batches.steps_per_epoch, config.device.loss_scale
     optimizer, learning_rate = build_optimizer(config.optimizer, network, config.epochs, steps, scale)
-    loss = CrossEntropy(config.loss.label_smoothing)
+    loss = build_loss(config.loss, np.bincount(batches.labels, minlength=batches.num_classes))
     model = mindspore.Model(network, loss, optimizer, **device.amp_options(config.device))
     return Training(network, model, batches, learning_rate)
 

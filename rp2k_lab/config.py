@@ -131,6 +131,8 @@ def _weights(pretrained: str) -> str:
 class Model(Group):
     """What every network has.  The wider names are choices of their own, so that runs can be told apart by name."""
 
+    width_multiplier: Multiplier = Field(description="of the backbone's channels, final_width included")
+    depth_multiplier: Multiplier = Field(description="of the blocks of each stage")
     head_width: Count | None = Field(description="features widened by a 1×1 convolution before the classifier")
     drop_rate: Rate = Field(description="dropout before the classifier")
     freeze: Literal["none", "backbone"] = Field(description="what is not trained")
@@ -155,8 +157,6 @@ class ResNet(Model):
     base_width: Count = Field(description="width of a group at 64 planes")
     final_width: Count = Field(description="features before the classifier")
     drop_path_rate: Rate = Field(description="stochastic depth of the last block")
-    width_multiplier: Multiplier = Field(description="of the backbone's channels, final_width included")
-    depth_multiplier: Multiplier = Field(description="of the blocks of each stage")
 
 
 class EfficientNet(Model):
@@ -239,6 +239,11 @@ class CrossEntropy(Group):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
+class LogitAdjusted(CrossEntropy):
+    name: Literal["logit_adjusted"]
+    tau: NonNegativeFloat = Field(description="weight of the log shares; 1: for balanced accuracy, 0: cross_entropy")
+
+
 class Sgd(Group):
     name: Literal["sgd"]
     lr: PositiveFloat = Field(description="peak learning rate")
@@ -282,7 +287,7 @@ class Config(Group):
     aug: Annotated[
         NoAug | Cutout | RandomErasing | AutoAugment | RandAugment | Mixup | CutMix, Field(discriminator="name")
     ]
-    loss: CrossEntropy
+    loss: Annotated[CrossEntropy | LogitAdjusted, Field(discriminator="name")]
     optimizer: Sgd
     device: Device
     tracking: Mlflow
@@ -304,6 +309,15 @@ class Config(Group):
         if not all(isinstance(run, str) and run for run in listed):
             raise ValueError("each is an id, a name or a checkpoint file; what reads as a number stands in quotes")
         return tuple(listed)
+
+    @model_validator(mode="after")
+    def _balances_once(self):
+        if self.loss.name == "logit_adjusted" and self.dataset.sampler == "class_balanced":
+            raise RequestError(
+                "loss=logit_adjusted: dataset.sampler=class_balanced balances the classes already\n"
+                "use dataset.sampler=uniform or loss=cross_entropy"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):

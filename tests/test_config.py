@@ -134,6 +134,8 @@ WRONG = [
     ("dataset.classes", 1), ("dataset.classes", "40"), ("dataset.jpeg_quality", [95, 60]), ("dataset.side_px", [8, 9]),
     ("dataset.noisy_splits", ["training"]), ("dataset.name", "imagenet"),
     ("model.name", "resnet19"), ("model.cardinality", 0), ("model.final_width", 2048.5),
+    ("model.width_multiplier", 0), ("model.width_multiplier", 4.5), ("model.width_multiplier", "half"),
+    ("model.depth_multiplier", -1), ("model.depth_multiplier", 5), ("model.depth_multiplier", float("nan")),
     ("aug.flip", 1.5), ("aug.flip", float("nan")), ("aug.color", 1), ("aug.crop", [0.9, 0.1]), ("aug.crop", [0, 1]),
     ("aug.crop", [0.5, 1.5]), ("aug.crop", 0.5), ("aug.name", "mixup-typo"),
     ("loss.label_smoothing", 1), ("loss.label_smoothing", -0.1),
@@ -237,3 +239,19 @@ def test_what_a_run_records_parses_to_the_same(defaults):
 def test_no_catch_all_class_to_drop(compose, tmp_path):
     with pytest.raises(RequestError, match=r"dataset\.drop_others=true: grocery_store has no catch-all class"):
         parse(compose("dataset=grocery_store", f"dataset.root={tmp_path}", "dataset.drop_others=true"))
+
+
+@pytest.mark.parametrize("value", [-0.1, "one", float("inf"), None])
+def test_wrong_tau_is_told_in_a_line(compose, value):
+    composed = compose("loss=logit_adjusted")
+    composed["loss"]["tau"] = value
+    with pytest.raises(RequestError, match=r"^loss\.tau=.{1,120}\Z"):
+        parse(composed)
+
+
+def test_classes_are_balanced_by_the_loss_or_by_the_sampler(compose):
+    balanced = "dataset.sampler=class_balanced"
+    assert parse(compose("loss=logit_adjusted")).loss.tau == 1.0
+    assert parse(compose(balanced)).loss.name == "cross_entropy"
+    with pytest.raises(RequestError, match=r"^loss=logit_adjusted: dataset\.sampler=class_balanced .*\n.*\Z"):
+        parse(compose("loss=logit_adjusted", balanced))

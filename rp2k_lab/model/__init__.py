@@ -61,7 +61,7 @@ def create_model(
         freeze: "backbone" leaves only the head to train.
         options: the backbone's arguments: `final_width` (ResNet family, Inception-ResNet-v2), `cardinality` and
             `base_width` (ResNet family), `drop_path_rate` (all but Inception-ResNet-v2, whose reference has none),
-            `width_multiplier` and `depth_multiplier` (ResNet family).
+            `width_multiplier` and `depth_multiplier` (all; above 0, at most 4).
 
     Raises:
         ValueError: an unknown name, or an option value that the network cannot have.

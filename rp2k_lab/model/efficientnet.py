@@ -1,9 +1,12 @@
 """EfficientNet-B0 and -Lite0 from one builder; parameter names follow timm's (`blocks.1.0.conv_pw`)."""
 
+import math
+
 from mindspore import nn, ops
 
 from rp2k_lab.model.attention import SqueezeExcitation
 from rp2k_lab.model.layers import SiLU, batch_norm, conv
+from rp2k_lab.model.scaling import scaled_to_eights
 from rp2k_lab.model.stochastic import drop_path
 
 # Per stage: blocks, kernel, stride of the first block, expansion, channels (Tan & Le, arXiv 1905.11946, table 1).
@@ -57,21 +60,29 @@ class MobileBlock(nn.Cell):
 
 
 class EfficientNet(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width) to features (batch, 1280, height / 32, width / 32).
+    """Normalised float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
 
-    Tan & Le, ICML 2019, arXiv 1905.11946, table 1; width and depth multipliers are 1.
+    Tan & Le, ICML 2019, arXiv 1905.11946, table 1; 1280 channels unless multiplied.
 
     Args:
         lite: EfficientNet-Lite (the TensorFlow authors' variant for phones): no attention, ReLU6 for SiLU,
             TensorFlow's "same" padding and its batch norm epsilon 1e-3, as its weights were trained.
         drop_path_rate: stochastic depth; block i of n drops at the rate · i / n.
+        width_multiplier: of all channels, to multiples of 8; Lite's stem and features keep theirs.
+        depth_multiplier: of every stage's blocks, rounded up; Lite's first and last stage keep theirs.  Both as in
+            the authors' code (section 3.3 of the paper).
     """
 
     smallest_input = 32
     input_multiple = 1
-    num_features = 1280
 
-    def __init__(self, lite: bool = False, drop_path_rate: float = 0.0):
+    def __init__(
+        self,
+        lite: bool = False,
+        drop_path_rate: float = 0.0,
+        width_multiplier: float = 1.0,
+        depth_multiplier: float = 1.0,
+    ):
         super().__init__()
         eps, padding = (1e-3, "same") if lite else (1e-5, None)
         activation, attention = (nn.ReLU6, None) if lite else (SiLU, SqueezeExcitation)
@@ -79,11 +90,14 @@ class EfficientNet(nn.Cell):
         def norm(channels):
             return batch_norm(channels, eps)
 
-        self.conv_stem = conv(3, 32, 3, stride=2, padding=padding)
-        self.bn1 = norm(32)
-        stages, channels, number, total = [], 32, 0, sum(stage[0] for stage in STAGES)
-        for count, kernel, stride, expansion, out in STAGES:
-            cells = []
+        fixed = (0, len(STAGES) - 1) if lite else ()
+        counts = [n if i in fixed else math.ceil(n * depth_multiplier) for i, (n, *_) in enumerate(STAGES)]
+        channels, self.num_features = (n if lite else scaled_to_eights(n, width_multiplier) for n in (32, 1280))
+        self.conv_stem = conv(3, channels, 3, stride=2, padding=padding)
+        self.bn1 = norm(channels)
+        stages, number, total = [], 0, sum(counts)
+        for count, (_, kernel, stride, expansion, full) in zip(counts, STAGES, strict=True):
+            cells, out = [], scaled_to_eights(full, width_multiplier)
             for i in range(count):
                 shape = (channels, out, kernel, stride if i == 0 else 1, expansion)
                 drop = drop_path(drop_path_rate * number / total)

@@ -8,6 +8,7 @@ from functools import partial
 from mindspore import nn, ops
 
 from rp2k_lab.model.layers import ConvNorm, conv
+from rp2k_lab.model.scaling import scaled
 
 _ConvNorm = partial(ConvNorm, eps=1e-3)
 
@@ -18,6 +19,16 @@ MIXED_6A = [[(384, 3, 2, 0)], [(256, 1), (256, 3), (384, 3, 2, 0)]]
 BLOCK_17 = [[(192, 1)], [(128, 1), (160, (1, 7)), (192, (7, 1))]]
 MIXED_7A = [[(256, 1), (384, 3, 2, 0)], [(256, 1), (288, 3, 2, 0)], [(256, 1), (288, 3), (320, 3, 2, 0)]]
 BLOCK_8 = [[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]]
+STEM, POOL, REPEATS = (32, 32, 64, 80, 192), 64, (10, 20, 9)
+
+
+def _narrowed(branches, multiplier: float):
+    return [[(scaled(width, multiplier), *shape) for width, *shape in layers] for layers in branches]
+
+
+def _width(branches) -> int:
+    """Channels of the branches' outputs together."""
+    return sum(layers[-1][0] for layers in branches)
 
 
 def _branch(channels: int, layers) -> nn.Cell:
@@ -62,7 +73,7 @@ class Residual(nn.Cell):
         self.scale, self.branches = scale, len(branches)
         for i, layers in enumerate(branches):
             setattr(self, f"branch{i}", _branch(channels, layers))
-        self.conv2d = conv(sum(layers[-1][0] for layers in branches), channels, 1, bias=True)
+        self.conv2d = conv(_width(branches), channels, 1, bias=True)
         self.act = nn.Identity() if last else nn.ReLU()
 
     def construct(self, x):
@@ -74,36 +85,47 @@ class Residual(nn.Cell):
 
 
 class InceptionResNetV2(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width), sides from 75 on, to features (batch, final_width, h, w).
+    """Normalised float32 images (batch, 3, height, width), sides from 75 on, to features (batch, channels, h, w).
 
     Figure 15 of the paper with the stem of Inception-ResNet-v1 (figure 14) and Mixed_5b after it, as in the authors'
     own code, whose weights are in use, and in timm.
 
     Args:
-        final_width: channels of the last convolution; 1536, and 4096 in the contest entry's "wider" variant.
+        final_width: channels of the last convolution, before `width_multiplier`; 1536, and 4096 in the contest entry's
+            "wider" variant.
+        width_multiplier: of every convolution's channels, those after a concatenation being the sum of its branches.
+        depth_multiplier: of the three runs of residual blocks; the eighth of figure 15, `block8`, stays one.  Both
+            round to the nearest whole number, a half up, and to at least 1.
     """
 
     smallest_input = 75
     input_multiple = 1
 
-    def __init__(self, final_width: int = 1536):
+    def __init__(self, final_width: int = 1536, width_multiplier: float = 1.0, depth_multiplier: float = 1.0):
         super().__init__()
-        self.conv2d_1a = _ConvNorm(3, 32, 3, 2, 0)
-        self.conv2d_2a = _ConvNorm(32, 32, 3, 1, 0)
-        self.conv2d_2b = _ConvNorm(32, 64, 3)
+        blocks = (MIXED_5B, BLOCK_35, MIXED_6A, BLOCK_17, MIXED_7A, BLOCK_8)
+        mixed_5b, block_35, mixed_6a, block_17, mixed_7a, block_8 = (_narrowed(b, width_multiplier) for b in blocks)
+        repeats = [scaled(n, depth_multiplier) for n in REPEATS]
+        a, b, c, d, stem = (scaled(n, width_multiplier) for n in STEM)
+        pooled, self.num_features = scaled(POOL, width_multiplier), scaled(final_width, width_multiplier)
+        self.conv2d_1a = _ConvNorm(3, a, 3, 2, 0)
+        self.conv2d_2a = _ConvNorm(a, b, 3, 1, 0)
+        self.conv2d_2b = _ConvNorm(b, c, 3)
         self.maxpool_3a = nn.MaxPool2d(3, 2)
-        self.conv2d_3b = _ConvNorm(64, 80, 1)
-        self.conv2d_4a = _ConvNorm(80, 192, 3, 1, 0)
+        self.conv2d_3b = _ConvNorm(c, d, 1)
+        self.conv2d_4a = _ConvNorm(d, stem, 3, 1, 0)
         self.maxpool_5a = nn.MaxPool2d(3, 2)
-        self.mixed_5b = Mixed(192, MIXED_5B, [nn.AvgPool2d(3, 1, "same"), _ConvNorm(192, 64, 1)])
-        self.repeat = nn.SequentialCell([Residual(320, BLOCK_35, 0.17) for _ in range(10)])
-        self.mixed_6a = Mixed(320, MIXED_6A, [nn.MaxPool2d(3, 2)])
-        self.repeat_1 = nn.SequentialCell([Residual(1088, BLOCK_17, 0.10) for _ in range(20)])
-        self.mixed_7a = Mixed(1088, MIXED_7A, [nn.MaxPool2d(3, 2)])
-        self.repeat_2 = nn.SequentialCell([Residual(2080, BLOCK_8, 0.20) for _ in range(9)])
-        self.block8 = Residual(2080, BLOCK_8, 1.0, last=True)
-        self.conv2d_7b = _ConvNorm(2080, final_width, 1)
-        self.num_features = final_width
+        self.mixed_5b = Mixed(stem, mixed_5b, [nn.AvgPool2d(3, 1, "same"), _ConvNorm(stem, pooled, 1)])
+        channels = _width(mixed_5b) + pooled
+        self.repeat = nn.SequentialCell([Residual(channels, block_35, 0.17) for _ in range(repeats[0])])
+        self.mixed_6a = Mixed(channels, mixed_6a, [nn.MaxPool2d(3, 2)])
+        channels += _width(mixed_6a)
+        self.repeat_1 = nn.SequentialCell([Residual(channels, block_17, 0.10) for _ in range(repeats[1])])
+        self.mixed_7a = Mixed(channels, mixed_7a, [nn.MaxPool2d(3, 2)])
+        channels += _width(mixed_7a)
+        self.repeat_2 = nn.SequentialCell([Residual(channels, block_8, 0.20) for _ in range(repeats[2])])
+        self.block8 = Residual(channels, block_8, 1.0, last=True)
+        self.conv2d_7b = _ConvNorm(channels, self.num_features, 1)
 
     def construct(self, images):
         x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(images)))

@@ -5,6 +5,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from rp2k_lab.model.layers import GELU, LayerNorm, conv
+from rp2k_lab.model.scaling import scaled
 from rp2k_lab.model.stochastic import drop_path
 
 WINDOW = 7
@@ -197,29 +198,50 @@ class PatchEmbedding(nn.Cell):
         return self.norm(self.proj(images).transpose(0, 2, 3, 1))
 
 
-class Swin(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width), 4 divides the sides, to features (batch, 768, h, w): Swin-T.
+def _heads(channels: int, multiplier: float) -> list[int]:
+    """Heads of each stage, for an embedding of so many channels."""
+    heads = [max(1, round(n * multiplier)) for n in HEADS]
+    for i, n in enumerate(heads):
+        if channels * 2**i % n:
+            problem = f"stage {i + 1} would have {channels * 2**i} channels for {n} heads, which do not divide them"
+            fits = max(1, round(3 * multiplier)) / 3
+            raise ValueError(f"model.width_multiplier={multiplier:g}: {problem}\nuse one that fits, such as {fits:.3g}")
+    return heads
 
-    Section 3 of the paper.  The reference fixes the input size when it is built; here every size runs with the same
-    weights, windows that a feature map does not fill being cut to its side, as timm does.
+
+class Swin(nn.Cell):
+    """Normalised float32 images (batch, 3, height, width), 4 divides the sides, to features (batch, channels, h, w).
+
+    Section 3 of the paper, Swin-T; 768 channels unless multiplied.  The reference fixes the input size when it is
+    built; here every size runs with the same weights, windows that a feature map does not fill being cut to its side,
+    as timm does.
 
     Args:
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 in the first.
+        width_multiplier: of the embedding's channels, and with them all; the heads of each stage go with it (to the
+            nearest, of two the even one, at least 1), so that they keep about 32 channels each, and exactly 32 at a
+            multiple of 1/3.
+        depth_multiplier: of every stage's blocks, to the nearest, a half up, and at least 1.  A stage of one block has
+            windows that are not shifted, and its tokens see no further.
+
+    Raises:
+        ValueError: the heads of a stage do not divide its channels.
     """
 
     smallest_input = 32
     input_multiple = 4
     dense_std = 0.02  # of the initial weights, as in the authors' code
-    num_features = CHANNELS * 2 ** (len(DEPTHS) - 1)
 
-    def __init__(self, drop_path_rate: float = 0.0):
+    def __init__(self, drop_path_rate: float = 0.0, width_multiplier: float = 1.0, depth_multiplier: float = 1.0):
         super().__init__()
-        self.patch_embed = PatchEmbedding(CHANNELS)
-        rates = np.linspace(0.0, drop_path_rate, sum(DEPTHS))
+        channels, depths = scaled(CHANNELS, width_multiplier), [scaled(n, depth_multiplier) for n in DEPTHS]
+        self.num_features = channels * 2 ** (len(DEPTHS) - 1)
+        self.patch_embed = PatchEmbedding(channels)
+        rates = np.linspace(0.0, drop_path_rate, sum(depths))
         drops = [(drop_path(rate), drop_path(rate)) for rate in rates]
         stages, first = [], 0
-        for i, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
-            stages.append(Stage(CHANNELS * 2**i, heads, i > 0, drops[first : first + depth]))
+        for i, (depth, heads) in enumerate(zip(depths, _heads(channels, width_multiplier), strict=True)):
+            stages.append(Stage(channels * 2**i, heads, i > 0, drops[first : first + depth]))
             first += depth
         self.layers = nn.SequentialCell(stages)
         self.norm = LayerNorm(self.num_features)

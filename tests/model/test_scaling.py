@@ -3,8 +3,11 @@
 import pytest
 from mindspore import Tensor
 
-from rp2k_lab.model import create_model
-from rp2k_lab.model.scaling import scaled
+from rp2k_lab.build import create_network
+from rp2k_lab.config import parse
+from rp2k_lab.errors import RequestError
+from rp2k_lab.model import create_model, list_models
+from rp2k_lab.model.scaling import scaled, scaled_to_eights
 from tests.parity import draw
 
 from .conftest import no_weights
@@ -33,25 +36,38 @@ def test_scaled_rounds_a_half_up_and_leaves_one(count, multiplier, expected):
     assert scaled(count, multiplier) == expected
 
 
+@pytest.mark.parametrize(
+    ("channels", "multiplier", "expected"),
+    [
+        (32, 1.0, 32), (24, 1.1, 24), (40, 1.1, 48), (112, 1.1, 120), (1280, 1.1, 1408),  # EfficientNet-B2
+        (16, 0.25, 8), (24, 0.5, 16), (80, 0.25, 24),  # 20 → 24
+        (40, 0.3, 16), (76, 0.25, 24),  # 12 → 16; 19 → 16, which is more than a tenth less
+    ],
+)  # fmt: skip
+def test_eights_never_take_away_more_than_a_tenth(channels, multiplier, expected):
+    assert scaled_to_eights(channels, multiplier) == expected
+
+
 STAGES = [f"layer{i}" for i in range(1, 5)]
 
 
 class TestResNet:
     @pytest.mark.parametrize(
-        ("name", "full", "depth", "expected"),
+        ("name", "depth", "expected"),
         [
-            ("resnet18", (2, 2, 2, 2), 0.25, [1, 1, 1, 1]),
-            ("resnet50", (3, 4, 6, 3), 0.5, [2, 2, 3, 2]),  # 1.5 is rounded up
-            ("resnet101", (3, 4, 23, 3), 0.25, [1, 1, 6, 1]),
-            ("resnet18", (2, 2, 2, 2), 2, [4, 4, 4, 4]),
+            ("resnet18", 0.25, [1, 1, 1, 1]),
+            ("resnet18", 2, [4, 4, 4, 4]),
+            ("resnet50", 0.5, [2, 2, 3, 2]),  # 3, 4, 6, 3; 1.5 is rounded up
+            ("resnet101", 0.25, [1, 1, 6, 1]),  # 3, 4, 23, 3
         ],
     )
-    def test_blocks_of_a_stage(self, name, full, depth, expected):
-        assert [blocks(shapes(name), stage) for stage in STAGES] == list(full)
-        assert [blocks(shapes(name, depth_multiplier=depth), stage) for stage in STAGES] == expected
+    def test_blocks_of_a_stage(self, name, depth, expected):
+        found = shapes(name, depth_multiplier=depth)
+        assert [blocks(found, stage) for stage in STAGES] == expected
 
     def test_every_channel_of_basic_blocks_is_scaled(self):
-        full, narrow = shapes("resnet18"), shapes("resnet18", width_multiplier=0.25)
+        full = shapes("resnet18", depth_multiplier=0.25)
+        narrow = shapes("resnet18", width_multiplier=0.25, depth_multiplier=0.25)
         assert full.keys() == narrow.keys()
         for name, shape in full.items():
             kept = {3} if name == "conv1.weight" else {5} if name.startswith("fc.") else set()
@@ -60,33 +76,129 @@ class TestResNet:
             assert narrow[name] == expected, name
 
     def test_planes_and_stem_of_bottlenecks(self):
-        narrow = shapes("resnet50", width_multiplier=0.125)
+        narrow = shapes("resnet50", width_multiplier=0.125, depth_multiplier=0.25)
         assert out(narrow, "conv1", *(f"{stage}.0.conv2" for stage in STAGES)) == [8, 8, 16, 32, 64]
         assert out(narrow, *(f"{stage}.0.conv3" for stage in STAGES)) == [32, 64, 128, 256]
 
     def test_a_resnext_has_fewer_groups_of_the_same_width(self):
         """32×4d at 0.25 is 8×4d: 4, 8, 16, 32 channels in each of 8 groups."""
-        narrow = shapes("seresnext50", width_multiplier=0.25)
+        narrow = shapes("seresnext50", width_multiplier=0.25, depth_multiplier=0.25)
         assert out(narrow, "conv1", *(f"{stage}.0.conv3" for stage in STAGES)) == [16, 64, 128, 256, 512]
         for stage, width in zip(STAGES, (4, 8, 16, 32), strict=True):
             assert narrow[f"{stage}.0.conv2.weight"][:2] == (8 * width, width)
 
     @pytest.mark.parametrize(("cardinality", "multiplier", "groups"), [(7, 0.25, 2), (32, 0.01, 1), (32, 2, 64)])
     def test_groups_are_whole_and_at_least_one(self, cardinality, multiplier, groups):
-        grouped = shapes("seresnext50", cardinality=cardinality, width_multiplier=multiplier)
+        options = {"cardinality": cardinality, "width_multiplier": multiplier}
+        grouped = shapes("seresnext50", depth_multiplier=0.25, **options)
         assert grouped["layer1.0.conv2.weight"][:2] == (groups * 4, 4)
 
     @pytest.mark.parametrize(("name", "features"), [("seresnext50_wider", 1024), ("resnet50_bam", 512)])
     def test_features_are_final_width_scaled(self, name, features):
-        narrow = shapes(name, width_multiplier=0.25)
+        narrow = shapes(name, width_multiplier=0.25, depth_multiplier=0.25)
         assert narrow["fc.weight"] == (5, features)
         assert narrow["layer4.0.conv3.weight"][0] == features
 
     def test_reductions_of_few_channels_keep_one(self):
         """Of 4 · 1 channels in the first stage a sixteenth would be none."""
-        assert shapes("resnet50_cbam", width_multiplier=0.01)["layer1.0.se.fc1.weight"] == (1, 4)
-        assert shapes("resnet50_bam", width_multiplier=0.01)["bam1.channel_fc1.weight"] == (1, 4)
-        assert shapes("seresnet50", width_multiplier=0.01)["layer1.0.se.fc1.weight"] == (8, 4, 1, 1)
+        smallest = {"width_multiplier": 0.01, "depth_multiplier": 0.25}
+        assert shapes("resnet50_cbam", **smallest)["layer1.0.se.fc1.weight"] == (1, 4)
+        assert shapes("resnet50_bam", **smallest)["bam1.channel_fc1.weight"] == (1, 4)
+        assert shapes("seresnet50", **smallest)["layer1.0.se.fc1.weight"] == (8, 4, 1, 1)
+
+
+class TestEfficientNet:
+    FULL = (16, 24, 40, 80, 112, 192, 320)
+    QUARTER = (8, 8, 16, 24, 32, 48, 80)  # 4, 6, 10, 20, 28, 48, 80 in eights; 10 → 8 would take a fifth away
+
+    def widths(self, found):
+        projections = ["blocks.0.0.conv_pw", *(f"blocks.{i}.0.conv_pwl" for i in range(1, 7))]
+        return out(found, "conv_stem", *projections, "conv_head")
+
+    @pytest.mark.parametrize(
+        ("name", "stem", "features", "narrow_stem", "narrow_features"),
+        [("efficientnet_b0", 32, 1280, 8, 320), ("efficientnet_lite0", 32, 1280, 32, 1280)],
+    )
+    def test_channels(self, name, stem, features, narrow_stem, narrow_features):
+        """Lite's stem and head are fixed (fix_head_stem in the authors' code)."""
+        assert self.widths(shapes(name, depth_multiplier=0.25)) == [stem, *self.FULL, features]
+        narrow = shapes(name, width_multiplier=0.25, depth_multiplier=0.25)
+        assert self.widths(narrow) == [narrow_stem, *self.QUARTER, narrow_features]
+        assert narrow["fc.weight"] == (5, narrow_features)
+        # Six times the eight channels that come in, by themselves in the depthwise convolution.
+        assert narrow["blocks.1.0.conv_dw.weight"][:2] == (6 * 8, 1)
+
+    @pytest.mark.parametrize(
+        ("name", "depth", "expected"),
+        [
+            ("efficientnet_b0", 1.1, [2, 3, 3, 4, 4, 5, 2]),  # B1
+            ("efficientnet_lite0", 1.1, [1, 3, 3, 4, 4, 5, 1]),  # Lite1: the first and the last stage are fixed
+            ("efficientnet_b0", 0.5, [1, 1, 1, 2, 2, 2, 1]),
+            ("efficientnet_lite0", 0.25, [1, 1, 1, 1, 1, 1, 1]),
+        ],
+    )
+    def test_blocks_are_rounded_up(self, name, depth, expected):
+        found = shapes(name, depth_multiplier=depth)
+        assert [blocks(found, f"blocks.{i}") for i in range(7)] == expected
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_b1_has_the_published_size(self):
+        """7.8 million (arXiv 1905.11946, table 2); timm's efficientnet_b1 exactly so many."""
+        net = create_model("efficientnet_b0", 1000, depth_multiplier=1.1)
+        assert sum(parameter.size for parameter in net.trainable_params()) == 7_794_184
+
+
+class TestSwin:
+    @pytest.mark.parametrize(
+        ("multiplier", "channels", "heads"),
+        [(1.0, 96, [3, 6, 12, 24]), (0.25, 24, [1, 2, 3, 6]), (0.125, 12, [1, 1, 2, 3]), (2, 192, [6, 12, 24, 48])],
+    )
+    def test_channels_and_heads(self, multiplier, channels, heads):
+        found = shapes("swin_tiny", width_multiplier=multiplier, depth_multiplier=0.25)
+        attention = [f"layers.{i}.blocks.0.attn" for i in range(4)]
+        assert [found[f"{name}.relative_position_bias_table"][1] for name in attention] == heads
+        expected = [channels * 2**i for i in range(4)]
+        assert out(found, "patch_embed.proj", *(f"{name}.proj" for name in attention)) == [channels, *expected]
+        assert out(found, *(f"layers.{i}.downsample.reduction" for i in range(1, 4))) == expected[1:]
+        assert out(found, *(f"layers.{i}.blocks.0.mlp.fc1" for i in range(4))) == [4 * n for n in expected]
+        assert found["fc.weight"] == (5, expected[-1])
+
+    @pytest.mark.parametrize(("depth", "expected"), [(0.25, [1, 1, 2, 1]), (0.5, [1, 1, 3, 1]), (2, [4, 4, 12, 4])])
+    def test_blocks_of_a_stage(self, depth, expected):
+        found = shapes("swin_tiny", width_multiplier=0.25, depth_multiplier=depth)
+        assert [blocks(found, f"layers.{i}.blocks") for i in range(4)] == expected
+
+    def test_heads_that_do_not_divide_are_refused_with_one_that_fits(self):
+        """84 channels; of 2.6, 5.25, 10.5, 21 heads 3 divide 84, and 5 do not divide 168."""
+        with pytest.raises(ValueError, match=r"^model\.width_multiplier=0\.875: stage 2 .*168 .* 5 heads") as error:
+            create_model("swin_tiny", 5, width_multiplier=0.875)
+        lines = str(error.value).splitlines()
+        assert lines[1:] == ["use one that fits, such as 1"]
+
+
+class TestInceptionResNetV2:
+    NAME = "inception_resnet_v2"
+
+    def test_channels_add_up(self):
+        """At 0.25: 24 + 16 + 24 + 16 = 80, + 96 + 96 = 272, + 96 + 72 + 80 = 520."""
+        narrow = shapes(self.NAME, width_multiplier=0.25, depth_multiplier=0.05)
+        stem = ("conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a")
+        assert out(narrow, *(f"{name}.conv" for name in stem)) == [8, 8, 16, 20, 48]
+        assert out(narrow, "repeat.0.conv2d", "repeat_1.0.conv2d", "repeat_2.0.conv2d") == [80, 272, 520]
+        # The branches of a block: 8 + 8 + 16, 48 + 48, 48 + 64.
+        assert narrow["repeat.0.conv2d.weight"][1] == 32
+        assert narrow["repeat_1.0.conv2d.weight"][1] == 96
+        assert narrow["block8.conv2d.weight"][:2] == (520, 112)
+        assert narrow["fc.weight"] == (5, 384)
+
+    def test_features_are_final_width_scaled(self):
+        options = {"width_multiplier": 0.25, "depth_multiplier": 0.05}
+        assert shapes(f"{self.NAME}_wider", **options)["fc.weight"] == (5, 1024)
+
+    @pytest.mark.parametrize(("depth", "expected"), [(0.25, [3, 5, 2]), (0.05, [1, 1, 1])])  # of 10, 20, 9
+    def test_blocks_of_each_run(self, depth, expected):
+        found = shapes(self.NAME, depth_multiplier=depth)
+        assert [blocks(found, prefix) for prefix in ("repeat", "repeat_1", "repeat_2")] == expected
 
 
 @pytest.mark.parametrize("key", ["width_multiplier", "depth_multiplier"])
@@ -97,10 +209,20 @@ def test_multipliers_out_of_range_are_refused(key, value):
 
 
 @pytest.mark.usefixtures("pynative")
-@pytest.mark.parametrize("name", ["resnet18", "resnet50_bam", "resnet50_cbam", "seresnext50"])
+@pytest.mark.parametrize("name", list_models())
 def test_the_smallest_of_a_family_runs(name):
     net = create_model(name, 5, width_multiplier=0.125, depth_multiplier=0.25).set_train(False)
     side = net.backbone.smallest_input
     features = net.backbone(Tensor(draw.draw_images(2, (side, side))))
     assert features.shape[1] == net.backbone.num_features
     assert net.head(features).shape == (2, 5)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_command_line(compose):
+    config = parse(compose("model=swin_tiny", "model.width_multiplier=0.25", "model.depth_multiplier=2"))
+    assert (config.model.width_multiplier, config.model.depth_multiplier) == (0.25, 2)
+    network = create_network(config, 5)
+    assert network.backbone.num_features == 192
+    with pytest.raises(RequestError, match=r"^model\.width_multiplier=0\.875: .*\n.*\Z"):
+        create_network(parse(compose("model=swin_tiny", "model.width_multiplier=0.875")), 5)
