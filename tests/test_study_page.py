@@ -18,6 +18,10 @@ from rp2k_lab.tracker import MlflowTracker
 LEVELS = {"baseline": 0.70, "cutout": 0.74, "mixup": 0.78}
 STEPS = range(10, 60, 10)
 METRICS = ["test/top1", "val/top1", "train/loss"]
+# Every chart on the page, as the lines and bars given to Plotly.
+DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(trace => ({
+    names: trace.names, metric: trace.metricKey, mode: trace.mode, fill: trace.fill,
+    x: Array.from(trace.x), y: Array.from(trace.y) })))"""
 
 
 def curve(top1, seed):
@@ -53,15 +57,10 @@ def page(browser, study):
     )
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(page_url(study.experiment, study.key, study.port))
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg .trace').length >= 8", timeout=20_000)
-    print("DRAWN", time.time())
+    page.wait_for_function(f"({DRAWN})().filter(traces => traces.length).length >= 4", timeout=20_000)
+    page.wait_for_selector(".js-plotly-plot .main-svg")
     yield SimpleNamespace(page=page, asked=asked, said=said)
     context.close()
-
-
-DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(trace => ({
-    names: trace.names, metric: trace.metricKey, mode: trace.mode, fill: trace.fill,
-    x: Array.from(trace.x), y: Array.from(trace.y) })))"""
 
 
 def test_the_page_opens_grouped_with_the_charts_of_the_study(page, study):
