@@ -1,12 +1,9 @@
 """The tracker against a real sqlite store and a real server."""
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from types import SimpleNamespace
 
 import mlflow
@@ -110,32 +107,6 @@ with MlflowTracker(settings, "run") as tracker:
     runs = client.search_runs(["1"])
     assert len(runs) == 3
     assert all(len(client.get_metric_history(run.info.run_id, "a")) == 50 for run in runs)
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A real `mlflow server` process on loopback; gives its address and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "served"), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    output = (tmp_path / "server.log").open("w")
-    options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes too
-    process = subprocess.Popen([*command, "--workers", "1"], env=environment, **options)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=2)
-            break
-        except OSError:
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-            time.sleep(0.2)  # nothing announces that it listens
-    yield SimpleNamespace(address=address, signal=lambda signum: os.killpg(process.pid, signum))
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(20)
-    output.close()
 
 
 def test_a_server_gets_everything_and_its_absence_costs_one_warning(tmp_path, server, caplog, monkeypatch):
