@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import Pruned, RequestError
+from rp2k_lab.study_page import VIEW_TAG, grouped_view, page_url
 
 log = logging.getLogger(__name__)
 
@@ -160,16 +161,22 @@ class MlflowTracker(MemoryTracker):
 class StudyTracker:
     """The run that a study's trials have as their parent; found again by whoever continues the study.
 
+    Attributes:
+        run_id, experiment_id: where it is.
+        page: what `make ui` shows of the study.
+
     Args:
         tracking: the `conf/tracking` choice.
         study: its name.
         tags: facts about the study.
+        group: the factor that its page shows the runs by, a tag of the trials' runs; None: no such page.
+        metrics: what the page shows, as `study_page.grouped_view` takes them.
 
     Raises:
         RequestError: the server does not answer.
     """
 
-    def __init__(self, tracking, study: str, tags: dict[str, str]):
+    def __init__(self, tracking, study: str, tags: dict[str, str], group: str | None, metrics: Sequence[str]):
         self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
         found = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
         tags = {"kind": "study", "study": study} | tags | _process_tags()
@@ -180,11 +187,11 @@ class StudyTracker:
             self.run_id = self._client.create_run(self.experiment_id, run_name=study).info.run_id
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, value)
-
-    @property
-    def page(self) -> str:
-        """Where `make ui` shows it."""
-        return f"http://127.0.0.1:5000/#/experiments/{self.experiment_id}"
+        self.page = f"http://127.0.0.1:5000/#/experiments/{self.experiment_id}"
+        if group:
+            key, view = grouped_view(f"tags.{group}", metrics)
+            self._client.set_experiment_tag(self.experiment_id, VIEW_TAG + key, view)
+            self.page = page_url(self.experiment_id, key)
 
     def close(self, status: str) -> None:
         """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED."""

@@ -52,11 +52,16 @@ class Display:
         self._progress[number] = f"epoch {epoch}/{epochs}, {100 * top1:.1f} %"
         self.update()
 
-    def ended(self, number: int, result: float | str | None, seconds: float) -> None:
-        """A trial of this worker has ended: val top-1, the reason why it failed, or None where it was pruned."""
-        words = f"val top-1 {100 * result:.1f} %" if isinstance(result, float) else result or "pruned"
-        self._progress.pop(number, None)
-        self._say(f"trial {number} ended after {seconds:.0f} s: {words}; {self._summary(self._trials())}")
+    def ended(self, study: Study, trial: FrozenTrial) -> None:
+        """A trial of this worker has ended; a callback of Optuna's."""
+        words = {
+            TrialState.COMPLETE: lambda: f"val top-1 {100 * trial.value:.1f} %",
+            TrialState.PRUNED: lambda: f"pruned at {100 * trial.value:.1f} %",
+            TrialState.FAIL: lambda: trial.user_attrs["reason"],
+        }[trial.state]()
+        self._progress.pop(trial.number, None)
+        self._say(f"trial {trial.number} ended after {_duration(_seconds(trial))}: {words}")
+        self._say(self._summary(self._trials()))
 
     def update(self, note: str = "") -> None:
         """Draw the table again; without a terminal, say a note that is new."""

@@ -64,7 +64,8 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
     tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
     with SignalWatch() as signals:
         with exclusive(storage, name):
-            tracker = StudyTracker(tracking, name, {"command": shlex.join(sys.argv), "storage": _place(storage.url)})
+            tags = {"command": shlex.join(sys.argv), "storage": without_credentials(str(storage.url))}
+            tracker = StudyTracker(tracking, name, tags, plan.factor, plan.metrics)
 
         def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
             tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
@@ -157,10 +158,6 @@ def _parse_options(options: dict[str, Any]) -> Options:
         raise RequestError(
             f"hydra.sweeper.{key}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
         ) from None
-
-
-def _place(url) -> str:
-    return without_credentials(str(url))
 
 
 def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker) -> None:

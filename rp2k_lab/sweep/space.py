@@ -25,6 +25,8 @@ class Table:
     extra: tuple[str, ...]
 
     prunes = False
+    metrics = ("test/top1", "val/top1", "train/loss")
+    factor = "level"
 
     @property
     def name(self) -> str:
@@ -63,10 +65,16 @@ class Search:
     fixed: tuple[str, ...]
 
     prunes = True
+    metrics = ("val/top1", "train/loss")
 
     @property
     def name(self) -> str:
         return "-".join(self.space)
+
+    @property
+    def factor(self) -> str | None:
+        """The first dimension that is a list: what a page can show the runs by."""
+        return next((key for key, d in self.space.items() if isinstance(d, CategoricalDistribution)), None)
 
     @property
     def points(self) -> list[Point]:

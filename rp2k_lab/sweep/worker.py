@@ -1,7 +1,6 @@
 """One worker of a study: takes what is missing, runs it, and goes on until nothing is."""
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,8 +59,7 @@ class Worker:
                 trials = self._study.get_trials(deepcopy=False)
                 if self._something_to_do(trials):
                     objective = lambda trial: self._run(trial, device, claiming)  # noqa: E731
-                    self._study.optimize(objective, n_trials=1, catch=(TrialFailed,))
-                    self._display.update()
+                    self._study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[self._display.ended])
                     continue
             if not any(trial.state == TrialState.RUNNING for trial in trials):
                 return
@@ -89,16 +87,13 @@ class Worker:
             self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
             return trial.should_prune()
 
-        started = time.monotonic()
         try:
             overrides = [*self._plan.overrides(point), *self._extra]
             objective = run_trial(overrides, folder, self._link(trial, label), device, heard, self._signum)
         except TrialFailed as error:
             trial.set_user_attr("reason", str(error))
             trial.set_user_attr("stopped", isinstance(error, TrialStopped))
-            self._display.ended(trial.number, str(error), time.monotonic() - started)
             raise
-        self._display.ended(trial.number, objective, time.monotonic() - started)
         if objective is None:
             raise optuna.TrialPruned
         return objective
