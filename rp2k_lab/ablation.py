@@ -14,7 +14,7 @@ Scale = Literal["paper", "laptop", "smoke"]
 Overrides = Annotated[tuple[str, ...], Field(strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Of the machine, not of the experiment: they may differ between two cells of one table.
-MACHINE_KEYS = re.compile(r"(device|tracking)(\..*)?|dataset\.(root|cache_gb)|debug")
+MACHINE_KEYS = re.compile(r"tracking(\..*)?|dataset\.(root|cache_gb)|device\.data_workers|debug")
 
 
 class _Part(BaseModel):
@@ -91,7 +91,7 @@ def names() -> list[str]:
 
 
 def of_the_experiment(overrides: Iterable[str]) -> list[str]:
-    """Those that decide what comes out, sorted: without devices, paths and tracking."""
+    """Those that decide what comes out, sorted: without paths and tracking."""
     return sorted(override for override in overrides if not MACHINE_KEYS.fullmatch(_key(override)))
 
 
