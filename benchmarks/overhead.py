@@ -27,6 +27,7 @@ from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.index import build_index
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score
+from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.task.train import build_callbacks, open_tracker
 
 TURN_STEPS = 5
@@ -78,7 +79,7 @@ def main() -> None:
         )
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
-        with SignalWatch() as signals, open_tracker(config) as tracker:
+        with SignalWatch() as signals, open_tracker(config, None) as tracker:
             measure(training, bare, tracker, signals, Path(folder))  # compiles
             rounds = [measure(training, bare, tracker, signals, Path(folder)) for _ in range(options.rounds)]
     tracked, untracked, hooks = zip(*rounds, strict=True)
@@ -107,7 +108,7 @@ def measure(training: Training, bare: BareTurns, tracker, signals: SignalWatch, 
     """One epoch of both: (tracked images/s, bare images/s, CPU seconds by hook)."""
     batches = training.batches
     scores = {"top1": Score(0.5, 100, 0.4, 0.6)}
-    callbacks = [*build_callbacks(training, lambda: scores, tracker, signals, folder), bare]
+    callbacks = [*build_callbacks(training, lambda: scores, tracker, signals, Trial(), folder), bare]
     state = callback.TrainingState(1, batches.steps_per_epoch, batches.batch_size, training.learning_rate)
     dispatch = callback.Dispatch(state, callbacks)
     bare.seconds = bare.steps = 0

@@ -28,7 +28,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _UNDER_WAY = (TrialState.RUNNING, TrialState.WAITING)
-_PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
     # After a trial's first epoch, and once four trials have been run to their end.
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
@@ -84,7 +84,7 @@ def open_study(storage: optuna.storages.RDBStorage, plan: Table | Search, name: 
         RequestError: there it is, but it asks something else; the first difference is shown.
     """
     sampler = Unrepeated(plan.space, seed)
-    options = {"storage": storage, "sampler": sampler, "pruner": _PRUNERS[pruner if plan.prunes else "none"]()}
+    options = {"storage": storage, "sampler": sampler, "pruner": PRUNERS[pruner if plan.prunes else "none"]()}
     study = optuna.create_study(study_name=name, direction="maximize", load_if_exists=True, **options)
     definition = plan.definition()
     with exclusive(storage, name):

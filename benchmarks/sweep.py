@@ -1,0 +1,138 @@
+"""What a pruned search saves against the full grid, and what a trial costs beside the same command.
+
+    python -m benchmarks.sweep [--rounds 6] [--dimensions KEY=A,B …] [--seeds 0,1,2] [overrides]
+
+**Search.**  The grid is run once, every point to its end with every seed.  A run on CPU is bit-identical when it is
+repeated, so a trial that is pruned is the beginning of the grid's run, and a search can be replayed on the grid's
+curves exactly: for every run seed and many sampler seeds, with the sampler and the pruners of `hydra/sweeper=optuna`.
+Reported: how far the mean over seeds of the point that a search ends with lies below the grid's best mean, and the
+search's epochs over those of the grid of one seed.
+
+**Trial.**  `python run.py …` and the same run as a study's only trial take turns: seconds from the trial's start to
+its end, less those of the command.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+from benchmarks.timing import interleave, median_interval
+from rp2k_lab import PROJECT
+from rp2k_lab.sweep.space import Search
+from rp2k_lab.sweep.study import PRUNERS, Unrepeated, find_study
+
+# Small enough that a grid of 42 runs takes about twenty minutes on two cores.
+OVERRIDES = ["size=32", "epochs=6", "model.width_multiplier=0.25", "dataset.train_images=1000", "dataset.cache_gb=1"]
+DIMENSIONS = [
+    "aug=none,cutout,random_erasing,autoaugment,randaugment,mixup,cutmix",
+    "model.final_width=512,1024",
+]
+REPLAYS = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--dimensions", nargs="+", default=DIMENSIONS)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("overrides", nargs="*", default=[])
+    options = parser.parse_args()
+    overrides = [*OVERRIDES, *options.overrides]
+    with tempfile.TemporaryDirectory() as folder:
+        measure_search(options.dimensions, options.seeds, overrides, Path(folder))
+        measure_trial(options.rounds, overrides, Path(folder))
+
+
+def measure_search(dimensions: list[str], seeds: str, overrides: list[str], folder: Path) -> None:
+    """Run the grid and replay searches on it."""
+    study = run_study("grid", [*dimensions, f"seed={seeds}"], overrides, folder, "hydra.sweeper.pruner=none")
+    curves = defaultdict(dict)
+    for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        params = dict(trial.params)
+        seed = params.pop("seed")
+        values = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
+        curves[seed][tuple(params.items())] = [*values, trial.value]
+    space = {k: d for k, d in study.trials[0].distributions.items() if k != "seed"}
+    points = list(next(iter(curves.values())))
+    means = {point: np.mean([curves[seed][point][-1] for seed in curves]) for point in points}
+    best = max(means, key=means.get)
+    epochs = len(curves[0][best])
+    print(f"grid of {len(points)} points × {len(curves)} seeds, {epochs} epochs each")
+    print(f"  best mean val top-1 {100 * means[best]:.1f} % ({dict(best)}), worst {100 * min(means.values()):.1f} %")
+    for pruner in PRUNERS:
+        results = [replay(pruner, space, curves[seed], n) for seed in curves for n in range(REPLAYS)]
+        gaps = [100 * (means[best] - means[point]) for point, _ in results]
+        shares = [used / (epochs * len(points)) for _, used in results]
+        within = np.mean([gap <= 1 for gap in gaps])
+        print(
+            f"  {pruner}: {np.mean(gaps):.2f} points below the best on average, within 1 point in {100 * within:.0f} % "
+            f"of {len(results)} searches; epochs {np.mean(shares):.2f} of the grid's, at most {max(shares):.2f}"
+        )
+
+
+def replay(pruner: str, space, curves: dict, seed: int) -> tuple[tuple, int]:
+    """(the point that a search over the whole grid ends with, the epochs that it took)."""
+    sampler = Unrepeated(space, 1000 * seed)
+    study = optuna.create_study(sampler=sampler, pruner=PRUNERS[pruner](), direction="maximize")
+    search, used = Search(space, ()), 0
+
+    def objective(trial: optuna.Trial) -> float:
+        nonlocal used
+        from rp2k_lab.sweep.study import claim
+
+        curve = curves[tuple(claim(trial, search).items())]
+        for epoch, top1 in enumerate(curve[:-1], 1):
+            used += 1
+            trial.report(top1, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        used += 1
+        return curve[-1]
+
+    study.optimize(objective, n_trials=len(curves))
+    return tuple(study.best_params.items()), used
+
+
+def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
+    """Take turns between the command and the trial."""
+    quick = [*overrides, "epochs=1", "task.test=false"]
+
+    def command() -> float:
+        started = time.perf_counter()
+        run([*quick, "seed=0", f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.run.dir={folder}/{started}"])
+        return time.perf_counter() - started
+
+    def trial() -> float:
+        done = run_study(f"one{time.time_ns()}", ["seed=0,1"], quick, folder, "hydra.sweeper.n_trials=1").trials[0]
+        return (done.datetime_complete - done.datetime_start).total_seconds()
+
+    command()  # the photos are drawn
+    seconds = interleave({"command": command, "trial": trial}, rounds)
+    value, low, high = median_interval(seconds["trial"] - seconds["command"])
+    print(f"  command {np.median(seconds['command']):.1f} s, as a trial {np.median(seconds['trial']):.1f} s")
+    print(f"  trial - command: {value:.3f} [{low:.3f}, {high:.3f}], n = {rounds} rounds")
+
+
+def run_study(name: str, dimensions: list[str], overrides: list[str], folder: Path, *options: str) -> optuna.Study:
+    """A search over `dimensions`, and the finished study."""
+    storage = f"sqlite:///{folder}/optuna.db"
+    places = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.sweep.dir={folder}/{name}"]
+    study = ["hydra/sweeper=optuna", f"hydra.sweeper.study={name}", f"hydra.sweeper.storage={storage}"]
+    run(["-m", *study, "hydra.sweeper.n_trials=10000", *options, *places, *overrides, *dimensions])
+    return find_study(storage, name)
+
+
+def run(arguments: list[str]) -> None:
+    subprocess.run([sys.executable, PROJECT / "run.py", *arguments], env=os.environ, check=True, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
