@@ -10,15 +10,18 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 5000
 
-.PHONY: run test check ui bench
+.PHONY: run test soak check ui bench
 .DEFAULT_GOAL := run
 
 run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to look
 	$(BIN)/python run.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not soak"
 	$(BIN)/python -m pytest -m alone
+
+soak: $(INSTALLED)  ## the long tests
+	$(BIN)/python -m pytest -m soak
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -33,6 +36,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.input_pipeline
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.sweep
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing the pinned dependencies into .venv: about two minutes, 3.6 GB"

@@ -27,7 +27,7 @@ import optuna
 from benchmarks.timing import interleave, median_interval
 from rp2k_lab import PROJECT
 from rp2k_lab.sweep.space import Search
-from rp2k_lab.sweep.study import PRUNERS, Unrepeated, find_study
+from rp2k_lab.sweep.study import PRUNERS, Unrepeated, claim, find_study
 
 # Small enough that a grid of 42 runs takes about twenty minutes on two cores.
 OVERRIDES = ["size=32", "epochs=6", "model.width_multiplier=0.25", "dataset.train_images=1000", "dataset.cache_gb=1"]
@@ -57,14 +57,14 @@ def measure_search(dimensions: list[str], seeds: str, overrides: list[str], fold
     curves = defaultdict(dict)
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         params = dict(trial.params)
-        seed = params.pop("seed")
+        seed = params.pop("seed", None)
         values = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
         curves[seed][tuple(params.items())] = [*values, trial.value]
     space = {k: d for k, d in study.trials[0].distributions.items() if k != "seed"}
     points = list(next(iter(curves.values())))
     means = {point: np.mean([curves[seed][point][-1] for seed in curves]) for point in points}
     best = max(means, key=means.get)
-    epochs = len(curves[0][best])
+    epochs = len(next(iter(curves.values()))[best])
     print(f"grid of {len(points)} points × {len(curves)} seeds, {epochs} epochs each")
     print(f"  best mean val top-1 {100 * means[best]:.1f} % ({dict(best)}), worst {100 * min(means.values()):.1f} %")
     for pruner in PRUNERS:
@@ -86,8 +86,6 @@ def replay(pruner: str, space, curves: dict, seed: int) -> tuple[tuple, int]:
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal used
-        from rp2k_lab.sweep.study import claim
-
         curve = curves[tuple(claim(trial, search).items())]
         for epoch, top1 in enumerate(curve[:-1], 1):
             used += 1

@@ -77,7 +77,11 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
             worker = Worker(
                 study, storage, plan, n_trials, extra, folder, options.retries, link, lambda: signals.signum, display
             )
-            _work(worker, options.devices)
+            try:
+                _work(worker, options.devices)
+            except BaseException:
+                tracker.close("FAILED")
+                raise
         left = missing(study, plan, n_trials)
         tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
         signals.check()
