@@ -58,7 +58,7 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
         assert config not in seen.values(), f"{level} is the same run as another"
         seen[level] = config
         if scale == "laptop":
-            assert 48 <= min(config.size) <= max(config.size) <= 76
+            assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
             assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
     assert found.baseline in seen
     assert len(found.seeds) >= 3
