@@ -15,7 +15,8 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { .forest { --paper: #1b2129; --ink: #e6eaef; --quiet: #9ba7b5; --line: #313a46;
 --better: #51c596; --worse: #f07f8d; } }
 .forest { font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans SC", "Microsoft YaHei", sans-serif; }
-.forest .paper { fill: var(--paper); } .forest text { fill: var(--ink); } .forest .quiet { fill: var(--quiet); }
+.forest text { fill: var(--ink); stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
+.forest .paper { fill: var(--paper); } .forest .quiet { fill: var(--quiet); }
 .forest .grid { stroke: var(--line); } .forest .zero { stroke: var(--ink); stroke-dasharray: 3 3; }
 .forest .bar { stroke: var(--tone); stroke-width: 2.5; } .forest .mark { fill: var(--tone); }
 .forest .published { fill: var(--paper); stroke: var(--ink); stroke-width: 1.5; }

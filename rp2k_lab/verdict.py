@@ -186,11 +186,11 @@ def _compare(ablation: Ablation, row: Row, baseline: Row, results: Results) -> D
     digests = sorted(set(both["images_digest"]))
     if len(digests) > 1:
         return f"the runs were tested on different photos ({', '.join(digests)})"
-    weights = _class_weights(results.labels[digests[0]]) if ablation.metric == "macro_top1" else None
+    weights = class_weights(results.labels[digests[0]]) if ablation.metric == "macro_top1" else None
     return paired_difference(results.correct(row.level, seeds), results.correct(baseline.level, seeds), weights)
 
 
-def _class_weights(labels: np.ndarray) -> np.ndarray:
+def class_weights(labels: np.ndarray) -> np.ndarray:
     """float (images,), whose weighted mean of correctness is the macro accuracy."""
     images = np.bincount(labels)
     return 1 / ((images > 0).sum() * images[labels])

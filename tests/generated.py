@@ -28,7 +28,7 @@ def table_of(*levels: str, **changes) -> Ablation:
     return Ablation.model_validate(settings | changes)
 
 
-def test_images(images: int, classes: int = 30, salt: str = "") -> tuple[str, np.ndarray, np.ndarray]:
+def split_of(images: int, classes: int = 30, salt: str = "") -> tuple[str, np.ndarray, np.ndarray]:
     """(digest, labels, groups) of a test split with a tail."""
     rng = np.random.default_rng(0)
     labels = np.sort(np.minimum(rng.geometric(0.12, images) - 1, classes - 1))
@@ -60,7 +60,7 @@ def results(truth: dict[str, float], seeds=range(5), images: int = 2000, random_
     """(cells, image rows) as frames: each level has `truth` of the images right, with a spread over seeds of 0.4 points
     and half of the images as hard for every run."""
     rng = np.random.default_rng(random_seed)
-    where = test_images(images)
+    where = split_of(images)
     hardness = rng.random(images)
     rows = []
     for level, accuracy in truth.items():
