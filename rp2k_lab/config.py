@@ -336,7 +336,7 @@ class Config(Group):
             given = ",".join(self.runs) or "null"
             raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{ways_out[wanted[-1]]}")
         if self.task.name == "report" and bool(self.runs) == (self.ablation.name != "none"):
-            given = f"ablation={self.ablation.name} and runs=" if self.runs else "ablation=none"
+            given = f"ablation={self.ablation.name}" + (f" and runs={','.join(self.runs)}" if self.runs else "")
             raise RequestError(
                 f"{given}: task=report is about a table or about two runs\nname one: ablation=resize or runs=[a,b]"
             )
