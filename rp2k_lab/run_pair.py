@@ -178,7 +178,8 @@ def summary(pair: Pair) -> str:
     """One line."""
     top1, places = pair.parts[0], decimals(pair.images)
     size = f"{points(top1.second - top1.first, places)} points {interval(top1.verdict.low, top1.verdict.high, places)}"
-    return f"top-1 {size}: {pair.fixed:,} images fixed and {pair.broken:,} broken, of {pair.images:,}"
+    images = f"{pair.fixed:,} images fixed, {pair.broken:,} broken, of {pair.images:,}"
+    return f"top-1 {size} between these two runs: {images}"
 
 
 def figure(pair: Pair):

@@ -58,14 +58,15 @@ def figure(table: Table) -> Markup:
         if row.baseline is None:
             continue
         published = row.published_difference.difference if row.published_difference else None
-        name = row.level if row.baseline == table.ablation.baseline else f"{row.level} − {row.baseline}"
         if row.verdict is None:
-            bars.append(Bar(name, None, 0, 0, "open", published, "not compared"))
+            bars.append(Bar(row.level, None, 0, 0, "open", published, "not compared"))
             continue
         verdict = row.verdict
-        bars.append(Bar(name, verdict.difference.value, verdict.low, verdict.high, row.word or "open", published))
+        bars.append(Bar(row.level, verdict.difference.value, verdict.low, verdict.high, row.word or "open", published))
     images = max(row.images for row in table.rows)
-    label = f"{METRICS[table.ablation.metric]}: difference from {table.ablation.baseline}, points"
+    baselines = {row.baseline for row in table.rows if row.baseline}
+    baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
+    label = f"{METRICS[table.ablation.metric]}: difference from {baseline}, points"
     return forest(bars, label, decimals(images))
 
 

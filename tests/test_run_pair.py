@@ -42,7 +42,7 @@ def test_every_accuracy_by_hand(both):
         assert part.verdict.difference.value == pytest.approx(part.second - part.first)
         assert part.verdict.low < part.verdict.difference.value < part.verdict.high
         assert part.verdict.word == "open"  # one seed decides nothing
-    assert summary(pair).endswith("10 images fixed and 3 broken, of 100")
+    assert summary(pair).endswith("between these two runs: 10 images fixed, 3 broken, of 100")
 
 
 def test_keys_that_differ_are_told_without_machines(both):

@@ -10,7 +10,7 @@ import pytest
 from rp2k_lab.ablation import names
 from rp2k_lab.results import check_results
 from rp2k_lab.verdict import judge_table
-from rp2k_lab.verdict_page import CSV, FIGURE, NOTES, PAGE, README, document, write_documents
+from rp2k_lab.verdict_page import CSV, FIGURE, NOTES, PAGE, README, document, figure, write_documents
 from rp2k_lab.verdict_words import decimals, run_command, sentence, summary
 
 from . import generated
@@ -200,3 +200,9 @@ def test_a_real_browser_shows_the_page_whole(browser, request, tmp_path, which, 
     dark = lambda color: sum(map(int, re.findall(r"\d+", color)[:3])) < 384  # noqa: E731
     assert (dark(ink), dark(ground)) == (scheme == "light", scheme == "dark")
     context.close()
+
+
+def test_the_figure_names_the_baseline_where_it_is_one(full):
+    assert "top-1: difference from none, points" in figure(full)
+    resize = generated.ablation("resize")
+    assert "difference from its baseline" in figure(judged(resize, "laptop", {"stretch": 0.5}, [0], 100))
