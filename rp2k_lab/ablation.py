@@ -80,8 +80,11 @@ class Ablation(_Part):
         for override in extra:
             if _key(override) in map(_key, own):
                 raise RequestError(f"{override}: {_key(override)} is what ablation={self.name} varies\nleave it out")
-        common = [f"{key}={_text(value)}" for key, value in self.scales[scale].items()]
-        return list({_key(override): override for override in (*common, *own, *extra)}.values())
+        return list({_key(override): override for override in (*self.common(scale), *own, *extra)}.values())
+
+    def common(self, scale: Scale) -> list[str]:
+        """What all levels have at a scale, but for what is their own."""
+        return [f"{key}={_text(value)}" for key, value in self.scales[scale].items()]
 
 
 def names() -> list[str]:

@@ -56,7 +56,7 @@ def run_task(composed: DictConfig) -> float | None:
         config = parse(settings)
         if config.ablation.name != "none" and config.task.name != "report":
             raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
-        if config.runs:
+        if config.runs and config.task.name != "report":  # which compares runs and is none of them
             from rp2k_lab.runs import restore
 
             config = restore(config, settings, list(HydraConfig.get().overrides.task))

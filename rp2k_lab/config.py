@@ -34,17 +34,17 @@ class Group(BaseModel):
 
 
 class Task(Group):
-    """Each task says whether it reads photos, and how many earlier runs (`runs=`) it takes."""
+    """Each task says whether it reads photos, and how many earlier runs (`runs=`) it takes: one of these numbers."""
 
     reads_photos: ClassVar[bool]
-    earlier_runs: ClassVar[int]
+    earlier_runs: ClassVar[tuple[int, ...]]
 
 
 class Train(Task):
     name: Literal["train"]
     test: bool = Field(description="read test, once, at the end; a search's trials do not")
     reads_photos = True
-    earlier_runs = 0
+    earlier_runs = (0,)
 
 
 class Export(Task):
@@ -52,7 +52,7 @@ class Export(Task):
     output: AbsolutePath | None = Field(description="null: the run's own under outputs/")
     batch_size: Count = Field(description="photos at a time, a constant of the exported graph")
     reads_photos = False
-    earlier_runs = 1
+    earlier_runs = (1,)
 
 
 class Convert(Task):
@@ -61,7 +61,7 @@ class Convert(Task):
     output: AbsolutePath | None = Field(description="a .ckpt; null: in the run's own folder under outputs/")
     with_classifier: bool = Field(description="false: leave it out, for another number of classes")
     reads_photos = False
-    earlier_runs = 0
+    earlier_runs = (0,)
 
     @model_validator(mode="after")
     def _named(self):
@@ -79,11 +79,20 @@ class Inspect(Task):
     size: Side = Field(description="the zoo's input side in pixels")
     batch_size: Count = Field(description="the zoo's images at a time")
     seconds: NonNegativeFloat = Field(description="how long to time each network; 0: not at all")
-    earlier_runs = 0
+    earlier_runs = (0,)
 
     @property
     def reads_photos(self) -> bool:
         return self.what != "models"
+
+
+class Report(Task):
+    name: Literal["report"]
+    output: AbsolutePath | None = Field(description="folder; null: a table's under experiments/, of two runs outputs/")
+    study: str | None = Field(description="whose trials are the table's cells; null: <ablation>_<scale>")
+    storage: str | None = Field(description="the database of studies; null: sqlite in the clone")
+    reads_photos = False
+    earlier_runs = (0, 2)
 
 
 class Source(Group):
@@ -281,7 +290,7 @@ class Config(Group):
     scale: Scale = Field(description="of an ablation's runs")
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
-    task: Annotated[Train | Export | Convert | Inspect, Field(discriminator="name")]
+    task: Annotated[Train | Export | Convert | Inspect | Report, Field(discriminator="name")]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]
     aug: Annotated[
@@ -321,15 +330,30 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
-        name, root, wanted = self.dataset.name, self.dataset.root, self.task.earlier_runs
+        name, root = self.dataset.name, self.dataset.root
         if self.task.reads_photos and root is None and name != "shelf":  # the one that can be made here
             raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")
         if self.task.reads_photos and root is not None and not root.is_dir():
             raise RequestError(f"dataset.root={root}: there is no such folder")
-        if len(self.runs) != wanted:
-            way_out = "name it: runs=<id, name or checkpoint file>" if wanted else "leave runs= out"
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_runs_that_the_task_takes(self):
+        wanted = self.task.earlier_runs
+        if len(self.runs) not in wanted:
+            ways_out = {
+                0: "leave runs= out",
+                1: "name it: runs=<id, name or checkpoint file>",
+                2: "name both: runs=[a,b]",
+            }
+            numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
             given = ",".join(self.runs) or "null"
-            raise RequestError(f"runs={given}: task={self.task.name} takes {wanted or 'no'} earlier run\n{way_out}")
+            raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{ways_out[wanted[-1]]}")
+        if self.task.name == "report" and bool(self.runs) == (self.ablation.name != "none"):
+            given = f"ablation={self.ablation.name}" + (f" and runs={','.join(self.runs)}" if self.runs else "")
+            raise RequestError(
+                f"{given}: task=report is about a table or about two runs\nname one: ablation=resize or runs=[a,b]"
+            )
         return self
 
 

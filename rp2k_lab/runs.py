@@ -48,7 +48,7 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
     Raises:
         RequestError: no such run, several, or one that lacks its configuration, classes or checkpoint.
     """
-    run, folder = _locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT), downloads)
+    run, folder = locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT), downloads)
     checkpoint = folder / CHECKPOINT if run else Path(reference).absolute()
     if not checkpoint.is_file():
         raise RequestError(_no_checkpoint(reference, run))
@@ -67,29 +67,29 @@ def restore(request: Config, composed: dict[str, Any], overrides: Iterable[str])
     """
     uri, reference = request.tracking.uri, request.runs[0]
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
-        _, folder = _locate(uri, reference, (CONFIG,), Path(downloads))
+        _, folder = locate(uri, reference, (CONFIG,), Path(downloads))
         recorded = yaml.safe_load(_read(folder / CONFIG, reference))
-    return parse(merge(composed, recorded, overrides, _composed_choice))
+    return parse(merge(composed, recorded, overrides, composed_choice))
 
 
 def merge(
     composed: dict[str, Any],
     recorded: dict[str, Any],
     overrides: Iterable[str],
-    composed_choice: Callable[[str, str], dict[str, Any]],
+    choice_of: Callable[[str, str], dict[str, Any]],
 ) -> dict[str, Any]:
     """`recorded`, but for what `overrides` name, which is taken from `composed`: a group whole, a key alone.
 
     A key that the record lacks has today's default.
 
     Args:
-        composed_choice: (group, choice) to today's keys of that choice.
+        choice_of: (group, choice) to today's keys of that choice.
     """
     merged = composed | {key: value for key, value in recorded.items() if key not in _OF_THE_REQUEST}
     for group, settings in merged.items():
         if isinstance(settings, dict) and group not in _OF_THE_REQUEST:
             same = group in composed and composed[group]["name"] == settings["name"]
-            merged[group] = (composed[group] if same else composed_choice(group, settings["name"])) | settings
+            merged[group] = (composed[group] if same else choice_of(group, settings["name"])) | settings
     for override in overrides:
         group, _, key = override.lstrip("+~").partition("=")[0].partition(".")
         if key and group not in _OF_THE_REQUEST:
@@ -99,15 +99,22 @@ def merge(
     return merged
 
 
-def _composed_choice(group: str, choice: str) -> dict[str, Any]:
+def composed_choice(group: str, choice: str) -> dict[str, Any]:
+    """The keys of a choice in `conf/`, as plain containers; within a running Hydra."""
     from hydra import compose
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(compose("config", [f"{group}={choice}"])[group], resolve=True)
 
 
-def _locate(uri: str | None, reference: str, files: Iterable[str], downloads: Path) -> tuple[StoredRun | None, Path]:
-    """(the run, or None for a checkpoint file; the folder that holds those of `files` that it left)."""
+def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Path) -> tuple[StoredRun | None, Path]:
+    """(the run, or None for a checkpoint file; the folder that holds those of `files` that it left).
+
+    Args: as `find_run`.
+
+    Raises:
+        RequestError: no such run, or several.
+    """
     if reference.endswith(".ckpt"):
         if not Path(reference).is_file():
             raise RequestError(f"runs={reference}: there is no such file")

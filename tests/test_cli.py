@@ -41,6 +41,7 @@ REFUSED = [
     (["task=export"], 2, ["runs=null", "task=export", "checkpoint"]),
     (["task=export", "runs=earlier"], 2, ["there is no such store"]),
     (["task=export", "runs=a.ckpt"], 2, ["runs=a.ckpt"]),
+    (["task=report"], 2, ["ablation=none", "runs=[a,b]"]),
     (["epochs"], 2, ["epochs", "key=value"]),
     (["epochs="], 2, ["epochs="]),
     (["size=[64,"], 2, ["size=[64,"]),

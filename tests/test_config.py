@@ -19,6 +19,7 @@ NEEDS = {
     ("dataset", "grocery_store"): ["dataset.root=/"],
     ("task", "convert"): ["task.input=weights.pth"],
     ("task", "export"): ["runs=x"],
+    ("task", "report"): ["ablation=resize"],
 }
 
 

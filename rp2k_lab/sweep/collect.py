@@ -67,7 +67,7 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
         return row, None
     row |= {
         "commit": run.tags.get("git_commit", "unknown"),
-        "dirty": run.tags.get("git_dirty") != "false",
+        "dirty": {"true": True, "false": False}.get(run.tags.get("git_dirty")),
         "epochs": run.metrics.get("epoch", np.nan),
         "host": run.tags.get("host", ""),
         "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),

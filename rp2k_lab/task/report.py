@@ -1,0 +1,145 @@
+"""task=report: the verdict of a table, of every table, or two runs compared; from results to documents."""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args
+
+from rp2k_lab import PROJECT, run_pair
+from rp2k_lab.ablation import Ablation, Scale, names
+from rp2k_lab.config import Config
+from rp2k_lab.document import Code, Document, Item, Items, Section, text_table, to_html, to_markdown
+from rp2k_lab.errors import RequestError
+from rp2k_lab.results import RESULTS, Results, read_results, replace_file, write_results
+from rp2k_lab.runs import composed_choice
+from rp2k_lab.verdict import Table, judge_table
+from rp2k_lab.verdict_page import FIGURE, PAGE, README, write_documents
+from rp2k_lab.verdict_words import grid, run_command, sentence, summary
+
+log = logging.getLogger(__name__)
+
+EXPERIMENTS = PROJECT / "experiments"
+_LEAD = "Each table is a question, its levels and several seeds; a link leads to its results and its verdict."
+
+
+def run(config: Config, folder: Path) -> None:
+    """Write what `config` asks about and print it.
+
+    Args:
+        config: the whole request.
+        folder: the run's own, for two runs.
+
+    Raises:
+        RequestError: there are no results, no such run, or the two were tested on different photos.
+        DataError: results are damaged.
+    """
+    if config.runs:
+        report_pair(config, config.task.output or folder)
+    elif config.ablation.name == "all":
+        report_all(config, config.task.output or EXPERIMENTS)
+    else:
+        ablation, scale = config.ablation, config.scale
+        report_one(config, config.task.output or EXPERIMENTS / ablation.name / scale)
+
+
+def report_one(config: Config, folder: Path) -> None:
+    """One table: its documents, and the verdict in the terminal."""
+    ablation, scale = config.ablation, config.scale
+    table = judge(config, ablation, folder)
+    if table is None:
+        raise RequestError(
+            f"ablation={ablation.name} scale={scale}: no results, neither of a study nor in {folder / RESULTS}\n"
+            f"make them: {run_command(ablation, scale, ablation.seeds)}"
+        )
+    files = write_documents(table, folder)
+    print(f"\n{ablation.question}\n\n{text_table(grid(table))}\n")
+    for item in (sentence(row) for row in table.rows if row.baseline):
+        print(f"{item.lead}: {item.tag.word}: {item.text}")
+    print(f"\nverdict     {summary(table)}")
+    print(f"documents   {', '.join(file.name for file in files)} in {folder}")
+    more = "open report.html in a browser"
+    if table.missing_cells:
+        more = f"{run_command(ablation, scale, table.seeds)} runs the {table.missing_cells} that lack a result"
+    print(f"next        {more}")
+
+
+def report_all(config: Config, folder: Path) -> None:
+    """Every table that has results at the scale, and an overview of them and of the other scales' in `folder`."""
+    tables = {name: Ablation.model_validate(composed_choice("ablation", name)) for name in names()}
+    judged = {name: judge(config, ablation, folder / name / config.scale) for name, ablation in tables.items()}
+    if not any(judged.values()):
+        raise RequestError(
+            f"ablation=all scale={config.scale}: no table has results\nmake the first: python run.py -m ablation=resize"
+        )
+    for name, table in judged.items():
+        if table:
+            write_documents(table, folder / name / config.scale)
+    sections = []
+    for scale in get_args(Scale):
+        there = judged if scale == config.scale else {n: stored(a, scale, folder) for n, a in tables.items()}
+        items = [_line(table) for table in there.values() if table]
+        sections += [Section(f"Scale {scale}", [Items(items)])] if items else []
+    without = [Item(name, None, run_command(tables[name], config.scale, tables[name].seeds))
+               for name, table in judged.items() if not table]  # fmt: skip
+    sections += [Section(f"Without results at scale {config.scale}", [Items(without)])] if without else []
+    again = Section("How to compute it again", [Code([f"python run.py task=report ablation=all scale={config.scale}"])])
+    replace_file(folder / README, to_markdown(Document("Experiments", _LEAD, [*sections, again])))
+    for section in sections:
+        print(f"\n{section.title}")
+        for item in section.blocks[0].items:
+            print(f"  {item.lead:14} {item.text}")
+    print(f"\noverview    {folder / README}")
+    print(f"next        open {folder / next(n for n, table in judged.items() if table) / config.scale / PAGE}")
+
+
+def _line(table: Table) -> Item:
+    name = table.ablation.name
+    return Item(name, None, f"{table.ablation.question} {summary(table)}", f"{name}/{table.scale}/{README}")
+
+
+def stored(ablation: Ablation, scale: Scale, folder: Path) -> Table | None:
+    """A table judged from its committed results in `folder`/<name>/<scale>, or None."""
+    place = folder / ablation.name / scale
+    return judge_table(ablation, scale, read_results(place)) if (place / RESULTS).is_file() else None
+
+
+def judge(config: Config, ablation: Ablation, folder: Path) -> Table | None:
+    """A table's results, collected from its study or else as they stand in `folder`, judged; None without any."""
+    results = collected(config, ablation, folder)
+    if results is None and (folder / RESULTS).is_file():
+        log.info("%s: there is no study here; read from %s", ablation.name, folder / RESULTS)
+        results = read_results(folder)
+    return results and judge_table(ablation, config.scale, results)
+
+
+def collected(config: Config, ablation: Ablation, folder: Path) -> Results | None:
+    """The study's results, which replace those in `folder`; None where there is no study."""
+    from rp2k_lab.sweep.collect import collect
+
+    task = config.task
+    found = collect(ablation, config.scale, task.study, task.storage, config.tracking)
+    if found is None:
+        return None
+    table, images = found
+    rank = {level: i for i, level in enumerate(ablation.levels)}
+    order = table["level"].map(rank).fillna(len(rank)).argsort(kind="stable")
+    return write_results(folder, table.iloc[order], images)
+
+
+def report_pair(config: Config, folder: Path) -> None:
+    """Two runs: README.md, report.html and the figure, and the table in the terminal."""
+    with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        first, second = (run_pair.load_run(config.tracking.uri, one, Path(downloads)) for one in config.runs)
+    pair = run_pair.compare(first, second)
+    document = run_pair.pair_document(pair, FIGURE)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {README: to_markdown(document), PAGE: to_html(document), FIGURE: str(run_pair.figure(pair))}
+    for name, text in texts.items():
+        replace_file(folder / name, text)
+    print(f"\nfirst       {first.name}\nsecond      {second.name}\n\n{text_table(run_pair.grid(pair))}\n")
+    for key, values in pair.differing.items():
+        print(f"{key}: {values[0]} → {values[1]}")
+    print(f"\nresult      {run_pair.summary(pair)}")
+    print("            one run of each: the spread between seeds is not in it")
+    print(f"documents   {', '.join(texts)} in {folder}")
+    print("next        open report.html in a browser")
