@@ -1,10 +1,9 @@
 """Ablations: every YAML at every scale, and what of them is refused."""
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
-from rp2k_lab import PROJECT, ablation
+from rp2k_lab import ablation
 from rp2k_lab.ablation import Ablation, Level, of_the_experiment
 from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
@@ -64,11 +63,6 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     assert len(found.seeds) >= 3
     for level in seen:
         assert found.compared_with(level) in {*seen, None}
-
-
-def test_a_file_is_named_after_its_table():
-    for file in (PROJECT / "conf" / "ablation").glob("[!_]*.yaml"):
-        assert yaml.safe_load(file.read_text())["name"] == file.stem
 
 
 def test_paper_scale_is_the_published_recipe(composed_tables, compose, tmp_path):

@@ -12,8 +12,8 @@ from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
 CONF = PROJECT / "conf"
-FILES = sorted(CONF.rglob("[!_]*.yaml"))
-CHOICES = [(file.parent.relative_to(CONF).as_posix(), file.stem) for file in FILES if file.parent != CONF]
+# conf/hydra holds Hydra's own groups (tests/sweep).
+CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("[!h]*/[!_]*.yaml"))]
 NEEDS = {
     ("dataset", "rp2k"): ["dataset.root=/"],
     ("dataset", "grocery_store"): ["dataset.root=/"],
@@ -35,8 +35,11 @@ def schemas(annotation) -> list[type[BaseModel]]:
 
 
 def schema_of(group: str, name: str) -> type[BaseModel]:
+    """The one whose name this can be."""
     (schema,) = [
-        s for s in schemas(Config.model_fields[group].annotation) if name in get_args(s.model_fields["name"].annotation)
+        schema
+        for schema in schemas(Config.model_fields[group].annotation)
+        if name in get_args(kind := schema.model_fields["name"].annotation) or kind is str
     ]
     return schema
 
