@@ -28,6 +28,7 @@ rp2k-lab: train, track and compare recognisers of retail products
   python run.py                                     the quick run on the embedded shelf photos
   python run.py model=seresnext50 aug=cutout        another network and augmentation
   python run.py -m aug=none,cutout seed=1,2         four runs, a sweep
+  python run.py -m ablation=augmentation            a table: levels, seeds and, by task=report, a verdict
   python run.py dataset=rp2k dataset.root=FOLDER device=gpu
   make ui                                           the MLflow page with every run
 
