@@ -20,7 +20,8 @@ from rp2k_lab.errors import RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.sweep.display import Display, failure_table
 from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
-from rp2k_lab.sweep.study import exclusive, open_storage, open_study
+from rp2k_lab.sweep.storage import exclusive, open_storage
+from rp2k_lab.sweep.study import open_study, refuse_another
 from rp2k_lab.sweep.worker import Worker, missing
 from rp2k_lab.tracker import StudyTracker, without_credentials
 
@@ -59,12 +60,17 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
     first = _check(plan, lambda overrides: _compose(overrides, config, loader))
     n_trials = len(plan.points) if isinstance(plan, Table) else int(min(options.n_trials, plan.size))
     storage = open_storage(options.storage, options.heartbeat_seconds)
-    study = open_study(storage, plan, options.study or plan.name, options.pruner, options.seed)
-    name, own = study.study_name, not any(argument.startswith("tracking.experiment=") for argument in arguments)
+    name = options.study or plan.name
+    own = not any(argument.startswith("tracking.experiment=") for argument in arguments)
     tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
     with SignalWatch() as signals:
         with exclusive(storage, name):
-            tracker = StudyTracker(tracking, name, {"command": shlex.join(sys.argv), "storage": _place(storage.url)})
+            refuse_another(storage, plan, name)
+            facts = {"command": shlex.join(sys.argv), "storage": storage.url}
+            tracker = StudyTracker(tracking, name, {k: without_credentials(v) for k, v in facts.items()})
+            study = open_study(storage, plan, name, options.pruner, options.seed)
+        if not missing(study, plan, n_trials):
+            print(f"study {name}: nothing to run, all {n_trials} are finished")
 
         def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
             tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
@@ -80,7 +86,8 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
         left = missing(study, plan, n_trials)
         tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
         signals.check()
-    print(failure_table(study, plan))
+    if left:
+        print(failure_table(study, plan))
     _print_next(plan, study, tracker)
     if left:
         raise StudyIncomplete(
@@ -124,8 +131,9 @@ def _plan(overrides: list[Override], config) -> Table | Search:
 def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
     """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
     configs = [compose(plan.overrides(point)) for point in _corners(plan)]
-    if configs[0].task.name != "train":
-        raise RequestError(f"task={configs[0].task.name}: a study's trials train\nleave task= out")
+    for task in (config.task.name for config in configs):
+        if task != "train":
+            raise RequestError(f"task={task}: a study's trials train\nleave task= out")
     return configs[0]
 
 
@@ -157,10 +165,6 @@ def _parse_options(options: dict[str, Any]) -> Options:
         raise RequestError(
             f"hydra.sweeper.{key}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
         ) from None
-
-
-def _place(url) -> str:
-    return without_credentials(str(url))
 
 
 def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker) -> None:
