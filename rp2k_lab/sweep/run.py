@@ -59,36 +59,33 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
     plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
     first = _check(plan, lambda overrides: _compose(overrides, config, loader))
     n_trials = len(plan.points) if isinstance(plan, Table) else int(min(options.n_trials, plan.size))
-    storage = open_storage(options.storage, options.heartbeat_seconds)
     name = options.study or plan.name
     own = not any(argument.startswith("tracking.experiment=") for argument in arguments)
     tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
-    with SignalWatch() as signals:
-        with exclusive(storage, name):
-            refuse_another(storage, plan, name)
-            facts = {"command": shlex.join(sys.argv), "storage": storage.url}
-            tracker = StudyTracker(tracking, name, {k: without_credentials(v) for k, v in facts.items()})
-            study = open_study(storage, plan, name, options.pruner, options.seed)
-        if not missing(study, plan, n_trials):
-            print(f"study {name}: nothing to run, all {n_trials} are finished")
+    with open_storage(options.storage, options.heartbeat_seconds) as storage:
+        with SignalWatch() as signals:
+            with exclusive(storage, name):
+                refuse_another(storage, plan, name)
+                facts = {"command": shlex.join(sys.argv), "storage": storage.url}
+                tracker = StudyTracker(tracking, name, {k: without_credentials(v) for k, v in facts.items()})
+                study = open_study(storage, plan, name, options.pruner, options.seed)
+            if not missing(study, plan, n_trials):
+                print(f"study {name}: nothing to run, all {n_trials} are finished")
 
-        def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
-            tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
-            return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
+            def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
+                tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
+                return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
 
-        folder = Path(config.hydra.sweep.dir).absolute()
-        extra = [f"tracking.experiment={name}"] if own else []
-        with Display(study, plan, n_trials) as display:
-            worker = Worker(
-                study, storage, plan, n_trials, extra, folder, options.retries, link, lambda: signals.signum, display
-            )
-            _work(worker, options.devices)
-        left = missing(study, plan, n_trials)
-        tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
-        signals.check()
-    if left:
-        print(failure_table(study, plan))
-    _print_next(plan, study, tracker)
+            folder = Path(config.hydra.sweep.dir).absolute()
+            extra = [f"tracking.experiment={name}"] if own else []
+            stop = lambda: signals.signum  # noqa: E731
+            with Display(study, plan, n_trials) as display:
+                worker = Worker(study, storage, plan, n_trials, extra, folder, options.retries, link, stop, display)
+                _work(worker, options.devices)
+            left = missing(study, plan, n_trials)
+            tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
+            signals.check()
+        _print_next(plan, study, tracker)
     if left:
         raise StudyIncomplete(
             f"study {name}: {left} of {n_trials} are not finished\nthe same command with more "
@@ -169,6 +166,8 @@ def _parse_options(options: dict[str, Any]) -> Options:
 
 def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker) -> None:
     """The closing lines."""
+    if failed := failure_table(study, plan):
+        print(failed)
     done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     print(f"study       {study.study_name}: {len(done)} finished")
     print(f"run         {tracker.run_id}, the parent of the trials' runs")

@@ -23,8 +23,9 @@ Returned = TypeVar("Returned")
 _OUTAGE_SECONDS = 60
 
 
-def open_storage(url: str | None, heartbeat_seconds: int) -> optuna.storages.RDBStorage:
-    """The database of studies, made if it is not there.
+@contextmanager
+def open_storage(url: str | None, heartbeat_seconds: int) -> Iterator[optuna.storages.RDBStorage]:
+    """The database of studies, made if it is not there; its connections are closed at the end.
 
     Raises:
         RequestError: it cannot be opened.
@@ -42,26 +43,30 @@ def open_storage(url: str | None, heartbeat_seconds: int) -> optuna.storages.RDB
             f"{shown}: not known\nuse sqlite:///FILE on one machine, postgresql+psycopg://user@host/database on several"
         )
     try:
-        return _create_storage(url, options, heartbeat_seconds)
+        storage = _create_storage(url, options, heartbeat_seconds)
     except ImportError as error:
         raise RequestError(f"{shown}: {error}\ninstall it: pip install 'psycopg[binary]'") from error
     except Exception as error:  # whatever the database's driver raises
         reason = without_credentials(str(error).strip().split("\n")[0][:160])
         raise RequestError(f"{shown}: {reason}\nleave it out for a file in the clone") from error
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
 
 
 def _create_storage(url: str, options: dict[str, Any], heartbeat_seconds: int) -> optuna.storages.RDBStorage:
     engine = sqlalchemy.create_engine(url, **options)
     if engine.dialect.name == "sqlite":
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-    # One process at a time: two that make the tables of a fresh database at once crash.
-    with _one_at_a_time(engine, "tables"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            url, options, heartbeat_interval=heartbeat_seconds, grace_period=3 * heartbeat_seconds
-        )
-    engine.dispose()
-    return storage
+    try:
+        # One process at a time: two that make the tables of a fresh database at once crash.
+        with _one_at_a_time(engine, "tables"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            grace = 3 * heartbeat_seconds
+            return optuna.storages.RDBStorage(url, options, heartbeat_interval=heartbeat_seconds, grace_period=grace)
+    finally:
+        engine.dispose()
 
 
 def exclusive(storage: optuna.storages.RDBStorage, name: str) -> AbstractContextManager[None]:
