@@ -113,7 +113,7 @@ class Worker:
             return False
         patiently(lambda: trial.report(message["top1"], message["epoch"]))
         self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
-        return patiently(trial.should_prune)
+        return bool(patiently(trial.should_prune))  # a NumPy bool from some pruners
 
 
 def _set_user_attrs(trial: optuna.Trial, attributes: dict[str, Any]) -> None:
