@@ -104,6 +104,9 @@ def _work(worker: Worker, devices: tuple[int, ...] | None) -> None:
 
 def _plan(overrides: list[Override], config) -> Table | Search:
     """The table of `ablation=…`, or the search of the keys with several values."""
+    for override in overrides:
+        if override.get_key_element() == "task" and override.value() != "train":
+            raise RequestError(f"{override.input_line}: a study's trials train\nleave task= out")
     if config.ablation.name == "none":
         return parse_search(overrides)
     parsed = parse(_settings(config))
@@ -127,11 +130,8 @@ def _plan(overrides: list[Override], config) -> Table | Search:
 
 def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
     """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
-    configs = [compose(plan.overrides(point)) for point in _corners(plan)]
-    for task in (config.task.name for config in configs):
-        if task != "train":
-            raise RequestError(f"task={task}: a study's trials train\nleave task= out")
-    return configs[0]
+    first, *_ = [compose(plan.overrides(point)) for point in _corners(plan)]
+    return first
 
 
 def _corners(plan: Table | Search) -> Iterator[Point]:
