@@ -104,8 +104,8 @@ def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave
 @pytest.mark.parametrize(("pruner", "state"), [("median", "PRUNED"), ("halving", "PRUNED"), ("none", "COMPLETE")])
 def test_a_search_stops_a_trial_that_does_badly(work, behave, pruner, state):
     study = work.study
-    work()
     study.pruner = _PRUNERS[pruner]()
+    work()
     behave(("", "top1:0.1"))
     study.enqueue_trial({"seed": 0})
     work()
