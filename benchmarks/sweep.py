@@ -23,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 
 from benchmarks.timing import interleave, median_interval
 from rp2k_lab import PROJECT
-from rp2k_lab.sweep.space import Search
-from rp2k_lab.sweep.study import PRUNERS, Unrepeated, claim, find_study
+from rp2k_lab.sweep.space import point_key
+from rp2k_lab.sweep.storage import stored_study
+from rp2k_lab.sweep.study import PRUNERS, Unrepeated
 
 # Small enough that a grid of 42 runs takes about twenty minutes on two cores.
 OVERRIDES = ["size=32", "epochs=6", "model.width_multiplier=0.25", "dataset.train_images=1000", "dataset.cache_gb=1"]
@@ -53,14 +55,14 @@ def main() -> None:
 
 def measure_search(dimensions: list[str], seeds: str, overrides: list[str], folder: Path) -> None:
     """Run the grid and replay searches on it."""
-    study = run_study("grid", [*dimensions, f"seed={seeds}"], overrides, folder, "hydra.sweeper.pruner=none")
+    trials = run_study("grid", [*dimensions, f"seed={seeds}"], overrides, folder, "hydra.sweeper.pruner=none")
     curves = defaultdict(dict)
-    for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+    for trial in trials:
         params = dict(trial.params)
         seed = params.pop("seed", None)
         values = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
         curves[seed][tuple(params.items())] = [*values, trial.value]
-    space = {k: d for k, d in study.trials[0].distributions.items() if k != "seed"}
+    space = {k: d for k, d in trials[0].distributions.items() if k != "seed"}
     points = list(next(iter(curves.values())))
     means = {point: np.mean([curves[seed][point][-1] for seed in curves]) for point in points}
     best = max(means, key=means.get)
@@ -82,11 +84,12 @@ def replay(pruner: str, space, curves: dict, seed: int) -> tuple[tuple, int]:
     """(the point that a search over the whole grid ends with, the epochs that it took)."""
     sampler = Unrepeated(space, 1000 * seed)
     study = optuna.create_study(sampler=sampler, pruner=PRUNERS[pruner](), direction="maximize")
-    search, used = Search(space, ()), 0
+    used = 0
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal used
-        curve = curves[tuple(claim(trial, search).items())]
+        curve = curves[tuple((key, trial.suggest_categorical(key, d.choices)) for key, d in space.items())]
+        trial.set_user_attr("point", point_key(trial.params))
         for epoch, top1 in enumerate(curve[:-1], 1):
             used += 1
             trial.report(top1, epoch)
@@ -109,7 +112,7 @@ def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
         return time.perf_counter() - started
 
     def trial() -> float:
-        done = run_study(f"one{time.time_ns()}", ["seed=0,1"], quick, folder, "hydra.sweeper.n_trials=1").trials[0]
+        done = run_study(f"one{time.time_ns()}", ["seed=0,1"], quick, folder, "hydra.sweeper.n_trials=1")[0]
         return (done.datetime_complete - done.datetime_start).total_seconds()
 
     command()  # the photos are drawn
@@ -119,13 +122,14 @@ def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
     print(f"  trial - command: {value:.3f} [{low:.3f}, {high:.3f}], n = {rounds} rounds")
 
 
-def run_study(name: str, dimensions: list[str], overrides: list[str], folder: Path, *options: str) -> optuna.Study:
-    """A search over `dimensions`, and the finished study."""
+def run_study(name: str, dimensions: list[str], overrides: list[str], folder: Path, *options: str) -> list[FrozenTrial]:
+    """A search over `dimensions`; its trials."""
     storage = f"sqlite:///{folder}/optuna.db"
     places = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.sweep.dir={folder}/{name}"]
     study = ["hydra/sweeper=optuna", f"hydra.sweeper.study={name}", f"hydra.sweeper.storage={storage}"]
     run(["-m", *study, "hydra.sweeper.n_trials=10000", *options, *places, *overrides, *dimensions])
-    return find_study(storage, name)
+    with stored_study(storage, name) as study:
+        return study.get_trials()
 
 
 def run(arguments: list[str]) -> None:

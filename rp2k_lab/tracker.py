@@ -326,7 +326,7 @@ def serve(port: int) -> int:
 
 def without_credentials(uri: str) -> str:
     """The URI without the user and password that may stand in it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return re.sub(r"//[^/@\s]*@", "//", uri)
 
 
 def _connect(uri: str | None, experiment: str):

@@ -47,6 +47,8 @@ REFUSED = [
     (["size=[64,"], 2, ["size=[64,"]),
     (["--no-such-flag"], 2, ["--no-such-flag"]),
     (["-m", "seed=1,2", "model=resnet18,resnet19"], 2, ["model=resnet19"]),
+    (["ablation=resize"], 2, ["ablation=resize", "-m"]),
+    (["-m", "ablation=resize", "aug=none,cutout"], 2, ["aug=none,cutout", "levels of its own"]),
 ]
 
 

@@ -3,6 +3,6 @@
     python run.py -m ablation=augmentation
     python run.py -m hydra/sweeper=optuna aug=none,cutout 'optimizer.lr=tag(log,interval(0.01,0.2))'
 
-`run` reads the command; `space` says what there is to run, `study` keeps it in the database, `worker` runs it,
-`process` and `trial` are the two ends between a study and its run, `display` shows it.
+`run` reads the command; `space` says what there is to run, `storage` opens the database, `study` keeps there what is
+to do, `worker` does it; `process` and `trial` are the two ends between a study and its run, `display` shows it.
 """

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rp2k_lab.ablation import Ablation, Scale
 from rp2k_lab.metrics import GROUPS
 from rp2k_lab.results import image_row, images_digest, pack
-from rp2k_lab.sweep.study import find_study
+from rp2k_lab.sweep.storage import stored_study
 from rp2k_lab.tracker import RunStore
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
@@ -32,17 +32,15 @@ def collect(
         storage: its database; None: the clone's own.
         tracking: the `conf/tracking` choice: where the runs are.
     """
-    found = find_study(storage, study or f"{ablation.name}_{scale}")
-    if found is None:
-        return None
-    cells = {}
-    for trial in found.get_trials(deepcopy=False):
-        if "point" in trial.user_attrs and trial.params:
-            cells[(trial.params["level"], trial.params["seed"])] = trial
+    with stored_study(storage, study or f"{ablation.name}_{scale}") as found:
+        if found is None:
+            return None
+        definition, trials = found.user_attrs["definition"], found.get_trials()
+    cells = {(trial.params["level"], trial.params["seed"]): trial for trial in trials if trial.params}
     store, results, images = RunStore(tracking.uri), [], {}
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for (level, seed), trial in cells.items():
-            row, image = _cell(trial, store, found.user_attrs["definition"], Path(downloads))
+            row, image = _cell(trial, store, definition, Path(downloads))
             results.append({"level": level, "seed": seed} | row)
             images |= {image["digest"]: image} if image else {}
     return pd.DataFrame(results), pd.DataFrame(images.values())

@@ -14,10 +14,18 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from rp2k_lab.sweep.space import Search, Table
-from rp2k_lab.sweep.study import ENDED, by_point, failures
+from rp2k_lab.sweep.storage import patiently
+from rp2k_lab.sweep.study import ENDED, by_point, failures, finished_points
 
 _ROWS = 20
-_STYLES = {"complete": "green", "running": "cyan", "failed": "red", "pruned": "yellow", "waiting": "dim"}
+_STYLES = {
+    "complete": "green",
+    "running": "cyan",
+    "failed": "red",
+    "stopped": "dim",
+    "pruned": "yellow",
+    "waiting": "dim",
+}
 
 
 class Display:
@@ -40,8 +48,10 @@ class Display:
         return self
 
     def __exit__(self, *error):
-        self.update()
-        self._live.stop()
+        try:
+            self.update()
+        finally:  # the terminal's cursor comes back, whatever the database does
+            self._live.stop()
 
     def started(self, number: int, label: str) -> None:
         """A trial of this worker begins."""
@@ -52,16 +62,11 @@ class Display:
         self._progress[number] = f"epoch {epoch}/{epochs}, {100 * top1:.1f} %"
         self.update()
 
-    def ended(self, study: Study, trial: FrozenTrial) -> None:
-        """A trial of this worker has ended; a callback of Optuna's."""
-        words = {
-            TrialState.COMPLETE: lambda: f"val top-1 {100 * trial.value:.1f} %",
-            TrialState.PRUNED: lambda: f"pruned at {100 * trial.value:.1f} %",
-            TrialState.FAIL: lambda: trial.user_attrs["reason"],
-        }[trial.state]()
-        self._progress.pop(trial.number, None)
-        self._say(f"trial {trial.number} ended after {_duration(_seconds(trial))}: {words}")
-        self._say(self._summary(self._trials()))
+    def ended(self, number: int, result: float | str | None, seconds: float) -> None:
+        """A trial of this worker has ended: val top-1, the reason why it failed, or None where it was pruned."""
+        words = f"val top-1 {100 * result:.1f} %" if isinstance(result, float) else result or "pruned"
+        self._progress.pop(number, None)
+        self._say(f"trial {number} ended after {seconds:.0f} s: {words}; {self._summary(self._trials())}")
 
     def update(self, note: str = "") -> None:
         """Draw the table again; without a terminal, say a note that is new."""
@@ -80,7 +85,7 @@ class Display:
             print(line, flush=True)
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return patiently(lambda: self._study.get_trials(deepcopy=False))
 
     def _table(self, trials: list[FrozenTrial]) -> RichTable:
         table = RichTable("trial", "point", "", "val top-1", "time", title=self._study.study_name, title_justify="left")
@@ -104,12 +109,13 @@ class Display:
     def _summary(self, trials: list[FrozenTrial]) -> str:
         """`12 of 21 done, best so far 84.2 % (Cutout 14, seed 1), about 0:31:00 left`."""
         done = [trial for trial in trials if trial.state in ENDED]
-        words = [f"{len(done)} of {self._n_trials} done"]
+        finished = len(finished_points(trials, self._plan))
+        words = [f"{finished} of {self._n_trials} done"]
         best = max((t for t in done if t.state == TrialState.COMPLETE), key=lambda t: t.value, default=None)
         if best:
             words.append(f"best so far {100 * best.value:.1f} % ({self._label(best)})")
         workers = sum(trial.state == TrialState.RUNNING for trial in trials)
-        left = self._n_trials - len(done)
+        left = self._n_trials - finished
         if done and left > 0:
             seconds = statistics.median(map(_seconds, done)) * left / max(1, workers)
             words.append(f"about {_duration(seconds)} left")
@@ -119,14 +125,14 @@ class Display:
 def state_of(trial: FrozenTrial) -> str:
     """complete, pruned, failed, stopped with its study, running or waiting."""
     if trial.state == TrialState.FAIL:
-        return "failed"
+        return "stopped" if trial.user_attrs.get("stopped") else "failed"
     return trial.state.name.lower()
 
 
 def failure_table(study: Study, plan: Table | Search) -> str:
     """A line a point that has not been finished, with its last reason; empty where there is none."""
     lines = []
-    for key, trials in by_point(study).items():
+    for key, trials in by_point(study.get_trials(deepcopy=False)).items():
         if any(trial.state in ENDED for trial in trials):
             continue
         last, times = trials[-1], failures(trials)

@@ -2,18 +2,21 @@
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rp2k_lab import PROJECT
 from rp2k_lab.sweep.trial import VARIABLE
 
+# What a trial's process runs.
+ENTRY = PROJECT / "run.py"
 _POLL_SECONDS = 0.5
 # A run stops after the step under way and saves; then it is killed.
 _STOP_SECONDS = 60
@@ -53,7 +56,7 @@ def run_trial(
     environment[VARIABLE] = json.dumps({**link, "descriptor": theirs.fileno()})
     if device is not None:
         environment |= dict.fromkeys(_DEVICE_VARIABLES, str(device))
-    command = [sys.executable, str(PROJECT / "run.py"), *overrides, f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, str(ENTRY), *overrides, f"hydra.run.dir='{folder}'"]
     folder.mkdir(parents=True, exist_ok=True)
     with ours, (folder / "log.txt").open("wb") as log:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
@@ -64,7 +67,7 @@ def run_trial(
         theirs.close()
         try:
             objective, pruned = _listen(ours, process, heard, signum)
-            code = process.wait()
+            code = process.returncode
         finally:
             if process.poll() is None:
                 process.kill()
@@ -82,27 +85,39 @@ def run_trial(
 
 def _listen(ours: socket.socket, process: subprocess.Popen, heard, signum) -> tuple[float | None, bool]:
     """(objective, whether it was told to stop early), when the process has ended."""
-    objective, pruned, text, waited = None, False, b"", 0.0
+    objective, pruned, text, kill_at = None, False, b"", None
+    ours.settimeout(_POLL_SECONDS)
     while True:
-        if select.select([ours], [], [], _POLL_SECONDS)[0]:
-            received = ours.recv(65536)
-            if not received:
-                return objective, pruned
-            *lines, text = (text + received).split(b"\n")
-            for message in map(json.loads, lines):
-                objective = message.get("objective", objective)
-                prune = heard(message)
-                if "epoch" in message:
+        ended = process.poll() is not None  # looked at first: what was said before the end is still to be read
+        received = _receive(ours)
+        *lines, text = (text + (received or b"")).split(b"\n")
+        for message in map(json.loads, lines):
+            objective = message.get("objective", objective)
+            prune = heard(message)
+            if "epoch" in message:
+                pruned = pruned or prune
+                with suppress(OSError):  # it has died since
                     ours.sendall(json.dumps({"prune": prune}).encode() + b"\n")
-                    pruned = pruned or prune
-        elif process.poll() is not None:
+        if ended and not received:
             return objective, pruned
-        elif signum() is not None:
-            if waited == 0:
-                process.send_signal(signum())
-            waited += _POLL_SECONDS
-            if waited > _STOP_SECONDS:
-                process.kill()
+        if received == b"":
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SECONDS)
+        if signum() is not None and kill_at is None:
+            process.send_signal(signum())
+            kill_at = time.monotonic() + _STOP_SECONDS
+        elif kill_at is not None and time.monotonic() > kill_at:
+            process.kill()
+
+
+def _receive(ours: socket.socket) -> bytes | None:
+    """What the run says; None where it says nothing for a moment, empty where it has hung up."""
+    try:
+        return ours.recv(65536)
+    except TimeoutError:
+        return None
+    except OSError:  # it died with an answer unread
+        return b""
 
 
 def _reason(code: int, log: Path) -> str:

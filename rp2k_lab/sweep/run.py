@@ -20,7 +20,8 @@ from rp2k_lab.errors import RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.sweep.display import Display, failure_table
 from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
-from rp2k_lab.sweep.study import exclusive, open_storage, open_study
+from rp2k_lab.sweep.storage import exclusive, open_storage
+from rp2k_lab.sweep.study import open_study, refuse_another
 from rp2k_lab.sweep.worker import Worker, missing
 from rp2k_lab.tracker import StudyTracker, without_credentials
 
@@ -58,35 +59,38 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
     plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
     first = _check(plan, lambda overrides: _compose(overrides, config, loader))
     n_trials = len(plan.points) if isinstance(plan, Table) else int(min(options.n_trials, plan.size))
-    storage = open_storage(options.storage, options.heartbeat_seconds)
-    study = open_study(storage, plan, options.study or plan.name, options.pruner, options.seed)
-    name, own = study.study_name, not any(argument.startswith("tracking.experiment=") for argument in arguments)
+    name = options.study or plan.name
+    own = not any(argument.startswith("tracking.experiment=") for argument in arguments)
     tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
-    with SignalWatch() as signals:
-        with exclusive(storage, name):
-            tags = {"command": shlex.join(sys.argv), "storage": without_credentials(str(storage.url))}
-            tracker = StudyTracker(tracking, name, tags, plan.factor, plan.metrics)
+    with open_storage(options.storage, options.heartbeat_seconds) as storage:
+        with SignalWatch() as signals:
+            with exclusive(storage, name):
+                refuse_another(storage, plan, name)
+                facts = {"command": shlex.join(sys.argv), "storage": storage.url}
+                facts = {key: without_credentials(value) for key, value in facts.items()}
+                tracker = StudyTracker(tracking, name, facts, plan.factor, plan.metrics)
+                study = open_study(storage, plan, name, options.pruner, options.seed)
+            if not missing(study, plan, n_trials):
+                print(f"study {name}: nothing to run, all {n_trials} are finished")
 
-        def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
-            tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
-            return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
+            def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
+                tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
+                return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
 
-        folder = Path(config.hydra.sweep.dir).absolute()
-        extra = [f"tracking.experiment={name}"] if own else []
-        with Display(study, plan, n_trials) as display:
-            worker = Worker(
-                study, storage, plan, n_trials, extra, folder, options.retries, link, lambda: signals.signum, display
-            )
-            try:
-                _work(worker, options.devices)
-            except BaseException:
-                tracker.close("FAILED")
-                raise
-        left = missing(study, plan, n_trials)
-        tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
-        signals.check()
-    print(failure_table(study, plan))
-    _print_next(plan, study, tracker)
+            folder = Path(config.hydra.sweep.dir).absolute()
+            extra = [f"tracking.experiment={name}"] if own else []
+            stop = lambda: signals.signum  # noqa: E731
+            with Display(study, plan, n_trials) as display:
+                worker = Worker(study, storage, plan, n_trials, extra, folder, options.retries, link, stop, display)
+                try:
+                    _work(worker, options.devices)
+                except BaseException:
+                    tracker.close("FAILED")
+                    raise
+            left = missing(study, plan, n_trials)
+            tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
+            signals.check()
+        _print_next(plan, study, tracker)
     if left:
         raise StudyIncomplete(
             f"study {name}: {left} of {n_trials} are not finished\nthe same command with more "
@@ -105,6 +109,9 @@ def _work(worker: Worker, devices: tuple[int, ...] | None) -> None:
 
 def _plan(overrides: list[Override], config) -> Table | Search:
     """The table of `ablation=…`, or the search of the keys with several values."""
+    for override in overrides:
+        if override.get_key_element() == "task" and override.value() != "train":
+            raise RequestError(f"{override.input_line}: a study's trials train\nleave task= out")
     if config.ablation.name == "none":
         return parse_search(overrides)
     parsed = parse(_settings(config))
@@ -128,10 +135,8 @@ def _plan(overrides: list[Override], config) -> Table | Search:
 
 def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
     """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
-    configs = [compose(plan.overrides(point)) for point in _corners(plan)]
-    if configs[0].task.name != "train":
-        raise RequestError(f"task={configs[0].task.name}: a study's trials train\nleave task= out")
-    return configs[0]
+    first, *_ = [compose(plan.overrides(point)) for point in _corners(plan)]
+    return first
 
 
 def _corners(plan: Table | Search) -> Iterator[Point]:
@@ -166,6 +171,8 @@ def _parse_options(options: dict[str, Any]) -> Options:
 
 def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker) -> None:
     """The closing lines."""
+    if failed := failure_table(study, plan):
+        print(failed)
     done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     print(f"study       {study.study_name}: {len(done)} finished")
     print(f"run         {tracker.run_id}, the parent of the trials' runs")

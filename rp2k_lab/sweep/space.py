@@ -13,6 +13,7 @@ from rp2k_lab.ablation import Ablation, Scale, of_the_experiment
 from rp2k_lab.errors import RequestError
 
 Point = Mapping[str, Any]
+_LAST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Table:
     def space(self) -> dict[str, BaseDistribution]:
         # Every possible seed, so that a table can be given more of them later.
         levels = self.ablation.level_names(self.scale)
-        return {"level": CategoricalDistribution(levels), "seed": IntDistribution(0, 2**32 - 1)}
+        return {"level": CategoricalDistribution(levels), "seed": IntDistribution(0, _LAST_SEED)}
 
     @property
     def points(self) -> list[Point]:
@@ -106,23 +107,27 @@ def parse_search(overrides: list[Override]) -> Search:
     `tag(log, …)` makes an interval logarithmic.
 
     Raises:
-        RequestError: nothing to search, or `glob`.
+        RequestError: nothing to search, a dimension without points, or `glob`.
     """
-    swept = {override.get_key_element(): _distribution(override) for override in overrides if _is_swept(override)}
+    swept = {o.get_key_element(): _distribution(o) for o in overrides if o.is_sweep_override()}
+    if "ablation" in swept:
+        raise RequestError("ablation: tables are run one by one\nexample: python run.py -m ablation=resize")
     if not swept:
         raise RequestError(
             "hydra/sweeper=optuna: nothing to search\ngive a key several values: aug=none,cutout or "
             "optimizer.lr=interval(0.01,0.2)"
         )
-    return Search(swept, tuple(o.input_line for o in overrides if not _is_swept(o)))
+    return Search(swept, tuple(o.input_line for o in overrides if not o.is_sweep_override()))
 
 
 def parse_seeds(override: Override) -> tuple[int, ...]:
     """The seeds of `seed=0,1,2`, `seed=range(5)` or `seed=7` beside an ablation."""
-    values = override.sweep_string_iterator() if _is_swept(override) else [str(override.value())]
-    seeds = list(values)
-    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise RequestError(f"{override.input_line}: needs different whole numbers\nexample: seed=0,1,2,3,4")
+    listed = override.is_choice_sweep() or override.is_range_sweep()
+    seeds = list(override.sweep_string_iterator()) if listed else [str(override.value())]
+    if not all(seed.isdecimal() and int(seed) <= _LAST_SEED for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise RequestError(
+            f"{override.input_line}: needs different whole numbers below 2³²\nexample: seed=0,1,2,3,4 or seed=range(5)"
+        )
     return tuple(map(int, seeds))
 
 
@@ -131,21 +136,27 @@ def point_key(point: Point) -> str:
     return json.dumps(dict(point), sort_keys=True, ensure_ascii=False)
 
 
-def _is_swept(override: Override) -> bool:
-    return override.is_sweep_override()
-
-
 def _distribution(override: Override) -> BaseDistribution:
+    try:
+        return _parse_distribution(override)
+    except ValueError as error:  # Optuna's words, such as that the first bound is the larger one
+        raise RequestError(f"{override.input_line}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _parse_distribution(override: Override) -> BaseDistribution:
     value = override.value()
     if override.is_interval_sweep():
         kind = IntDistribution if isinstance(value.start, int) else FloatDistribution
         return kind(value.start, value.end, log="log" in value.tags)
     if override.is_range_sweep():
-        values = [_number(text) for text in override.sweep_string_iterator()]
+        # Sorted, since it may be shuffled or descend; in twelve digits, which rounds 0.30000000000000004.
+        values = sorted(_number(f"{float(text):.12g}") for text in override.sweep_string_iterator())
+        if not values:
+            raise ValueError("no value is in it")
         kind = IntDistribution if all(isinstance(v, int) for v in values) else FloatDistribution
-        return kind(values[0], values[-1], step=values[1] - values[0] if len(values) > 1 else 1)
+        return kind(values[0], values[-1], step=abs(value.step))
     if override.is_choice_sweep():
-        return CategoricalDistribution([_number(text) for text in override.sweep_string_iterator()])
+        return CategoricalDistribution(list(dict.fromkeys(map(_number, override.sweep_string_iterator()))))
     raise RequestError(f"{override.input_line}: a search takes a list, choice, range or interval")
 
 

@@ -2,32 +2,29 @@
 
 import json
 import logging
+import os
+import socket
 import warnings
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import optuna
-from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import text
 
 from rp2k_lab.errors import RequestError
 from rp2k_lab.sweep.space import Point, Search, Table, point_key
-from rp2k_lab.tracker import STORE, without_credentials
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _UNDER_WAY = (TrialState.RUNNING, TrialState.WAITING)
+# The user attribute of a trial that a worker has taken; one that runs without it was being taken when its worker died.
+_WORKER = "worker"
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
     # After a trial's first epoch, and once four trials have been run to their end.
@@ -36,65 +33,28 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 }
 
 
-def _own_url() -> str:
-    return f"sqlite:///{STORE / 'optuna.db'}"
-
-
-def open_storage(url: str | None, heartbeat_seconds: int | None) -> optuna.storages.RDBStorage:
-    """The database of studies, made if it is not there; None for the heartbeat: to read alone.
+def refuse_another(storage: optuna.storages.RDBStorage, plan: Table | Search, name: str) -> None:
+    """Make sure that a study of this name, if there is one, is the plan's.
 
     Raises:
-        RequestError: it cannot be opened.
+        RequestError: it asks something else; the first difference is shown.
     """
-    url = url or _own_url()
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        options["connect_args"] = {"timeout": 60}  # seconds that a worker waits for another's write
-    elif not url.startswith("postgresql"):
-        raise RequestError(
-            f"hydra.sweeper.storage={without_credentials(url)}: not known\n"
-            "use sqlite:///FILE on one machine, postgresql+psycopg://user@host/database on several"
-        )
-    try:
-        with _file_lock(url), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            grace = heartbeat_seconds and 3 * heartbeat_seconds
-            return optuna.storages.RDBStorage(url, options, heartbeat_interval=heartbeat_seconds, grace_period=grace)
-    except Exception as error:  # whatever the database's driver raises
-        reason = str(error).strip().split("\n")[0][:160]
-        raise RequestError(f"hydra.sweeper.storage={without_credentials(url)}: {reason}") from error
-
-
-def find_study(url: str | None, name: str) -> Study | None:
-    """The study of this name, to be read; None where there is none.  Makes no database."""
-    url = url or _own_url()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return None
-    try:
-        return optuna.load_study(study_name=name, storage=open_storage(url, None))
-    except KeyError:
-        return None
-
-
-def open_study(storage: optuna.storages.RDBStorage, plan: Table | Search, name: str, pruner: str, seed: int) -> Study:
-    """The study of this name, made if it is not there.
-
-    Raises:
-        RequestError: there it is, but it asks something else; the first difference is shown.
-    """
-    sampler = Unrepeated(plan.space, seed)
-    options = {"storage": storage, "sampler": sampler, "pruner": PRUNERS[pruner if plan.prunes else "none"]()}
-    study = optuna.create_study(study_name=name, direction="maximize", load_if_exists=True, **options)
-    definition = plan.definition()
-    with exclusive(storage, name):
-        if "definition" not in study.user_attrs:
-            study.set_user_attr("definition", definition)
-    if difference := _difference(study.user_attrs["definition"], definition):
+    if name not in optuna.get_all_study_names(storage):
+        return
+    there = optuna.load_study(study_name=name, storage=storage).user_attrs.get("definition", plan.definition())
+    if difference := _difference(there, plan.definition()):
         raise RequestError(
             f"study {name} is there and asks something else: {difference}\n"
             "start another beside it: hydra.sweeper.study=NAME"
         )
+
+
+def open_study(storage: optuna.storages.RDBStorage, plan: Table | Search, name: str, pruner: str, seed: int) -> Study:
+    """The study of this name, made if it is not there.  To be called inside `exclusive`."""
+    sampler = Unrepeated(plan.space, seed)
+    options = {"storage": storage, "sampler": sampler, "pruner": PRUNERS[pruner if plan.prunes else "none"]()}
+    study = optuna.create_study(study_name=name, direction="maximize", load_if_exists=True, **options)
+    study.set_user_attr("definition", plan.definition())
     return study
 
 
@@ -111,6 +71,8 @@ class Unrepeated(optuna.samplers.BaseSampler):
         return self._space
 
     def sample_relative(self, study, trial, search_space):
+        if "point" in trial.user_attrs:  # it is set
+            return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             tpe = TPESampler(seed=self._seed + trial.number)
@@ -128,22 +90,6 @@ class Unrepeated(optuna.samplers.BaseSampler):
         raise NotImplementedError("every dimension is known beforehand")
 
 
-@contextmanager
-def exclusive(storage: optuna.storages.RDBStorage, name: str) -> Iterator[None]:
-    """No other worker of the study, on this machine or another, is inside at the same time."""
-    if storage.url.startswith("sqlite"):
-        with _file_lock(storage.url):
-            yield
-        return
-    key = zlib.crc32(name.encode())
-    with storage.engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
-        try:
-            yield
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-
-
 def refill(study: Study, plan: Table | Search, retries: int) -> None:
     """Put into the queue what is missing: cells that nobody has run, and points that failed and may be tried again.
 
@@ -152,7 +98,10 @@ def refill(study: Study, plan: Table | Search, retries: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
-    attempts = by_point(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if _WORKER not in trial.user_attrs:
+            study.tell(trial.number, state=TrialState.FAIL)
+    attempts = by_point(study.get_trials(deepcopy=False))
     wanted = {point_key(point): point for point in plan.points}
     wanted |= {key: json.loads(key) for key in attempts if key not in wanted and plan.prunes}
     for key, point in wanted.items():
@@ -161,10 +110,10 @@ def refill(study: Study, plan: Table | Search, retries: int) -> None:
             study.enqueue_trial(dict(point), user_attrs={"point": key})
 
 
-def by_point(study: Study) -> dict[str, list[FrozenTrial]]:
+def by_point(trials: list[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
     """Each point's trials, oldest first."""
     attempts = defaultdict(list)
-    for trial in study.get_trials(deepcopy=False):
+    for trial in trials:
         if "point" in trial.user_attrs:
             attempts[trial.user_attrs["point"]].append(trial)
     return dict(attempts)
@@ -178,16 +127,28 @@ def is_open(trials: list[FrozenTrial], retries: int) -> bool:
 
 
 def failures(trials: list[FrozenTrial]) -> int:
-    """Trials that failed; those stopped with their study do not count."""
-    return sum(trial.state == TrialState.FAIL and not trial.user_attrs.get("stopped") for trial in trials)
+    """Trials that failed; those stopped with their study, or never started, do not count."""
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL and _WORKER in trial.user_attrs]
+    return sum(not trial.user_attrs.get("stopped") for trial in failed)
 
 
-def claim(trial: optuna.Trial, plan: Table | Search) -> Point:
-    """The trial's point, marked as taken."""
+def finished_points(trials: list[FrozenTrial], plan: Table | Search) -> set[str]:
+    """Those of the plan's points that were run to their end, or pruned."""
+    ended = {key for key, tried in by_point(trials).items() if any(t.state in ENDED for t in tried)}
+    return ended if plan.prunes else ended & {point_key(point) for point in plan.points}
+
+
+def claim(study: Study, storage: optuna.storages.RDBStorage, plan: Table | Search) -> tuple[optuna.Trial, Point]:
+    """A trial for this worker alone: the next in the queue, or a new one.  To be called inside `exclusive`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # heartbeats are meant for Study.optimize; here is `heartbeat`
+        trial = study.ask()
     point = {name: _suggest(trial, name, distribution) for name, distribution in plan.space.items()}
     if "point" not in trial.user_attrs:
         trial.set_user_attr("point", point_key(point))
-    return point
+    storage.record_heartbeat(trial._trial_id)  # without a first one Optuna takes no trial for lost
+    trial.set_user_attr(_WORKER, f"{socket.gethostname()}, process {os.getpid()}")
+    return trial, point
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution):
@@ -195,16 +156,6 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     suggest = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
     return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def _file_lock(url: str):
-    file = url.removeprefix("sqlite:///")
-    return FileLock(f"{file}.lock") if url.startswith("sqlite:///") else _no_lock()
-
-
-@contextmanager
-def _no_lock() -> Iterator[None]:
-    yield
 
 
 def _difference(there: dict[str, str], asked: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ import queue
 import signal
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Trial:
             self._answers.put({"prune": False})
 
     def _listen(self) -> None:
-        with self._socket.makefile() as lines:
+        # A study that is killed with a message unread ends the connection with an error.
+        with suppress(OSError), self._socket.makefile() as lines:
             for line in lines:
                 self._answers.put(json.loads(line))
         self._answers.put({"prune": False})

@@ -1,19 +1,21 @@
 """One worker of a study: takes what is missing, runs it, and goes on until nothing is."""
 
 import threading
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from rp2k_lab.sweep.display import Display
 from rp2k_lab.sweep.process import TrialFailed, TrialStopped, run_trial
-from rp2k_lab.sweep.space import Search, Table, point_key
-from rp2k_lab.sweep.study import ENDED, by_point, claim, exclusive, refill
+from rp2k_lab.sweep.space import Point, Search, Table
+from rp2k_lab.sweep.storage import exclusive, heartbeat, patiently
+from rp2k_lab.sweep.study import by_point, claim, finished_points, refill
 
 # How often a worker without work looks whether another's trial has come back.
 _WAIT_SECONDS = 2.0
@@ -53,55 +55,72 @@ class Worker:
     def work(self, device: int | None = None) -> None:
         """Run trials on one device until nothing is missing, also of what other workers have under way."""
         while self._signum() is None:
-            with ExitStack() as claiming:
-                claiming.enter_context(exclusive(self._storage, self._study.study_name))
-                refill(self._study, self._plan, self._retries)
-                trials = self._study.get_trials(deepcopy=False)
-                if self._something_to_do(trials):
-                    objective = lambda trial: self._run(trial, device, claiming)  # noqa: E731
-                    self._study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[self._display.ended])
-                    continue
-            if not any(trial.state == TrialState.RUNNING for trial in trials):
+            claimed, others_run = patiently(self._claim)
+            if claimed:
+                self._run(*claimed, device)
+                self._display.update()
+            elif others_run:
+                self._display.update("waiting for the trials of other workers")
+                threading.Event().wait(_WAIT_SECONDS)
+            else:
                 return
-            self._display.update("waiting for the trials of other workers")
-            threading.Event().wait(_WAIT_SECONDS)
+
+    def _claim(self) -> tuple[tuple[optuna.Trial, Point] | None, bool]:
+        """A trial and its point, or None where nothing is to do; and whether any trial runs."""
+        with exclusive(self._storage, self._study.study_name):
+            refill(self._study, self._plan, self._retries)
+            trials = self._study.get_trials(deepcopy=False)
+            if self._something_to_do(trials):
+                return claim(self._study, self._storage, self._plan), True
+            return None, any(trial.state == TrialState.RUNNING for trial in trials)
 
     def _something_to_do(self, trials: list[optuna.trial.FrozenTrial]) -> bool:
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
-        return self._plan.prunes and len(by_point(self._study)) < self._n_trials
+        return self._plan.prunes and len(by_point(trials)) < self._n_trials
 
-    def _run(self, trial: optuna.Trial, device: int | None, claiming: ExitStack) -> float:
-        """Optuna's objective.  The claim is let go as soon as the point is marked as taken."""
-        point = claim(trial, self._plan)
-        claiming.close()
-        label, folder = self._plan.label(point), self._folder / str(trial.number)
-        self._display.started(trial.number, label)
-
-        def heard(message: dict[str, Any]) -> bool:
-            for key in {"run_id", "folder"} & set(message):
-                trial.set_user_attr(key, message[key])
-            if "epoch" not in message:
-                return False
-            trial.report(message["top1"], message["epoch"])
-            self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
-            return trial.should_prune()
-
+    def _run(self, trial: optuna.Trial, point: Point, device: int | None) -> None:
+        """Run a trial and tell the study what came of it; one that was given to another meanwhile is dropped."""
+        self._display.started(trial.number, self._plan.label(point))
+        started = time.monotonic()
         try:
-            overrides = [*self._plan.overrides(point), *self._extra]
-            objective = run_trial(overrides, folder, self._link(trial, label), device, heard, self._signum)
+            with heartbeat(self._storage, trial):
+                result = self._result(trial, point, device)
+        except UpdateFinishedTrialError:
+            result = "lost: no heartbeat reached the database, and another worker has it now"
+        self._display.ended(trial.number, result, time.monotonic() - started)
+
+    def _result(self, trial: optuna.Trial, point: Point, device: int | None) -> float | str | None:
+        """Val top-1, None where it was pruned, or the reason why it failed."""
+        overrides, folder = [*self._plan.overrides(point), *self._extra], self._folder / str(trial.number)
+        link = self._link(trial, self._plan.label(point))
+        try:
+            result = run_trial(overrides, folder, link, device, lambda said: self._heard(trial, said), self._signum)
+            told = {"state": TrialState.PRUNED} if result is None else {"values": result}
         except TrialFailed as error:
-            trial.set_user_attr("reason", str(error))
-            trial.set_user_attr("stopped", isinstance(error, TrialStopped))
-            raise
-        if objective is None:
-            raise optuna.TrialPruned
-        return objective
+            result, told = str(error), {"state": TrialState.FAIL}
+            attributes = {"reason": result, "stopped": isinstance(error, TrialStopped)}
+            patiently(lambda: _set_user_attrs(trial, attributes))
+        left = patiently(lambda: self._study.tell(trial, **told, skip_if_finished=True))
+        if left.state == TrialState.FAIL and "values" in told:
+            raise UpdateFinishedTrialError
+        return result
+
+    def _heard(self, trial: optuna.Trial, message: dict[str, Any]) -> bool:
+        """Keep what a trial says; whether it is to be pruned."""
+        patiently(lambda: _set_user_attrs(trial, {k: message[k] for k in ("run_id", "folder") if k in message}))
+        if "epoch" not in message:
+            return False
+        patiently(lambda: trial.report(message["top1"], message["epoch"]))
+        self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
+        return bool(patiently(trial.should_prune))  # a NumPy bool from some pruners
+
+
+def _set_user_attrs(trial: optuna.Trial, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
 
 
 def missing(study: Study, plan: Table | Search, n_trials: int) -> int:
     """How many points have not come to an end."""
-    ended = {key for key, trials in by_point(study).items() if any(trial.state in ENDED for trial in trials)}
-    if plan.prunes:
-        return max(0, n_trials - len(ended))
-    return len({point_key(point) for point in plan.points} - ended)
+    return max(0, n_trials - len(finished_points(study.get_trials(deepcopy=False), plan)))

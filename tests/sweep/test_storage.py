@@ -1,0 +1,147 @@
+"""The database: opened, refused, shared, and away for a moment."""
+
+import sys
+import threading
+
+import optuna
+import pytest
+
+from rp2k_lab.errors import RequestError
+from rp2k_lab.sweep import storage as module
+from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, patiently
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://user:secret@host/a", "hydra.sweeper.storage=mysql://host/a: not known"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:9/a", "127.0.0.1"),
+        ("postgresql+nosuch://user:secret@127.0.0.1/a", "nosuch"),
+        ("postgresql+psycopg://user:secret@host:port/a", "hydra.sweeper.storage=postgresql"),
+        ("sqlite:////proc/no/optuna.db", "/proc/no"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_a_wrong_request(url, words):
+    with pytest.raises(RequestError) as caught, open_storage(url, 1):
+        pass
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_missing_driver_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(RequestError, match="pip install"), open_storage("postgresql+psycopg://127.0.0.1:9/a", 1):
+        pass
+
+
+def test_one_worker_at_a_time(url, opened):
+    storages, order = [opened(url) for _ in range(2)], []
+
+    def second():
+        with exclusive(storages[1], "a"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with exclusive(storages[0], "a"):
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_two_studies_on_a_server_do_not_wait_for_each_other(postgresql, opened):
+    storage = opened(postgresql.new_database())
+    with exclusive(storage, "a"), exclusive(storage, "b"):
+        pass
+
+
+def test_more_workers_in_a_process_than_a_pool_has_connections(url, opened):
+    """Eight GPUs: each thread has its claim, its heartbeat and its own question to the database."""
+    storage = opened(url)
+    barrier, asked = threading.Barrier(20), []
+
+    def ask():
+        with storage.engine.connect() as connection:
+            barrier.wait(30)
+            asked.append(connection)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 20
+
+
+def test_a_dropped_connection_costs_nothing(postgresql, opened):
+    storage = opened(postgresql.new_database())
+    optuna.create_study(study_name="a", storage=storage)
+    postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    assert optuna.get_all_study_names(storage) == ["a"]
+
+
+def test_a_lock_is_let_go_with_its_connection(postgresql, opened):
+    url = postgresql.new_database()
+    first, second = opened(url), opened(url)
+    entered = []
+
+    def lose_the_connection():
+        with exclusive(first, "a"):
+            postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            with exclusive(second, "a"):
+                entered.append("a")
+
+    with pytest.raises(module.SQLAlchemyError):
+        lose_the_connection()
+    assert entered == ["a"]
+
+
+def test_a_server_that_is_started_anew_is_waited_for(postgresql, opened):
+    storage = opened(postgresql.new_database())
+    study = optuna.create_study(study_name="a", storage=storage)
+    postgresql.control("stop")
+    asked = threading.Event()
+
+    def names():
+        asked.set()
+        return optuna.get_all_study_names(storage)
+
+    def start_again():
+        asked.wait()
+        postgresql.control("start")
+
+    starter = threading.Thread(target=start_again)
+    starter.start()
+    assert patiently(names) == [study.study_name]
+    starter.join()
+
+
+def test_a_server_that_stays_away_is_an_error_at_last(monkeypatch):
+    monkeypatch.setattr(module, "_OUTAGE_SECONDS", 0)
+
+    def fail():
+        raise optuna.exceptions.StorageInternalError
+
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        patiently(fail)
+
+
+def test_heartbeats_outlast_an_error(url, monkeypatch, opened):
+    storage = opened(url)
+    trial = optuna.trial.FixedTrial({})
+    trial._trial_id = 0
+    beats, third = [], threading.Event()
+
+    def record(trial_id):
+        beats.append(trial_id)
+        if len(beats) == 3:
+            third.set()
+        raise optuna.exceptions.StorageInternalError
+
+    monkeypatch.setattr(storage, "record_heartbeat", record)
+    monkeypatch.setattr(storage, "get_heartbeat_interval", lambda: 0.01)
+    with heartbeat(storage, trial):
+        assert third.wait(10)
+    assert set(beats) == {0}

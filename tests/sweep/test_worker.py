@@ -1,0 +1,148 @@
+"""Workers on a study: what fails, what is lost, and what is killed costs no more than it must."""
+
+import json
+import os
+import signal
+from collections import Counter
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import TrialState
+
+from rp2k_lab.sweep.display import failure_table
+from rp2k_lab.sweep.space import parse_search
+from rp2k_lab.sweep.study import _PRUNERS, open_study
+from rp2k_lab.sweep.worker import Worker, missing
+
+
+class Silence:
+    """In place of a Display: keeps how trials ended, and runs what a test wants done when one starts."""
+
+    def __init__(self):
+        self.results, self.at_start = {}, lambda number: None
+
+    def started(self, number, label):
+        self.at_start(number)
+
+    def ended(self, number, result, seconds):
+        self.results[number] = result
+
+    def reported(self, *words):
+        pass
+
+    update = reported
+
+
+@pytest.fixture
+def work(tmp_path, opened, behave):
+    """work(retries=0, devices=…): a worker's whole work on a search of four seeds in sqlite."""
+    plan = parse_search(OverridesParser.create().parse_overrides(["seed=range(4)"]))
+    storage = opened(f"sqlite:///{tmp_path}/optuna.db")
+    study = open_study(storage, plan, "a", "none", 0)
+
+    def work(retries=0):
+        worker = Worker(
+            study, storage, plan, 4, [], tmp_path, retries, lambda *_: {"name": "", "tags": {}}, lambda: None, display
+        )
+        worker.work()
+
+    work.study, work.plan, work.display, work.folder = study, plan, Silence(), tmp_path
+    display = work.display
+    return work
+
+
+def states(study):
+    return Counter(trial.state.name for trial in study.get_trials())
+
+
+def test_a_point_that_fails_is_tried_again_and_named_and_the_others_are_finished(work, behave):
+    behave(("seed=2", "refused"))
+    work(retries=2)
+    assert states(work.study) == {"COMPLETE": 3, "FAIL": 3}
+    assert missing(work.study, work.plan, 4) == 1
+    failed = [trial for trial in work.study.get_trials() if trial.state == TrialState.FAIL]
+    assert {trial.params["seed"] for trial in failed} == {2}
+    words, where = failure_table(work.study, work.plan).splitlines()[1:]
+    assert words.strip() == (
+        "seed=2: failed 3 times, the last: exit code 2: model=vgg: there is no such choice; choose one of resnet18"
+    )
+    assert where.strip() == f"{work.folder / str(failed[-1].number)}/log.txt"
+    behave()
+    work(retries=3)
+    assert missing(work.study, work.plan, 4) == 0
+    assert failure_table(work.study, work.plan) == ""
+
+
+def test_each_trial_says_where_its_run_is(work):
+    work()
+    for trial in work.study.get_trials():
+        assert trial.user_attrs["folder"] == str(work.folder / str(trial.number))
+        assert trial.user_attrs["run_id"].startswith("run")
+        seen = json.loads((work.folder / str(trial.number) / "seen.json").read_text())
+        assert seen["overrides"][:2] == [f"seed={trial.params['seed']}", "task.test=false"]
+
+
+@pytest.mark.parametrize("behaviour", ["fine", "quiet", "refused"])
+def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave, behaviour):
+    """The heartbeats did not get through, the trial lived on, and its end is no longer asked for."""
+    behave(("", behaviour))
+
+    def take_away(number):
+        behave()
+        if number == 0:
+            behave(("", behaviour))
+            work.study.tell(0, state=TrialState.FAIL)
+
+    work.display.at_start = take_away
+    work(retries=1)
+    assert work.display.results[0].startswith("lost")
+    assert states(work.study) == {"COMPLETE": 4, "FAIL": 1}
+    assert missing(work.study, work.plan, 4) == 0
+
+
+@pytest.mark.parametrize(("pruner", "state"), [("median", "PRUNED"), ("halving", "PRUNED"), ("none", "COMPLETE")])
+def test_a_search_stops_a_trial_that_does_badly(work, behave, pruner, state):
+    study = work.study
+    study.pruner = _PRUNERS[pruner]()
+    work()
+    behave(("", "top1:0.1"))
+    study.enqueue_trial({"seed": 0})
+    work()
+    last = study.get_trials()[-1]
+    assert last.state.name == state
+    assert last.value == 0.1
+    assert list(last.intermediate_values) == ([1, 2] if state == "COMPLETE" else [1])
+
+
+def test_a_trial_on_each_device(tmp_path, opened, behave):
+    from rp2k_lab.sweep.run import _work
+
+    plan = parse_search(OverridesParser.create().parse_overrides(["seed=range(6)"]))
+    storage = opened(f"sqlite:///{tmp_path}/optuna.db")
+    study = open_study(storage, plan, "a", "none", 0)
+    link = lambda *_: {"name": "", "tags": {}}  # noqa: E731
+    _work(Worker(study, storage, plan, 6, [], tmp_path, 0, link, lambda: None, Silence()), (1, 3))
+    assert states(study) == {"COMPLETE": 6}
+    assert len({trial.params["seed"] for trial in study.get_trials()}) == 6
+    seen = [json.loads(file.read_text())["devices"] for file in tmp_path.glob("*/seen.json")]
+    assert {tuple(devices) for devices in seen} == {("1", "1"), ("3", "3")}
+
+
+def test_a_killed_worker_and_a_restart_finish_each_cell_once(url, script, opened, behave, fifo, tmp_path):
+    """Two workers, one of them killed in the middle of a trial, which then stops by itself; and a third."""
+    behave(("aug=cutout", fifo.behaviour))
+    workers = [script("part.py", "work", url, str(tmp_path)) for _ in range(2)]
+    _, parent = map(int, fifo.read().split())
+    os.kill(parent, signal.SIGKILL)
+    assert fifo.read() == "SIGTERM\n"
+    assert fifo.read() == ""
+    fifo.close()
+    again = script("part.py", "work", url, str(tmp_path))
+    for worker in (*(worker for worker in workers if worker.pid != parent), again):
+        _, err = worker.communicate(timeout=120)
+        assert worker.returncode == 0, err
+    trials = optuna.load_study(study_name="a", storage=opened(url)).get_trials()
+    complete = [trial.user_attrs["point"] for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(complete) == len(set(complete)) == 4
+    assert Counter(trial.state.name for trial in trials) == {"COMPLETE": 4, "FAIL": 1}
