@@ -69,7 +69,7 @@ def test_a_study_that_asks_something_else_is_refused(begin, first, second, diffe
 
 def test_more_seeds_and_another_machine_are_the_same_table(begin):
     begun = begin(table())
-    refuse_another(begun.storage, table(seeds=range(5), extra=["device=gpu", "dataset.cache_gb=2"]), "a")
+    refuse_another(begun.storage, table(seeds=range(5), extra=["device.data_workers=3", "dataset.cache_gb=2"]), "a")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from rp2k_lab.sweep.display import failure_table
 from rp2k_lab.sweep.space import parse_search
-from rp2k_lab.sweep.study import _PRUNERS, open_study
+from rp2k_lab.sweep.study import PRUNERS, open_study
 from rp2k_lab.sweep.worker import Worker, missing
 
 
@@ -104,7 +104,7 @@ def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave
 @pytest.mark.parametrize(("pruner", "state"), [("median", "PRUNED"), ("halving", "PRUNED"), ("none", "COMPLETE")])
 def test_a_search_stops_a_trial_that_does_badly(work, behave, pruner, state):
     study = work.study
-    study.pruner = _PRUNERS[pruner]()
+    study.pruner = PRUNERS[pruner]()
     work()
     behave(("", "top1:0.1"))
     study.enqueue_trial({"seed": 0})
