@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,21 +73,16 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
                 study = open_study(storage, plan, name, options.pruner, options.seed)
             if not missing(study, plan, n_trials):
                 print(f"study {name}: nothing to run, all {n_trials} are finished")
-
-            def link(trial: optuna.Trial, label: str) -> dict[str, Any]:
-                tags = {"study": name, "trial": trial.number, **{k: str(v) for k, v in trial.params.items()}}
-                return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
-
-            folder = Path(config.hydra.sweep.dir).absolute()
             extra = [f"tracking.experiment={name}"] if own else []
-            stop = lambda: signals.signum  # noqa: E731
-            with Display(study, plan, n_trials) as display:
-                worker = Worker(study, storage, plan, n_trials, extra, folder, options.retries, link, stop, display)
-                try:
-                    _work(worker, options.devices)
-                except BaseException:
-                    tracker.close("FAILED")
-                    raise
+            try:
+                with Display(study, plan, n_trials) as display:
+                    link = partial(_link, tracker, name)
+                    folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
+                    places = (study, storage, plan, n_trials, extra, folder, options.retries)
+                    _work(Worker(*places, link, stop, display), options.devices)
+            except BaseException:
+                tracker.close("FAILED")
+                raise
             left = missing(study, plan, n_trials)
             tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
             signals.check()
@@ -96,6 +92,12 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
             f"study {name}: {left} of {n_trials} are not finished\nthe same command with more "
             f"hydra.sweeper.retries than {options.retries} tries them again"
         )
+
+
+def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:
+    """The name and the tags of a trial's run."""
+    tags = {"study": study, "trial": trial.number, **{key: str(value) for key, value in trial.params.items()}}
+    return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
 
 
 def _work(worker: Worker, devices: tuple[int, ...] | None) -> None:
