@@ -14,6 +14,12 @@ QUICK = {
     "train_step": (["--models", "resnet18", "--size", "32", "--batch-size", "4", "--rounds", "2"], "ratio"),
     "input_pipeline": (["--photos", "128", "--size", "64", "--rounds", "2"], "/ native, stretch:"),
     "index": (["--photos", "200", "400", "--rounds", "2"], "second start, a photo of 400 / a photo of 200:"),
+    "sweep": (
+        ["--rounds", "2", "--dimensions", "aug=none,cutout", "--seeds", "0", "epochs=1", "batch_size=4",
+         "dataset.classes=4", "dataset.train_images=40", "dataset.val_images=8", "dataset.test_images=16",
+         "dataset.min_train_images=5"],
+        "trial - command:",
+    ),
     "overhead": (
         ["--rounds", "2", "--steps", "5", "size=32", "batch_size=4", "dataset.classes=4", "dataset.train_images=40",
          "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
@@ -28,7 +34,7 @@ def test_a_benchmark_prints_its_ratio_with_an_interval(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.search(re.escape(words) + r" \d+\.\d{3} \[\d+\.\d{3}, \d+\.\d{3}\], n = 2 rounds", done.stdout), (
+    assert re.search(re.escape(words) + r" -?\d+\.\d{3} \[-?\d+\.\d{3}, -?\d+\.\d{3}\], n = 2 rounds", done.stdout), (
         done.stdout
     )
 

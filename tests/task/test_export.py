@@ -35,10 +35,10 @@ def exported(first_run, start):
 
 
 @pytest.fixture(scope="session")
-def trained_on(first_run):
+def trained_on(first_run, compose):
     """(configuration, index) of the first run."""
     recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
-    config = parse(recorded)
+    config = parse(compose() | recorded)
     return config, build_index(config.dataset)
 
 

@@ -28,8 +28,8 @@ def studies(monkeypatch):
     """Ablation name to what its study would give; filled by a test.  The arguments of every call are kept."""
     found, asked = {}, []
 
-    def collect(ablation, scale, seeds, study, storage, tracking):
-        asked.append((ablation.name, scale, seeds, study, storage))
+    def collect(ablation, scale, study, storage, tracking):
+        asked.append((ablation.name, scale, study, storage))
         return found.get(ablation.name)
 
     monkeypatch.setattr(collect_module, "collect", collect)
@@ -53,7 +53,7 @@ def test_a_study_becomes_results_and_documents(request_of, studies, tmp_path, ca
     cells, images = generated.results(TRUTH, images=500)
     found["resize"] = cells.iloc[::-1], images
     report.run(request_of("ablation=resize", "task.study=mine"), tmp_path)
-    assert asked == [("resize", "laptop", (0, 1, 2), "mine", None)]
+    assert asked == [("resize", "laptop", "mine", None)]
     assert {file.name for file in tmp_path.iterdir()} == DOCUMENTS | {"results.csv", "images.csv"}
     assert list(dict.fromkeys(read_results(tmp_path).table["level"])) == list(TRUTH)  # the table's order
     out = capsys.readouterr().out

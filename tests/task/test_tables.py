@@ -12,21 +12,22 @@ TABLES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.soak) fo
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_runs_at_smoke_and_is_reported(start, name, compose):
+def test_a_table_runs_at_smoke_and_is_reported(start, name, compose, tmp_path):
     table = [f"ablation={name}", "scale=smoke", "seed=0"]
-    command = start("-m", *table)
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    command = start("-m", *table, f"hydra.sweeper.storage={storage}")
     code, out, err = command.wait(3600)
     assert code == 0, out + err
-    report = start("task=report", *table, f"task.output={command.folder}/report", folder=command.folder)
-    code, out, err = report.wait()
+    places = [f"task.storage={storage}", f"task.output={tmp_path}/report"]
+    code, out, err = start("task=report", *table, *places, uri=command.store.uri).wait()
     assert code == 0, out + err
     levels = ablation.Ablation.model_validate(compose(*table)["ablation"]).level_names("smoke")
-    results = pd.read_csv(command.folder / "report" / "results.csv")
+    results = pd.read_csv(tmp_path / "report" / "results.csv", keep_default_na=False, dtype={"level": str})
     assert list(results["level"]) == levels
     assert set(results["state"]) == {"complete"}
     assert set(results["images"]) == {80}
-    verdict = pd.read_csv(command.folder / "report" / "verdict.csv")
+    verdict = pd.read_csv(tmp_path / "report" / "verdict.csv", keep_default_na=False, dtype={"level": str})
     assert list(verdict["level"]) == levels
-    page = (command.folder / "report" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
     assert all(level in page for level in levels)
     assert all(level in out for level in levels)
