@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 import urllib.request
 import zlib
 from types import SimpleNamespace
@@ -22,6 +23,10 @@ METRICS = ["test/top1", "val/top1", "train/loss"]
 DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(trace => ({
     names: trace.names, metric: trace.metricKey, mode: trace.mode, fill: trace.fill,
     x: Array.from(trace.x), y: Array.from(trace.y) })))"""
+
+# A server without users is asked who is there, and has no answer.  A browser too slow to draw MLflow's layout
+# within one frame draws the rest in the next, and says so.
+EXPECTED = re.compile("/users/current$|^null ResizeObserver loop completed with undelivered notifications")
 
 
 def curve(top1, seed):
@@ -86,8 +91,7 @@ def test_the_page_opens_grouped_with_the_charts_of_the_study(page, study):
         np.testing.assert_allclose(edges, curve(top1, 0)[::-1] + curve(top1, 1))
     assert {trace["metric"] for trace in loss_curve} == {None, "train/loss"}
 
-    # The page of a server without users asks who is there, and is told that there is no such question.
-    assert [line for line in page.said if not line.endswith("/users/current")] == []
+    assert [line for line in page.said if not EXPECTED.search(line)] == []
     assert {urlsplit(url).netloc for url in page.asked} == {f"127.0.0.1:{study.port}"}
     with urllib.request.urlopen(f"http://127.0.0.1:{study.port}/ajax-api/3.0/mlflow/ui-telemetry") as answer:
         assert json.load(answer)["disable_ui_telemetry"] is True
