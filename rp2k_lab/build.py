@@ -93,7 +93,8 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
     if config.optimizer.ema_decay is not None:
         trained = build_initial_network(config, batches.num_classes)
         # The average has the network's names, so that checkpoints of runs with and without it are read alike.
-        trained.update_parameters_name("trained.")
+        for parameter in trained.get_parameters():
+            parameter.name = f"trained.{parameter.name}"
         auto_mixed_precision(network, amp["amp_level"])  # in place, as Model does to what it trains
     optimizer, learning_rate = build_optimizer(
         config.optimizer,
