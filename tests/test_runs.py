@@ -171,7 +171,7 @@ def test_the_recipe_is_restored_by_name_and_cannot_be_laid_over_a_record(compose
     config = parse(merge(defaults, by_recipe, ["batch_size=32"], lambda group, choice: {}))
     assert (config.recipe, config.epochs, config.batch_size, config.aug.crop) == ("giantpanda", 75, 32, (0.08, 1.0))
     with pytest.raises(RequestError, match=rf"^recipe={name}: runs= brings its own recipe \(none\)\nname the keys"):
-        merge(defaults, recorded, [f"recipe={name}"], only_choice)
+        merge(defaults, recorded, [f"recipe={name}"], lambda group, choice: {})
 
 
 def test_merging_changes_neither_side(defaults, recorded, compose):
