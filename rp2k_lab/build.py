@@ -8,6 +8,7 @@ import mindspore
 import numpy as np
 import pandas as pd
 from mindspore import nn
+from mindspore.amp import auto_mixed_precision
 
 from rp2k_lab import device
 from rp2k_lab.aug import build_augmentation
@@ -31,8 +32,8 @@ class Training:
     """What `Model.train` works with.
 
     Attributes:
-        network: uint8 images to logits.
-        model: the network with loss and optimizer.
+        network: uint8 images to logits, as evaluated and saved: what is trained, or with `ema_decay` its average.
+        model: the trained network with loss and optimizer.
         batches: the training photos.
         learning_rate: float32 (steps,), of every step of the run.
     """
@@ -84,17 +85,37 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
     """Network, loss and optimizer of a run.
 
     Raises:
-        RequestError: a network that cannot be built so.
+        RequestError: a network that cannot be built so, or more steps to accumulate than the run has.
     """
     mindspore.set_seed(config.seed)
-    network = build_network(config, batches.num_classes)
+    amp = device.amp_options(config.device)
+    network = trained = build_initial_network(config, batches.num_classes)
+    if config.optimizer.ema_decay is not None:
+        trained = build_initial_network(config, batches.num_classes)
+        # The average has the network's names, so that checkpoints of runs with and without it are read alike.
+        for parameter in trained.get_parameters():
+            parameter.name = f"trained.{parameter.name}"
+        auto_mixed_precision(network, amp["amp_level"])  # in place, as Model does to what it trains
+    optimizer, learning_rate = build_optimizer(
+        config.optimizer,
+        trained,
+        config.epochs,
+        batches.steps_per_epoch,
+        batches.batch_size,
+        config.device.loss_scale,
+        average=network if trained is not network else None,
+    )
+    loss = build_loss(config.loss, np.bincount(batches.labels, minlength=batches.num_classes))
+    model = mindspore.Model(trained, loss, optimizer, **amp)
+    return Training(network, model, batches, learning_rate)
+
+
+def build_initial_network(config: Config, num_classes: int) -> WithPreprocessing:
+    """`build_network` with the weights that training starts from: the same in every call."""
+    network = build_network(config, num_classes)
     if config.model.pretrained:
         load_pretrained(network.network, config.model)
-    steps, scale = batches.steps_per_epoch, config.device.loss_scale
-    optimizer, learning_rate = build_optimizer(config.optimizer, network, config.epochs, steps, scale)
-    loss = build_loss(config.loss, np.bincount(batches.labels, minlength=batches.num_classes))
-    model = mindspore.Model(network, loss, optimizer, **device.amp_options(config.device))
-    return Training(network, model, batches, learning_rate)
+    return network
 
 
 def build_network(config: Config, num_classes: int) -> WithPreprocessing:

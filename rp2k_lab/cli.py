@@ -203,6 +203,8 @@ def _known_keys() -> list[str]:
     keys, conf = set(), PROJECT / "conf"
     for file in conf.rglob("*.yaml"):
         group = file.parent.relative_to(conf).as_posix()
+        if group == "recipe":  # overlays keys of other files
+            continue
         names = (k for k in OmegaConf.load(file) if k not in ("defaults", "hydra", "name", "_target_"))
         keys |= {k if group == "." else f"{group.replace('/', '.')}.{k}" for k in names}
     return sorted(keys | set(_groups()))

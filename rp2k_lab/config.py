@@ -260,6 +260,10 @@ class Sgd(Group):
     warmup_epochs: NonNegativeFloat = Field(description="epochs of linear warm-up")
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat = Field(description="on weights of convolutions and dense layers alone")
+    lr_batch_size: Count | None = Field(description="photos an update that lr is meant for; null: lr as it stands")
+    accumulate_steps: Count = Field(description="batches whose mean gradient makes one update")
+    clip_norm: PositiveFloat | None = Field(description="largest norm of an update's gradient; null: no clipping")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(description="of averaged weights; null: none")
 
 
 class Device(Group):
@@ -288,6 +292,7 @@ class Config(Group):
     resize: Literal["letterbox", "stretch"]
     crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(description="side kept by evaluation's centre crop")
     scale: Scale = Field(description="of an ablation's runs")
+    recipe: Literal["none", "giantpanda"] = Field(description="what overlaid several groups; here its name alone")
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
     task: Annotated[Train | Export | Convert | Inspect | Report, Field(discriminator="name")]

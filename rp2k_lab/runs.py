@@ -84,6 +84,9 @@ def merge(
 
     Args:
         choice_of: (group, choice) to today's keys of that choice.
+
+    Raises:
+        RequestError: a recipe beside the recorded values, which it would have to overlay.
     """
     merged = composed | {key: value for key, value in recorded.items() if key not in _OF_THE_REQUEST}
     for group, settings in merged.items():
@@ -92,6 +95,9 @@ def merge(
             merged[group] = (composed[group] if same else choice_of(group, settings["name"])) | settings
     for override in overrides:
         group, _, key = override.lstrip("+~").partition("=")[0].partition(".")
+        if group == "recipe":
+            recipe = recorded.get("recipe", "none")
+            raise RequestError(f"{override}: runs= brings its own recipe ({recipe})\nname the keys that are to change")
         if key and group not in _OF_THE_REQUEST:
             merged[group] = merged[group] | {key: composed[group].get(key)}
         elif group in composed:

@@ -33,6 +33,8 @@ REFUSED = [
     (["device=gpu"], 2, ["device=gpu", "device=cpu"]),
     (["device=ascend"], 2, ["device=ascend"]),
     (["model.final_width=0"], 2, ["model.final_width=0"]),
+    (["recipe=giantpandas"], 2, ["recipe=giantpandas", "giantpanda, none"]),
+    (["+recipe=giantpanda"], 2, ["leave out the +"]),
     (["model.name=vgg"], 2, ["model.name=vgg"]),
     (["aug.length=8"], 2, ["aug.length", "aug=cutout"]),
     (["task.output=x"], 2, ["task.output", "task=export"]),

@@ -12,8 +12,8 @@ from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
 CONF = PROJECT / "conf"
-# conf/hydra holds Hydra's own groups (tests/sweep).
-CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("[!h]*/[!_]*.yaml"))]
+# conf/hydra holds Hydra's own groups (tests/sweep), a recipe overlays the keys of others (test_recipe.py).
+CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("[!hr]*/[!_]*.yaml"))]
 NEEDS = {
     ("dataset", "rp2k"): ["dataset.root=/"],
     ("dataset", "grocery_store"): ["dataset.root=/"],
@@ -62,7 +62,7 @@ class TestEveryChoice:
 
 
 def test_root_keys_and_groups_are_the_schemas_fields():
-    groups = {group for group, _ in CHOICES}
+    groups = {group for group, _ in CHOICES} | {"recipe"}
     assert keys(CONF / "config.yaml") | groups == set(Config.model_fields)
 
 
@@ -145,6 +145,9 @@ WRONG = [
     ("loss.label_smoothing", 1), ("loss.label_smoothing", -0.1),
     ("optimizer.lr", 0), ("optimizer.lr", "fast"), ("optimizer.lr", float("inf")), ("optimizer.lr_end", -1),
     ("optimizer.warmup_epochs", -1), ("optimizer.momentum", 1), ("optimizer.weight_decay", -1e-4),
+    ("optimizer.lr_batch_size", 0), ("optimizer.lr_batch_size", 25.6), ("optimizer.accumulate_steps", 0),
+    ("optimizer.accumulate_steps", None), ("optimizer.clip_norm", 0), ("optimizer.clip_norm", float("inf")),
+    ("optimizer.ema_decay", 0), ("optimizer.ema_decay", 1), ("optimizer.ema_decay", "slow"), ("recipe", "ours"),
     ("device.precision", "fp16"), ("device.loss_scale", 0), ("device.sink_steps", -1), ("device.graph", True),
     ("device.data_workers", 0),
     ("tracking.experiment", ""), ("tracking.uri", 5000), ("tracking.flush_seconds", 0), ("tracking.run_name", ""),

@@ -165,6 +165,15 @@ def test_what_the_record_has_and_today_has_not_is_refused(defaults, recorded):
         parse(merge(defaults, older, [], only_choice))
 
 
+@pytest.mark.parametrize("name", ["none", "giantpanda"])
+def test_the_recipe_is_restored_by_name_and_cannot_be_laid_over_a_record(compose, defaults, recorded, name):
+    by_recipe = parse(compose("recipe=giantpanda")).model_dump(mode="json")
+    config = parse(merge(defaults, by_recipe, ["batch_size=32"], lambda group, choice: {}))
+    assert (config.recipe, config.epochs, config.batch_size, config.aug.crop) == ("giantpanda", 75, 32, (0.08, 1.0))
+    with pytest.raises(RequestError, match=rf"^recipe={name}: runs= brings its own recipe \(none\)\nname the keys"):
+        merge(defaults, recorded, [f"recipe={name}"], lambda group, choice: {})
+
+
 def test_merging_changes_neither_side(defaults, recorded, compose):
     before = copy.deepcopy(recorded)
     merge(defaults, recorded, ["optimizer.lr=1", "aug=none"], lambda group, choice: {})

@@ -122,6 +122,31 @@ def test_the_same_command_twice_gives_the_same_bits(first_run, start):
     assert first == second
 
 
+def test_averaged_clipped_accumulated_training_gives_the_same_bits_and_saves_the_average(first_run, start):
+    """9 steps an epoch: the fifth update takes photos of both."""
+    import mindspore
+
+    options = ("ema_decay=0.8", "clip_norm=1.0", "accumulate_steps=2", "lr_batch_size=32")
+    commands = [start(*TINY, *(f"optimizer.{option}" for option in options)) for _ in range(2)]
+    for command in commands:
+        code, _, err = command.wait()
+        assert code == 0, err
+    first, second = (command.store.history(command.store.runs()[0]) for command in commands)
+    assert first == second
+    rates = [rate for _, rate in first["train/lr"]]
+    assert rates[8] == rates[9] != rates[10]
+    assert max(rates) == pytest.approx(0.1)
+    checkpoints = commands[0].folder / "out" / "checkpoints"
+    last, best = (mindspore.load_checkpoint(str(checkpoints / f"{name}.ckpt")) for name in ("last", "best"))
+    plain = mindspore.load_checkpoint(str(first_run.folder / "out" / "checkpoints" / "best.ckpt"))
+    assert best.keys() == plain.keys()
+    weights = best.keys() - {"step"}
+    assert weights | {f"trained.{name}" for name in weights} | {"accumulated_steps"} <= last.keys()
+    assert int(best["step"].asnumpy()) == 18
+    for name in weights:
+        np.testing.assert_array_equal(best[name].asnumpy(), last[name].asnumpy(), err_msg=name)
+
+
 def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(first_run, start):
     sweep = start(*TINY, "-m", "aug=none,cutout", "seed=0,1")
     code, _, err = sweep.wait(600)
