@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,6 +23,9 @@ Side = Annotated[int, Field(ge=32, le=2048)]
 Multiplier = Annotated[float, Field(gt=0, le=4)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Tta = Literal["none", "hflip"]
+Average = Literal["probabilities", "logits"]
+MOST_RUNS = 1000
 # Relative to the shell's folder.
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(lambda path: Path(os.path.abspath(path)))]
 
@@ -34,17 +38,56 @@ class Group(BaseModel):
 
 
 class Task(Group):
-    """Each task says whether it reads photos, and how many earlier runs (`runs=`) it takes."""
+    """Each task says whether it reads a data set, and how many earlier runs (`runs=`) it takes: one of these numbers."""
 
     reads_photos: ClassVar[bool]
-    earlier_runs: ClassVar[int]
+    earlier_runs: ClassVar[Sequence[int]]
 
 
 class Train(Task):
     name: Literal["train"]
     test: bool = Field(description="read test, once, at the end; a search's trials do not")
     reads_photos = True
-    earlier_runs = 0
+    earlier_runs = (0,)
+
+
+class Evaluate(Task):
+    name: Literal["evaluate"]
+    split: Literal["train", "val", "test"] = Field(description="whose photos")
+    tta: Tta = Field(description="views of each photo whose probabilities are averaged; none: the photo alone")
+    reads_photos = True
+    earlier_runs = (1,)
+
+
+class Ensemble(Task):
+    name: Literal["ensemble"]
+    tta: Tta = Field(description="views of each photo that every member sees; none: the photo alone")
+    average: Average = Field(description="what is averaged over members and views")
+    reads_photos = True
+    earlier_runs = range(2, MOST_RUNS)
+
+
+class Predict(Task):
+    name: Literal["predict"]
+    input: AbsolutePath | None = Field(description="a photo, a folder of photos, or a list of them (.txt, .csv)")
+    output: AbsolutePath | None = Field(description="a .csv or .parquet; null: in the run's own folder under outputs/")
+    top_k: Count = Field(description="classes of each photo, the most probable first")
+    tta: Tta = Field(description="views of each photo; none: the photo alone")
+    average: Average = Field(description="what is averaged over runs and views")
+    reads_photos = False
+    earlier_runs = range(1, MOST_RUNS)
+
+    @model_validator(mode="after")
+    def _named(self):
+        if self.input is None:
+            raise RequestError("task.input: task=predict needs photos\nexample: task.input=photos/")
+        if not self.input.exists():
+            raise RequestError(f"task.input={self.input}: there is no such file or folder")
+        if self.output and self.output.suffix not in (".csv", ".parquet"):
+            raise RequestError(f"task.output={self.output}: neither .csv nor .parquet\nexample: task.output=found.csv")
+        if self.output == self.input:
+            raise RequestError(f"task.output={self.output}: is the input\nname another file")
+        return self
 
 
 class Export(Task):
@@ -52,7 +95,7 @@ class Export(Task):
     output: AbsolutePath | None = Field(description="null: the run's own under outputs/")
     batch_size: Count = Field(description="photos at a time, a constant of the exported graph")
     reads_photos = False
-    earlier_runs = 1
+    earlier_runs = (1,)
 
 
 class Convert(Task):
@@ -61,7 +104,7 @@ class Convert(Task):
     output: AbsolutePath | None = Field(description="a .ckpt; null: in the run's own folder under outputs/")
     with_classifier: bool = Field(description="false: leave it out, for another number of classes")
     reads_photos = False
-    earlier_runs = 0
+    earlier_runs = (0,)
 
     @model_validator(mode="after")
     def _named(self):
@@ -79,7 +122,7 @@ class Inspect(Task):
     size: Side = Field(description="the zoo's input side in pixels")
     batch_size: Count = Field(description="the zoo's images at a time")
     seconds: NonNegativeFloat = Field(description="how long to time each network; 0: not at all")
-    earlier_runs = 0
+    earlier_runs = (0,)
 
     @property
     def reads_photos(self) -> bool:
@@ -281,7 +324,7 @@ class Config(Group):
     scale: Scale = Field(description="of an ablation's runs")
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
-    task: Annotated[Train | Export | Convert | Inspect, Field(discriminator="name")]
+    task: Annotated[Train | Evaluate | Ensemble | Predict | Export | Convert | Inspect, Field(discriminator="name")]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]
     aug: Annotated[
@@ -321,15 +364,25 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _has_what_the_task_reads(self):
-        name, root, wanted = self.dataset.name, self.dataset.root, self.task.earlier_runs
+        name, root = self.dataset.name, self.dataset.root
         if self.task.reads_photos and root is None and name != "shelf":  # the one that can be made here
             raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")
         if self.task.reads_photos and root is not None and not root.is_dir():
             raise RequestError(f"dataset.root={root}: there is no such folder")
-        if len(self.runs) != wanted:
-            way_out = "name it: runs=<id, name or checkpoint file>" if wanted else "leave runs= out"
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_runs_that_the_task_takes(self):
+        wanted = self.task.earlier_runs
+        if len(self.runs) not in wanted:
+            ways_out = {0: "leave runs= out", 1: "name it: runs=<id, name or checkpoint file>"}
+            if isinstance(wanted, range):
+                numbers = f"{wanted.start} or more earlier runs"
+            else:
+                numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
             given = ",".join(self.runs) or "null"
-            raise RequestError(f"runs={given}: task={self.task.name} takes {wanted or 'no'} earlier run\n{way_out}")
+            way_out = ways_out.get(wanted[-1], "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
+            raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{way_out}")
         return self
 
 

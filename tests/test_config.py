@@ -19,6 +19,9 @@ NEEDS = {
     ("dataset", "grocery_store"): ["dataset.root=/"],
     ("task", "convert"): ["task.input=weights.pth"],
     ("task", "export"): ["runs=x"],
+    ("task", "evaluate"): ["runs=x"],
+    ("task", "ensemble"): ["runs=[x,y]"],
+    ("task", "predict"): ["runs=x", "task.input=/"],
 }
 
 

@@ -182,7 +182,7 @@ def test_restore_composes_the_recorded_choices_and_needs_no_photos(compose, reco
     overrides = ["task=export", f"runs={folder}/checkpoints/best.ckpt", "batch_size=9", "task.batch_size=3"]
     composed = compose(*overrides)
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        config = restore(parse(composed), composed, overrides)
+        (config,) = restore(parse(composed), composed, overrides)
     assert (config.dataset.name, str(config.dataset.root)) == ("rp2k", "/no/such/folder")
     assert config.dataset.val_share == 0.05
     assert (config.batch_size, config.task.batch_size) == (9, 3)
