@@ -38,7 +38,7 @@ class Group(BaseModel):
 
 
 class Task(Group):
-    """Each task says whether it reads a data set, and how many earlier runs (`runs=`) it takes: one of these numbers."""
+    """Each task says whether it reads a data set, and how many earlier runs (`runs=`) it takes: any of these."""
 
     reads_photos: ClassVar[bool]
     earlier_runs: ClassVar[Sequence[int]]

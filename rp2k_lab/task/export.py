@@ -21,8 +21,8 @@ from rp2k_lab.config import Config
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.errors import RequestError
 from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.model.layers import GELU
 from rp2k_lab.members import load_network
+from rp2k_lab.model.layers import GELU
 from rp2k_lab.model.pretrained import normalisation
 from rp2k_lab.prediction import Classifier
 from rp2k_lab.runs import EarlierRun, find_run

@@ -21,7 +21,6 @@ from rp2k_lab.members import load_members, parents
 from rp2k_lab.metrics import top_k
 from rp2k_lab.prediction import Predictor
 from rp2k_lab.record import record_request
-from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.task.train import open_tracker
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
         RequestError: weights or classes that do not fit, or a list without paths.
         DataError: no photo, or none that can be read.
     """
-    task, trial = config.task, Trial.of_this_process()
+    task = config.task
     root, names = find_photos(task.input)
     output = task.output or folder / "predictions.csv"
     device.set_up(config.device)
@@ -48,24 +47,22 @@ def run(config: Config, folder: Path, *others: Config) -> None:
         config = config.model_copy(update={"batch_size": min(config.batch_size, len(names))})
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         log.info("%d photos, tta %s, on %s", len(names), task.tta, device.describe(config.device))
-        with open_tracker(config, trial.name or f"predict_{members[0].name}") as tracker:
+        with open_tracker(config, f"predict_{members[0].name}") as tracker:
             record_request(tracker, config, folder)
-            tracker.set_tags(trial.tags | parents(runs))
+            tracker.set_tags(parents(runs))
             started = time.monotonic()
             labels, probabilities, problems = predict(config, predictor, [os.path.join(root, name) for name in names])
             seconds = time.monotonic() - started
             written = write(output, names, labels, probabilities, problems, runs[0].classes)
             for file in written:
                 tracker.log_artifact(file)
-            counts = {"photos": len(names), "unreadable_photos": len(problems)}
-            tracker.log_metrics({"predict/images_per_second": len(names) / seconds}, 0)
-            tracker.set_tags(counts)
+            tracker.set_tags({"photos": len(names), "unreadable_photos": len(problems)})
             if len(problems) == len(names):
                 first = shown(os.path.join(root, names[0]))
                 raise DataError(
                     f"{first}: {problems[0]} (and none of {len(names)} photos can be read)\nsee {written[-1]}"
                 )
-    print(f"\n{len(names) - len(problems)} photos predicted, {len(names) / seconds:.0f} images/s")
+    print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, compiling included")
     if problems:
         print(f"{len(problems)} of {len(names)} cannot be read and are listed in {written[-1]}")
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}\npredictions {output}")
@@ -159,8 +156,8 @@ def write(
 ) -> list[Path]:
     """Write the table, and beside it the photos that cannot be read, if any; returns the files.
 
-    The table has a row a readable photo, in the input's order: path, then top1…topk (class names) and p1…pk.  An
-    earlier list of photos that could not be read is removed where all can.
+    The table has a row a readable photo, in the input's order: path, then top1…topk (class names) and p1…pk; where none
+    can be read, an earlier table stays.  An earlier list of photos that could not be read is removed where all can.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
@@ -169,14 +166,14 @@ def write(
     known = np.array(classes, dtype=object)
     for i in range(labels.shape[1]):
         columns |= {f"top{i + 1}": known[labels[readable, i]], f"p{i + 1}": probabilities[readable, i]}
-    _write_table(pd.DataFrame(columns), output)
+    bad = {"path": [paths[position] for position in problems], "problem": list(problems.values())}
     unreadable = output.with_name(f"{output.stem}.unreadable.csv")
     unreadable.unlink(missing_ok=True)
-    if not problems:
-        return [output]
-    rows = {"path": [paths[position] for position in problems], "problem": list(problems.values())}
-    _write_table(pd.DataFrame(rows), unreadable)
-    return [output, unreadable]
+    tables = {output: columns, unreadable: bad}
+    written = [file for file, rows in tables.items() if len(rows["path"])]
+    for file in written:
+        _write_table(pd.DataFrame(tables[file]), file)
+    return written
 
 
 def _write_table(table: pd.DataFrame, file: Path) -> None:

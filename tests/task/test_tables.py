@@ -8,9 +8,7 @@ from rp2k_lab import ablation
 QUICK = ("epochs", "tail")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in ablation.names()]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in ablation.names()])
 def test_a_table_runs_at_smoke_and_is_reported(start, name, compose):
     table = [f"ablation={name}", "scale=smoke", "seed=0"]
     command = start("-m", *table)
