@@ -60,7 +60,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
             if len(problems) == len(names):
                 first = shown(os.path.join(root, names[0]))
                 raise DataError(
-                    f"{first}: {problems[0]} (and none of {len(names)} photos can be read)\nsee {written[-1]}"
+                    f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {written[-1]}"
                 )
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, compiling included")
     if problems:
@@ -101,7 +101,9 @@ def _below(root: Path) -> list[str]:
 def _listed(file: Path) -> list[str]:
     try:
         if file.suffix.lower() == ".txt":
-            return [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+            # Not splitlines, which ends a line at characters that a file's name may have.
+            lines = [line.removesuffix("\r") for line in file.read_bytes().decode("utf-8-sig").split("\n")]
+            return [line for line in lines if line.strip()]
         return pd.read_csv(file, usecols=["path"], dtype=str, encoding="utf-8-sig")["path"].dropna().tolist()
     except (OSError, ValueError) as error:  # UnicodeDecodeError and pandas' own are ValueErrors
         reason = str(error).strip().splitlines()[0]
