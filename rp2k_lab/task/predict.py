@@ -59,9 +59,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
             tracker.set_tags({"photos": len(names), "unreadable_photos": len(problems)})
             if len(problems) == len(names):
                 first = shown(os.path.join(root, names[0]))
-                raise DataError(
-                    f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {written[-1]}"
-                )
+                raise DataError(f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {written[-1]}")
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, compiling included")
     if problems:
         print(f"{len(problems)} of {len(names)} cannot be read and are listed in {written[-1]}")
