@@ -43,9 +43,8 @@ def test_the_unchanged_run_gives_what_its_training_recorded(first_run, evaluated
         ours, theirs = (pd.read_parquet(f.folder / "out" / "test" / f"{table}.parquet") for f in (evaluated, first_run))
         pd.testing.assert_frame_equal(ours, theirs)
     line = next(line for line in first_run.result[1].splitlines() if line.startswith("top-1 "))
-    assert line.endswith(
-        next(line for line in out.splitlines() if line.startswith("top-1 ")).removeprefix("top-1").strip()
-    )
+    ours = next(line for line in out.splitlines() if line.startswith("top-1 "))
+    assert line.endswith(ours.removeprefix("top-1").strip())
 
 
 def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, data_folder):
