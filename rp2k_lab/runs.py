@@ -76,7 +76,7 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key in [f"dataset.{name}" for name in _COLOURS]:
-            raise RequestError(f"{override}: a trained network keeps the colours of its training\nleave {key} out")
+            raise RequestError(f"{override}: a trained network keeps its colours (mean, std)\nleave {key} out")
     merged, colours = [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:

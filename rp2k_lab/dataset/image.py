@@ -55,10 +55,10 @@ def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.nda
 
 
 def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -> list[np.ndarray]:
-    """`read_resized` for each (size, resize), the same pixels from one reading of the file.
+    """`read_resized` for each (size, resize), the very same pixels, from one reading of the file.
 
-    It is decoded once for each of JPEG's scales that the views begin with: once in all, unless one view is at least
-    twice as small as another and the photo larger than both.
+    It is decoded once for each of JPEG's scales that the views begin with: once in all, unless half of the photo is
+    enough for one view and not for another.
 
     Raises:
         DataError: as `read_image`.

@@ -292,11 +292,12 @@ def test_views_are_what_each_alone_would_be_from_as_few_decodings_as_that_takes(
     assert decodings == halves
 
 
-def test_the_published_sizes_take_one_decoding(tmp_path, decodings):
+@pytest.mark.parametrize(("height", "heights"), [(447, [447]), (448, [448, 224]), (580, [290])])
+def test_sizes_that_begin_with_one_scale_take_one_decoding(tmp_path, decodings, height, heights):
     file = tmp_path / "photo.jpg"
-    Image.fromarray(gradient(450, 220)).save(file)  # shaped like RP2K's
+    Image.fromarray(gradient(height, 220)).save(file)
     read_views(file, [((256, 256), "letterbox"), ((288, 288), "letterbox"), ((224, 224), "letterbox")])
-    assert decodings == [(450, 220, 3)]
+    assert [shape[0] for shape in decodings] == heights
 
 
 def test_views_of_a_damaged_photo_name_it(tmp_path):
