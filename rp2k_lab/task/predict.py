@@ -138,8 +138,10 @@ def readable_views(
     def views(position: int) -> list[np.ndarray]:
         path = paths[position]
         try:
+            if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe is to wait for ever
+                raise DataError("no regular file")
             return read_views(path, ways)
-        except DataError as error:
+        except (DataError, ValueError) as error:  # ValueError: a path with a zero byte in it
             problems[position] = str(error).removeprefix(f"{shown(path)}: ").split("\n")[0]
             return [np.zeros((1, 1, 3), np.uint8)] * len(ways)
 

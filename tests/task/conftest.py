@@ -52,6 +52,11 @@ class Store:
         names = sorted(name for name in run.data.metrics if "per_second" not in name)
         return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
+    def run_of(self, output: str):
+        """The run whose id stands in what a command printed."""
+        (run,) = [run for run in self.runs() if run.info.run_id in output]
+        return run
+
     def artifacts(self, run) -> Path:
         """The run's artifact folder."""
         return Path(run.info.artifact_uri.removeprefix("file://"))
@@ -96,6 +101,14 @@ def first_run(start) -> Command:
 
 
 @pytest.fixture(scope="session")
+def later_store(first_run, tmp_path_factory) -> Store:
+    """The first run's store, copied, for tasks that start from it: other tests count its runs."""
+    store = Store(tmp_path_factory.mktemp("later"))
+    shutil.copy(first_run.folder / "mlflow.db", store.folder)
+    return store
+
+
+@pytest.fixture(scope="session")
 def second_run(first_run, tmp_path_factory) -> Path:
     """Another run's checkpoint: the first one's last, in a record with a size and a crop of its own."""
     folder = tmp_path_factory.mktemp("second")
@@ -107,7 +120,7 @@ def second_run(first_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def request_of(first_run, compose, monkeypatch):
+def request_of(first_run, later_store, compose, monkeypatch):
     """request_of(*overrides): the configuration of a task on the first run, for calls within this process."""
     from rp2k_lab import device
     from rp2k_lab.config import parse
@@ -119,8 +132,6 @@ def request_of(first_run, compose, monkeypatch):
     def request(*overrides: str, **changes):
         composed = compose(f"runs={checkpoint}", *overrides)
         stated = {key: composed[key] for key in ("task", "runs", "tracking", "ablation", "scale")}
-        return parse(
-            recorded | stated | {"tracking": {**composed["tracking"], "uri": "sqlite:////no/store.db"}} | changes
-        )
+        return parse(recorded | stated | {"tracking": {**composed["tracking"], "uri": later_store.uri}} | changes)
 
     return request

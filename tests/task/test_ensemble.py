@@ -10,32 +10,31 @@ RUN = "resnet18_shelf_none_seed0"
 
 
 @pytest.fixture(scope="module")
-def averaged(first_run, second_run, start):
+def averaged(later_store, second_run, start):
     """The first run beside one of another size and crop."""
-    command = start("task=ensemble", f"runs=[{RUN},{second_run}]", uri=first_run.store.uri)
+    command = start("task=ensemble", f"runs=[{RUN},{second_run}]", uri=later_store.uri)
     command.result = command.wait()
     return command
 
 
 @pytest.fixture
-def record(first_run, averaged):
+def record(first_run, later_store, averaged):
     """(the ensemble's run, its parent in the store)."""
     assert averaged.result[0] == 0, averaged.result[2]
-    runs = {run.data.tags["task"]: run for run in first_run.store.runs()}
-    return runs["ensemble"], next(run for run in first_run.store.runs() if run.info.run_name == RUN)
+    (parent,) = first_run.store.runs()
+    return later_store.run_of(averaged.result[1]), parent
 
 
 def test_it_is_a_run_with_its_parents(second_run, averaged, record):
     run, parent = record
     assert averaged.result[2] == ""
     assert run.data.tags["parent"] == f"{parent.info.run_id},{second_run}"
-    assert run.info.status == "FINISHED"
-    assert run.info.run_id in averaged.result[1]
+    assert (run.info.status, run.data.tags["task"]) == ("FINISHED", "ensemble")
 
 
-def test_a_member_scores_as_in_its_own_run_and_the_gain_is_over_the_best_on_val(first_run, record):
+def test_a_member_scores_as_in_its_own_run_and_the_gain_is_over_the_best_on_val(later_store, record):
     run, parent = record
-    members = pd.read_csv(first_run.store.artifacts(run) / "members.csv")
+    members = pd.read_csv(later_store.artifacts(run) / "members.csv")
     assert members["name"][0] == RUN
     assert len(members) == 3
     for split in ("val", "test"):
@@ -58,9 +57,9 @@ def test_the_terminal_shows_every_member_with_interval_and_count(averaged, recor
     assert "at 40×40, letterbox, crop 0.8" in out
 
 
-def test_the_averages_tables_are_those_of_a_run(first_run, record):
+def test_the_averages_tables_are_those_of_a_run(later_store, record):
     run, _ = record
-    folder = first_run.store.artifacts(run)
+    folder = later_store.artifacts(run)
     for split, photos in (("val", 60), ("test", 80)):
         predictions = pd.read_parquet(folder / split / "predictions.parquet")
         assert len(predictions) == photos

@@ -1,9 +1,12 @@
 """task=evaluate, end to end, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from rp2k_lab.config import Source
 from rp2k_lab.dataset.index import build_index
 from rp2k_lab.errors import RequestError
 from rp2k_lab.prediction import Predictor
@@ -13,30 +16,27 @@ RUN = "resnet18_shelf_none_seed0"
 
 
 @pytest.fixture(scope="module")
-def evaluated(first_run, start):
+def evaluated(later_store, start):
     """The first run on test, as it was trained: what the training recorded must come out again."""
-    command = start("task=evaluate", f"runs={RUN}", "task.split=test", uri=first_run.store.uri)
+    command = start("task=evaluate", f"runs={RUN}", "task.split=test", uri=later_store.uri)
     command.result = command.wait()
     return command
 
 
-def test_it_is_a_run_of_its_own_with_its_parent(first_run, evaluated):
-    code, out, err = evaluated.result
+def test_it_is_a_run_of_its_own_with_its_parent(first_run, later_store, evaluated):
+    code, _, err = evaluated.result
     assert (code, err) == (0, "")
-    (run,) = [run for run in first_run.store.runs() if run.data.tags["task"] == "evaluate"]
-    (parent,) = [run for run in first_run.store.runs() if run.info.run_name == RUN]
+    run, (parent,) = later_store.run_of(evaluated.result[1]), first_run.store.runs()
     assert run.data.tags["parent"] == parent.info.run_id
     assert run.info.run_name == f"evaluate_{RUN}"
     assert run.info.status == "FINISHED"
-    assert run.info.run_id in out
-    files = {path.name for path in first_run.store.artifacts(run).iterdir()}
+    files = {path.name for path in later_store.artifacts(run).iterdir()}
     assert files == {"config.yaml", "environment.txt", "classes.txt", "test", "figures"}
 
 
-def test_the_unchanged_run_gives_what_its_training_recorded(first_run, evaluated):
+def test_the_unchanged_run_gives_what_its_training_recorded(first_run, later_store, evaluated):
     _, out, _ = evaluated.result
-    (run,) = [run for run in first_run.store.runs() if run.data.tags["task"] == "evaluate"]
-    (parent,) = [run for run in first_run.store.runs() if run.info.run_name == RUN]
+    run, (parent,) = later_store.run_of(evaluated.result[1]), first_run.store.runs()
     tests = {name: value for name, value in parent.data.metrics.items() if name.startswith("test/")}
     assert {name: value for name, value in run.data.metrics.items()} == tests
     for table in ("predictions", "per_class", "confusion_pairs"):
@@ -52,8 +52,8 @@ def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, 
         for i in range(20):
             write_photo(tmp_path / "photos" / "train" / name / f"{i}.jpg", seed=i)
     dataset = request_of("task=evaluate").dataset.model_dump(mode="json")
-    source = {key: dataset[key] for key in ("mean", "std", "val_share", "val_seed", "others")}
-    config = request_of("task=evaluate", dataset={"name": "rp2k", "root": str(tmp_path / "photos"), **source})
+    source = {key: dataset[key] for key in Source.model_fields} | {"root": str(tmp_path / "photos"), "name": "rp2k"}
+    config = request_of("task=evaluate", dataset=source)
     with pytest.raises(RequestError, match=r"^runs=.*: other classes than dataset=rp2k \(the run lacks 新; ") as error:
         evaluate.run(config, tmp_path)
     assert len(str(error.value).splitlines()) == 2
@@ -68,8 +68,7 @@ def test_a_network_that_the_weights_do_not_fit_is_refused(request_of, tmp_path):
 def test_a_split_that_the_data_set_lacks_is_refused(request_of):
     config = request_of("task=evaluate", "task.split=test")
     index = build_index(config.dataset)
-    without = index.table[index.table["split"] != "test"]
-    index.table.drop(index.table.index.difference(without.index), inplace=True)
+    index = replace(index, table=index.table[index.table["split"] != "test"])
     with pytest.raises(RequestError, match=r"^task=evaluate: dataset=shelf has no test\nit has train, val$"):
         evaluate.required_evaluators(config, index, Predictor([], 1), ["test"])
 

@@ -1,5 +1,6 @@
 """task=predict, end to end, and its inputs."""
 
+import os
 import shutil
 
 import numpy as np
@@ -34,10 +35,10 @@ def folder(recorded, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predicted(first_run, folder, start, tmp_path_factory):
+def predicted(later_store, folder, start, tmp_path_factory):
     output = tmp_path_factory.mktemp("output") / "new" / "found.parquet"
     options = [f"task.input='{folder}'", f"task.output={output}", "task.top_k=3"]
-    command = start("task=predict", f"runs={RUN}", *options, uri=first_run.store.uri)
+    command = start("task=predict", f"runs={RUN}", *options, uri=later_store.uri)
     command.result, command.output = command.wait(), output
     return command
 
@@ -59,13 +60,11 @@ def test_what_cannot_be_read_is_listed_beside_it(predicted):
     assert "1 of 41 cannot be read" in predicted.result[1]
 
 
-def test_it_is_a_run_with_its_parent_and_files(first_run, predicted):
-    runs = {run.data.tags["task"]: run for run in first_run.store.runs()}
-    run = runs["predict"]
-    (parent,) = [run for run in first_run.store.runs() if run.info.run_name == RUN]
+def test_it_is_a_run_with_its_parent_and_files(first_run, later_store, predicted):
+    run, (parent,) = later_store.run_of(predicted.result[1]), first_run.store.runs()
     assert run.data.tags["parent"] == parent.info.run_id
     assert (run.data.tags["photos"], run.data.tags["unreadable_photos"]) == ("41", "1")
-    files = {path.name for path in first_run.store.artifacts(run).iterdir()}
+    files = {path.name for path in later_store.artifacts(run).iterdir()}
     assert files == {"config.yaml", "environment.txt", "found.parquet", "found.unreadable.csv"}
 
 
@@ -77,19 +76,21 @@ def test_only_unreadable_photos_leave_an_earlier_table(tmp_path):
     assert output.read_text() == "earlier"
 
 
-def test_nothing_readable_ends_with_3(first_run, start, tmp_path):
+def test_nothing_readable_ends_with_3_and_a_failed_run(request_of, later_store, tmp_path):
     (tmp_path / "a.jpg").write_text("no photo")
     (tmp_path / "list.txt").write_text("a.jpg\ngone.jpg\n")
-    command = start("task=predict", f"runs={RUN}", f"task.input={tmp_path}/list.txt", uri=first_run.store.uri)
-    code, _, err = command.wait()
-    assert code == 3
-    first, second = err.strip().splitlines()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError) as error:  # which ends the process with 3
+        predict.run(request_of("task=predict", f"task.input={tmp_path}/list.txt"), tmp_path / "out")
+    first, second = str(error.value).splitlines()
     assert first.startswith(f"{tmp_path}/a.jpg: ")
     assert "none of 2 photos" in first
     listed = pd.read_csv(second.removeprefix("see "))
     assert listed["path"].tolist() == ["a.jpg", "gone.jpg"]
     assert "No such file" in listed["problem"][1]
-    assert not (command.folder / "out" / "predictions.csv").exists()
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    newest = max(later_store.runs(), key=lambda run: run.info.start_time)
+    assert (newest.info.status, newest.data.tags["unreadable_photos"]) == ("FAILED", "2")
 
 
 def test_a_table_of_readable_photos_removes_an_earlier_list_of_others(tmp_path):
@@ -116,6 +117,15 @@ def test_a_bad_photo_is_black_in_every_way_and_told(tmp_path, write_photo):
     assert all(not view.any() for view in views(1))
     assert len(views(1)) == 2
     assert problems == {1: "No such file or directory"}
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "folder.jpg", "nul\0.jpg"])
+def test_what_is_no_file_is_told_and_never_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    problems = {}
+    predict.readable_views([str(tmp_path / name)], [((32, 32), "letterbox")], problems)(0)
+    assert problems == {0: "embedded null byte" if "\0" in name else "no regular file"}
 
 
 def test_a_folder_gives_its_photos_sorted_and_below(folder, recorded):
