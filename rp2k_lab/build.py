@@ -1,7 +1,8 @@
 """From a configuration to the objects of a run."""
 
+import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mindspore
@@ -13,9 +14,8 @@ from mindspore.amp import auto_mixed_precision
 from rp2k_lab import device
 from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, evaluation_batches
+from rp2k_lab.dataset.batches import PhotoViews, ResizedPhotos, TrainingBatches, view_batches
 from rp2k_lab.dataset.cache import open_cache
-from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import RequestError
 from rp2k_lab.evaluation import Evaluator
@@ -23,6 +23,7 @@ from rp2k_lab.loss import build_loss
 from rp2k_lab.model import Network, WithPreprocessing, create_model
 from rp2k_lab.model.pretrained import load_pretrained, normalisation
 from rp2k_lab.optimizer import build_optimizer
+from rp2k_lab.prediction import Predictor, Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,21 @@ class Training:
 
 def build_photos(config: Config, index: Index) -> ResizedPhotos:
     """The index's photos at the size that the crops are taken from, with the cache that `dataset.cache_gb` allows."""
-    size = resized_size(config.size, config.crop_ratio)
-    cache = open_cache(index, size, config.resize, config.dataset.cache_gb)
-    return ResizedPhotos(index, size, config.resize, cache)
+    return _resized_photos(preprocessing(config), index, config.dataset.cache_gb)
+
+
+def build_views(predictor: Predictor, index: Index, cache_gb: float) -> PhotoViews:
+    """The index's photos as the predictor's members take them, each way with a cache of its own."""
+    return PhotoViews([_resized_photos(way, index, cache_gb) for way in predictor.preprocessings])
+
+
+def _resized_photos(way: Preprocessing, index: Index, cache_gb: float) -> ResizedPhotos:
+    return ResizedPhotos(index, way.resized, way.resize, open_cache(index, way.resized, way.resize, cache_gb))
+
+
+def preprocessing(config: Config) -> Preprocessing:
+    """How evaluation brings a photo to the network's input."""
+    return Preprocessing(config.size, config.resize, config.crop_ratio)
 
 
 def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame) -> TrainingBatches:
@@ -148,22 +161,32 @@ def create_network(config: Config, num_classes: int) -> Network:
 def build_evaluators(
     config: Config,
     index: Index,
-    photos: ResizedPhotos,
-    network: nn.Cell,
+    views: PhotoViews,
+    predictor: Predictor,
     splits: Iterable[str],
-    check: Callable[[], None],
 ) -> dict[str, Evaluator]:
-    """An evaluator for each of `splits` that the data set has; `check` is called between batches."""
-    size, workers = config.batch_size, config.device.data_workers
+    """An evaluator for each of `splits` that the data set has."""
     evaluators = {}
     for split in splits:
-        rows = index.split(split)
-        if len(rows):
-            batches = lambda rows=rows: evaluation_batches(photos, rows, config.size, size, workers)  # noqa: E731
-            evaluators[split] = Evaluator(network, index, split, batches, size, check)
+        rows = index.split(split)["row"].tolist()
+        if rows:
+            batches = functools.partial(batches_for, predictor, views, rows, config)
+            evaluators[split] = Evaluator(predictor, index, split, batches)
         else:
             log.info("this data set has no %s split: the run ends without it", split)
     return evaluators
+
+
+def batches_for(
+    predictor: Predictor, views: Callable[[int], list[np.ndarray]], rows: Sequence[int], config: Config
+) -> Iterator[list[np.ndarray]]:
+    """The photos of some rows as the predictor takes them.
+
+    Args:
+        views: a row to its photo, resized in each of the predictor's ways.
+    """
+    crops = [(way.resized, way.size) for way in predictor.preprocessings]
+    return view_batches(views, rows, crops, config.batch_size, config.device.data_workers)
 
 
 def release(training: Training) -> None:

@@ -57,11 +57,12 @@ def run_task(composed: DictConfig) -> float | None:
         config = parse(settings)
         if config.ablation.name != "none" and config.task.name != "report":
             raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
+        others = ()  # of the runs after the first, where a task takes several
         if config.runs and config.task.name != "report":  # which compares runs and is none of them
             from rp2k_lab.runs import restore
 
-            config = restore(config, settings, list(HydraConfig.get().overrides.task))
-        return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder)
+            config, *others = restore(config, settings, list(HydraConfig.get().overrides.task))
+        return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *others)
     except Exception as error:
         if not sweep:
             sys.exit(report_error(error))

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,6 +23,9 @@ Side = Annotated[int, Field(ge=32, le=2048)]
 Multiplier = Annotated[float, Field(gt=0, le=4)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Tta = Literal["none", "hflip"]
+Average = Literal["probabilities", "logits"]
+MOST_RUNS = 1000
 # Relative to the shell's folder.
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(lambda path: Path(os.path.abspath(path)))]
 
@@ -34,10 +38,10 @@ class Group(BaseModel):
 
 
 class Task(Group):
-    """Each task says whether it reads photos, and how many earlier runs (`runs=`) it takes: one of these numbers."""
+    """Each task says whether it reads a data set, and how many earlier runs (`runs=`) it takes: any of these."""
 
     reads_photos: ClassVar[bool]
-    earlier_runs: ClassVar[tuple[int, ...]]
+    earlier_runs: ClassVar[Sequence[int]]
 
 
 class Train(Task):
@@ -45,6 +49,45 @@ class Train(Task):
     test: bool = Field(description="read test, once, at the end; a search's trials do not")
     reads_photos = True
     earlier_runs = (0,)
+
+
+class Evaluate(Task):
+    name: Literal["evaluate"]
+    split: Literal["train", "val", "test"] = Field(description="whose photos")
+    tta: Tta = Field(description="views of each photo whose probabilities are averaged; none: the photo alone")
+    reads_photos = True
+    earlier_runs = (1,)
+
+
+class Ensemble(Task):
+    name: Literal["ensemble"]
+    tta: Tta = Field(description="views of each photo that every member sees; none: the photo alone")
+    average: Average = Field(description="what is averaged over members and views")
+    reads_photos = True
+    earlier_runs = range(2, MOST_RUNS)
+
+
+class Predict(Task):
+    name: Literal["predict"]
+    input: AbsolutePath | None = Field(description="a photo, a folder of photos, or a list of them (.txt, .csv)")
+    output: AbsolutePath | None = Field(description="a .csv or .parquet; null: in the run's own folder under outputs/")
+    top_k: Count = Field(description="classes of each photo, the most probable first")
+    tta: Tta = Field(description="views of each photo; none: the photo alone")
+    average: Average = Field(description="what is averaged over runs and views")
+    reads_photos = False
+    earlier_runs = range(1, MOST_RUNS)
+
+    @model_validator(mode="after")
+    def _named(self):
+        if self.input is None:
+            raise RequestError("task.input: task=predict needs photos\nexample: task.input=photos/")
+        if not self.input.exists():
+            raise RequestError(f"task.input={self.input}: there is no such file or folder")
+        if self.output and self.output.suffix not in (".csv", ".parquet"):
+            raise RequestError(f"task.output={self.output}: neither .csv nor .parquet\nexample: task.output=found.csv")
+        if self.output == self.input:
+            raise RequestError(f"task.output={self.output}: is the input\nname another file")
+        return self
 
 
 class Export(Task):
@@ -295,7 +338,9 @@ class Config(Group):
     recipe: Literal["none", "giantpanda"] = Field(description="what overlaid several groups; here its name alone")
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
-    task: Annotated[Train | Export | Convert | Inspect | Report, Field(discriminator="name")]
+    task: Annotated[
+        Train | Evaluate | Ensemble | Predict | Export | Convert | Inspect | Report, Field(discriminator="name")
+    ]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]
     aug: Annotated[
@@ -346,14 +391,14 @@ class Config(Group):
     def _has_the_runs_that_the_task_takes(self):
         wanted = self.task.earlier_runs
         if len(self.runs) not in wanted:
-            ways_out = {
-                0: "leave runs= out",
-                1: "name it: runs=<id, name or checkpoint file>",
-                2: "name both: runs=[a,b]",
-            }
-            numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
+            ways_out = {0: "leave runs= out", 1: "name it: runs=<id, name or checkpoint file>", 2: "name both: runs=[a,b]"}
+            if isinstance(wanted, range):
+                numbers = f"{wanted.start} or more earlier runs"
+            else:
+                numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
             given = ",".join(self.runs) or "null"
-            raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{ways_out[wanted[-1]]}")
+            way_out = ways_out.get(wanted[-1], "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
+            raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{way_out}")
         if self.task.name == "report" and bool(self.runs) == (self.ablation.name != "none"):
             given = f"ablation={self.ablation.name}" + (f" and runs={','.join(self.runs)}" if self.runs else "")
             raise RequestError(

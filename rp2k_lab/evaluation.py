@@ -1,73 +1,55 @@
-"""From photos to predictions and scores."""
+"""From a split's photos to predictions and scores."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from mindspore import Tensor, nn, ops
 
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.metrics import Predictions, Score, per_class, scores, top_k
+from rp2k_lab.prediction import Predictor
 
-
-class Classifier(nn.Cell):
-    """uint8 images (batch, height, width, 3) to probabilities, float32 (batch, classes)."""
-
-    def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)  # the checkpoint's names are the network's
-        self.network = network
-
-    def construct(self, images):
-        return ops.softmax(self.network(images).astype("float32"), -1)
+Evaluation = tuple[Predictions, pd.DataFrame, dict[str, Score]]
 
 
 class Evaluator:
-    """Predicts one split with one network; the compiled graph is kept from one call to the next.
+    """Predicts one split; a network's compiled graph is kept from one call to the next.
 
     Args:
-        network: uint8 images to logits; its weights may change between calls.
+        predictor: what predicts; may be shared by several splits.
         index: the data set.
-        split: val or test.
-        batches: makes an iterator over the split's images, uint8 (n, height, width, 3), in the index's order.
-        batch_size: the largest n.
-        check: called between batches; raises to stop (a signal).
+        split: train, val or test.
+        batches: makes an iterator over the split's images as the predictor takes them, in the index's order.
     """
 
     def __init__(
-        self,
-        network: nn.Cell,
-        index: Index,
-        split: str,
-        batches: Callable[[], Iterable[np.ndarray]],
-        batch_size: int,
-        check: Callable[[], None] = lambda: None,
+        self, predictor: Predictor, index: Index, split: str, batches: Callable[[], Iterable[Sequence[np.ndarray]]]
     ):
-        self.split, self.rows = split, index.split(split)
-        self.index, self._network = index, network
-        self._batches, self._batch_size, self._check = batches, batch_size, check
-        self._classifier = Classifier(network)
+        self.predictor, self.index, self.split, self.rows = predictor, index, split, index.split(split)
+        self._batches = batches
 
     def predict(self) -> Predictions:
-        """Top 5 of every photo."""
-        self._network.set_train(False)
-        parts = []
-        for images in self._batches():
-            self._check()
-            parts.append(top_k(self._probabilities(images)))
-        self._network.set_train(True)
-        labels, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Predictions(self.rows["label"].to_numpy(np.int32), labels, probabilities)
+        """Top 5 of every photo, by the average of the members."""
+        return self._collected([average] for _, average in self.predictor(self._batches()))[0]
 
-    def evaluate(self, others: str | None) -> tuple[Predictions, pd.DataFrame, dict[str, Score]]:
-        """Predictions, the table per class, and the scores."""
-        predictions = self.predict()
+    def predict_each(self) -> list[Predictions]:
+        """The same by every member, and by their average as the last, in one pass over the photos."""
+        return self._collected([*each, average] for each, average in self.predictor(self._batches()))
+
+    def evaluate(self, others: str | None) -> Evaluation:
+        """Predictions by the average of the members, the table per class, and the scores."""
+        return self.judge(self.predict(), others)
+
+    def judge(self, predictions: Predictions, others: str | None) -> Evaluation:
+        """The same for predictions that were made before."""
         table = per_class(predictions, self.index.classes, self.index.train_counts())
         return predictions, table, scores(predictions, table, others)
 
-    def _probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The last, smaller batch is filled up with black images, so that one graph serves all; the filling is cut."""
-        count = len(images)
-        if count < self._batch_size:
-            filling = np.zeros((self._batch_size - count, *images.shape[1:]), np.uint8)
-            images = np.concatenate([images, filling])
-        return self._classifier(Tensor(images)).asnumpy()[:count]
+    def _collected(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Predictions]:
+        """From batches of one array of probabilities a predictor."""
+        tops = [[top_k(probabilities) for probabilities in batch] for batch in batches]
+        labels = self.rows["label"].to_numpy(np.int32)
+        return [
+            Predictions(labels, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+            for parts in zip(*tops, strict=True)
+        ]

@@ -45,6 +45,12 @@ def top_k(probabilities: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray
     return order.astype(np.int32), np.take_along_axis(probabilities, order, axis=1)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, of the logits' shape and dtype."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def class_groups(train_counts: np.ndarray) -> tuple[np.ndarray, str]:
     """Each class's group, str (classes,) of head, medium, tail, and the cuts in words.
 

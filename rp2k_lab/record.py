@@ -7,7 +7,7 @@ import yaml
 from rp2k_lab import figures, metrics
 from rp2k_lab.config import Config
 from rp2k_lab.dataset.index import Index
-from rp2k_lab.evaluation import Evaluator
+from rp2k_lab.evaluation import Evaluation, Evaluator
 from rp2k_lab.metrics import Score
 from rp2k_lab.provenance import environment, flatten, git_state
 from rp2k_lab.tracker import MemoryTracker, without_credentials
@@ -15,26 +15,32 @@ from rp2k_lab.tracker import MemoryTracker, without_credentials
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
     """Configuration, environment, code, data, class list (in the labels' order) and skipped photos of a run."""
+    record_request(tracker, config, folder)
+    tracker.set_tags(
+        {
+            "dataset_fingerprint": index.fingerprint,
+            "class_groups": metrics.class_groups(index.train_counts())[1],
+        }
+    )
+    files = {"classes.txt": "\n".join(index.classes) + "\n"}
+    if config.dataset.on_bad_image == "skip":
+        tracker.set_tags({"skipped_photos": len(index.skipped)})
+        files["skipped.csv"] = index.skipped.to_csv(index=False)
+    _record_texts(tracker, files, folder)
+
+
+def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None:
+    """Configuration, environment and code of a run."""
     settings = config.model_dump(mode="json", exclude={"ablation", "scale"})  # of tables, not of a run
     if settings["tracking"]["uri"]:
         settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
     tracker.log_params(dict(flatten(settings)))
-    tracker.set_tags(
-        git_state()
-        | {
-            "task": config.task.name,
-            "device": config.device.name,
-            "dataset_fingerprint": index.fingerprint,
-            "class_groups": metrics.class_groups(index.train_counts())[1],
-            "folder": folder,
-        }
-    )
+    tracker.set_tags(git_state() | {"task": config.task.name, "device": config.device.name, "folder": folder})
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
-    classes = "\n".join(index.classes) + "\n"
-    files = {"config.yaml": text, "environment.txt": environment(), "classes.txt": classes}
-    if config.dataset.on_bad_image == "skip":
-        tracker.set_tags({"skipped_photos": len(index.skipped)})
-        files["skipped.csv"] = index.skipped.to_csv(index=False)
+    _record_texts(tracker, {"config.yaml": text, "environment.txt": environment()}, folder)
+
+
+def _record_texts(tracker: MemoryTracker, files: dict[str, str], folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
         tracker.log_artifact(folder / name)
@@ -48,8 +54,15 @@ def record_split(
     Args:
         step: training steps that the weights have seen, for the metrics.
     """
+    return record_evaluation(tracker, evaluator, evaluator.evaluate(others), step, folder)
+
+
+def record_evaluation(
+    tracker: MemoryTracker, evaluator: Evaluator, evaluation: Evaluation, step: int, folder: Path
+) -> dict[str, Score]:
+    """The same of what the evaluator has found before."""
     split, index = evaluator.split, evaluator.index
-    predictions, table, scores = evaluator.evaluate(others)
+    predictions, table, scores = evaluation
     values = {f"{split}/{name}": score.value for name, score in scores.items()}
     counted = {name: score.count for name, score in scores.items() if name not in ("top5", "macro_top1")}
     tracker.log_metrics(values, step)

@@ -1,5 +1,6 @@
 """What a finished run says in the terminal."""
 
+from rp2k_lab.comparison import Verdict
 from rp2k_lab.metrics import Score
 
 ROWS = {
@@ -19,6 +20,33 @@ def closing_table(scores: dict[str, dict[str, Score]]) -> str:
     for name, label in ROWS.items():
         if any(name in split for split in scores.values()):
             cells.append([label, *(_cell(split.get(name)) for split in scores.values())])
+    return _table(cells)
+
+
+def ensemble_table(names: list[str], scores: dict[str, list[dict[str, Score]]], best: int, gain: Verdict) -> str:
+    """Top-1 of every member and of their average, and what the average gains on test over the member best on val.
+
+    Args:
+        names: of the members, and of the average as the last.
+        scores: split to the scores of each of `names`.
+        best: the position of that member.
+        gain: the average against it.
+    """
+    cells = [["top-1", *scores]]
+    for i, name in enumerate(names):
+        cells.append([name, *(_cell(each[i]["top1"]) for each in scores.values())])
+    difference = gain.difference
+    interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return (
+        f"{_table(cells)}\n\n"
+        f"gain        {100 * difference.value:+.1f} points {interval} on {difference.images} test photos over "
+        f"{names[best]}, the best member on val\n"
+        "            of these very networks: the spread between seeds is not in the interval"
+    )
+
+
+def _table(cells: list[list[str]]) -> str:
+    """Rows of cells, the first of them the heading."""
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     rule = "-" * max(map(len, lines))

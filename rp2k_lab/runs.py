@@ -1,6 +1,6 @@
 """`runs=`: earlier work that a task starts from, found by run id, run name or checkpoint file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,8 @@ from rp2k_lab.tracker import RunStore, StoredRun
 CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
 # Always this request's own.
 _OF_THE_REQUEST = ("task", "tracking", "runs", "ablation", "scale")
+# Of a trained network, whatever photos it is shown.
+_COLOURS = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,33 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
     return EarlierRun(reference, run.name if run else reference, run and run.run_id, config, checkpoint, classes)
 
 
-def restore(request: Config, composed: dict[str, Any], overrides: Iterable[str]) -> Config:
-    """The configuration of the first of `request.runs`, changed where the command line says so.
+def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str]) -> tuple[Config, ...]:
+    """The configuration of each of `request.runs`, each changed where the command line says so.
+
+    All have the data set of the first, but the colours (`dataset.mean`, `dataset.std`) that their own network was
+    trained with, also where the command line names another data set.
 
     Args:
         request: what this command alone would run with.
         composed: the same as Hydra composed it.
         overrides: the command line, `group=choice` and `key=value`.
+
+    Raises:
+        RequestError: no such run, colours on the command line, or a configuration that cannot be.
     """
-    uri, reference = request.tracking.uri, request.runs[0]
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in [f"dataset.{name}" for name in _COLOURS]:
+            raise RequestError(f"{override}: a trained network keeps its colours (mean, std)\nleave {key} out")
+    merged, colours = [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
-        _, folder = locate(uri, reference, (CONFIG,), Path(downloads))
-        recorded = yaml.safe_load(_read(folder / CONFIG, reference))
-    return parse(merge(composed, recorded, overrides, composed_choice))
+        for reference in request.runs:
+            _, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
+            recorded = yaml.safe_load(_read(folder / CONFIG, reference))
+            merged.append(merge(composed, recorded, overrides, composed_choice))
+            colours.append({key: recorded["dataset"][key] for key in _COLOURS})
+    photos = merged[0]["dataset"]
+    return tuple(parse(settings | {"dataset": photos | own}) for settings, own in zip(merged, colours, strict=True))
 
 
 def merge(
@@ -145,6 +161,8 @@ def _no_checkpoint(reference: str, run: StoredRun) -> str:
     """The best weights are logged at the end of a run; one that was stopped may still have them in its folder."""
     file = Path(run.folder) / CHECKPOINT
     way_out = f"its folder has them: runs={file}" if run.folder and file.is_file() else "choose a run that is FINISHED"
+    if parent := run.tags.get("parent"):
+        way_out = f"it trained nothing; it started from runs=[{parent}]"
     return f"runs={reference}: the run is {run.status} and logged no best weights\n{way_out}"
 
 

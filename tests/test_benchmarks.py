@@ -25,6 +25,12 @@ QUICK = {
          "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
         "tracked / bare:",
     ),
+    "evaluate": (
+        ["--models", "resnet18", "resnet50", "--rounds", "2", "--photos", "8", "size=32", "batch_size=4",
+         "model.width_multiplier=0.125", "model.depth_multiplier=0.25", "dataset.classes=4", "dataset.train_images=40",
+         "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
+        "time of ensemble, flip / the sum of its parts:",
+    ),
 }  # fmt: skip
 
 

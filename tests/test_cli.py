@@ -44,6 +44,8 @@ REFUSED = [
     (["task=export", "runs=earlier"], 2, ["there is no such store"]),
     (["task=export", "runs=a.ckpt"], 2, ["runs=a.ckpt"]),
     (["task=report"], 2, ["ablation=none", "runs=[a,b]"]),
+    (["task=evaluate", "task.split=all"], 2, ["task.split=all", "val"]),
+    (["task=ensemble", "runs=a"], 2, ["runs=a", "task=ensemble", "2 or more"]),
     (["epochs"], 2, ["epochs", "key=value"]),
     (["epochs="], 2, ["epochs="]),
     (["size=[64,"], 2, ["size=[64,"]),

@@ -20,6 +20,9 @@ NEEDS = {
     ("task", "convert"): ["task.input=weights.pth"],
     ("task", "export"): ["runs=x"],
     ("task", "report"): ["ablation=resize"],
+    ("task", "evaluate"): ["runs=x"],
+    ("task", "ensemble"): ["runs=[x,y]"],
+    ("task", "predict"): ["runs=x", "task.input=/"],
 }
 
 
@@ -115,6 +118,36 @@ def test_an_earlier_run_is_a_text_or_the_digits_of_an_id(compose, runs, listed):
 def test_export_takes_one_earlier_run(compose, runs):
     with pytest.raises(RequestError, match=r"^runs=(null|a,b): task=export takes 1 earlier run\nname it: runs="):
         parse(compose("task=export") | {"runs": runs})
+
+
+@pytest.mark.parametrize(("task", "least"), [("ensemble", 2), ("predict", 1)])
+def test_some_tasks_take_any_number_of_earlier_runs_from_their_least_on(compose, task, least):
+    composed = compose(f"task={task}", "runs=[a,b]", *(["task.input=/"] if task == "predict" else []))
+    for count in (least, 7):
+        assert len(parse(composed | {"runs": [str(i) for i in range(count)]}).runs) == count
+    with pytest.raises(RequestError, match=rf"task={task} takes {least} or more earlier runs\nname them: runs=\[a,b\]"):
+        parse(composed | {"runs": ["a"] * (least - 1)})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.top_k=5", r"^task\.input: task=predict needs photos\nexample: "),
+        ("task.input=/no/such", r"^task\.input=/no/such: there is no such file or folder$"),
+        ("task.output=/found.xls", r"^task\.output=/found\.xls: neither \.csv nor \.parquet\n"),
+        ("task.output=/list.csv", r"^task\.output=.*/list\.csv: is the input\n"),
+    ],
+)
+def test_predict_refuses_what_it_cannot_read_or_write(compose, tmp_path, override, message):
+    composed = compose("task=predict", "runs=a", override)
+    if "output" in override:
+        file = tmp_path / "list.csv"
+        file.touch()
+        own = {"input": str(file)} | ({"output": str(file)} if "list" in override else {})
+        composed["task"] |= own
+    with pytest.raises(RequestError, match=message) as error:
+        parse(composed)
+    assert len(str(error.value).splitlines()) <= 2
 
 
 def test_export_needs_no_photos_and_writes_where_the_shell_is(compose, tmp_path, monkeypatch):

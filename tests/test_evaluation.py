@@ -4,8 +4,9 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from rp2k_lab.dataset.index import Index
-from rp2k_lab.evaluation import Classifier, Evaluator
+from rp2k_lab.evaluation import Evaluator
 from rp2k_lab.metrics import Score
+from rp2k_lab.prediction import Member, Predictor, Preprocessing
 
 pytestmark = pytest.mark.usefixtures("pynative")
 
@@ -49,19 +50,16 @@ def shown():
 def evaluator(index, shown):
     def batches():
         for start in range(0, len(shown), BATCH_SIZE):
-            yield np.stack([photo(label) for label in shown[start : start + BATCH_SIZE]])
+            yield [np.stack([photo(label) for label in shown[start : start + BATCH_SIZE]])]
 
-    return Evaluator(ByColour(), index, "test", batches, BATCH_SIZE)
+    return Evaluator(Predictor([member()], BATCH_SIZE), index, "test", batches)
 
 
-def test_classifier_gives_probabilities():
-    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
-    network = ByColour().set_train(False)
-    probabilities = Classifier(network)(Tensor(images)).asnumpy()
-    logits = network(Tensor(images)).asnumpy()
-    expected = np.exp(logits - logits.max(1, keepdims=True))
-    np.testing.assert_allclose(probabilities, expected / expected.sum(1, keepdims=True), atol=1e-5)
-    assert probabilities.dtype == np.float32
+def member(sign=1):
+    """A network that sees the colours, or their opposites."""
+    network = ByColour()
+    network.norm.gamma.set_data(Tensor(np.full(3, sign, np.float32)))
+    return Member("by colour", network, Preprocessing((4, 4), "stretch", 1.0))
 
 
 def test_predicts_every_photo_in_order(evaluator, shown):
@@ -72,14 +70,8 @@ def test_predicts_every_photo_in_order(evaluator, shown):
     np.testing.assert_allclose(predictions.top_probabilities.sum(1), 1, rtol=1e-5)
 
 
-def test_filling_of_the_last_batch_changes_no_probability(evaluator, shown):
-    single = np.concatenate([evaluator._probabilities(photo(label)[None]) for label in shown])
-    whole = evaluator._probabilities(np.stack([photo(label) for label in shown[:BATCH_SIZE]]))
-    np.testing.assert_array_equal(single[:BATCH_SIZE], whole)
-
-
 def test_measures_in_eval_mode_and_returns_to_train_mode(evaluator):
-    network = evaluator._network.set_train(True)
+    network = evaluator.predictor.members[0].network.set_train(True)
     before = network.norm.moving_mean.asnumpy().copy()
     first = evaluator.predict().top_probabilities
     assert network.training
@@ -89,7 +81,7 @@ def test_measures_in_eval_mode_and_returns_to_train_mode(evaluator):
 
 def test_sees_weights_that_changed_since(evaluator):
     before = evaluator.predict().top_labels[:, 0]
-    evaluator._network.norm.gamma.set_data(Tensor(np.full(3, -1, np.float32)))
+    evaluator.predictor.members[0].network.norm.gamma.set_data(Tensor(np.full(3, -1, np.float32)))
     assert (evaluator.predict().top_labels[:, 0] != before).all()
 
 
@@ -102,17 +94,19 @@ def test_scores(evaluator):
     assert len(predictions.labels) == 7
 
 
-def test_check_is_called_between_batches_and_may_stop(index, shown):
-    calls = []
+def test_every_member_and_the_average_come_from_one_pass(index, shown):
+    passes = []
 
-    def stop_at_second():
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+    def batches():
+        passes.append(1)
+        yield from ([np.stack([photo(label)] * 1)] for label in shown)
 
-    evaluator = Evaluator(
-        ByColour(), index, "test", lambda: iter([np.stack([photo(0)] * 3)] * 3), BATCH_SIZE, stop_at_second
-    )
-    with pytest.raises(KeyboardInterrupt):
-        evaluator.predict()
-    assert len(calls) == 2
+    evaluator = Evaluator(Predictor([member(), member(-3)], 1), index, "test", batches)
+    right, wrong, average = evaluator.predict_each()
+    assert len(passes) == 1
+    assert right.top_labels[:, 0].tolist() == shown
+    assert (wrong.top_labels[:, -1] == shown).all()
+    np.testing.assert_array_equal(average.top_labels, evaluator.predict().top_labels)
+    by_label = [np.take_along_axis(p.top_probabilities, p.top_labels.argsort(1), 1) for p in (right, wrong, average)]
+    np.testing.assert_allclose(by_label[2], (by_label[0] + by_label[1]) / 2, rtol=1e-6)
+    assert evaluator.judge(right, "others")[2]["top1"].value == 6 / 7

@@ -8,6 +8,7 @@ from rp2k_lab.metrics import (
     per_class,
     predictions_table,
     scores,
+    softmax,
     top_k,
 )
 from rp2k_lab.statistics import wilson_interval
@@ -159,3 +160,9 @@ def test_predictions_table_by_hand(predictions):
     assert table["correct"].tolist() == [True, True, False, False, True, False, False]
     assert table.loc[3, ["true", "top1", "top2"]].tolist() == ["others", "雪碧", "可乐"]
     np.testing.assert_allclose(table["p1"], 0.6, rtol=1e-6)
+
+
+def test_softmax_is_that_of_large_logits_too():
+    logits = np.array([[[0, np.log(3)], [-1000, 1000]], [[1e4, 1e4], [5, 5]]])
+    np.testing.assert_allclose(softmax(logits), [[[0.25, 0.75], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]])
+    assert softmax(logits.astype(np.float32)).dtype == np.float32

@@ -1,7 +1,10 @@
 from dataclasses import fields
 
+import numpy as np
+
+from rp2k_lab.comparison import judge, paired_difference
 from rp2k_lab.metrics import Score
-from rp2k_lab.report import ROWS, closing_table
+from rp2k_lab.report import ROWS, closing_table, ensemble_table
 
 VAL = {"top1": Score(0.9523, 500, 0.9301, 0.9677), "tail_top1": Score(0.5, 2, 0.0945, 0.9055)}
 TEST = {"top1": Score(1.0, 2000, 0.9981, 1.0)}
@@ -35,3 +38,15 @@ def test_rows_keep_their_order_whatever_the_scores():
 
 def test_a_score_always_has_its_count_and_interval():
     assert [field.name for field in fields(Score)] == ["value", "count", "low", "high"]
+
+
+def test_an_ensemble_shows_every_member_and_what_the_average_gains():
+    best, average = np.repeat([True, False], [60, 40]), np.repeat([True, False], [65, 35])
+    (gain,) = judge([paired_difference(average[None], best[None])])
+    lines = ensemble_table(["a", "b", "average"], {"val": [VAL] * 3, "test": [TEST, VAL, TEST]}, 1, gain).splitlines()
+    assert lines[1].split() == ["top-1", "val", "test"]
+    assert [line.split()[0] for line in lines[3:6]] == ["a", "b", "average"]
+    assert lines[4].count("95.2 %  [93.0,  96.8] of 500") == 2
+    assert lines[7].startswith(f"gain        +5.0 points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] on 100 test")
+    assert lines[7].endswith("over b, the best member on val")
+    assert "between seeds" in lines[8]

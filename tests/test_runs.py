@@ -191,8 +191,64 @@ def test_restore_composes_the_recorded_choices_and_needs_no_photos(compose, reco
     overrides = ["task=export", f"runs={folder}/checkpoints/best.ckpt", "batch_size=9", "task.batch_size=3"]
     composed = compose(*overrides)
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        config = restore(parse(composed), composed, overrides)
+        (config,) = restore(parse(composed), composed, overrides)
     assert (config.dataset.name, str(config.dataset.root)) == ("rp2k", "/no/such/folder")
     assert config.dataset.val_share == 0.05
     assert (config.batch_size, config.task.batch_size) == (9, 3)
     assert (config.aug.length, config.optimizer.lr) == (20, 0.2)
+
+
+@pytest.fixture(scope="module")
+def on_rp2k(compose, recorded):
+    """A record of another network, on other photos, of other colours, size and resize."""
+    composed = compose("dataset=rp2k", "model=swin_tiny", "size=[64,48]", "resize=stretch")
+    return recorded | {key: composed[key] for key in ("dataset", "model", "size", "resize")}
+
+
+@pytest.fixture
+def restored(compose, recorded, on_rp2k, tmp_path):
+    """restored(*overrides): the configurations of a run on shelf and of one on rp2k."""
+    from hydra import initialize_config_dir
+
+    def restored(*overrides):
+        folders = [leave(tmp_path / name, record) for name, record in (("a", recorded), ("b", on_rp2k))]
+        runs = ",".join(f"{folder}/checkpoints/best.ckpt" for folder in folders)
+        overrides = ["task=ensemble", f"runs=[{runs}]", *overrides]
+        composed = compose(*overrides)
+        with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+            return restore(parse(composed), composed, overrides)
+
+    return restored
+
+
+def test_several_runs_share_the_firsts_photos_and_keep_what_is_their_own(restored, recorded, on_rp2k):
+    first, second = restored()
+    assert (first.dataset.name, first.dataset.classes) == (second.dataset.name, second.dataset.classes) == ("shelf", 12)
+    assert (first.model.name, second.model.name) == ("resnet18", "swin_tiny")
+    assert (first.size, second.size) == ((32, 32), (64, 48))
+    assert (first.resize, second.resize) == ("letterbox", "stretch")
+    assert list(first.dataset.mean) == recorded["dataset"]["mean"]
+    theirs = on_rp2k["dataset"]
+    assert (list(second.dataset.mean), list(second.dataset.std)) == (theirs["mean"], theirs["std"])
+
+
+def test_what_is_stated_holds_for_every_run_but_for_its_colours(restored, recorded, tmp_path):
+    first, second = restored("size=96", "dataset=grocery_store", f"dataset.root={tmp_path}")
+    assert first.size == second.size == (96, 96)
+    assert first.dataset.name == second.dataset.name == "grocery_store"
+    assert list(first.dataset.mean) == recorded["dataset"]["mean"]
+    assert first.dataset.mean != second.dataset.mean
+
+
+@pytest.mark.parametrize("key", ["dataset.mean", "dataset.std"])
+def test_colours_on_the_command_line_are_refused(restored, key):
+    with pytest.raises(RequestError, match=rf"^{key}=.*: a trained network keeps its colours .*\nleave {key} out$"):
+        restored(f"{key}=[0.5,0.5,0.5]")
+
+
+def test_a_run_that_trained_nothing_names_its_parent(compose, recorded, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, "evaluation") as tracker:
+        tracker.set_tags({"parent": "abc"})
+    with pytest.raises(RequestError, match=r"no best weights\nit trained nothing; it started from runs=\[abc\]"):
+        find_run(uri, "evaluation", tmp_path)

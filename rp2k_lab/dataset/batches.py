@@ -6,7 +6,7 @@ is carried from one image to the next, so any number of threads, and a start at 
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -15,7 +15,7 @@ import pandas as pd
 
 from rp2k_lab.aug import Augmentation, soft_targets
 from rp2k_lab.dataset.cache import PhotoCache
-from rp2k_lab.dataset.image import padded_centre, read_resized
+from rp2k_lab.dataset.image import padded_centre, read_resized, read_views
 from rp2k_lab.dataset.index import Index
 
 # Keys of the random streams, so that the order, the augmentation and the mixing of one epoch are independent.
@@ -44,12 +44,48 @@ class ResizedPhotos:
         Raises:
             DataError: it cannot be read.
         """
-        photo = self.cache.get(row) if self.cache else None
+        photo = self.kept(row)
         if photo is None:
             photo = read_resized(self.paths[row], self.size, self.resize)
-            if self.cache:
-                self.cache.put(row, photo)
+            self.keep(row, photo)
         return photo
+
+    def kept(self, row: int) -> np.ndarray | None:
+        """What the cache holds."""
+        return self.cache.get(row) if self.cache else None
+
+    def keep(self, row: int, photo: np.ndarray) -> None:
+        """Give the cache what was read."""
+        if self.cache:
+            self.cache.put(row, photo)
+
+
+class PhotoViews:
+    """The same photos resized in several ways, each file read once for all of them.
+
+    Args:
+        photos: of one index, a way to resize each.
+    """
+
+    def __init__(self, photos: Sequence[ResizedPhotos]):
+        self.photos = photos
+
+    def __call__(self, row: int) -> list[np.ndarray]:
+        """The photo of a row as each of `photos` would give it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if len(self.photos) == 1:
+            return [self.photos[0](row)]
+        views = [photos.kept(row) for photos in self.photos]
+        missing = [i for i, view in enumerate(views) if view is None]
+        if missing:
+            ways = [(self.photos[i].size, self.photos[i].resize) for i in missing]
+            for i, view in zip(missing, read_views(self.photos[0].paths[row], ways), strict=True):
+                views[i] = view
+                self.photos[i].keep(row, view)
+        return views
 
 
 class TrainingBatches:
@@ -194,14 +230,33 @@ def evaluation_batches(
     workers: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Every photo's centre once, in the order of `rows`: uint8 (n, *size, 3), n = batch_size but for the last batch."""
-    positions = rows["row"].tolist()
+    crops = [(photos.size, size)]
+    batches = view_batches(lambda row: [photos(row)], rows["row"].tolist(), crops, batch_size, workers)
+    return (images for (images,) in batches)
+
+
+def view_batches(
+    views: Callable[[int], list[np.ndarray]],
+    rows: Sequence[int],
+    crops: Sequence[tuple[tuple[int, int], tuple[int, int]]],
+    batch_size: int,
+    workers: int | None = None,
+) -> Iterator[list[np.ndarray]]:
+    """The centre of every view of every photo once, in the order of `rows`: an array uint8 (n, *size, 3) a view.
+
+    Args:
+        views: a row to its resized photo, in as many ways as there are `crops`.
+        crops: (canvas, size) of each view: how large it was resized, and what of its middle is taken.
+    """
 
     def batch(start):
-        return np.stack(
-            [padded_centre(photos(row), photos.size, size) for row in positions[start : start + batch_size]]
-        )
+        photos = [views(row) for row in rows[start : start + batch_size]]
+        return [
+            np.stack([padded_centre(photo[i], canvas, size) for photo in photos])
+            for i, (canvas, size) in enumerate(crops)
+        ]
 
-    return _ordered(batch, range(0, len(positions), batch_size), workers or os.cpu_count() or 1)
+    return _ordered(batch, range(0, len(rows), batch_size), workers or os.cpu_count() or 1)
 
 
 def _ordered(make: Callable, items: Iterable, workers: int) -> Iterator:

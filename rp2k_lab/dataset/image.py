@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -52,6 +52,25 @@ def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.nda
     """
     image = _decode(path, _read(path), lambda frame: _reduction(frame, size, resize))
     return fit(image, size) if resize == "letterbox" else stretch(image, size)
+
+
+def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -> list[np.ndarray]:
+    """`read_resized` for each (size, resize), the very same pixels, from one reading of the file.
+
+    It is decoded once for each of JPEG's scales that the views begin with: once in all, unless half of the photo is
+    enough for one view and not for another.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    data, decoded, resized = _read(path), {}, []
+    frame = formats.jpeg_frame(data) if formats.format_of(data) == "JPEG" else None
+    for size, resize in views:
+        reduction = _reduction(frame, size, resize) if frame else 1
+        if reduction not in decoded:
+            decoded[reduction] = _decode(path, data, lambda _, reduction=reduction: reduction)
+        resized.append((fit if resize == "letterbox" else stretch)(decoded[reduction], size))
+    return resized
 
 
 def read_shrunk(path: Path | str, least: int) -> np.ndarray:

@@ -17,15 +17,14 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from rp2k_lab import device
-from rp2k_lab.build import build_network
-from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.config import Config
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.errors import RequestError
-from rp2k_lab.evaluation import Classifier
 from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.members import load_network
 from rp2k_lab.model.layers import GELU
 from rp2k_lab.model.pretrained import normalisation
+from rp2k_lab.prediction import Classifier
 from rp2k_lab.runs import EarlierRun, find_run
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def run(config: Config, folder: Path) -> None:
     device.set_up(config.device)
     with SignalWatch() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         earlier = find_run(config.tracking.uri, config.runs[0], Path(downloads))
-        classifier = load_classifier(config, earlier)
+        classifier = Classifier(load_network(config, earlier)).set_train(False)
         log.info("%s: %s, %d classes", earlier.name, config.model.name, len(earlier.classes))
         images = probe_images((config.task.batch_size, *config.size, 3))
         expected = [classifier(Tensor(batch)).asnumpy() for batch in images]
@@ -96,17 +95,6 @@ def check_replaceable(output: Path) -> None:
         found = "is no folder" if output.exists() else None
     if found:
         raise RequestError(f"task.output={output}: {found}\nname a folder that is new, empty or an earlier export")
-
-
-def load_classifier(config: Config, earlier: EarlierRun) -> Classifier:
-    """The run's network, in evaluation mode: uint8 (batch, height, width, 3) to probabilities (batch, classes)."""
-    network = build_network(config, len(earlier.classes))
-    try:
-        load_checkpoint(network, earlier.checkpoint)
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"runs={earlier.reference}: not the weights of this {config.model.name}\n{reason}") from None
-    return Classifier(network).set_train(False)
 
 
 def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarray:

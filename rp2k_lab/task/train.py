@@ -5,14 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rp2k_lab import callback, device
-from rp2k_lab.build import Training, build_batches, build_evaluators, build_photos, build_training, release
+from rp2k_lab.build import (
+    Training,
+    build_batches,
+    build_evaluators,
+    build_photos,
+    build_training,
+    preprocessing,
+    release,
+)
 from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.config import Config
+from rp2k_lab.dataset.batches import PhotoViews
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.errors import Pruned
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
+from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.record import record_origin, record_split, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.sweep.trial import Trial
@@ -35,7 +45,9 @@ def run(config: Config, folder: Path) -> float:
     training = build_training(config, build_batches(config, index, photos, index.split("train")))
     with SignalWatch() as signals, open_tracker(config, trial.name) as tracker:
         splits = ("val", "test") if config.task.test else ("val",)
-        evaluators = build_evaluators(config, index, photos, training.network, splits, signals.check)
+        member = Member(config.model.name, training.network, preprocessing(config))
+        predictor = Predictor([member], config.batch_size, check=signals.check)
+        evaluators = build_evaluators(config, index, PhotoViews([photos]), predictor, splits)
         announce(config, index, training)
         record_origin(tracker, config, index, folder)
         tracker.set_tags(trial.tags)

@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.aug import build_augmentation
-from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches, balanced_order, evaluation_batches
+from rp2k_lab.dataset.batches import (
+    PhotoViews,
+    ResizedPhotos,
+    TrainingBatches,
+    balanced_order,
+    evaluation_batches,
+    view_batches,
+)
 from rp2k_lab.dataset.cache import PhotoCache
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.image import letterbox, read_image
@@ -220,6 +227,46 @@ class TestEvaluation:
         image = all_of(1, size=(40, 50))[0][0]
         whole = letterbox(read_image(root / rows["path"][0]), (40, 50))
         np.testing.assert_array_equal(image, whole[4:36, 5:45])
+
+
+class TestViews:
+    WAYS = (((40, 50), "letterbox", SIZE), ((24, 24), "stretch", (20, 24)))
+
+    @pytest.fixture
+    def caches(self, tmp_path):
+        return [PhotoCache(tmp_path / str(i), PHOTOS, size, PHOTOS) for i, (size, _, _) in enumerate(self.WAYS)]
+
+    def views(self, resized, caches=(None, None)):
+        return PhotoViews([resized(None, s, r, c) for (s, r, _), c in zip(self.WAYS, caches, strict=True)])
+
+    @pytest.fixture
+    def resized(self, resized, rows):
+        return lambda table, *way: resized(rows if table is None else table, *way)
+
+    def test_batches_of_each_way_are_those_of_the_way_alone(self, resized, rows):
+        crops = [(size, crop) for size, _, crop in self.WAYS]
+        found = list(view_batches(self.views(resized), range(PHOTOS), crops, 4, 2))
+        for i, (size, resize, crop) in enumerate(self.WAYS):
+            alone = list(evaluation_batches(resized(None, size, resize), rows, crop, 4))
+            for batch, expected in zip(found, alone, strict=True):
+                np.testing.assert_array_equal(batch[i], expected)
+
+    def test_each_way_has_its_cache_and_what_is_in_it_is_not_read_again(self, resized, caches, monkeypatch):
+        first, second = [self.views(resized, caches)(row) for row in range(2)], self.views(resized, caches)
+        for photos in second.photos:
+            photos.paths = ["/no/such/file"] * PHOTOS
+        for row, expected in enumerate(first):
+            for found, photo in zip(second(row), expected, strict=True):
+                np.testing.assert_array_equal(found, photo)
+        with pytest.raises(DataError):
+            second(2)
+
+    def test_what_one_cache_lacks_is_read_for_it_alone(self, resized, caches):
+        expected = self.views(resized)(0)
+        caches[1].put(0, np.full((24, 24, 3), 7, np.uint8))
+        found = self.views(resized, caches)(0)
+        np.testing.assert_array_equal(found[0], expected[0])
+        assert (found[1] == 7).all()
 
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])

@@ -3,6 +3,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from rp2k_lab.dataset import image as image_module
 from rp2k_lab.dataset.image import (
     centre_crop,
     letterbox,
@@ -10,6 +11,7 @@ from rp2k_lab.dataset.image import (
     read_image,
     read_resized,
     read_shrunk,
+    read_views,
     resized_size,
     stretch,
 )
@@ -259,3 +261,46 @@ def test_shrunk_keeps_the_shorter_side(tmp_path, shape, shrunk):
     assert read_shrunk(tmp_path / "a.jpg", 128).shape[:2] == shrunk
     Image.fromarray(gradient(*shape)).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_shrunk(tmp_path / "a.png", 128), gradient(*shape))
+
+
+VIEWS = [((64, 64), "letterbox"), ((60, 64), "stretch"), ((250, 250), "letterbox"), ((30, 30), "letterbox")]
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    """(shape of the pixels) of each decoding."""
+    decode, shapes = image_module._decode, []
+
+    def counted(*arguments):
+        image = decode(*arguments)
+        shapes.append(image.shape)
+        return image
+
+    monkeypatch.setattr(image_module, "_decode", counted)
+    return shapes
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_views_are_what_each_alone_would_be_from_as_few_decodings_as_that_takes(tmp_path, decodings, suffix):
+    file = tmp_path / f"照片{suffix}"
+    Image.fromarray(gradient(300, 280)).save(file)
+    alone = [read_resized(file, *view) for view in VIEWS]
+    decodings.clear()
+    for found, expected in zip(read_views(file, VIEWS), alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    halves = [(75, 70, 3), (300, 280, 3), (38, 35, 3)] if suffix == ".jpg" else [(300, 280, 3)]
+    assert decodings == halves
+
+
+@pytest.mark.parametrize(("height", "heights"), [(447, [447]), (448, [448, 224]), (580, [290])])
+def test_sizes_that_begin_with_one_scale_take_one_decoding(tmp_path, decodings, height, heights):
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(gradient(height, 220)).save(file)
+    read_views(file, [((256, 256), "letterbox"), ((288, 288), "letterbox"), ((224, 224), "letterbox")])
+    assert [shape[0] for shape in decodings] == heights
+
+
+def test_views_of_a_damaged_photo_name_it(tmp_path):
+    (tmp_path / "坏.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    with pytest.raises(DataError, match=r"坏\.jpg"):
+        read_views(tmp_path / "坏.jpg", VIEWS)

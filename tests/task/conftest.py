@@ -1,6 +1,7 @@
 """Runs of the real command: a process of its own, real files, a real MLflow store."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rp2k_lab import PROJECT
 
@@ -50,6 +52,11 @@ class Store:
         names = sorted(name for name in run.data.metrics if "per_second" not in name)
         return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
+    def run_of(self, output: str):
+        """The run whose id stands in what a command printed."""
+        (run,) = [run for run in self.runs() if run.info.run_id in output]
+        return run
+
     def artifacts(self, run) -> Path:
         """The run's artifact folder."""
         return Path(run.info.artifact_uri.removeprefix("file://"))
@@ -91,3 +98,40 @@ def first_run(start) -> Command:
     command = start(*TINY)
     command.result = command.wait()
     return command
+
+
+@pytest.fixture(scope="session")
+def later_store(first_run, tmp_path_factory) -> Store:
+    """The first run's store, copied, for tasks that start from it: other tests count its runs."""
+    store = Store(tmp_path_factory.mktemp("later"))
+    shutil.copy(first_run.folder / "mlflow.db", store.folder)
+    return store
+
+
+@pytest.fixture(scope="session")
+def second_run(first_run, tmp_path_factory) -> Path:
+    """Another run's checkpoint: the first one's last, in a record with a size and a crop of its own."""
+    folder = tmp_path_factory.mktemp("second")
+    record = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
+    (folder / "config.yaml").write_text(yaml.safe_dump(record | {"size": 40, "crop_ratio": 0.8}), "utf-8")
+    shutil.copy(first_run.folder / "out" / "classes.txt", folder)
+    (folder / "checkpoints").mkdir()
+    return shutil.copy(first_run.folder / "out" / "checkpoints" / "last.ckpt", folder / "checkpoints")
+
+
+@pytest.fixture
+def request_of(first_run, later_store, compose, monkeypatch):
+    """request_of(*overrides): the configuration of a task on the first run, for calls within this process."""
+    from rp2k_lab import device
+    from rp2k_lab.config import parse
+
+    monkeypatch.setattr(device, "set_up", lambda device: None)  # MindSpore refuses it once a kernel has run
+    checkpoint = first_run.folder / "out" / "checkpoints" / "best.ckpt"
+    recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
+
+    def request(*overrides: str, **changes):
+        composed = compose(f"runs={checkpoint}", *overrides)
+        stated = {key: composed[key] for key in ("task", "runs", "tracking", "ablation", "scale")}
+        return parse(recorded | stated | {"tracking": {**composed["tracking"], "uri": later_store.uri}} | changes)
+
+    return request

@@ -1,0 +1,80 @@
+"""task=evaluate: an earlier run's network on any split, at any size, resize, crop and with test-time augmentation."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from rp2k_lab import device
+from rp2k_lab.build import build_evaluators, build_views
+from rp2k_lab.config import Config
+from rp2k_lab.dataset.index import Index, build_index
+from rp2k_lab.errors import RequestError
+from rp2k_lab.evaluation import Evaluator
+from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.members import check_classes, check_held_out, load_members, parents
+from rp2k_lab.prediction import Predictor
+from rp2k_lab.record import record_origin, record_split
+from rp2k_lab.report import closing_table
+from rp2k_lab.sweep.trial import Trial
+from rp2k_lab.task.train import open_tracker
+from rp2k_lab.tracker import MlflowTracker
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: Path) -> float:
+    """Evaluate and record; returns the split's top-1.
+
+    Args:
+        config: the earlier run's, restored.  Its photos may be another data set's, of the same classes.
+        folder: the run's own folder, for tables and figures.
+
+    Raises:
+        RequestError: weights or classes that do not fit, or a split that the data set lacks.
+        DataError: a photo that cannot be read.
+    """
+    task, trial = config.task, Trial.of_this_process()
+    device.set_up(config.device)
+    index = build_index(config.dataset)
+    with SignalWatch() as signals:
+        runs, members = load_members([config])
+        check_classes(index, runs[0], config.dataset.name)
+        if task.split == "val":
+            check_held_out(config, runs)
+        predictor = Predictor(members, config.batch_size, task.tta, check=signals.check)
+        evaluator = required_evaluators(config, index, predictor, [task.split])[task.split]
+        log.info("%d photos of %s, %s", len(evaluator.rows), task.split, device.describe(config.device))
+        with open_tracker(config, trial.name or f"evaluate_{members[0].name}") as tracker:
+            record_origin(tracker, config, index, folder)
+            tracker.set_tags(trial.tags | parents(runs))
+            trial.started(tracker.run_id, folder)
+            scores = record_split(tracker, evaluator, config.dataset.others, 0, folder)
+    print(closing_table({task.split: scores}))
+    print_where_to_look(tracker, folder)
+    trial.finished(scores["top1"].value)
+    return scores["top1"].value
+
+
+def required_evaluators(
+    config: Config, index: Index, predictor: Predictor, splits: Iterable[str]
+) -> dict[str, Evaluator]:
+    """An evaluator for each of `splits`.
+
+    Raises:
+        RequestError: the data set has no photo of one.
+    """
+    there = set(index.table["split"])
+    for split in splits:
+        if split not in there:
+            found = ", ".join(name for name in ("train", "val", "test") if name in there)
+            raise RequestError(f"task={config.task.name}: dataset={config.dataset.name} has no {split}\nit has {found}")
+    views = build_views(predictor, index, config.dataset.cache_gb)
+    return build_evaluators(config, index, views, predictor, splits)
+
+
+def print_where_to_look(tracker: MlflowTracker, folder: Path) -> None:
+    """The closing lines of a task that trains nothing."""
+    page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
+    print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
+    print(f"folder      {folder}")
+    print(f"next        make ui, then {page}")

@@ -1,0 +1,166 @@
+"""task=predict, end to end, and its inputs."""
+
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rp2k_lab import PROJECT
+from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.task import predict
+
+RUN = "resnet18_shelf_none_seed0"
+
+
+@pytest.fixture(scope="module")
+def recorded(first_run):
+    """What the training said of test."""
+    return pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def folder(recorded, tmp_path_factory):
+    """Forty photos of test, named as there, a broken one, and files that do not count."""
+    folder = tmp_path_factory.mktemp("input") / "照片"
+    root = next((PROJECT / "data").glob(f"shelf-*/{recorded['path'][0]}")).parents[2]
+    for path in recorded["path"][:40]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, folder / path)
+    (folder / "broken, 坏.JPG").write_bytes(b"\xff\xd8\xff")
+    (folder / "notes.md").write_text("no photo")
+    (folder / ".hidden.jpg").write_text("no photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(later_store, folder, start, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output") / "new" / "found.parquet"
+    options = [f"task.input='{folder}'", f"task.output={output}", "task.top_k=3"]
+    command = start("task=predict", f"runs={RUN}", *options, uri=later_store.uri)
+    command.result, command.output = command.wait(), output
+    return command
+
+
+def test_photos_get_what_the_evaluation_gave_them(predicted, recorded):
+    code, out, err = predicted.result
+    assert (code, err) == (0, "")
+    found = pd.read_parquet(predicted.output)
+    assert list(found) == ["path", "top1", "p1", "top2", "p2", "top3", "p3"]
+    expected = recorded[:40].sort_values("path", ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=False, atol=1e-6)
+    assert f"predictions {predicted.output}" in out
+
+
+def test_what_cannot_be_read_is_listed_beside_it(predicted):
+    bad = pd.read_csv(predicted.output.with_name("found.unreadable.csv"))
+    assert bad["path"].tolist() == ["broken, 坏.JPG"]
+    assert "damaged JPEG of 3 bytes" in bad["problem"][0]
+    assert "1 of 41 cannot be read" in predicted.result[1]
+
+
+def test_it_is_a_run_with_its_parent_and_files(first_run, later_store, predicted):
+    run, (parent,) = later_store.run_of(predicted.result[1]), first_run.store.runs()
+    assert run.data.tags["parent"] == parent.info.run_id
+    assert (run.data.tags["photos"], run.data.tags["unreadable_photos"]) == ("41", "1")
+    files = {path.name for path in later_store.artifacts(run).iterdir()}
+    assert files == {"config.yaml", "environment.txt", "found.parquet", "found.unreadable.csv"}
+
+
+def test_only_unreadable_photos_leave_an_earlier_table(tmp_path):
+    output = tmp_path / "found.csv"
+    output.write_text("earlier")
+    written = predict.write(output, ["a.jpg"], np.zeros((1, 2), int), np.zeros((1, 2)), {0: "empty"}, ["x", "y"])
+    assert written == [tmp_path / "found.unreadable.csv"]
+    assert output.read_text() == "earlier"
+
+
+def test_nothing_readable_ends_with_3_and_a_failed_run(request_of, later_store, tmp_path):
+    (tmp_path / "a.jpg").write_text("no photo")
+    (tmp_path / "list.txt").write_text("a.jpg\ngone.jpg\n")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError) as error:  # which ends the process with 3
+        predict.run(request_of("task=predict", f"task.input={tmp_path}/list.txt"), tmp_path / "out")
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{tmp_path}/a.jpg: ")
+    assert "none of 2 photos" in first
+    listed = pd.read_csv(second.removeprefix("see "))
+    assert listed["path"].tolist() == ["a.jpg", "gone.jpg"]
+    assert "No such file" in listed["problem"][1]
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    newest = max(later_store.runs(), key=lambda run: run.info.start_time)
+    assert (newest.info.status, newest.data.tags["unreadable_photos"]) == ("FAILED", "2")
+
+
+def test_a_table_of_readable_photos_removes_an_earlier_list_of_others(tmp_path):
+    output = tmp_path / "found.csv"
+    (tmp_path / "found.unreadable.csv").write_text("earlier")
+    labels, probabilities = np.array([[1, 0], [0, 1]]), np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
+    names = ["a, b.jpg", "\udcff.jpg"]  # a name that is no UTF-8, as Python gives it
+    assert predict.write(output, names, labels, probabilities, {}, ["甲", "乙"]) == [output]
+    assert not (tmp_path / "found.unreadable.csv").exists()
+    assert output.read_text("utf-8") == 'path,top1,p1,top2,p2\n"a, b.jpg",乙,0.75,甲,0.25\n\\xff.jpg,甲,0.5,乙,0.5\n'
+
+
+def test_bad_photos_lose_their_row_and_the_others_keep_theirs(tmp_path):
+    labels = np.array([[0], [1], [2]])
+    files = predict.write(tmp_path / "f.csv", ["a", "b", "c"], labels, np.ones((3, 1)), {1: "bad"}, ["x", "y", "z"])
+    assert pd.read_csv(files[0])["top1"].tolist() == ["x", "z"]
+
+
+def test_a_bad_photo_is_black_in_every_way_and_told(tmp_path, write_photo):
+    problems = {}
+    paths = [str(write_photo(tmp_path / "good.png", 20, 30)), str(tmp_path / "gone.png")]
+    views = predict.readable_views(paths, [((32, 32), "letterbox"), ((16, 16), "stretch")], problems)
+    assert [view.shape for view in views(0)] == [(32, 21, 3), (16, 16, 3)]
+    assert all(not view.any() for view in views(1))
+    assert len(views(1)) == 2
+    assert problems == {1: "No such file or directory"}
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "folder.jpg", "nul\0.jpg"])
+def test_what_is_no_file_is_told_and_never_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    problems = {}
+    predict.readable_views([str(tmp_path / name)], [((32, 32), "letterbox")], problems)(0)
+    assert problems == {0: "embedded null byte" if "\0" in name else "no regular file"}
+
+
+def test_a_folder_gives_its_photos_sorted_and_below(folder, recorded):
+    root, names = predict.find_photos(folder)
+    assert root == folder
+    assert names == sorted(["broken, 坏.JPG", *recorded["path"][:40]])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.txt", "\ufeffa b.jpg\r\n\r\n/abs/伊利\u2028.jpg\n"),
+        ("list.csv", "\ufefftrue,path\n1,a b.jpg\n2,/abs/伊利\u2028.jpg\n"),
+    ],
+)
+def test_a_list_gives_its_paths_as_written(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    assert predict.find_photos(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"])
+
+
+def test_a_photo_is_itself(tmp_path):
+    assert predict.find_photos(tmp_path / "a.webp") == (tmp_path, ["a.webp"])
+
+
+@pytest.mark.parametrize("name", ["empty", "list.txt"])
+def test_no_photo_at_all_is_unusable(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="names no photo\n"):
+        predict.find_photos(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", b"file\na.jpg\n"), ("a.csv", b""), ("a.txt", b"\xff\xfe\n")])
+def test_a_list_that_is_none_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match="cannot be read as a list") as error:
+        predict.find_photos(tmp_path / name)
+    assert len(str(error.value).splitlines()) == 2
