@@ -391,7 +391,11 @@ class Config(Group):
     def _has_the_runs_that_the_task_takes(self):
         wanted = self.task.earlier_runs
         if len(self.runs) not in wanted:
-            ways_out = {0: "leave runs= out", 1: "name it: runs=<id, name or checkpoint file>", 2: "name both: runs=[a,b]"}
+            ways_out = {
+                0: "leave runs= out",
+                1: "name it: runs=<id, name or checkpoint file>",
+                2: "name both: runs=[a,b]",
+            }
             if isinstance(wanted, range):
                 numbers = f"{wanted.start} or more earlier runs"
             else:
