@@ -16,12 +16,14 @@ QUICK = {
     "index": (["--photos", "200", "400", "--rounds", "2"], "second start, a photo of 400 / a photo of 200:"),
     "sweep": (
         ["--rounds", "2", "--dimensions", "aug=none,cutout", "--seeds", "0", "epochs=1", "batch_size=4",
+         "model.width_multiplier=0.125", "model.depth_multiplier=0.25",
          "dataset.classes=4", "dataset.train_images=40", "dataset.val_images=8", "dataset.test_images=16",
          "dataset.min_train_images=5"],
         "trial - command:",
     ),
     "overhead": (
-        ["--rounds", "2", "--steps", "5", "size=32", "batch_size=4", "dataset.classes=4", "dataset.train_images=40",
+        ["--rounds", "2", "--steps", "5", "size=32", "batch_size=4", "model.width_multiplier=0.125",
+         "model.depth_multiplier=0.25", "dataset.classes=4", "dataset.train_images=40",
          "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
         "tracked / bare:",
     ),

@@ -13,8 +13,8 @@ import yaml
 
 from rp2k_lab import PROJECT
 
-# Eight classes, 300 photos: a run takes seconds.
-TINY = (
+# Eight classes, 300 photos.
+FEW_PHOTOS = (
     "dataset.classes=8",
     "dataset.train_images=300",
     "dataset.val_images=60",
@@ -23,6 +23,8 @@ TINY = (
     "size=32",
     "epochs=2",
 )
+# A run takes seconds.
+TINY = (*FEW_PHOTOS, "model.width_multiplier=0.25")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.task import convert
 from tests.parity import draw
 
-from .conftest import TINY
+from .conftest import FEW_PHOTOS
 
 CLASSES = 7
 
@@ -203,7 +203,7 @@ def test_a_training_starts_from_what_was_converted(start, weights_file):
     assert converted.store.runs() == []
 
     options = ["epochs=1", "optimizer.warmup_epochs=0", "model.freeze=backbone", f"model.pretrained={checkpoint}"]
-    training = start(*TINY, *options)
+    training = start(*FEW_PHOTOS, *options)
     code, out, err = training.wait()
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if "net.ckpt; " in line]

@@ -11,7 +11,7 @@ from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
 from rp2k_lab.task import inspect
 
-from .conftest import TINY
+from .conftest import FEW_PHOTOS
 
 GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"
 PLANTED = ("dataset.exact_leaks=0.1", "dataset.near_leaks=0.15", "dataset.exact_duplicates=0.02", "dataset.seed=3")
@@ -32,7 +32,7 @@ SECTIONS = [
 @pytest.fixture(scope="module")
 def inspected(start):
     """A finished inspection of a tiny shelf with planted copies."""
-    command = start("task=inspect", *TINY, *PLANTED, "aug=cutout")
+    command = start("task=inspect", *FEW_PHOTOS, *PLANTED, "aug=cutout")
     command.result = command.wait()
     return command
 
@@ -94,7 +94,7 @@ def test_a_run_leaves_page_tables_and_counts(inspected):
 def test_the_fingerprint_is_the_one_of_a_training_run(inspected, compose):
     from rp2k_lab.dataset.index import build_index
 
-    config = parse(compose(*TINY, *PLANTED))
+    config = parse(compose(*FEW_PHOTOS, *PLANTED))
     (run,) = inspected.store.runs()
     assert run.data.tags["dataset_fingerprint"] == build_index(config.dataset).fingerprint
 
