@@ -26,6 +26,10 @@ class Level(_Part):
 
     overrides: Overrides = Field(description="group=choice and key=value")
     at: dict[Scale, Overrides | None] = Field({}, description="others at a scale; null: not run there")
+    runs: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="levels above, whose runs of the same seed it starts from; those not run at a scale are left out",
+    )
     against: str | None = Field(None, description="the level it is compared with; null: the table's baseline")
     published: float | None = Field(None, description="top-1 in percent")
     published_difference: float | None = Field(None, description="in points, where no top-1 was published")
@@ -50,6 +54,11 @@ class Ablation(_Part):
         for name in filter(None, [self.baseline, *(level.against for level in self.levels.values())]):
             if name not in self.levels:
                 raise ValueError(f"levels: there is no {name}, which others are compared with")
+        above: list[str] = []
+        for name, level in self.levels.items():
+            if unknown := [source for source in level.runs if source not in above]:
+                raise ValueError(f"levels: {name} starts from {unknown[0]}, which is none of those above it")
+            above.append(name)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)}: one stands twice")
         return self
@@ -57,6 +66,11 @@ class Ablation(_Part):
     def level_names(self, scale: Scale) -> list[str]:
         """The levels that are run at a scale, in the file's order."""
         return [name for name, level in self.levels.items() if level.at.get(scale, ()) is not None]
+
+    def starts_from(self, name: str, scale: Scale) -> list[str]:
+        """The levels whose runs a level's run takes as `runs=`, in order."""
+        there = self.level_names(scale)
+        return [source for source in self.levels[name].runs if source in there]
 
     def compared_with(self, name: str) -> str | None:
         """The level's baseline, or None where it is the table's own or, at its scale, another's."""
@@ -69,6 +83,8 @@ class Ablation(_Part):
     def overrides(self, name: str, scale: Scale, extra: Iterable[str] = ()) -> list[str]:
         """What a level's runs are started with, but for the seed; of two values of a key the later one counts.
 
+        A run that starts from others has from them what the scale and the command line say of the experiment.
+
         Args:
             extra: the command line's own.
 
@@ -80,6 +96,8 @@ class Ablation(_Part):
         for override in extra:
             if _key(override) in map(_key, own):
                 raise RequestError(f"{override}: {_key(override)} is what ablation={self.name} varies\nleave it out")
+        if self.levels[name].runs:
+            return [*own, *(override for override in extra if MACHINE_KEYS.fullmatch(_key(override)))]
         return list({_key(override): override for override in (*self.common(scale), *own, *extra)}.values())
 
     def common(self, scale: Scale) -> list[str]:

@@ -9,7 +9,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rp2k_lab.ablation import Ablation, Scale
 from rp2k_lab.dataset.shelf.options import ShelfOptions
@@ -23,6 +32,12 @@ Side = Annotated[int, Field(ge=32, le=2048)]
 Multiplier = Annotated[float, Field(gt=0, le=4)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Split = Literal["train", "val", "test"]
+Splits = Annotated[
+    tuple[Split, ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
 Tta = Literal["none", "hflip"]
 Average = Literal["probabilities", "logits"]
 MOST_RUNS = 1000
@@ -53,7 +68,7 @@ class Train(Task):
 
 class Evaluate(Task):
     name: Literal["evaluate"]
-    split: Literal["train", "val", "test"] = Field(description="whose photos")
+    split: Splits = Field(description="whose photos: train, val or test, or several of them")
     tta: Tta = Field(description="views of each photo whose probabilities are averaged; none: the photo alone")
     reads_photos = True
     earlier_runs = (1,)

@@ -46,6 +46,12 @@ def collect(
     return pd.DataFrame(results), pd.DataFrame(images.values())
 
 
+def _command(trial: FrozenTrial, definition: dict[str, str]) -> str:
+    runs = trial.user_attrs.get("runs")
+    started = [f"runs=[{','.join(runs)}]"] if runs else []
+    return " ".join([definition[trial.params["level"]], *started, f"seed={trial.params['seed']}"])
+
+
 def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downloads: Path) -> tuple[dict, dict | None]:
     """(the row of a trial, but for level and seed; the test images that it was scored on, if it came so far)."""
     started, ended = trial.datetime_start, trial.datetime_complete
@@ -53,7 +59,7 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
         "state": _STATES.get(trial.state, "running"),
         "reason": trial.user_attrs.get("reason", ""),
         "trial": trial.number,
-        "command": f"{definition[trial.params['level']]} seed={trial.params['seed']}",
+        "command": _command(trial, definition),
         "started": started.astimezone(UTC).isoformat(timespec="seconds"),
         "seconds": round((ended - started).total_seconds(), 1) if ended else np.nan,
         "run_id": trial.user_attrs.get("run_id", ""),

@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from rp2k_lab.sweep.space import Search, Table
+from rp2k_lab.sweep.space import Point, Search, Table, point_key
 from rp2k_lab.sweep.storage import patiently
-from rp2k_lab.sweep.study import ENDED, by_point, failures, finished_points
+from rp2k_lab.sweep.study import ENDED, by_point, failures, finished_points, runs_of
 
 _ROWS = 20
 _STYLES = {
@@ -131,8 +131,11 @@ def state_of(trial: FrozenTrial) -> str:
 
 def failure_table(study: Study, plan: Table | Search) -> str:
     """A line a point that has not been finished, with its last reason; empty where there is none."""
-    lines = []
-    for key, trials in by_point(study.get_trials(deepcopy=False)).items():
+    lines, attempts = [], by_point(study.get_trials(deepcopy=False))
+    for point in plan.points:
+        if point_key(point) not in attempts:
+            lines.append(f"  {plan.label(point)}: not begun" + _waiting(plan, point, attempts))
+    for key, trials in attempts.items():
         if any(trial.state in ENDED for trial in trials):
             continue
         last, times = trials[-1], failures(trials)
@@ -141,6 +144,12 @@ def failure_table(study: Study, plan: Table | Search) -> str:
         lines.append(f"  {plan.label(json.loads(key))}: failed {times} times, the last: {reason}")
         lines += [f"    {where}/log.txt"] if where else []
     return "\n".join(["not finished:", *lines]) if lines else ""
+
+
+def _waiting(plan: Table | Search, point: Point, attempts: dict[str, list[FrozenTrial]]) -> str:
+    sources = plan.sources(point)
+    lacking = [plan.label(s) for s, run in zip(sources, runs_of(sources, attempts), strict=True) if run is None]
+    return f", it starts from {' and '.join(lacking)}" if lacking else ""
 
 
 def _seconds(trial: FrozenTrial) -> float:

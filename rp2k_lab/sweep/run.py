@@ -137,7 +137,8 @@ def _plan(overrides: list[Override], config) -> Table | Search:
 
 def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
     """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
-    first, *_ = [compose(plan.overrides(point)) for point in _corners(plan)]
+    of = lambda point: [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # noqa: E731  # not there yet
+    first, *_ = [compose(plan.overrides(point, of(point))) for point in _corners(plan)]
     return first
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,18 @@ class Table:
         """Seed by seed, so that a table that is stopped early compares all levels."""
         return [{"level": level, "seed": s} for s in self.seeds for level in self.ablation.level_names(self.scale)]
 
-    def overrides(self, point: Point) -> list[str]:
-        """The command line of a point's run."""
-        return [*self.ablation.overrides(point["level"], self.scale, self.extra), f"seed={point['seed']}"]
+    def sources(self, point: Point) -> list[Point]:
+        """The points whose runs a point's run starts from."""
+        return [point | {"level": level} for level in self.ablation.starts_from(point["level"], self.scale)]
+
+    def overrides(self, point: Point, runs: Sequence[str] = ()) -> list[str]:
+        """The command line of a point's run.
+
+        Args:
+            runs: the ids of the runs of its `sources`, in order.
+        """
+        started = [f"runs=[{','.join(runs)}]"] if runs else []
+        return [*self.ablation.overrides(point["level"], self.scale, self.extra), *started, f"seed={point['seed']}"]
 
     def label(self, point: Point) -> str:
         """A point in a few words."""
@@ -55,7 +64,9 @@ class Table:
     def definition(self) -> dict[str, Any]:
         """What may not change while the study lasts."""
         levels = self.ablation.level_names(self.scale)
-        return {n: " ".join(of_the_experiment(self.ablation.overrides(n, self.scale, self.extra))) for n in levels}
+        commands = {n: " ".join(of_the_experiment(self.ablation.overrides(n, self.scale, self.extra))) for n in levels}
+        sources = {n: ", ".join(self.ablation.starts_from(n, self.scale)) for n in levels}
+        return commands | {f"{n} starts from": names for n, names in sources.items() if names}
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,11 @@ class Search:
         """How many points there are."""
         return math.prod(_count(distribution) for distribution in self.space.values())
 
-    def overrides(self, point: Point) -> list[str]:
+    def sources(self, point: Point) -> list[Point]:
+        """None: each run is trained anew."""
+        return []
+
+    def overrides(self, point: Point, runs: Sequence[str] = ()) -> list[str]:
         """The command line of a point's run, which leaves test alone."""
         return [*self.fixed, *(f"{key}={value}" for key, value in point.items()), "task.test=false"]
 

@@ -93,7 +93,8 @@ class Unrepeated(optuna.samplers.BaseSampler):
 def refill(study: Study, plan: Table | Search, retries: int) -> None:
     """Put into the queue what is missing: cells that nobody has run, and points that failed and may be tried again.
 
-    To be called inside `exclusive`: what is enqueued here is then enqueued once.
+    A point that starts from others' runs waits until these are complete.  To be called inside `exclusive`: what is
+    enqueued here is then enqueued once.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -105,8 +106,7 @@ def refill(study: Study, plan: Table | Search, retries: int) -> None:
     wanted = {point_key(point): point for point in plan.points}
     wanted |= {key: json.loads(key) for key in attempts if key not in wanted and plan.prunes}
     for key, point in wanted.items():
-        trials = attempts.get(key, [])
-        if is_open(trials, retries):
+        if is_open(attempts.get(key, []), retries) and None not in runs_of(plan.sources(point), attempts):
             study.enqueue_trial(dict(point), user_attrs={"point": key})
 
 
@@ -117,6 +117,12 @@ def by_point(trials: list[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
         if "point" in trial.user_attrs:
             attempts[trial.user_attrs["point"]].append(trial)
     return dict(attempts)
+
+
+def runs_of(points: list[Point], attempts: dict[str, list[FrozenTrial]]) -> list[str | None]:
+    """The id of the run that completed each point, or None where none has."""
+    done = lambda point: [t for t in attempts.get(point_key(point), []) if t.state == TrialState.COMPLETE]  # noqa: E731
+    return [trials[-1].user_attrs["run_id"] if (trials := done(point)) else None for point in points]
 
 
 def is_open(trials: list[FrozenTrial], retries: int) -> bool:

@@ -15,7 +15,7 @@ from rp2k_lab.sweep.display import Display
 from rp2k_lab.sweep.process import TrialFailed, TrialStopped, run_trial
 from rp2k_lab.sweep.space import Point, Search, Table
 from rp2k_lab.sweep.storage import exclusive, heartbeat, patiently
-from rp2k_lab.sweep.study import by_point, claim, finished_points, refill
+from rp2k_lab.sweep.study import by_point, claim, finished_points, refill, runs_of
 
 # How often a worker without work looks whether another's trial has come back.
 _WAIT_SECONDS = 2.0
@@ -92,7 +92,11 @@ class Worker:
 
     def _result(self, trial: optuna.Trial, point: Point, device: int | None) -> float | str | None:
         """Val top-1, None where it was pruned, or the reason why it failed."""
-        overrides, folder = [*self._plan.overrides(point), *self._extra], self._folder / str(trial.number)
+        attempts = by_point(patiently(lambda: self._study.get_trials(deepcopy=False)))
+        runs = runs_of(self._plan.sources(point), attempts)
+        if runs:
+            patiently(lambda: trial.set_user_attr("runs", runs))
+        overrides, folder = [*self._plan.overrides(point, runs), *self._extra], self._folder / str(trial.number)
         link = self._link(trial, self._plan.label(point))
         try:
             result = run_trial(overrides, folder, link, device, lambda said: self._heard(trial, said), self._signum)

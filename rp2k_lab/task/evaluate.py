@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: Path) -> float:
-    """Evaluate and record; returns the split's top-1.
+    """Evaluate and record; returns the first split's top-1.
 
     Args:
         config: the earlier run's, restored.  Its photos may be another data set's, of the same classes.
@@ -39,20 +39,25 @@ def run(config: Config, folder: Path) -> float:
     with SignalWatch() as signals:
         runs, members = load_members([config])
         check_classes(index, runs[0], config.dataset.name)
-        if task.split == "val":
+        if "val" in task.split:
             check_held_out(config, runs)
         predictor = Predictor(members, config.batch_size, task.tta, check=signals.check)
-        evaluator = required_evaluators(config, index, predictor, [task.split])[task.split]
-        log.info("%d photos of %s, %s", len(evaluator.rows), task.split, device.describe(config.device))
+        evaluators = required_evaluators(config, index, predictor, task.split)
+        for split, evaluator in evaluators.items():
+            log.info("%d photos of %s, %s", len(evaluator.rows), split, device.describe(config.device))
         with open_tracker(config, trial.name or f"evaluate_{members[0].name}") as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)
-            scores = record_split(tracker, evaluator, config.dataset.others, 0, folder)
-    print(closing_table({task.split: scores}))
+            scores = {
+                split: record_split(tracker, evaluator, config.dataset.others, 0, folder)
+                for split, evaluator in evaluators.items()
+            }
+    print(closing_table(scores))
     print_where_to_look(tracker, folder)
-    trial.finished(scores["top1"].value)
-    return scores["top1"].value
+    top1 = scores[task.split[0]]["top1"].value
+    trial.finished(top1)
+    return top1
 
 
 def required_evaluators(
