@@ -122,7 +122,7 @@ def by_point(trials: list[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
 def runs_of(points: list[Point], attempts: dict[str, list[FrozenTrial]]) -> list[str | None]:
     """The id of the run that completed each point, or None where none has."""
     done = lambda point: [t for t in attempts.get(point_key(point), []) if t.state == TrialState.COMPLETE]  # noqa: E731
-    return [trials[-1].user_attrs["run_id"] if (trials := done(point)) else None for point in points]
+    return [trials[-1].user_attrs.get("run_id") if (trials := done(point)) else None for point in points]
 
 
 def is_open(trials: list[FrozenTrial], retries: int) -> bool:
