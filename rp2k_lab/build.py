@@ -14,7 +14,7 @@ from mindspore.amp import auto_mixed_precision
 from rp2k_lab import device
 from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import PhotoViews, ResizedPhotos, TrainingBatches, view_batches
+from rp2k_lab.dataset.batches import EpochBatches, PhotoViews, ResizedPhotos, TrainingBatches, view_batches
 from rp2k_lab.dataset.cache import open_cache
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import RequestError
@@ -35,13 +35,13 @@ class Training:
     Attributes:
         network: uint8 images to logits, as evaluated and saved: what is trained, or with `ema_decay` its average.
         model: the trained network with loss and optimizer.
-        batches: the training photos.
+        batches: the training photos, or what a frozen part of the network makes of them.
         learning_rate: float32 (steps,), of every step of the run.
     """
 
     network: nn.Cell
     model: mindspore.Model
-    batches: TrainingBatches
+    batches: EpochBatches
     learning_rate: np.ndarray
 
     @property
@@ -75,10 +75,7 @@ def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.
     Raises:
         RequestError: a batch larger than the data.
     """
-    if config.batch_size > len(rows):
-        raise RequestError(
-            f"batch_size={config.batch_size}: train has {len(rows)} photos\nuse batch_size={len(rows)} or less"
-        )
+    check_batch_size(config.batch_size, len(rows))
     augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
     return TrainingBatches(
         photos,
@@ -94,21 +91,42 @@ def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.
     )
 
 
+def check_batch_size(batch_size: int, photos: int) -> None:
+    """Raise RequestError unless the training photos fill a batch."""
+    if batch_size > photos:
+        raise RequestError(f"batch_size={batch_size}: train has {photos} photos\nuse batch_size={photos} or less")
+
+
 def build_training(config: Config, batches: TrainingBatches) -> Training:
     """Network, loss and optimizer of a run.
 
     Raises:
         RequestError: a network that cannot be built so, or more steps to accumulate than the run has.
     """
-    mindspore.set_seed(config.seed)
-    amp = device.amp_options(config.device)
     network = trained = build_initial_network(config, batches.num_classes)
     if config.optimizer.ema_decay is not None:
         trained = build_initial_network(config, batches.num_classes)
         # The average has the network's names, so that checkpoints of runs with and without it are read alike.
         for parameter in trained.get_parameters():
             parameter.name = f"trained.{parameter.name}"
-        auto_mixed_precision(network, amp["amp_level"])  # in place, as Model does to what it trains
+        # In place, as Model does to what it trains.
+        auto_mixed_precision(network, device.amp_options(config.device)["amp_level"])
+    model, learning_rate = build_model(config, trained, batches, network if trained is not network else None)
+    return Training(network, model, batches, learning_rate)
+
+
+def build_model(
+    config: Config, trained: nn.Cell, batches: EpochBatches, average: nn.Cell | None = None
+) -> tuple[mindspore.Model, np.ndarray]:
+    """(what trains the trainable parameters of `trained`; the learning rate of every step, float32 (steps,)).
+
+    Args:
+        average: with `ema_decay`, as of `build_optimizer`.
+
+    Raises:
+        RequestError: more steps to accumulate than the run has.
+    """
+    mindspore.set_seed(config.seed)
     optimizer, learning_rate = build_optimizer(
         config.optimizer,
         trained,
@@ -116,11 +134,10 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
         batches.steps_per_epoch,
         batches.batch_size,
         config.device.loss_scale,
-        average=network if trained is not network else None,
+        average=average,
     )
     loss = build_loss(config.loss, np.bincount(batches.labels, minlength=batches.num_classes))
-    model = mindspore.Model(trained, loss, optimizer, **amp)
-    return Training(network, model, batches, learning_rate)
+    return mindspore.Model(trained, loss, optimizer, **device.amp_options(config.device)), learning_rate
 
 
 def build_initial_network(config: Config, num_classes: int) -> WithPreprocessing:

@@ -82,6 +82,13 @@ class Ensemble(Task):
     earlier_runs = range(2, MOST_RUNS)
 
 
+class FixRes(Task):
+    name: Literal["fixres"]
+    tune: Literal["classifier", "classifier_bn"] = Field(description="what is trained; bn: the last batch norm too")
+    reads_photos = True
+    earlier_runs = (1,)
+
+
 class Predict(Task):
     name: Literal["predict"]
     input: AbsolutePath | None = Field(description="a photo, a folder of photos, or a list of them (.txt, .csv)")
@@ -354,7 +361,8 @@ class Config(Group):
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
     task: Annotated[
-        Train | Evaluate | Ensemble | Predict | Export | Convert | Inspect | Report, Field(discriminator="name")
+        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Report,
+        Field(discriminator="name"),
     ]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
     model: Annotated[ResNet | EfficientNet | Swin | InceptionResNetV2, Field(discriminator="name")]

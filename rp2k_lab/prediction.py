@@ -122,7 +122,7 @@ class Predictor:
 
     def _views(self, images: np.ndarray) -> list[Tensor]:
         if len(images) < self._batch_size:
-            filling = np.zeros((self._batch_size - len(images), *images.shape[1:]), np.uint8)
+            filling = np.zeros((self._batch_size - len(images), *images.shape[1:]), images.dtype)
             images = np.concatenate([images, filling])
         return [Tensor(images)] + ([Tensor(mirrored(images))] if self._tta == "hflip" else [])
 

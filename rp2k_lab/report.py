@@ -32,17 +32,34 @@ def ensemble_table(names: list[str], scores: dict[str, list[dict[str, Score]]], 
         best: the position of that member.
         gain: the average against it.
     """
-    cells = [["top-1", *scores]]
-    for i, name in enumerate(names):
-        cells.append([name, *(_cell(each[i]["top1"]) for each in scores.values())])
-    difference = gain.difference
-    interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
     return (
-        f"{_table(cells)}\n\n"
-        f"gain        {100 * difference.value:+.1f} points {interval} on {difference.images} test photos over "
-        f"{names[best]}, the best member on val\n"
+        f"{_top1_table(names, scores)}\n\n"
+        f"gain        {_gain(gain)} over {names[best]}, the best member on val\n"
         "            of these very networks: the spread between seeds is not in the interval"
     )
+
+
+def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], gains: list[Verdict]) -> str:
+    """Top-1 of the untuned networks and, as the last, of the tuned one, and what it gains on test over each of them.
+
+    Args:
+        names: of the networks.
+        scores: split to the scores of each of `names`.
+        gains: of the tuned network over each of the others.
+    """
+    lines = [f"gain        {_gain(gain)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
+    lines.append("            of these very networks: the spread between seeds is not in the intervals")
+    return "\n".join([_top1_table(names, scores), "", *lines])
+
+
+def _top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> str:
+    cells = [[name, *(_cell(each[i]["top1"]) for each in scores.values())] for i, name in enumerate(names)]
+    return _table([["top-1", *scores], *cells])
+
+
+def _gain(gain: Verdict) -> str:
+    interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return f"{100 * gain.difference.value:+.1f} points {interval} on {gain.difference.images} test photos"
 
 
 def _table(cells: list[list[str]]) -> str:

@@ -71,12 +71,15 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
         overrides: the command line, `group=choice` and `key=value`.
 
     Raises:
-        RequestError: no such run, colours on the command line, or a configuration that cannot be.
+        RequestError: no such run, colours on the command line, augmentation where it has no effect, or a configuration
+            that cannot be.
     """
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key in [f"dataset.{name}" for name in _COLOURS]:
             raise RequestError(f"{override}: a trained network keeps its colours (mean, std)\nleave {key} out")
+        if request.task.name == "fixres" and key.partition(".")[0] == "aug":
+            raise RequestError(f"{override}: task=fixres trains on photos as evaluation shows them\nleave {key} out")
     merged, colours = [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:

@@ -4,7 +4,7 @@ import numpy as np
 
 from rp2k_lab.comparison import judge, paired_difference
 from rp2k_lab.metrics import Score
-from rp2k_lab.report import ROWS, closing_table, ensemble_table
+from rp2k_lab.report import ROWS, closing_table, ensemble_table, fixres_table
 
 VAL = {"top1": Score(0.9523, 500, 0.9301, 0.9677), "tail_top1": Score(0.5, 2, 0.0945, 0.9055)}
 TEST = {"top1": Score(1.0, 2000, 0.9981, 1.0)}
@@ -50,3 +50,17 @@ def test_an_ensemble_shows_every_member_and_what_the_average_gains():
     assert lines[7].startswith(f"gain        +5.0 points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] on 100 test")
     assert lines[7].endswith("over b, the best member on val")
     assert "between seeds" in lines[8]
+
+
+def test_a_tuned_network_stands_below_the_untuned_with_what_it_gains_over_each():
+    old, new, tuned = (np.repeat([True, False], [right, 100 - right]) for right in (60, 50, 65))
+    gains = judge([paired_difference(tuned[None], each[None]) for each in (old, new)])
+    lines = fixres_table(["a", "b", "c"], {"val": [VAL] * 3, "test": [VAL, VAL, TEST]}, gains).splitlines()
+    assert lines[1].split() == ["top-1", "val", "test"]
+    assert [line.split()[0] for line in lines[3:6]] == ["a", "b", "c"]
+    assert lines[5].endswith("100.0 %  [99.8, 100.0] of 2000")
+    interval = f"[{100 * gains[0].low:+.1f}, {100 * gains[0].high:+.1f}]"
+    assert lines[7] == f"gain        +5.0 points {interval} on 100 test photos over a"
+    assert lines[8].startswith("gain        +15.0 points [")
+    assert lines[8].endswith("over b")
+    assert "between seeds" in lines[9]

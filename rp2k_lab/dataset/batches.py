@@ -88,20 +88,15 @@ class PhotoViews:
         return views
 
 
-class TrainingBatches:
-    """Endless epochs of (images uint8 (batch, height, width, 3), labels).
+class EpochBatches:
+    """Endless epochs of shuffled batches; a subclass has `batch(epoch, order, batch)`, which makes one.
 
-    The labels are int32 (batch,), or with mixup and CutMix the mixed one-hot float32 (batch, num_classes).
-
-    Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The photos that do not fill
+    Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
     the last batch (with `sink_steps`, the last sink) are left out of that epoch; the next one is shuffled anew.
 
     Args:
-        photos: resized to `size` or larger.
-        rows: of the index's split: columns row and label.
-        augmentation: from `rp2k_lab.aug`; without a crop of its own, the centre is taken, as evaluation does.
-        size: (height, width) of the images.
-        sampler: uniform, each photo once an epoch; class_balanced, each class as often as any other.
+        labels: int32 (rows,).
+        sampler: uniform, each row once an epoch; class_balanced, each class as often as any other.
 
     Attributes:
         steps_per_epoch: batches of an epoch.
@@ -113,10 +108,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        photos: ResizedPhotos,
-        rows: pd.DataFrame,
-        augmentation: Augmentation,
-        size: tuple[int, int],
+        labels: np.ndarray,
         batch_size: int,
         seed: int,
         num_classes: int,
@@ -125,10 +117,9 @@ class TrainingBatches:
         workers: int | None = None,
         sink_steps: int = 0,
     ):
-        self.photos, self.augmentation, self.size = photos, augmentation, size
-        self.batch_size, self.seed, self.num_classes, self.sampler = batch_size, seed, num_classes, sampler
-        self.rows, self.labels = rows["row"].tolist(), rows["label"].to_numpy(np.int32)
-        self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.rows) // batch_size, sink_steps)
+        self.labels, self.batch_size, self.seed = labels, batch_size, seed
+        self.num_classes, self.sampler = num_classes, sampler
+        self.steps_per_epoch, self.sink_size = _whole_sinks(len(labels) // batch_size, sink_steps)
         self.workers = workers or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
         self.failure: BaseException | None = None
@@ -147,7 +138,37 @@ class TrainingBatches:
     def order(self, epoch: int) -> np.ndarray:
         """The row of each position of an epoch, int64 (rows,)."""
         rng = np.random.default_rng([self.seed, epoch, _ORDER])
-        return balanced_order(self.labels, rng) if self.sampler == "class_balanced" else rng.permutation(len(self.rows))
+        return (
+            balanced_order(self.labels, rng) if self.sampler == "class_balanced" else rng.permutation(len(self.labels))
+        )
+
+
+class TrainingBatches(EpochBatches):
+    """Endless epochs of (images uint8 (batch, height, width, 3), labels).
+
+    The labels are int32 (batch,), or with mixup and CutMix the mixed one-hot float32 (batch, num_classes).
+
+    Args:
+        photos: resized to `size` or larger.
+        rows: of the index's split: columns row and label.
+        augmentation: from `rp2k_lab.aug`; without a crop of its own, the centre is taken, as evaluation does.
+        size: (height, width) of the images.
+        options: as of `EpochBatches`.
+    """
+
+    def __init__(
+        self,
+        photos: ResizedPhotos,
+        rows: pd.DataFrame,
+        augmentation: Augmentation,
+        size: tuple[int, int],
+        batch_size: int,
+        seed: int,
+        num_classes: int,
+        **options,
+    ):
+        super().__init__(rows["label"].to_numpy(np.int32), batch_size, seed, num_classes, **options)
+        self.photos, self.augmentation, self.size, self.rows = photos, augmentation, size, rows["row"].tolist()
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""

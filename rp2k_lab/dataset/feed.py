@@ -2,20 +2,20 @@
 
 import mindspore.dataset
 
-from rp2k_lab.dataset.batches import TrainingBatches
+from rp2k_lab.dataset.batches import EpochBatches
 
 
 class _Unsized:
     """Hides everything but iteration: MindSpore takes a source's `__len__` for rows and checks it."""
 
-    def __init__(self, batches: TrainingBatches):
+    def __init__(self, batches: EpochBatches):
         self._batches = batches
 
     def __iter__(self):
         return iter(self._batches)
 
 
-def mindspore_dataset(batches: TrainingBatches) -> mindspore.dataset.Dataset:
+def mindspore_dataset(batches: EpochBatches) -> mindspore.dataset.Dataset:
     """A pipeline of whole batches, columns images (uint8) and labels (int32), in the order of `batches`."""
     dataset = mindspore.dataset.GeneratorDataset(
         _Unsized(batches), ["images", "labels"], shuffle=False, num_parallel_workers=1, python_multiprocessing=False

@@ -112,3 +112,6 @@ class EfficientNet(nn.Cell):
     def construct(self, images):
         x = self.blocks(self.act(self.bn1(self.conv_stem(images))))
         return self.act(self.bn2(self.conv_head(x)))
+
+    def final_norm(self):
+        return self.bn2

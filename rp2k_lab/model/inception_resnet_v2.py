@@ -134,3 +134,6 @@ class InceptionResNetV2(nn.Cell):
         x = self.repeat_1(self.mixed_6a(x))
         x = self.repeat_2(self.mixed_7a(x))
         return self.conv2d_7b(self.block8(x))
+
+    def final_norm(self):
+        return self.conv2d_7b.bn

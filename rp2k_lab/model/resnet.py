@@ -152,6 +152,9 @@ class ResNet(nn.Cell):
         x = self.bam3(self.layer3(x))
         return self.layer4(x)
 
+    def final_norm(self):
+        return self.layer4[-1].last_norm()
+
 
 def _groups(planes: int, cardinality: int, base_width: int, multiplier: float) -> tuple[int, int]:
     """(channels, groups) of a bottleneck's 3×3 convolution, in a stage of so many planes before the multiplier."""

@@ -74,7 +74,7 @@ class DropPath(_Mask):
     """Drops a residual branch for whole samples (Huang et al., ECCV 2016, arXiv 1603.09382), the others scaled up."""
 
     def construct(self, x):
-        if not self.training:
+        if not self.training or self.rate == 0:  # a frozen one does not count steps either
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         return x * self.keep(x.shape[0]).reshape(shape).astype(x.dtype)

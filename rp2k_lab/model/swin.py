@@ -248,3 +248,6 @@ class Swin(nn.Cell):
 
     def construct(self, images):
         return self.norm(self.layers(self.patch_embed(images))).transpose(0, 3, 1, 2)
+
+    def final_norm(self):
+        return None

@@ -68,13 +68,18 @@ def required_evaluators(
     Raises:
         RequestError: the data set has no photo of one.
     """
+    check_splits(config, index, splits)
+    views = build_views(predictor, index, config.dataset.cache_gb)
+    return build_evaluators(config, index, views, predictor, splits)
+
+
+def check_splits(config: Config, index: Index, splits: Iterable[str]) -> None:
+    """Raise RequestError unless the data set has photos of each of `splits`."""
     there = set(index.table["split"])
     for split in splits:
         if split not in there:
             found = ", ".join(name for name in ("train", "val", "test") if name in there)
             raise RequestError(f"task={config.task.name}: dataset={config.dataset.name} has no {split}\nit has {found}")
-    views = build_views(predictor, index, config.dataset.cache_gb)
-    return build_evaluators(config, index, views, predictor, splits)
 
 
 def print_where_to_look(tracker: MlflowTracker, folder: Path) -> None:

@@ -8,7 +8,7 @@ from mindspore import Model, Tensor, nn
 
 from rp2k_lab.loss import CrossEntropy
 from rp2k_lab.model import create_model
-from rp2k_lab.model.network import Head
+from rp2k_lab.model.network import Head, freeze_all_but_last
 from rp2k_lab.model.stochastic import DropPath
 from tests.model import plain
 from tests.parity import draw
@@ -70,6 +70,24 @@ def test_a_frozen_backbone_leaves_the_head_to_train(name, options):
     assert trained == {"fc.weight", "fc.bias"} | widen
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("name", "options", "norm"),
+    [("resnet18", {}, "layer4.1.bn2"), ("resnet50_cbam", {"freeze": "backbone"}, "layer4.2.bn3"),
+     ("efficientnet_lite0", {}, "bn2"), ("inception_resnet_v2", {"depth_multiplier": 0.1}, "conv2d_7b.bn"),
+     ("swin_tiny", {"head_width": 64}, "widen.bn"), ("resnet18", {"depth_multiplier": 0.25}, "layer4.0.bn2")],
+)  # fmt: skip
+def test_the_last_layers_are_the_classifier_and_the_norm_before_the_mean(name, options, norm):
+    net = create_model(name, 5, drop_rate=0.5, width_multiplier=0.125, **options)
+    norms = [cell for _, cell in net.cells_and_names() if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for with_norm in (False, True):
+        freeze_all_but_last(net, with_norm)
+        expected = {f"{norm}.gamma", f"{norm}.beta"} if with_norm else set()
+        assert {p.name for p in net.trainable_params()} == {"fc.weight", "fc.bias"} | expected
+        free = [cell.gamma.name for cell in norms if cell.use_batch_statistics is not False]
+        assert free == [f"{norm}.gamma"] * with_norm
+
+
 @pytest.mark.usefixtures("graph_mode")
 def test_training_moves_the_head_alone():
     """Nor the running statistics; stochastic depth would show as a step that is counted and a loss that jumps."""
@@ -93,3 +111,4 @@ def test_a_frozen_backbone_drops_no_path():
     assert len(layers) == 7
     for layer in layers:
         np.testing.assert_array_equal(layer(Tensor(x)).asnumpy(), x)
+        assert layer.step.asnumpy() == 0

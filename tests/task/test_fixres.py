@@ -1,0 +1,152 @@
+"""task=fixres, end to end, and what it refuses."""
+
+from dataclasses import replace
+
+import mindspore
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from rp2k_lab.config import Source, parse
+from rp2k_lab.errors import RequestError
+from rp2k_lab.runs import restore
+from rp2k_lab.statistics import wilson_interval
+from rp2k_lab.task import evaluate, fixres
+
+RUN = "resnet18_shelf_none_seed0"
+
+
+@pytest.fixture(scope="module")
+def tuned(later_store, start):
+    """The first run at another size and crop."""
+    keys = ("size=40", "crop_ratio=0.8", "epochs=2", "optimizer.lr=0.02")
+    command = start("task=fixres", f"runs={RUN}", *keys, uri=later_store.uri)
+    command.result = command.wait()
+    return command
+
+
+@pytest.fixture
+def record(first_run, later_store, tuned):
+    """(the run, its parent in the store)."""
+    assert tuned.result[0] == 0, tuned.result[2]
+    (parent,) = first_run.store.runs()
+    return later_store.run_of(tuned.result[1]), parent
+
+
+def test_it_is_a_training_with_its_parent(later_store, tuned, record):
+    run, parent = record
+    assert tuned.result[2] == ""
+    assert (run.info.status, run.data.tags["task"]) == ("FINISHED", "fixres")
+    assert run.data.tags["parent"] == parent.info.run_id
+    assert run.info.run_name == f"fixres40_{RUN}"
+    history = later_store.history(run)
+    assert [step for step, _ in history["train/loss"]] == list(range(1, 19))
+    assert [step for step, _ in history["val/top1"]] == [9, 18, 18]
+    artifacts = later_store.artifacts(run)
+    names = {str(file.relative_to(artifacts)) for file in artifacts.rglob("*") if file.is_file()}
+    assert names >= {"config.yaml", "classes.txt", "checkpoints/best.ckpt", "fixres.csv", "test/predictions.parquet"}
+    recorded = yaml.safe_load((artifacts / "config.yaml").read_text("utf-8"))
+    assert recorded["aug"] == {"name": "none", "crop": None, "flip": 0.0, "color": 0.0}
+    assert (recorded["size"], recorded["crop_ratio"], recorded["epochs"]) == ([40, 40], 0.8, 2)
+
+
+def test_nothing_but_the_classifier_differs_from_the_parents_weights(first_run, later_store, record):
+    folders = (later_store.artifacts(record[0]), first_run.folder / "out")
+    ours, theirs = (mindspore.load_checkpoint(str(folder / "checkpoints" / "best.ckpt")) for folder in folders)
+    ours.pop("step"), theirs.pop("step")
+    assert ours.keys() == theirs.keys()
+    moved = {name for name in ours if not np.array_equal(ours[name].asnumpy(), theirs[name].asnumpy())}
+    assert moved == {"fc.weight", "fc.bias"}
+
+
+def test_the_tables_numbers_are_the_records(later_store, tuned, record):
+    run, parent = record
+    table, metrics = pd.read_csv(later_store.artifacts(run) / "fixres.csv"), run.data.metrics
+    assert table["network"].tolist() == ["untuned", "untuned", "tuned"]
+    assert table["height"].tolist() == [32, 40, 40]
+    assert table["crop_ratio"].tolist() == [1.0, 0.8, 0.8]
+    for split, photos in (("val", 60), ("test", 80)):
+        top1 = table[f"{split}_top1"]
+        assert top1[0] == metrics[f"{split}/top1_untuned_old"] == parent.data.metrics[f"{split}/top1"]
+        assert top1[1] == metrics[f"{split}/top1_untuned_new"]
+        assert top1[2] == metrics[f"{split}/top1"]
+        assert table[f"{split}_images"].tolist() == [photos] * 3
+        intervals = table[[f"{split}_top1_low", f"{split}_top1_high"]].to_numpy()
+        np.testing.assert_allclose(intervals, [wilson_interval(round(share * photos), photos) for share in top1])
+    for row, name in enumerate(("old", "new")):
+        gain, low, high = (metrics[f"test/gain_over_{name}{part}"] for part in ("", "_low", "_high"))
+        assert gain == pytest.approx(table["test_top1"][2] - table["test_top1"][row], abs=1e-12)
+        assert low <= gain <= high
+        found = [table[f"test_gain{part}"][row] for part in ("", "_low", "_high")]
+        assert found == pytest.approx([gain, low, high], abs=1e-12)
+    out = tuned.result[1]
+    assert sum(line.endswith(" of 80") for line in out.splitlines()) == 3
+    assert "untuned at 32×32, letterbox " in out
+    assert "over untuned at 40×40, letterbox, crop 0.8" in out
+
+
+def test_its_weights_are_a_run_to_start_from(compose, later_store, record, tmp_path, monkeypatch):
+    from hydra import initialize_config_dir
+
+    from rp2k_lab import PROJECT, device
+
+    monkeypatch.setattr(device, "set_up", lambda device: None)  # MindSpore refuses it once a kernel has run
+    run, _ = record
+    overrides = ["task=evaluate", f"runs={run.info.run_id}", f"tracking.uri={later_store.uri}"]
+    composed = compose(*overrides)
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        (config,) = restore(parse(composed), composed, overrides)
+    assert config.size == (40, 40)
+    assert evaluate.run(config, tmp_path) == run.data.metrics["val/top1"]
+
+
+@pytest.mark.parametrize("runs", [[], ["runs=[a,b]"]])
+def test_it_takes_one_run(compose, runs):
+    with pytest.raises(RequestError, match=r"task=fixres takes 1 earlier run\nname it: runs="):
+        parse(compose("task=fixres", *runs))
+
+
+@pytest.mark.parametrize("override", ["aug=cutout", "aug.flip=0.5", "++aug.flip=0.5"])
+def test_augmentation_on_the_command_line_is_refused(compose, override):
+    composed = compose("task=fixres", "runs=a", override)
+    refusal = r"aug.*: task=fixres trains on photos as evaluation shows them\nleave aug(\.flip)? out$"
+    with pytest.raises(RequestError, match=refusal):
+        restore(parse(composed), composed, ["task=fixres", "runs=a", override])
+
+
+def test_a_run_with_averaged_weights_is_asked_to_do_without(request_of, tmp_path):
+    optimizer = request_of("task=fixres").optimizer.model_dump() | {"ema_decay": 0.99}
+    with pytest.raises(RequestError, match=r"^optimizer\.ema_decay=0\.99: .*\nadd optimizer\.ema_decay=null$"):
+        fixres.run(request_of("task=fixres", optimizer=optimizer), tmp_path)
+
+
+def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, data_folder):
+    for split in ("train", "test"):
+        for i in range(10):
+            write_photo(tmp_path / "photos" / split / "新" / f"{i}.jpg", seed=i)
+    dataset = request_of("task=fixres").dataset.model_dump(mode="json")
+    source = {key: dataset[key] for key in Source.model_fields} | {"root": str(tmp_path / "photos"), "name": "rp2k"}
+    with pytest.raises(RequestError, match=r"^runs=.*: other classes than dataset=rp2k \(.* lacks 新"):
+        fixres.run(request_of("task=fixres", dataset=source), tmp_path)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeypatch, split):
+    build = fixres.build_index
+
+    def without(dataset):
+        index = build(dataset)
+        return replace(index, table=index.table[index.table["split"] != split])
+
+    monkeypatch.setattr(fixres, "build_index", without)
+    with pytest.raises(RequestError, match=rf"^task=fixres: dataset=shelf has no {split}\nit has train, "):
+        fixres.run(request_of("task=fixres"), tmp_path)
+
+
+def test_a_size_that_the_network_cannot_take_is_refused(request_of, compose, tmp_path):
+    config = request_of("task=fixres", model=compose("model=swin_tiny")["model"], size=34)
+    with pytest.raises(
+        RequestError, match=r"^size=\[34,34\]: swin_tiny needs sides of at least 32 pixels, divided by 4"
+    ):
+        fixres.run(config, tmp_path)
