@@ -9,7 +9,7 @@ from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
 
 SCALES = ("paper", "laptop", "smoke")
-# As published (published.md, tables 1, 3, 4).
+# As published (published.md, tables 1 to 4, and the three networks' average).
 PUBLISHED = {
     ("augmentation", "none"): 95.23,
     ("augmentation", "Cutout 28"): 95.30,
@@ -21,6 +21,14 @@ PUBLISHED = {
     ("final_width", "SE-ResNeXt50 wider"): 97.20,
     ("final_width", "ResNet50-BAM"): 97.24,
     ("final_width", "ResNet50-BAM wider"): 97.32,
+    ("ensemble", "SE-ResNeXt50"): 97.20,
+    ("ensemble", "ResNet50-BAM"): 97.32,
+    ("ensemble", "Inception-ResNet-v2"): 96.35,
+    ("ensemble", "average, flip"): 97.49,
+    ("fixres", "1.00 ×"): 96.62,
+    ("fixres", "1.14 ×, 5 epochs"): 96.49,
+    ("fixres", "1.14 ×, 25 epochs"): 96.63,
+    ("fixres", "1.29 ×, 25 epochs"): 96.92,
 }
 
 
@@ -38,6 +46,7 @@ def composed_tables(compose):
 
 def test_the_published_tables_are_there(composed_tables):
     wanted = {"resize", "augmentation", "final_width", "batch_size", "epochs", "attention", "backbone", "tail"}
+    wanted |= {"fixres", "ensemble"}
     assert wanted <= set(composed_tables)
     published = {(t, n): lv.published for t, a in composed_tables.items() for n, lv in a.levels.items() if lv.published}
     assert published == PUBLISHED
@@ -52,11 +61,16 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     seen = {}
     for level in found.level_names(scale):
         overrides = found.overrides(level, scale, [f"dataset.root={tmp_path}"] if scale == "paper" else [])
-        config = parse(compose(*overrides, "seed=0"))
-        assert config.dataset.name == ("rp2k" if scale == "paper" else "shelf")
+        sources = found.starts_from(level, scale)
+        earlier = [f"runs={[list(found.levels).index(source) for source in sources]}"] if sources else []
+        config = parse(compose(*overrides, *earlier, "seed=0"))
+        assert bool(sources) == bool(found.levels[level].runs) == (config.task.name != "train")
+        assert set(sources) <= set(seen)
         assert config not in seen.values(), f"{level} is the same run as another"
         seen[level] = config
-        if scale == "laptop":
+        if not sources:
+            assert config.dataset.name == ("rp2k" if scale == "paper" else "shelf")
+        if scale == "laptop" and not sources:
             assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
             assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
     assert found.baseline in seen
@@ -96,6 +110,16 @@ def test_each_level_has_its_baseline():
     assert [found.compared_with(name) for name in "abcd"] == [None, "a", None, "c"]
 
 
+def test_a_level_that_starts_from_others_has_from_them_what_they_were_trained_with():
+    levels = {"a": {"overrides": []}, "b": {"overrides": [], "at": {"laptop": None}}}
+    levels["c"] = {"overrides": ["task=ensemble"], "runs": ["a", "b"]}
+    found = table(levels)
+    assert found.starts_from("c", "paper") == ["a", "b"]
+    assert found.starts_from("c", "laptop") == ["a"]
+    assert found.overrides("a", "paper", ["epochs=3", "dataset.root=/x"]) == ["size=224", "epochs=3", "dataset.root=/x"]
+    assert found.overrides("c", "paper", ["epochs=3", "dataset.root=/x"]) == ["task=ensemble", "dataset.root=/x"]
+
+
 def test_what_a_table_varies_cannot_be_set():
     found = table({"a": {"overrides": ["aug=none"]}, "b": {"overrides": ["aug=cutout"]}})
     with pytest.raises(RequestError, match="aug is what ablation=t varies"):
@@ -111,6 +135,7 @@ def test_what_a_table_varies_cannot_be_set():
         ({"a": {"overrides": []}}, {"seeds": [1, 1]}, "stands twice"),
         ({"a": {"overrides": []}}, {"seeds": []}, "seeds"),
         ({"a": {"override": []}}, {}, "override"),
+        ({"a": {"overrides": [], "runs": ["b"]}, "b": {"overrides": []}}, {}, "none of those above"),
     ],
 )
 def test_contradictions_are_refused(levels, changes, words):

@@ -71,6 +71,32 @@ def overrides(sweep):
     return [json.loads(file.read_text())["overrides"] for file in sorted(sweep.folder.glob("out/*/seen.json"))]
 
 
+def test_runs_that_start_from_others_wait_for_them_and_name_them(sweep, capsys):
+    sweep("ablation=ensemble", "scale=smoke", "seed=0,1")
+    trials = study_of(sweep, "ensemble_smoke").get_trials()
+    by_cell = {(trial.params["level"], trial.params["seed"]): trial for trial in trials}
+    assert len(by_cell) == len(trials) == 14
+    for (level, seed), trial in by_cell.items():
+        seen = json.loads((sweep.folder / "out" / str(trial.number) / "seen.json").read_text())["overrides"]
+        given = [override for override in seen if override.startswith("runs=")]
+        sources = {"ResNet50-BAM": [], "ResNet18": [], "ResNet50-BAM, flip": ["ResNet50-BAM"]}
+        sources |= {"ResNet18, flip": ["ResNet18"]}
+        runs = [by_cell[name, seed] for name in sources.get(level, ["ResNet50-BAM", "ResNet18"])]
+        assert given == ([f"runs=[{','.join(run.user_attrs['run_id'] for run in runs)}]"] if runs else [])
+        assert all(run.datetime_complete <= trial.datetime_start for run in runs)
+        assert trial.user_attrs.get("runs", []) == [run.user_attrs["run_id"] for run in runs]
+
+
+def test_without_its_earlier_run_a_cell_is_not_begun_and_named(sweep, behave, capsys):
+    behave(("model=resnet18", "refused"))
+    with pytest.raises(StudyIncomplete, match="5 of 7 are not finished"):
+        sweep("ablation=ensemble", "scale=smoke", "seed=0", "hydra.sweeper.retries=0")
+    out = capsys.readouterr().out
+    assert "  ResNet18, seed 0: failed 1 times" in out
+    assert "  ResNet18, flip, seed 0: not begun, it starts from ResNet18, seed 0" in out
+    assert out.count("not begun") == 4
+
+
 def test_a_table_its_resume_and_more_seeds(sweep, capsys):
     table = ("ablation=resize", "scale=smoke")
     sweep(*table, "seed=0")

@@ -118,7 +118,7 @@ def second_run(first_run, tmp_path_factory) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(record | {"size": 40, "crop_ratio": 0.8}), "utf-8")
     shutil.copy(first_run.folder / "out" / "classes.txt", folder)
     (folder / "checkpoints").mkdir()
-    return shutil.copy(first_run.folder / "out" / "checkpoints" / "last.ckpt", folder / "checkpoints")
+    return Path(shutil.copy(first_run.folder / "out" / "checkpoints" / "last.ckpt", folder / "checkpoints"))
 
 
 @pytest.fixture
