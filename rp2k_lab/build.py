@@ -22,7 +22,9 @@ from rp2k_lab.evaluation import Evaluator
 from rp2k_lab.loss import build_loss
 from rp2k_lab.model import Network, WithPreprocessing, create_model
 from rp2k_lab.model.pretrained import load_pretrained, normalisation
+from rp2k_lab.model.stochastic import seed_masks
 from rp2k_lab.optimizer import build_optimizer
+from rp2k_lab.parallel import ALONE, Workers
 from rp2k_lab.prediction import Predictor, Preprocessing
 
 log = logging.getLogger(__name__)
@@ -69,15 +71,19 @@ def preprocessing(config: Config) -> Preprocessing:
     return Preprocessing(config.size, config.resize, config.crop_ratio)
 
 
-def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame) -> TrainingBatches:
-    """Augmented batches of some rows of the index's train.
+def build_batches(
+    config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame, workers: Workers = ALONE
+) -> TrainingBatches:
+    """Augmented batches of some rows of the index's train: a worker's share of them.
 
     Raises:
         RequestError: a batch larger than the data.
     """
-    if config.batch_size > len(rows):
+    most = len(rows) // workers.count
+    if config.batch_size > most:
+        shared = f" for {workers.count} workers" if workers.count > 1 else ""
         raise RequestError(
-            f"batch_size={config.batch_size}: train has {len(rows)} photos\nuse batch_size={len(rows)} or less"
+            f"batch_size={config.batch_size}: train has {len(rows)} photos{shared}\nuse batch_size={most} or less"
         )
     augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
     return TrainingBatches(
@@ -91,10 +97,12 @@ def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.
         sampler=config.dataset.sampler,
         workers=config.device.data_workers,
         sink_steps=config.device.sink_steps,
+        worker=workers.rank,
+        workers_together=workers.count,
     )
 
 
-def build_training(config: Config, batches: TrainingBatches) -> Training:
+def build_training(config: Config, batches: TrainingBatches, workers: Workers = ALONE) -> Training:
     """Network, loss and optimizer of a run.
 
     Raises:
@@ -109,12 +117,14 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
         for parameter in trained.get_parameters():
             parameter.name = f"trained.{parameter.name}"
         auto_mixed_precision(network, amp["amp_level"])  # in place, as Model does to what it trains
+    if not workers.first:
+        seed_masks(trained, config.seed, workers.rank)
     optimizer, learning_rate = build_optimizer(
         config.optimizer,
         trained,
         config.epochs,
         batches.steps_per_epoch,
-        batches.batch_size,
+        batches.photos_per_step,
         config.device.loss_scale,
         average=network if trained is not network else None,
     )
@@ -164,14 +174,15 @@ def build_evaluators(
     views: PhotoViews,
     predictor: Predictor,
     splits: Iterable[str],
+    workers: Workers = ALONE,
 ) -> dict[str, Evaluator]:
     """An evaluator for each of `splits` that the data set has."""
     evaluators = {}
     for split in splits:
         rows = index.split(split)["row"].tolist()
         if rows:
-            batches = functools.partial(batches_for, predictor, views, rows, config)
-            evaluators[split] = Evaluator(predictor, index, split, batches)
+            batches = functools.partial(batches_for, predictor, views, workers.share(rows), config)
+            evaluators[split] = Evaluator(predictor, index, split, batches, workers)
         else:
             log.info("this data set has no %s split: the run ends without it", split)
     return evaluators

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import RequestError
 from rp2k_lab.interrupt import claim_sigint
+from rp2k_lab.launch import check_launch, is_spokesman
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +47,19 @@ def run_task(composed: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    level = logging.INFO if is_spokesman() else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if not is_spokesman():
+        _remove_if_empty(folder)  # Hydra makes one a worker, each by its own clock
     try:
         from rp2k_lab.config import parse
 
         _refuse_second_choices(HydraConfig.get().overrides.task)
         settings = OmegaConf.to_container(composed, resolve=True)
         config = parse(settings)
+        check_launch(config, sweep)
         if config.ablation.name != "none" and config.task.name != "report":
             raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
         others = ()  # of the runs after the first, where a task takes several

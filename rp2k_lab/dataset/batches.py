@@ -101,9 +101,13 @@ class TrainingBatches:
         rows: of the index's split: columns row and label.
         augmentation: from `rp2k_lab.aug`; without a crop of its own, the centre is taken, as evaluation does.
         size: (height, width) of the images.
+        batch_size: photos of one worker's batch.
         sampler: uniform, each photo once an epoch; class_balanced, each class as often as any other.
+        worker, workers_together: which of how many workers.  The batches that they have at a step are, one behind the
+            other, what one process has with the batch size of all; mixup and CutMix mix within a worker's batch.
 
     Attributes:
+        photos_per_step: of all workers' batches.
         steps_per_epoch: batches of an epoch.
         sink_size: batches that go to the device at once, at most `sink_steps`; 0 without sinking.
 
@@ -124,11 +128,14 @@ class TrainingBatches:
         start_step: int = 0,
         workers: int | None = None,
         sink_steps: int = 0,
+        worker: int = 0,
+        workers_together: int = 1,
     ):
         self.photos, self.augmentation, self.size = photos, augmentation, size
         self.batch_size, self.seed, self.num_classes, self.sampler = batch_size, seed, num_classes, sampler
         self.rows, self.labels = rows["row"].tolist(), rows["label"].to_numpy(np.int32)
-        self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.rows) // batch_size, sink_steps)
+        self.photos_per_step, self._offset = batch_size * workers_together, batch_size * worker
+        self.steps_per_epoch, self.sink_size = _whole_sinks(len(self.rows) // self.photos_per_step, sink_steps)
         self.workers = workers or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
         self.failure: BaseException | None = None
@@ -151,7 +158,8 @@ class TrainingBatches:
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""
-        positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        start = batch * self.photos_per_step + self._offset
+        positions = range(start, start + self.batch_size)
         images = np.empty((self.batch_size, *self.size, 3), np.uint8)
         stream = _Stream(self.seed, _AUGMENTATION)
         for image, position in zip(images, positions, strict=True):
