@@ -317,6 +317,14 @@ class Device(Group):
     parallel: Literal["none", "data"] = Field(description="data: a process a device, started by msrun")
     data_workers: Count | None = Field(description="threads that read photos; null: one a core")
 
+    @model_validator(mode="after")
+    def _sinks_where_it_can(self):
+        if self.name == "cpu" and self.sink_steps:  # MindSpore would take each sink for a whole epoch
+            raise RequestError(
+                f"device.sink_steps={self.sink_steps}: a CPU takes no data sinks\nuse device.sink_steps=0"
+            )
+        return self
+
 
 class Mlflow(Group):
     name: Literal["mlflow"]

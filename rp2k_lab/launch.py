@@ -11,6 +11,11 @@ from rp2k_lab.errors import RequestError
 COMMAND = "msrun --worker_num=2 --local_worker_num=2 --join=True run.py device.parallel=data"
 
 
+def is_launched() -> bool:
+    """Whether `msrun` started this process."""
+    return "MS_ROLE" in os.environ
+
+
 def is_scheduler() -> bool:
     """Whether this process only keeps the workers together."""
     return os.environ.get("MS_ROLE") == "MS_SCHED"
@@ -18,7 +23,7 @@ def is_scheduler() -> bool:
 
 def is_spokesman() -> bool:
     """Whether this process prints and writes: the first worker, or a process on its own."""
-    return "MS_ROLE" not in os.environ or (not is_scheduler() and os.environ.get("MS_NODE_ID") == "0")
+    return not is_launched() or (not is_scheduler() and os.environ.get("MS_NODE_ID") == "0")
 
 
 def check_launch(config, sweep: bool) -> None:
@@ -31,9 +36,8 @@ def check_launch(config, sweep: bool) -> None:
     Raises:
         RequestError: they do not fit.
     """
-    launched = "MS_ROLE" in os.environ
     if config.device.parallel == "none":
-        if launched:
+        if is_launched():
             raise RequestError("device.parallel=none: each worker of msrun would train alone\nadd device.parallel=data")
         return
     if config.task.name != "train":
@@ -43,7 +47,7 @@ def check_launch(config, sweep: bool) -> None:
         )
     if sweep:
         raise RequestError("device.parallel=data: the runs of -m share no devices\nleave out one of both")
-    if not launched:
+    if not is_launched():
         raise RequestError(f"device.parallel=data: needs a process a device\nexample: {COMMAND}")
     if not is_scheduler() and "MS_NODE_ID" not in os.environ:
         raise RequestError("device.parallel=data: this host has no number\nadd msrun --node_rank=0 (1, 2, …)")
