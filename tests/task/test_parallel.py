@@ -35,6 +35,8 @@ EVERYTHING = (
 def launch(tmp_path_factory):
     """launch(*arguments, workers=2): `run.py` with a small network, by msrun, or with workers=0 as it is."""
 
+    commands = []
+
     def start(*arguments, workers=2) -> Command:
         folder = tmp_path_factory.mktemp("run")
         store = Store(folder)
@@ -51,9 +53,14 @@ def launch(tmp_path_factory):
             command = [str(binaries / "msrun"), *options, *entry, "device.parallel=data"]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "PATH": f"{binaries}:{os.environ['PATH']}"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return Command(subprocess.Popen(command, cwd=folder, env=environment, **pipes), folder, store)
+        commands.append(Command(subprocess.Popen(command, cwd=folder, env=environment, **pipes), folder, store))
+        return commands[-1]
 
-    return start
+    yield start
+    for command in commands:  # where a test failed half-way
+        if command.process.poll() is None:
+            for process in [*psutil.Process(command.process.pid).children(recursive=True), command.process]:
+                process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +113,7 @@ def test_a_signal_to_one_worker_stops_both_at_the_same_step(launch):
     import mindspore
 
     command = launch("batch_size=16", "epochs=2000")
-    second = worker(command, 1)
+    _, second = workers(command)
     second.send_signal(signal.SIGTERM)
     command.wait(60)
     (run,) = command.store.runs()
@@ -116,10 +123,11 @@ def test_a_signal_to_one_worker_stops_both_at_the_same_step(launch):
     assert (command.folder / "log" / "worker_0.log").read_text().count("stopped") == 1
 
 
+@pytest.mark.soak
 def test_the_end_of_one_worker_ends_all_within_a_minute(launch):
     """The first one is killed by msrun, which it cannot tell anyone; the next run of this host says it for it."""
     command = launch("batch_size=16", "epochs=2000")
-    first, second = worker(command, 0), worker(command, 1)
+    first, second = workers(command)
     second.kill()
     killed = time.monotonic()
     code, _, _ = command.wait(60)
@@ -133,14 +141,14 @@ def test_the_end_of_one_worker_ends_all_within_a_minute(launch):
     assert sorted(run.info.status for run in command.store.runs()) == ["FINISHED", "KILLED"]
 
 
-def worker(command: Command, number: int) -> psutil.Process:
-    """A worker's process, once the first epoch is done."""
+def workers(command: Command) -> list[psutil.Process]:
+    """The workers' processes in order, once the first epoch is done."""
     for line in command.process.stdout:
         if line.startswith("epoch 1/"):
             break
     children = psutil.Process(command.process.pid).children()
-    (found,) = [c for c in children if "tail" not in c.name() and c.environ().get("MS_NODE_ID") == str(number)]
-    return found
+    numbered = {c.environ().get("MS_NODE_ID"): c for c in children if "tail" not in c.name()}
+    return [numbered["0"], numbered["1"]]
 
 
 def files_in(folder: Path) -> set[str]:
