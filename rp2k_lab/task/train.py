@@ -22,7 +22,7 @@ from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.errors import Pruned
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
-from rp2k_lab.parallel import Workers, join_workers
+from rp2k_lab.parallel import ALONE, Workers, join_workers
 from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
@@ -62,16 +62,16 @@ def run(config: Config, folder: Path) -> float:
             workers.average_batch_statistics(training.model.train_network)
             return evaluators["val"].evaluate(others)[2]
 
-        best = train(config, training, evaluate, tracker, workers, signals, trial, folder)
+        best = train(config, training, evaluate, tracker, signals, trial, folder, workers)
         if workers.first:
             load_checkpoint(training.network, best)
         workers.take_from_first(training.network)
-        evaluations = {split: evaluator.evaluate(others) for split, evaluator in evaluators.items()}
-        scores = {split: scores for split, (_, _, scores) in evaluations.items()}
+        found = {split: evaluator.evaluate(others) for split, evaluator in evaluators.items()}
         if workers.first:
             for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, evaluations[split], training.steps, folder)
+                record_evaluation(tracker, evaluator, found[split], training.steps, folder)
             record_training(tracker, best, folder)
+    scores = {split: scores for split, (_, _, scores) in found.items()}
     if workers.first:
         print(closing_table(scores))
         print_where_to_look(tracker, best, folder)
@@ -80,7 +80,7 @@ def run(config: Config, folder: Path) -> float:
     return scores["val"]["top1"].value
 
 
-def open_tracker(config: Config, name: str | None, workers: Workers) -> MemoryTracker:
+def open_tracker(config: Config, name: str | None, workers: Workers = ALONE) -> MemoryTracker:
     """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's."""
     if not workers.first:
         return MemoryTracker()
@@ -103,10 +103,10 @@ def train(
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
-    workers: Workers,
     signals: SignalWatch,
     trial: Trial,
     folder: Path,
+    workers: Workers,
 ) -> Path:
     """Run `Model.train` with the callbacks; returns the best checkpoint.
 
@@ -120,7 +120,7 @@ def train(
         callback.TrainingState(
             config.epochs, training.batches.steps_per_epoch, training.batches.photos_per_step, training.learning_rate
         ),
-        build_callbacks(training, evaluate, tracker, workers, signals, trial, folder / "checkpoints"),
+        build_callbacks(training, evaluate, tracker, signals, trial, folder / "checkpoints", workers),
     )
     sink_size = training.batches.sink_size
     try:
@@ -145,10 +145,10 @@ def build_callbacks(
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
-    workers: Workers,
     signals: SignalWatch,
     trial: Trial,
     checkpoints: Path,
+    workers: Workers = ALONE,
 ) -> list[callback.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
     save = callback.SaveCheckpoints(checkpoints, training.model.train_network, training.network)
