@@ -109,6 +109,7 @@ def test_the_first_worker_alone_writes_and_speaks(one_and_two):
     assert one.out.count("epoch 2/2") == two.out.count("epoch 2/2") == 1
 
 
+@pytest.mark.soak
 def test_a_signal_to_one_worker_stops_both_at_the_same_step(launch):
     import mindspore
 
