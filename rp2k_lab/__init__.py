@@ -19,6 +19,8 @@ os.environ.setdefault("GLOG_v", "3")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 # The largest picture that OpenCV decodes (rp2k_lab/dataset/formats.py): its own 2³⁰ pixels are 3 GB a thread.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
+# Seconds after which a worker of msrun that is not heard of any more ends the job; by default twice as many.
+os.environ.setdefault("MS_NODE_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # A tracking server that went away must not hold up training: the defaults block for four minutes a call.

@@ -22,7 +22,9 @@ from rp2k_lab.evaluation import Evaluator
 from rp2k_lab.loss import build_loss
 from rp2k_lab.model import Network, WithPreprocessing, create_model
 from rp2k_lab.model.pretrained import load_pretrained, normalisation
+from rp2k_lab.model.stochastic import seed_masks
 from rp2k_lab.optimizer import build_optimizer
+from rp2k_lab.parallel import ALONE, Workers
 from rp2k_lab.prediction import Predictor, Preprocessing
 
 log = logging.getLogger(__name__)
@@ -69,13 +71,15 @@ def preprocessing(config: Config) -> Preprocessing:
     return Preprocessing(config.size, config.resize, config.crop_ratio)
 
 
-def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame) -> TrainingBatches:
-    """Augmented batches of some rows of the index's train.
+def build_batches(
+    config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame, workers: Workers = ALONE
+) -> TrainingBatches:
+    """Augmented batches of some rows of the index's train: a worker's share of them.
 
     Raises:
         RequestError: a batch larger than the data.
     """
-    check_batch_size(config.batch_size, len(rows))
+    check_batch_size(config.batch_size, len(rows), workers.count)
     augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
     return TrainingBatches(
         photos,
@@ -88,16 +92,20 @@ def build_batches(config: Config, index: Index, photos: ResizedPhotos, rows: pd.
         sampler=config.dataset.sampler,
         workers=config.device.data_workers,
         sink_steps=config.device.sink_steps,
+        worker=workers.rank,
+        workers_together=workers.count,
     )
 
 
-def check_batch_size(batch_size: int, photos: int) -> None:
-    """Raise RequestError unless the training photos fill a batch."""
-    if batch_size > photos:
-        raise RequestError(f"batch_size={batch_size}: train has {photos} photos\nuse batch_size={photos} or less")
+def check_batch_size(batch_size: int, photos: int, workers: int = 1) -> None:
+    """Raise RequestError unless the training photos fill a batch of every worker."""
+    most = photos // workers
+    if batch_size > most:
+        shared = f" for {workers} workers" if workers > 1 else ""
+        raise RequestError(f"batch_size={batch_size}: train has {photos} photos{shared}\nuse batch_size={most} or less")
 
 
-def build_training(config: Config, batches: TrainingBatches) -> Training:
+def build_training(config: Config, batches: TrainingBatches, workers: Workers = ALONE) -> Training:
     """Network, loss and optimizer of a run.
 
     Raises:
@@ -111,6 +119,8 @@ def build_training(config: Config, batches: TrainingBatches) -> Training:
             parameter.name = f"trained.{parameter.name}"
         # In place, as Model does to what it trains.
         auto_mixed_precision(network, device.amp_options(config.device)["amp_level"])
+    if not workers.first:
+        seed_masks(trained, config.seed, workers.rank)
     model, learning_rate = build_model(config, trained, batches, network if trained is not network else None)
     return Training(network, model, batches, learning_rate)
 
@@ -132,7 +142,7 @@ def build_model(
         trained,
         config.epochs,
         batches.steps_per_epoch,
-        batches.batch_size,
+        batches.photos_per_step,
         config.device.loss_scale,
         average=average,
     )
@@ -181,14 +191,15 @@ def build_evaluators(
     views: PhotoViews,
     predictor: Predictor,
     splits: Iterable[str],
+    workers: Workers = ALONE,
 ) -> dict[str, Evaluator]:
     """An evaluator for each of `splits` that the data set has."""
     evaluators = {}
     for split in splits:
         rows = index.split(split)["row"].tolist()
         if rows:
-            batches = functools.partial(batches_for, predictor, views, rows, config)
-            evaluators[split] = Evaluator(predictor, index, split, batches)
+            batches = functools.partial(batches_for, predictor, views, workers.share(rows), config)
+            evaluators[split] = Evaluator(predictor, index, split, batches, workers)
         else:
             log.info("this data set has no %s split: the run ends without it", split)
     return evaluators

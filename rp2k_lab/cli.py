@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import RequestError
 from rp2k_lab.interrupt import claim_sigint
+from rp2k_lab.launch import check_launch, is_launched, is_spokesman
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +47,19 @@ def run_task(composed: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    level = logging.INFO if is_spokesman() else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if not is_spokesman():
+        _remove_if_empty(folder)  # Hydra makes one a worker, each by its own clock
     try:
         from rp2k_lab.config import parse
 
         _refuse_second_choices(HydraConfig.get().overrides.task)
         settings = OmegaConf.to_container(composed, resolve=True)
         config = parse(settings)
+        check_launch(config, sweep)
         if config.ablation.name != "none" and config.task.name != "report":
             raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
         others = ()  # of the runs after the first, where a task takes several
@@ -68,7 +73,8 @@ def run_task(composed: DictConfig) -> float | None:
             sys.exit(report_error(error))
         # The other jobs of a sweep go on; Hydra raises this error again when they are done.
         error.add_note(_REPORTED)
-        print(f"job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        if is_spokesman():
+            print(f"job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
         raise
     finally:
         _remove_if_empty(folder)
@@ -77,6 +83,8 @@ def run_task(composed: DictConfig) -> float | None:
 def main(hydra_main: Callable[[], None]) -> int:
     """Run Hydra's entry; returns the exit code."""
     claim_sigint()
+    if is_launched():
+        sys.stdout.reconfigure(line_buffering=True)  # msrun shows the file that a worker writes to
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
     register_resolvers()
     argparse.ArgumentParser.error = _refuse_arguments
@@ -135,13 +143,14 @@ def report_error(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return code or 130
+    wrong = str(error) if code == RequestError.exit_code else explain_composition_error(error)
+    if wrong:
+        if is_spokesman():  # every worker of msrun finds the same
+            print(wrong, file=sys.stderr)
+        return RequestError.exit_code
     if code is not None:
         print(error, file=sys.stderr)
         return code
-    explained = explain_composition_error(error)
-    if explained:
-        print(explained, file=sys.stderr)
-        return 2
     reason = (str(error).strip().splitlines() or ["no further words"])[0]
     print(f"{type(error).__name__}: {reason}\nthe same command with debug=true shows where", file=sys.stderr)
     return 1

@@ -336,7 +336,16 @@ class Device(Group):
     precision: Literal["float32", "O2", "O3"] = Field(description="MindSpore's mixed-precision level; float32 is O0")
     loss_scale: PositiveFloat = Field(description="fixed loss scale; 1 is none")
     sink_steps: Natural = Field(description="steps a data sink; metrics and signals once a sink; 0: no sinking")
+    parallel: Literal["none", "data"] = Field(description="data: a process a device, started by msrun")
     data_workers: Count | None = Field(description="threads that read photos; null: one a core")
+
+    @model_validator(mode="after")
+    def _sinks_where_it_can(self):
+        if self.name == "cpu" and self.sink_steps:  # MindSpore would take each sink for a whole epoch
+            raise RequestError(
+                f"device.sink_steps={self.sink_steps}: a CPU takes no data sinks\nuse device.sink_steps=0"
+            )
+        return self
 
 
 class Mlflow(Group):

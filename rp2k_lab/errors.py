@@ -31,6 +31,12 @@ class Pruned(Exception):
     exit_code = 0
 
 
+class TrainingDiverged(Exception):
+    """The loss became NaN or infinite."""
+
+    exit_code = 1
+
+
 class StudyIncomplete(Exception):
     """Some of a study's points are not finished."""
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.metrics import Predictions, Score, per_class, scores, top_k
+from rp2k_lab.parallel import ALONE, Workers
 from rp2k_lab.prediction import Predictor
 
 Evaluation = tuple[Predictions, pd.DataFrame, dict[str, Score]]
@@ -19,14 +20,21 @@ class Evaluator:
         predictor: what predicts; may be shared by several splits.
         index: the data set.
         split: train, val or test.
-        batches: makes an iterator over the split's images as the predictor takes them, in the index's order.
+        batches: makes an iterator over the split's images as the predictor takes them, in the index's order; over this
+            worker's share of them.
+        workers: who have the other shares; the predictions are of all.
     """
 
     def __init__(
-        self, predictor: Predictor, index: Index, split: str, batches: Callable[[], Iterable[Sequence[np.ndarray]]]
+        self,
+        predictor: Predictor,
+        index: Index,
+        split: str,
+        batches: Callable[[], Iterable[Sequence[np.ndarray]]],
+        workers: Workers = ALONE,
     ):
         self.predictor, self.index, self.split, self.rows = predictor, index, split, index.split(split)
-        self._batches = batches
+        self._batches, self._workers = batches, workers
 
     def predict(self) -> Predictions:
         """Top 5 of every photo, by the average of the members."""
@@ -50,6 +58,9 @@ class Evaluator:
         tops = [[top_k(probabilities) for probabilities in batch] for batch in batches]
         labels = self.rows["label"].to_numpy(np.int32)
         return [
-            Predictions(labels, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+            Predictions(
+                labels,
+                *(self._workers.join_shares(np.concatenate(p), len(labels)) for p in zip(*parts, strict=True)),
+            )
             for parts in zip(*tops, strict=True)
         ]

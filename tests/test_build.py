@@ -5,10 +5,12 @@ import pytest
 from mindspore import Tensor
 
 from rp2k_lab.aug import build_augmentation
-from rp2k_lab.build import build_training
+from rp2k_lab.build import build_batches, build_training
 from rp2k_lab.config import parse
 from rp2k_lab.dataset.batches import TrainingBatches
+from rp2k_lab.errors import RequestError
 from rp2k_lab.loss import CrossEntropy, LogitAdjusted
+from rp2k_lab.parallel import ALONE, Workers
 
 SMALL = ("model.width_multiplier=0.125", "model.depth_multiplier=0.25")
 
@@ -17,12 +19,14 @@ SMALL = ("model.width_multiplier=0.125", "model.depth_multiplier=0.25")
 def training_of(compose):
     """training_of(*overrides): of 6, 3 and 1 photos of three classes, and none of a fourth, two steps an epoch."""
 
-    def build(*overrides):
+    def build(*overrides, workers=ALONE):
         config = parse(compose(*SMALL, *overrides))
         rows = pd.DataFrame({"row": range(10), "label": np.repeat([2, 0, 1], [6, 3, 1])})
         augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
-        batches = TrainingBatches(None, rows, augmentation, config.size, 5, seed=0, num_classes=4)
-        return build_training(config, batches)
+        batches = TrainingBatches(
+            None, rows, augmentation, config.size, 5, seed=0, num_classes=4, workers_together=workers.count
+        )
+        return build_training(config, batches, workers)
 
     return build
 
@@ -80,3 +84,30 @@ def test_without_an_average_the_trained_network_is_the_evaluated_one(training_of
     assert training.network is training.model._network
     assert not any(p.name.startswith("trained.") for p in training.model.train_network.get_parameters())
     assert training.steps == 10
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_workers_begin_with_the_same_weights_and_draw_masks_of_their_own(training_of):
+    trainings = [training_of("model.drop_path_rate=0.5", workers=Workers(rank, 2)) for rank in (0, 1)]
+    alone = training_of("model.drop_path_rate=0.5")
+    first, second, one = (
+        {name: cell.seed for name, cell in t.network.cells_and_names() if hasattr(cell, "keep")}
+        for t in (*trainings, alone)
+    )
+    assert first == one != {}
+    assert all(first[name] != second[name] for name in first)
+    for mine, other in zip(*(t.network.get_parameters() for t in trainings), strict=True):
+        np.testing.assert_array_equal(mine.asnumpy(), other.asnumpy(), err_msg=mine.name)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_the_rate_counts_the_photos_of_all_workers(training_of):
+    options = ("optimizer.lr_batch_size=5", "optimizer.warmup_epochs=0", "optimizer.lr=0.5")
+    assert training_of(*options).learning_rate[0] == pytest.approx(0.5)
+    assert training_of(*options, workers=Workers(0, 2)).learning_rate[0] == pytest.approx(1.0)
+
+
+def test_a_batch_needs_photos_for_every_worker(compose):
+    config, rows = parse(compose("batch_size=6")), pd.DataFrame({"row": range(11), "label": 0})
+    with pytest.raises(RequestError, match="train has 11 photos for 2 workers\nuse batch_size=5 or less"):
+        build_batches(config, None, None, rows, Workers(0, 2))

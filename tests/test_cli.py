@@ -32,6 +32,9 @@ REFUSED = [
     (["dataset.train_images=30"], 2, ["train_images"]),
     (["device=gpu"], 2, ["device=gpu", "device=cpu"]),
     (["device=ascend"], 2, ["device=ascend"]),
+    (["device.parallel=data"], 2, ["device.parallel=data", "msrun --worker_num"]),
+    (["-m", "device.parallel=none,data", "hydra/sweeper=optuna"], 2, ["device.parallel=data", "-m"]),
+    (["device.sink_steps=3"], 2, ["device.sink_steps=3", "CPU"]),
     (["model.final_width=0"], 2, ["model.final_width=0"]),
     (["recipe=giantpandas"], 2, ["recipe=giantpandas", "giantpanda, none"]),
     (["+recipe=giantpanda"], 2, ["leave out the +"]),
@@ -72,6 +75,20 @@ def test_a_wrong_request_gets_two_lines_and_leaves_nothing(tmp_path, arguments, 
         assert word in done.stderr
     assert not (tmp_path / "store").exists()
     assert not any((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("arguments", [["model=resnet19"], ["epochs=0"], ["device.parallel=none"]])
+@pytest.mark.parametrize("process", [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "1"}, {"MS_ROLE": "MS_SCHED"}])
+def test_what_every_worker_finds_wrong_the_first_alone_says(tmp_path, monkeypatch, arguments, process):
+    for name, value in process.items():
+        monkeypatch.setenv(name, value)
+    done = run_py(tmp_path, *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    monkeypatch.setenv("MS_ROLE", "MS_WORKER")
+    monkeypatch.setenv("MS_NODE_ID", "0")
+    first = run_py(tmp_path, *arguments)
+    assert (first.returncode, first.stdout) == (2, "")
+    assert arguments[0] in first.stderr
 
 
 def test_an_empty_class_folder_makes_the_data_unusable(tmp_path, write_photo):

@@ -1,9 +1,11 @@
+import importlib
 from types import SimpleNamespace
 
 import mindspore
 import pytest
 
 from rp2k_lab import device
+from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
 
 
@@ -57,3 +59,13 @@ def test_loss_scale_is_fixed_and_one_is_none():
     manager = device.amp_options(options(loss_scale=1024))["loss_scale_manager"]
     assert manager.get_loss_scale() == 1024
     assert not manager.get_drop_overflow_update()
+
+
+@pytest.mark.parametrize("task", ["train", "evaluate", "ensemble"])
+def test_a_missing_device_is_found_before_the_photos_are_listed(monkeypatch, compose, tmp_path, task):
+    monkeypatch.setattr(device, "_is_available", lambda target: False)
+    module = importlib.import_module(f"rp2k_lab.task.{task}")
+    monkeypatch.setattr(module, "build_index", lambda dataset: pytest.fail("listed the photos first"))
+    config = parse(compose("device=gpu"))
+    with pytest.raises(RequestError, match="device=gpu"):
+        module.run(config, tmp_path)

@@ -1,9 +1,9 @@
 """What happens around the steps of `Model.train`, one concern a file."""
 
+from rp2k_lab.callback.agree import Agree
 from rp2k_lab.callback.base import Callback, Dispatch, TrainingState
 from rp2k_lab.callback.checkpoint import SaveCheckpoints
 from rp2k_lab.callback.evaluate import Evaluate
-from rp2k_lab.callback.interrupt import StopOnSignal
 from rp2k_lab.callback.nan_guard import NanGuard
 from rp2k_lab.callback.progress import ProgressBar
 from rp2k_lab.callback.prune import Prune
@@ -11,6 +11,7 @@ from rp2k_lab.callback.throughput import Throughput
 from rp2k_lab.callback.track import Track
 
 __all__ = [
+    "Agree",
     "Callback",
     "Dispatch",
     "Evaluate",
@@ -18,7 +19,6 @@ __all__ = [
     "ProgressBar",
     "Prune",
     "SaveCheckpoints",
-    "StopOnSignal",
     "Throughput",
     "Track",
     "TrainingState",

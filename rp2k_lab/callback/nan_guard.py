@@ -4,12 +4,7 @@ import math
 from pathlib import Path
 
 from rp2k_lab.callback.base import Callback
-
-
-class TrainingDiverged(Exception):
-    """The loss became NaN or infinite."""
-
-    exit_code = 1
+from rp2k_lab.errors import TrainingDiverged
 
 
 class NanGuard(Callback):

@@ -96,9 +96,13 @@ class EpochBatches:
 
     Args:
         labels: int32 (rows,).
+        batch_size: photos of one worker's batch.
         sampler: uniform, each row once an epoch; class_balanced, each class as often as any other.
+        worker, workers_together: which of how many workers.  The batches that they have at a step are, one behind the
+            other, what one process has with the batch size of all; mixup and CutMix mix within a worker's batch.
 
     Attributes:
+        photos_per_step: of all workers' batches.
         steps_per_epoch: batches of an epoch.
         sink_size: batches that go to the device at once, at most `sink_steps`; 0 without sinking.
 
@@ -116,10 +120,13 @@ class EpochBatches:
         start_step: int = 0,
         workers: int | None = None,
         sink_steps: int = 0,
+        worker: int = 0,
+        workers_together: int = 1,
     ):
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.num_classes, self.sampler = num_classes, sampler
-        self.steps_per_epoch, self.sink_size = _whole_sinks(len(labels) // batch_size, sink_steps)
+        self.photos_per_step, self._offset = batch_size * workers_together, batch_size * worker
+        self.steps_per_epoch, self.sink_size = _whole_sinks(len(labels) // self.photos_per_step, sink_steps)
         self.workers = workers or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
         self.failure: BaseException | None = None
@@ -172,7 +179,8 @@ class TrainingBatches(EpochBatches):
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""
-        positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        start = batch * self.photos_per_step + self._offset
+        positions = range(start, start + self.batch_size)
         images = np.empty((self.batch_size, *self.size, 3), np.uint8)
         stream = _Stream(self.seed, _AUGMENTATION)
         for image, position in zip(images, positions, strict=True):

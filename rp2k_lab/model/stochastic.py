@@ -85,11 +85,12 @@ def drop_path(rate: float) -> nn.Cell:
     return DropPath(rate) if rate else nn.Identity()
 
 
-def seed_masks(net: nn.Cell, seed: int) -> None:
-    """Give every layer that draws masks a stream of its own, by the run's seed and its parameter's name.
+def seed_masks(net: nn.Cell, seed: int, worker: int = 0) -> None:
+    """Give every layer that draws masks a stream of its own, by the run's seed, its parameter's name and the worker.
 
     Hashed: of two seeds that differ in their low bits alone, one would draw the other's numbers in another order.
     """
     for _, cell in net.cells_and_names():
         if isinstance(cell, _Mask):
-            cell.seed = zlib.crc32(f"{seed} {cell.step.name}".encode())
+            stream = f"{seed} {cell.step.name}" + (f" {worker}" if worker else "")
+            cell.seed = zlib.crc32(stream.encode())

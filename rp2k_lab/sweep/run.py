@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rp2k_lab.config import Config, parse
 from rp2k_lab.errors import RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.launch import check_launch
 from rp2k_lab.sweep.display import Display, failure_table
 from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
 from rp2k_lab.sweep.storage import exclusive, open_storage
@@ -138,8 +139,10 @@ def _plan(overrides: list[Override], config) -> Table | Search:
 def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
     """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
     of = lambda point: [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # noqa: E731  # not there yet
-    first, *_ = [compose(plan.overrides(point, of(point))) for point in _corners(plan)]
-    return first
+    configs = [compose(plan.overrides(point, of(point))) for point in _corners(plan)]
+    for config in configs:
+        check_launch(config, sweep=True)
+    return configs[0]
 
 
 def _corners(plan: Table | Search) -> Iterator[Point]:

@@ -22,8 +22,9 @@ from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.errors import Pruned
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
+from rp2k_lab.parallel import ALONE, Workers, join_workers
 from rp2k_lab.prediction import Member, Predictor
-from rp2k_lab.record import record_origin, record_split, record_training
+from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker
@@ -36,39 +37,53 @@ def run(config: Config, folder: Path) -> float:
 
     Args:
         config: the whole run.
-        folder: the run's own folder, for checkpoints, tables and figures.
+        folder: the run's own folder, for checkpoints, tables and figures; of several workers the first alone writes.
     """
     trial = Trial.of_this_process()
     device.set_up(config.device)
+    workers = join_workers(config.device)
     index = build_index(config.dataset)
     photos = build_photos(config, index)
-    training = build_training(config, build_batches(config, index, photos, index.split("train")))
-    with SignalWatch() as signals, open_tracker(config, trial.name) as tracker:
+    training = build_training(config, build_batches(config, index, photos, index.split("train"), workers), workers)
+    with workers.ending_together(), SignalWatch() as signals, open_tracker(config, trial.name, workers) as tracker:
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
-        predictor = Predictor([member], config.batch_size, check=signals.check)
-        evaluators = build_evaluators(config, index, PhotoViews([photos]), predictor, splits)
+        predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
+        evaluators = build_evaluators(config, index, PhotoViews([photos]), predictor, splits, workers)
         announce(config, index, training)
-        record_origin(tracker, config, index, folder)
-        tracker.set_tags(trial.tags)
+        if workers.first:
+            folder.mkdir(parents=True, exist_ok=True)  # another worker may have taken it for its own, which stays empty
+            record_origin(tracker, config, index, folder)
+        tracker.set_tags(trial.tags | {"workers": workers.count})
         trial.started(tracker.run_id, folder)
         others = config.dataset.others
-        best = train(config, training, lambda: evaluators["val"].evaluate(others)[2], tracker, signals, trial, folder)
-        load_checkpoint(training.network, best)
-        scores = {
-            split: record_split(tracker, evaluator, others, training.steps, folder)
-            for split, evaluator in evaluators.items()
-        }
-        record_training(tracker, best, folder)
-    print(closing_table(scores))
-    print_where_to_look(tracker, best, folder)
+
+        def evaluate():
+            workers.average_batch_statistics(training.model.train_network)
+            return evaluators["val"].evaluate(others)[2]
+
+        best = train(config, training, evaluate, tracker, signals, trial, folder, workers)
+        if workers.first:
+            load_checkpoint(training.network, best)
+        workers.take_from_first(training.network)
+        found = {split: evaluator.evaluate(others) for split, evaluator in evaluators.items()}
+        if workers.first:
+            for split, evaluator in evaluators.items():
+                record_evaluation(tracker, evaluator, found[split], training.steps, folder)
+            record_training(tracker, best, folder)
+    scores = {split: scores for split, (_, _, scores) in found.items()}
+    if workers.first:
+        print(closing_table(scores))
+        print_where_to_look(tracker, best, folder)
     release(training)
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
 
 
-def open_tracker(config: Config, name: str | None) -> MlflowTracker:
-    """The run's record, named after its trial, or after model, data set, augmentation and seed."""
+def open_tracker(config: Config, name: str | None, workers: Workers = ALONE) -> MemoryTracker:
+    """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's."""
+    if not workers.first:
+        return MemoryTracker()
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
     return MlflowTracker(config.tracking, config.tracking.run_name or name)
 
@@ -91,6 +106,7 @@ def train(
     signals: SignalWatch,
     trial: Trial,
     folder: Path,
+    workers: Workers,
 ) -> Path:
     """Run `Model.train` with the callbacks; returns the best checkpoint.
 
@@ -102,9 +118,9 @@ def train(
     """
     dispatch = callback.Dispatch(
         callback.TrainingState(
-            config.epochs, training.batches.steps_per_epoch, config.batch_size, training.learning_rate
+            config.epochs, training.batches.steps_per_epoch, training.batches.photos_per_step, training.learning_rate
         ),
-        build_callbacks(training, evaluate, tracker, signals, trial, folder / "checkpoints"),
+        build_callbacks(training, evaluate, tracker, signals, trial, folder / "checkpoints", workers),
     )
     sink_size = training.batches.sink_size
     try:
@@ -119,7 +135,7 @@ def train(
         if training.batches.failure is not None:  # MindSpore wraps a photo's error in a page of its own
             raise training.batches.failure from None
         raise
-    signals.check()
+    workers.check(signals)
     if trial.pruned:
         raise Pruned(f"pruned by its study after epoch {dispatch.state.epoch}")
     return folder / "checkpoints" / "best.ckpt"
@@ -132,19 +148,19 @@ def build_callbacks(
     signals: SignalWatch,
     trial: Trial,
     checkpoints: Path,
+    workers: Workers = ALONE,
 ) -> list[callback.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
     save = callback.SaveCheckpoints(checkpoints, training.model.train_network, training.network)
-    return [
-        callback.StopOnSignal(signals),
+    of_each = [
+        callback.Agree(workers, signals),
         callback.NanGuard(save.last),
         callback.Throughput(tracker),
         callback.Evaluate(evaluate),
         callback.Prune(trial),
         callback.Track(tracker),
-        save,
-        callback.ProgressBar(),
     ]
+    return [*of_each, save, callback.ProgressBar()] if workers.first else of_each
 
 
 def print_where_to_look(tracker: MlflowTracker, best: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from rp2k_lab import callback
 from rp2k_lab.callback.nan_guard import TrainingDiverged
 from rp2k_lab.metrics import Score
+from rp2k_lab.parallel import ALONE
 from rp2k_lab.tracker import MemoryTracker
 
 
@@ -81,7 +82,7 @@ def test_throughput_is_measured_from_the_first_steps_end(state, monkeypatch):
 
 def test_a_signal_stops_after_the_step(state):
     watch = SimpleNamespace(signum=None)
-    stop = callback.StopOnSignal(watch)
+    stop = callback.Agree(ALONE, watch)
     advance(state, stop)
     assert not state.stop
     watch.signum = 15

@@ -100,6 +100,22 @@ class TestTraining:
             assert_equal(run(training, 3)[: 9 - start_step], whole[start_step:])
         assert cache.filled == PHOTOS - 2
 
+    @pytest.mark.parametrize(("together", "start_step"), [(2, 0), (2, 1), (4, 3)])
+    def test_the_batches_of_all_workers_are_one_behind_the_other_those_of_one_process(
+        self, batches, together, start_step
+    ):
+        """Photos, labels and random numbers."""
+        whole = batches(batch_size=4, start_step=start_step)
+        options = {"batch_size": 4 // together, "start_step": start_step, "workers_together": together}
+        each = [batches(worker=worker, **options) for worker in range(together)]
+        assert {b.steps_per_epoch for b in each} == {whole.steps_per_epoch}
+        assert {b.photos_per_step for b in each} == {whole.photos_per_step} == {4}
+        joined = [
+            tuple(np.concatenate(parts) for parts in zip(*step, strict=True))
+            for step in zip(*(run(b, 3) for b in each), strict=True)
+        ]
+        assert_equal(joined, run(whole, 3))
+
     @pytest.mark.parametrize("start_step", [1, 2, 3, 4, 6, 8])
     def test_start_at_any_step_gives_the_rest(self, batches, start_step):
         whole = run(batches(), 3)
