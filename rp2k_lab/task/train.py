@@ -106,7 +106,7 @@ def train(
     signals: SignalWatch,
     trial: Trial,
     folder: Path,
-    workers: Workers,
+    workers: Workers = ALONE,
 ) -> Path:
     """Run `Model.train` with the callbacks; returns the best checkpoint.
 
