@@ -82,8 +82,15 @@ def check_held_out(config: Config, runs: Sequence[EarlierRun]) -> None:
 
 
 def parents(runs: Sequence[EarlierRun]) -> dict[str, str]:
-    """The tag that names the runs that a run started from; one given as a checkpoint file is named by it."""
-    return {"parent": ",".join(run.run_id or str(run.checkpoint) for run in runs)}
+    """The tags that name the runs that a run started from, and link to them in its description in MLflow.
+
+    One that was given as a checkpoint file is named by it.
+    """
+    links = [f"[{run.name}]({run.page})" if run.page else f"`{run.checkpoint}`" for run in runs]
+    return {
+        "parent": ",".join(run.run_id or str(run.checkpoint) for run in runs),
+        "mlflow.note.content": f"Started from {', '.join(links)}.",
+    }
 
 
 def short_name(run: EarlierRun) -> str:

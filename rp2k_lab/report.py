@@ -33,7 +33,7 @@ def ensemble_table(names: list[str], scores: dict[str, list[dict[str, Score]]], 
         gain: the average against it.
     """
     return (
-        f"{_top1_table(names, scores)}\n\n"
+        f"{top1_table(names, scores)}\n\n"
         f"gain        {_gain(gain)} over {names[best]}, the best member on val\n"
         "            of these very networks: the spread between seeds is not in the interval"
     )
@@ -49,10 +49,11 @@ def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], ga
     """
     lines = [f"gain        {_gain(gain)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
     lines.append("            of these very networks: the spread between seeds is not in the intervals")
-    return "\n".join([_top1_table(names, scores), "", *lines])
+    return "\n".join([top1_table(names, scores), "", *lines])
 
 
-def _top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> str:
+def top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> str:
+    """A row a name; a column a split, whose scores are those of `names` in order."""
     cells = [[name, *(_cell(each[i]["top1"]) for each in scores.values())] for i, name in enumerate(names)]
     return _table([["top-1", *scores], *cells])
 

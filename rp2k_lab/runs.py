@@ -27,6 +27,7 @@ class EarlierRun:
         reference: how the request named it.
         name: the run's name; of a checkpoint file, the reference.
         run_id: MLflow's, or None where a checkpoint file was named.
+        page: its page within MLflow, or None.
         config: plain containers, as recorded.
         checkpoint: weights of the best epoch, or the file that was named.
         classes: names in the labels' order.
@@ -35,6 +36,7 @@ class EarlierRun:
     reference: str
     name: str
     run_id: str | None
+    page: str | None
     config: dict[str, Any]
     checkpoint: Path
     classes: tuple[str, ...]
@@ -56,7 +58,10 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
         raise RequestError(_no_checkpoint(reference, run))
     config = yaml.safe_load(_read(folder / CONFIG, reference))
     classes = tuple(_read(folder / CLASSES, reference).removesuffix("\n").split("\n"))
-    return EarlierRun(reference, run.name if run else reference, run and run.run_id, config, checkpoint, classes)
+    if run is None:
+        return EarlierRun(reference, reference, None, None, config, checkpoint, classes)
+    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return EarlierRun(reference, run.name, run.run_id, page, config, checkpoint, classes)
 
 
 def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str]) -> tuple[Config, ...]:

@@ -215,6 +215,7 @@ class StoredRun:
     """A run in the store.
 
     Attributes:
+        experiment_id: MLflow's.
         status: RUNNING, FINISHED, FAILED or KILLED.
         started: local time.
         folder: the run's own folder on the machine where it ran, or empty.
@@ -223,6 +224,7 @@ class StoredRun:
     """
 
     run_id: str
+    experiment_id: str
     name: str
     status: str
     started: datetime
@@ -301,7 +303,15 @@ def _stored(run) -> StoredRun:
     info, data = run.info, run.data
     folder = data.tags.get("folder", "")
     return StoredRun(
-        info.run_id, info.run_name, info.status, started, folder, info.artifact_uri, data.tags, data.metrics
+        info.run_id,
+        info.experiment_id,
+        info.run_name,
+        info.status,
+        started,
+        folder,
+        info.artifact_uri,
+        data.tags,
+        data.metrics,
     )
 
 

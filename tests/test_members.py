@@ -30,7 +30,15 @@ CLASSES = ("others", "冰炫", "海盐")
 @pytest.fixture
 def run(tmp_path):
     record = {"dataset": {"name": "shelf", "val_share": 0.05, "val_seed": 0}}
-    return EarlierRun("earlier", "earlier", "0" * 32, record, tmp_path / "run" / "checkpoints" / "best.ckpt", CLASSES)
+    return EarlierRun(
+        "earlier",
+        "earlier",
+        "0" * 32,
+        "#/experiments/1/runs/0",
+        record,
+        tmp_path / "run" / "checkpoints" / "best.ckpt",
+        CLASSES,
+    )
 
 
 def index_of(*classes):
@@ -121,6 +129,9 @@ def test_a_val_that_was_held_out_otherwise_is_told(compose, run, caplog, overrid
 
 
 def test_parents_are_ids_or_files(run):
-    file = replace(run, run_id=None)
-    assert parents([run, file]) == {"parent": f"{'0' * 32},{run.checkpoint}"}
+    file = replace(run, run_id=None, page=None)
+    assert parents([run, file]) == {
+        "parent": f"{'0' * 32},{run.checkpoint}",
+        "mlflow.note.content": f"Started from [earlier](#/experiments/1/runs/0), `{run.checkpoint}`.",
+    }
     assert (short_name(run), short_name(file)) == ("earlier", "run-best")

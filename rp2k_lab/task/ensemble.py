@@ -66,7 +66,8 @@ def run(config: Config, folder: Path, *others: Config) -> float:
             for split, evaluator in evaluators.items():
                 record_evaluation(tracker, evaluator, found[split][-1], 0, folder)
             best, gain = gain_over_best(found)
-            names = [*(member.name for member in members), f"average of {task.average}"]
+            seen = ", flip" if task.tta == "hflip" else ""  # every member is judged on the views that it adds
+            names = [*(member.name + seen for member in members), f"average of {task.average}{seen}"]
             scores = {split: [scores for _, _, scores in each] for split, each in found.items()}
             record_members(tracker, names, [*(each.run_id for each in runs), None], scores, best, gain, folder)
     print(ensemble_table(names, scores, best, gain))

@@ -28,6 +28,8 @@ def test_it_is_a_run_of_its_own_with_its_parent(first_run, later_store, evaluate
     assert (code, err) == (0, "")
     run, (parent,) = later_store.run_of(evaluated.result[1]), first_run.store.runs()
     assert run.data.tags["parent"] == parent.info.run_id
+    page = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    assert run.data.tags["mlflow.note.content"] == f"Started from [{RUN}]({page})."
     assert run.info.run_name == f"evaluate_{RUN}"
     assert run.info.status == "FINISHED"
     files = {path.name for path in later_store.artifacts(run).iterdir()}

@@ -1,0 +1,71 @@
+"""Two backbones, FixRes of each, and the average of both over two views, on the embedded photos: one table.
+
+    python experiments/after_training.py [keys of the two trainings, e.g. epochs=2 dataset.train_images=2000]
+
+Each step is a run.py command, which is printed.  `tracking.…` goes to all of them.  In MLflow each run says what it
+started from, with links.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+from rp2k_lab.metrics import Score  # noqa: E402
+from rp2k_lab.report import top1_table  # noqa: E402
+from rp2k_lab.statistics import wilson_interval  # noqa: E402
+from rp2k_lab.tracker import RunStore  # noqa: E402
+
+TRAININGS = {
+    "ResNet-18": ["model=resnet18"],
+    "SE-ResNeXt, half": ["model=seresnext50", "model.width_multiplier=0.5", "model.depth_multiplier=0.5"],
+}
+TRAINED_AS = ["crop_ratio=0.875"]  # with the random crop: what FixRes is about
+TUNED_AS = ["task=fixres", "size=40", "crop_ratio=1", "epochs=10"]
+AVERAGED_AS = ["task=ensemble", "task.tta=hflip", "task.average=logits"]
+
+
+def main() -> None:
+    extra = sys.argv[1:]
+    common = [override for override in extra if override.startswith("tracking.")]
+    runs = {}
+    for name, model in TRAININGS.items():
+        runs[name] = run_command([*model, *TRAINED_AS, *extra])
+    for name in TRAININGS:
+        runs[f"{name}, FixRes"] = run_command([*TUNED_AS, f"runs={runs[name]}", *common])
+    members = ",".join(runs[f"{name}, FixRes"] for name in TRAININGS)
+    runs["average of both, FixRes, flip"] = run_command([*AVERAGED_AS, f"runs=[{members}]", *common])
+    uri = next((override.partition("=")[2] for override in common if override.startswith("tracking.uri=")), None)
+    store = RunStore(uri)
+    each = [store.get(run) for run in runs.values()]
+    scores = {split: [{"top1": score_of(run, split)} for run in each] for split in ("val", "test")}
+    print(top1_table(list(runs), scores))
+    print("\nintervals are of these very networks on new photos: other seeds give other networks")
+
+
+def run_command(overrides: list[str]) -> str:
+    """Run `run.py` and show what it says; returns the run's id, or ends this process with its exit code."""
+    print(f"\n$ python run.py {shlex.join(overrides)}", flush=True)
+    process = subprocess.Popen([sys.executable, str(PROJECT / "run.py"), *overrides], stdout=subprocess.PIPE, text=True)
+    run_id = None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if found := re.match(r"run +.*, id ([0-9a-f]{32})$", line):
+            run_id = found[1]
+    if code := process.wait():
+        sys.exit(code)
+    return run_id
+
+
+def score_of(run, split: str) -> Score:
+    """A stored run's top-1 with its count and Wilson's interval."""
+    top1, count = run.metrics[f"{split}/top1"], int(run.tags[f"{split}/count"])
+    return Score(top1, count, *wilson_interval(round(top1 * count), count))
+
+
+if __name__ == "__main__":
+    main()
