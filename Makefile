@@ -37,6 +37,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.evaluate
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing the pinned dependencies into .venv: about two minutes, 3.6 GB"
