@@ -171,6 +171,8 @@ def explain_composition_error(error: BaseException) -> str | None:
         return _unknown_key(found.group(1))
     if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found.group(1)}: the key is there already\nleave out the +"
+    if found := re.search(r"Multiple values for (\w+)", text):
+        return f"+{found.group(1)}: the group has its choice already\nleave out the +"
     if isinstance(error, OverrideParseException):
         forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
         return f"{error.override}: cannot be read\nthe form is {forms}"

@@ -33,10 +33,11 @@ Multiplier = Annotated[float, Field(gt=0, le=4)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Split = Literal["train", "val", "test"]
+# One alone needs no brackets; none is no split.
 Splits = Annotated[
     tuple[Split, ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Field(strict=False),
+    BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) and value else (value,)),
 ]
 Tta = Literal["none", "hflip"]
 Average = Literal["probabilities", "logits"]
@@ -462,7 +463,7 @@ def _first_problem(error: ValidationError) -> str:
     group, *rest = first["loc"]
     if rest and isinstance(Config.model_fields[group].annotation, UnionType):
         rest = rest[1:]  # which choice of the group was tried
-    key = ".".join(str(part) for part in (group, *rest))
+    key = ".".join(part for part in (group, *rest) if isinstance(part, str))  # of a list, the list's
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{key}: there is no such key"
