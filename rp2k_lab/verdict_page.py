@@ -141,6 +141,7 @@ def _what(table: Table) -> list[Block]:
     ablation, scale = table.ablation, table.scale
     own = {name: ablation.levels[name].at.get(scale) or ablation.levels[name].overrides for name in
            ablation.level_names(scale)}  # fmt: skip
+    started = {name: "; ".join(sources) for name in own if (sources := ablation.starts_from(name, scale))}
     commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
     facts = [
         Item("compute", None, f"{table.hours:.2f} hours, all runs one after another"),
@@ -153,7 +154,16 @@ def _what(table: Table) -> list[Block]:
     return [
         Text("All levels have, but for what is their own:"),
         Code([" ".join(ablation.common(scale))]),
-        Grid(["level", "its own"], [[name, " ".join(words) or "–"] for name, words in own.items()], numeric=False),
+        *(
+            [Text("A level that starts from others' runs has from them what they were trained with.")]
+            if started
+            else []
+        ),
+        Grid(
+            ["level", "its own"] + ["starts from"] * bool(started),
+            [[name, " ".join(words) or "–"] + [started.get(name, "–")] * bool(started) for name, words in own.items()],
+            numeric=False,
+        ),
         Text(f"Seeds {', '.join(map(str, table.seeds))}. Every run's command stands in results.csv. To run the table:"),
         Code([run_command(ablation, scale, table.seeds)]),
         Items(facts),

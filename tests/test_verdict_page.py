@@ -55,6 +55,7 @@ def test_every_table_has_documents(tmp_path, name, scale):
     assert texts[README].startswith(f"# {ablation.question}\n")
     assert f"\n    python run.py task=report ablation={name} scale={scale}\n" in texts[README]
     assert ("mean nothing" in texts[README]) == (scale == "smoke")
+    assert ("| starts from |" in texts[README]) == (name in ("fixres", "ensemble"))
     assert [row["level"] for row in csv.DictReader(io.StringIO(texts[CSV]))] == ablation.level_names(scale)
     for text in texts.values():
         assert not re.search(r"\bnan\b|None,|object at", text)
