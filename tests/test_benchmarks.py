@@ -36,7 +36,11 @@ QUICK = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", QUICK)
+# Six runs, each a process.
+LONG = ("sweep",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in QUICK])
 def test_a_benchmark_prints_its_ratio_with_an_interval(name):
     arguments, words = QUICK[name]
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]

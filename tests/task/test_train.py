@@ -105,7 +105,9 @@ def test_the_best_checkpoint_gives_the_recorded_predictions(first_run, graph_mod
     dataset = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["dataset"]
     predictions = pd.read_parquet(folder / "test" / "predictions.parquet").head(4)
     classes = list(pd.read_parquet(folder / "test" / "per_class.parquet")["class"])
-    network = WithPreprocessing(create_model("resnet18", 8, seed=5, width_multiplier=0.25), dataset["mean"], dataset["std"])
+    network = WithPreprocessing(
+        create_model("resnet18", 8, seed=5, width_multiplier=0.25), dataset["mean"], dataset["std"]
+    )
     missing, _ = load_param_into_net(network, load_checkpoint(str(folder / "checkpoints" / "best.ckpt")))
     assert not missing
     network.set_train(False)
