@@ -39,8 +39,7 @@ def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Memb
                 name += f"_{len(members) + 1}"
             members.append(Member(name, load_network(config, run), preprocessing(config)))
             runs.append(run)
-            (height, width), cropped = config.size, f", crop {config.crop_ratio:g}" if config.crop_ratio < 1 else ""
-            log.info("%s: %s at %d×%d, %s%s", run.name, config.model.name, height, width, config.resize, cropped)
+            log.info("%s: %s at %s", run.name, config.model.name, members[-1].preprocessing)
     return runs, members
 
 

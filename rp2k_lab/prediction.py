@@ -52,6 +52,10 @@ class Preprocessing:
         """(height, width) before the crop."""
         return resized_size(self.size, self.crop_ratio)
 
+    def __str__(self):
+        height, width = self.size
+        return f"{height}×{width}, {self.resize}" + (f", crop {self.crop_ratio:g}" if self.crop_ratio < 1 else "")
+
 
 @dataclass(frozen=True)
 class Member:

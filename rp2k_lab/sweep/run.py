@@ -138,10 +138,11 @@ def _plan(overrides: list[Override], config) -> Table | Search:
 
 def _check(plan: Table | Search, compose: Callable[[list[str]], Config]) -> Config:
     """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
-    of = lambda point: [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # noqa: E731  # not there yet
-    configs = [compose(plan.overrides(point, of(point))) for point in _corners(plan)]
-    for config in configs:
-        check_launch(config, sweep=True)
+    configs = []
+    for point in _corners(plan):
+        runs = [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # stand in for those that are not there yet
+        configs.append(compose(plan.overrides(point, runs)))
+        check_launch(configs[-1], sweep=True)
     return configs[0]
 
 

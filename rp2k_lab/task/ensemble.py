@@ -24,8 +24,8 @@ from rp2k_lab.prediction import Predictor
 from rp2k_lab.record import record_evaluation, record_origin
 from rp2k_lab.report import ensemble_table
 from rp2k_lab.sweep.trial import Trial
-from rp2k_lab.task.evaluate import print_where_to_look, required_evaluators
-from rp2k_lab.task.train import open_tracker
+from rp2k_lab.task.evaluate import required_evaluators
+from rp2k_lab.task.train import open_tracker, print_where_to_look
 from rp2k_lab.tracker import MemoryTracker
 
 log = logging.getLogger(__name__)

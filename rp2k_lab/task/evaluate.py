@@ -16,8 +16,7 @@ from rp2k_lab.prediction import Predictor
 from rp2k_lab.record import record_origin, record_split
 from rp2k_lab.report import closing_table
 from rp2k_lab.sweep.trial import Trial
-from rp2k_lab.task.train import open_tracker
-from rp2k_lab.tracker import MlflowTracker
+from rp2k_lab.task.train import open_tracker, print_where_to_look
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +79,3 @@ def check_splits(config: Config, index: Index, splits: Iterable[str]) -> None:
         if split not in there:
             found = ", ".join(name for name in ("train", "val", "test") if name in there)
             raise RequestError(f"task={config.task.name}: dataset={config.dataset.name} has no {split}\nit has {found}")
-
-
-def print_where_to_look(tracker: MlflowTracker, folder: Path) -> None:
-    """The closing lines of a task that trains nothing."""
-    page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
-    print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
-    print(f"folder      {folder}")
-    print(f"next        make ui, then {page}")

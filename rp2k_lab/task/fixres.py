@@ -75,7 +75,7 @@ def run(config: Config, folder: Path) -> float:
                 scores = {split: [scores for _, _, scores in each] for split, each in found.items()}
                 record_comparison(tracker, ways, scores, gains, tuning.training.steps, folder)
     print(fixres_table(names_of(*ways), scores, gains))
-    print_where_to_look(tracker, best, folder)
+    print_where_to_look(tracker, folder, best)
     release(tuning.training)
     trial.finished(scores["val"][-1]["top1"].value)
     return scores["val"][-1]["top1"].value
@@ -138,11 +138,7 @@ def gains_on_test(found: list[Evaluation]) -> list[Verdict]:
 
 def names_of(old: Preprocessing, new: Preprocessing) -> list[str]:
     """For the table's rows: what the three networks are and what they are shown."""
-    names = []
-    for kind, way in (("untuned", old), ("untuned", new), ("tuned", new)):
-        cropped = f", crop {way.crop_ratio:g}" if way.crop_ratio < 1 else ""
-        names.append(f"{kind} at {way.size[0]}×{way.size[1]}, {way.resize}{cropped}")
-    return names
+    return [f"{kind} at {way}" for kind, way in (("untuned", old), ("untuned", new), ("tuned", new))]
 
 
 def record_comparison(

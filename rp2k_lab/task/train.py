@@ -74,7 +74,7 @@ def run(config: Config, folder: Path) -> float:
     scores = {split: scores for split, (_, _, scores) in found.items()}
     if workers.first:
         print(closing_table(scores))
-        print_where_to_look(tracker, best, folder)
+        print_where_to_look(tracker, folder, best)
     release(training)
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
@@ -163,10 +163,9 @@ def build_callbacks(
     return [*of_each, save, callback.ProgressBar()] if workers.first else of_each
 
 
-def print_where_to_look(tracker: MlflowTracker, best: Path, folder: Path) -> None:
-    """The closing lines."""
+def print_where_to_look(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:
+    """The closing lines; `best` is the checkpoint of a task that trains."""
     page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
-    print(f"checkpoint  {best}")
-    print(f"figures     {folder / 'figures'}")
+    print(f"checkpoint  {best}\nfigures     {folder / 'figures'}" if best else f"folder      {folder}")
     print(f"next        make ui, then {page}")
