@@ -56,7 +56,7 @@ class Thumbnails:
             return None
         shown = overlay(padded_centre(resized, way.resized, way.size), self._heats[row])
         inner = tuple(min(side, most) for side, most in zip(resized.shape[:2], way.size, strict=True))
-        return _small(centre_crop(shown, inner))
+        return fit(centre_crop(shown, inner), (SIDE, SIDE))
 
 
 def _small(image: np.ndarray) -> np.ndarray:
