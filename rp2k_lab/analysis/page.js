@@ -62,7 +62,7 @@ function reasons(row) {
   const [height, width, brightness, contrast, sharpness, glare] = row[MEASURES];
   const facts = [`${number(classes[row[TRUE]]?.[TRAIN] ?? 0)} training images of the true class`,
     `${width} × ${height} pixels, brightness ${brightness}, contrast ${contrast}, sharpness ${sharpness}, glare ${glare}`];
-  if (row[SUSPICION] !== null) facts.push(`label suspected ${percent(row[SUSPICION])}` + (row[SUGGESTED] >= 0 ? `, rather ${names[row[SUGGESTED]]}` : ""));
+  if (row[SUSPICION] !== null) facts.push(`suspicion of the label ${percent(row[SUSPICION])}` + (row[SUGGESTED] >= 0 ? `, rather ${names[row[SUGGESTED]]}` : ""));
   if (row[FIRST] >= 0) facts.push(`earlier run: ${names[row[FIRST]]}, ${percent(row[P_FIRST])}`);
   made.append(...facts.map(words => element("div", "quiet", words)));
   return made;
