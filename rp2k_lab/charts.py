@@ -138,7 +138,7 @@ def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
     """Accuracy with its interval in each bin of a measure; every bin is as wide as any other, as bins of quantiles are.
 
     Args:
-        curve: low_edge, high_edge, images, accuracy, low, high, a row a bin, rising.
+        curve: low_edge, high_edge, images, accuracy, low, high, a row a bin, rising; at least one.
         label: of the measure.
     """
     seen = curve[curve["images"] > 0]
@@ -159,7 +159,7 @@ def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
         )
     edges = [*curve["low_edge"], *curve["high_edge"].iloc[-1:]]
     every = -(-len(edges) // 9)
-    x_ticks = [(i / max(1, len(curve)), _edge(edges[i])) for i in range(0, len(edges), every)]
+    x_ticks = [(i / len(curve), _edge(edges[i])) for i in range(0, len(edges), every)]
     percents = range(round(100 * bottom), round(100 * top) + 1, 10 if top - bottom < 0.65 else 20)
     y_ticks = [((p / 100 - bottom) / (top - bottom), f"{p} %") for p in percents]
     return _chart(f"accuracy over {label}", marks, label, "accuracy", x_ticks, y_ticks)

@@ -1,5 +1,6 @@
 """Grad-CAM against CAM by hand, and the picture that is made of it."""
 
+import mindspore
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
@@ -36,17 +37,24 @@ def last_map(network, images):
     return maps
 
 
-@pytest.mark.usefixtures("graph_mode")
+@pytest.mark.usefixtures("pynative")  # but for what a run compiles: a graph of every cell takes long
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "mode"),
     [
-        pytest.param("resnet18", {"width_multiplier": 0.125, "head_width": 24, "drop_rate": 0.5}, id="widened"),
-        pytest.param("swin_tiny", {"width_multiplier": 1 / 3}, id="tokens"),
+        pytest.param(
+            "resnet18",
+            {"width_multiplier": 0.125, "head_width": 24, "drop_rate": 0.5},
+            mindspore.GRAPH_MODE,
+            id="widened",
+        ),
+        pytest.param("swin_tiny", {"width_multiplier": 1 / 3}, mindspore.PYNATIVE_MODE, id="tokens"),
     ],
 )
-def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(name, options):
+def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(name, options, mode):
     network = network_of(name, **options)
+    mindspore.set_context(mode=mode)
     found = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     maps, classifier = last_map(network, IMAGES), network.network.head.fc
     adds = np.einsum("nchw,nc->nhw", maps, plain.array(classifier.weight)[LABELS]) / np.prod(maps.shape[2:])
     assert min((adds < 0).sum(), (adds > 0).sum()) > 3
