@@ -1,11 +1,11 @@
 "use strict";
 // Rows as `_row` of page.py writes them.
 const PATH = 0, TRUE = 1, TOPS = 2, PROBABILITIES = 3, P_TRUE = 4, MASK = 5, MAIN = 6, MEASURES = 7, SUSPICION = 8, SUGGESTED = 9,
-  CHANGE = 10, FIRST = 11, P_FIRST = 12, DISTANCE = 13, PHOTO = 14, SEEN = 15, NEAREST = 16;
+  STATE = 10, FIRST = 11, P_FIRST = 12, DISTANCE = 13, PHOTO = 14, SEEN = 15, NEAREST = 16;
 const IMAGES = 0, TRAIN = 1, ACCURACY = 2, LOW = 3, HIGH = 4, CONFUSED = 5, CONFUSED_IMAGES = 6, CLUSTER = 7;
 const SHARPNESS = 4;
 const data = JSON.parse(document.getElementById("data").textContent);
-const { names, classes, causes, changes, clusters, rows, pictures, examples } = data;
+const { names, classes, causes, states, clusters, rows, pictures, examples } = data;
 const byId = id => document.getElementById(id);
 const number = n => n.toLocaleString("en");
 const percent = thousandths => thousandths === null ? "–" : (thousandths / 10).toFixed(1) + " %";
@@ -58,11 +58,11 @@ function probabilities(row) {
 function reasons(row) {
   const chips = causes.map((cause, i) => [cause, i]).filter(([, i]) => row[MASK] >> i & 1).sort((a, b) => (b[1] === row[MAIN]) - (a[1] === row[MAIN]));
   const made = element("div", "why", null, ...chips.map(([cause, i]) => element("span", i === row[MAIN] ? "chip main" : "chip", spaced(cause))));
-  if (row[CHANGE] >= 0) made.append(element("span", "chip change", changes[row[CHANGE]]));
-  const [height, width, brightness, contrast, sharpness, glare] = row[MEASURES];
+  if (row[STATE] >= 0) made.append(element("span", "chip state", states[row[STATE]]));
+  const [height, width, brightness, contrast, sharpness, glare] = row[MEASURES].map(value => value ?? "–");
   const facts = [`${number(classes[row[TRUE]]?.[TRAIN] ?? 0)} training images of the true class`,
     `${width} × ${height} pixels, brightness ${brightness}, contrast ${contrast}, sharpness ${sharpness}, glare ${glare}`];
-  if (row[SUSPICION] !== null) facts.push(`suspicion of the label ${percent(row[SUSPICION])}` + (row[SUGGESTED] >= 0 ? `, rather ${names[row[SUGGESTED]]}` : ""));
+  if (row[SUSPICION]) facts.push(`suspicion of the label ${percent(row[SUSPICION])}` + (row[SUGGESTED] >= 0 ? `, rather ${names[row[SUGGESTED]]}` : ""));
   if (row[FIRST] >= 0) facts.push(`earlier run: ${names[row[FIRST]]}, ${percent(row[P_FIRST])}`);
   made.append(...facts.map(words => element("div", "quiet", words)));
   return made;
@@ -129,14 +129,14 @@ const list = new Pager("list", 20, i => card(rows[i]));
 
 function update() {
   const [words, name] = [byId("search").value.trim().toLowerCase(), byId("class").value.trim().toLowerCase()];
-  const [cause, change] = [byId("cause").value, byId("change")?.value ?? ""];
+  const [cause, state] = [byId("cause").value, byId("state")?.value ?? ""];
   const mainOnly = byId("main").checked, bounds = ["least", "most"].map(id => 10 * byId(id).valueAsNumber);
   const found = words && lower.map(other => other.includes(words)), meant = name && matching(name);
   const chosen = [];
   rows.forEach((row, i) => {
     const predicted = row[TOPS][0], p = row[PROBABILITIES][0];
     if (cause !== "" && !(mainOnly ? row[MAIN] === +cause : row[MASK] >> cause & 1)) return;
-    if (change !== "" && row[CHANGE] !== +change) return;
+    if (state !== "" && row[STATE] !== +state) return;
     if (p < bounds[0] || p > bounds[1]) return;
     if (meant && !meant[row[TRUE]] && !meant[predicted]) return;
     if (cluster && !(cluster.has(row[TRUE]) && cluster.has(predicted))) return;
@@ -153,7 +153,7 @@ function update() {
 function only(changed) {  // all errors but for these filters
   byId("filters").reset();
   cluster = changed.cluster ?? null;
-  for (const id of ["cause", "class", "change"]) if (changed[id] !== undefined) byId(id).value = changed[id];
+  for (const id of ["cause", "class", "state"]) if (changed[id] !== undefined) byId(id).value = changed[id];
   update();
   byId("errors").scrollIntoView();
 }
@@ -190,13 +190,13 @@ const groups = new Pager("clusters", 8, ([, members, images, within, share]) => 
 
 byId("names").append(...names.map(name => { const made = element("option"); made.value = name; return made; }));
 byId("cause").append(...causes.map((cause, i) => { const made = element("option", "", spaced(cause)); made.value = i; return made; }));
-byId("change")?.append(...changes.map((change, i) => { const made = element("option", "", change); made.value = i; return made; }));
+byId("state")?.append(...states.map((state, i) => { const made = element("option", "", state); made.value = i; return made; }));
 byId("filters").addEventListener("input", update);
 byId("filters").addEventListener("submit", event => event.preventDefault());
 byId("filters").addEventListener("reset", () => { cluster = null; setTimeout(update); });  // the fields are emptied after this event
 byId("class-search").addEventListener("input", updateClasses);
 for (const made of document.querySelectorAll("[data-cause]")) made.addEventListener("click", () => only({ cause: causes.indexOf(made.dataset.cause) }));
-for (const made of document.querySelectorAll("[data-change]")) made.addEventListener("click", () => only({ change: made.dataset.change }));
+for (const made of document.querySelectorAll("[data-state]")) made.addEventListener("click", () => only({ state: made.dataset.state }));
 byId("cluster-count").textContent = number(clusters.length) + " clusters";
 groups.show(clusters);
 updateClasses();

@@ -18,20 +18,21 @@ from markupsafe import Markup
 from rp2k_lab.analysis.album import NO_PICTURES, Album, add_pictures
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.charts import accuracy_chart
+from rp2k_lab.document import percent
 from rp2k_lab.page import printable, render
 
 MOST_BYTES = 20_000_000
 MOST_ROW_BYTES = 8_000_000  # of the errors' texts and numbers; 39,027 of them take about 6
 _MARGIN = 1000  # bytes of the note on what was left out
 CAUSES = {  # the name, and what it means
-    "look_alike": "The two classes are near in feature space and are confused in both directions.",
     "suspected_label": "The given label is probably wrong.",
-    "tail": "The class has too few training images.",
     "others": "Into or out of the catch-all class.",
     "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
+    "look_alike": "The two classes are near in feature space and are confused in both directions.",
+    "tail": "The class has too few training images.",
     "unexplained": "None of the rules holds.",
 }
-CHANGES = ("fixed", "new", "kept")
+STATES = ("fixed", "new", "kept")
 _MEASURES = {
     "train_images": "training images of the class",
     "ratio": "height / width",
@@ -60,8 +61,8 @@ def write_page(
         title: of the page; facts: names and values below it, such as the run, the split, top-1.
         cases, classes, clusters, causes, curves: the analysis' tables.
         thumbnails: where the pictures come from.
-        pairs: against an earlier run: `row`, `change` (fixed, new or kept), `first` (the class that the earlier run
-            predicted) and `p_first`, a row each photo that either run has wrong; `cases` is of the later run.
+        pairs: against an earlier run, a row a photo that either run has wrong: row, state (fixed, new or kept), and
+            top1_first and p1_first, what the earlier run predicted; `cases` is of the later one.
 
     Returns:
         What did not fit: rows (errors that are only counted), photos (errors without a picture), explanations (errors
@@ -78,7 +79,7 @@ def write_page(
         "names": [printable(name) for name in names],
         "classes": _classes(classes, ids, len(names)),
         "causes": list(CAUSES),
-        "changes": list(CHANGES) if pairs is not None else [],
+        "states": list(STATES) if pairs is not None else [],
         "clusters": [
             [int(c.cluster), [ids[n] for n in c.classes], int(c.images), int(c.errors_within), _thousandths(c.share)]
             for c in clusters.itertuples()
@@ -111,22 +112,22 @@ def _json(value) -> str:
 def _errors(cases: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.DataFrame:
     """The rows of the page: the errors or, of two runs, what either has wrong."""
     if pairs is None:
-        return cases[~cases["correct"].to_numpy(bool)].assign(change="", first="", p_first=np.nan)
-    return cases.merge(pairs[["row", "change", "first", "p_first"]], "inner", on="row")
+        return cases[~cases["correct"].to_numpy(bool)].assign(state="", top1_first="", p1_first=np.nan)
+    return cases.merge(pairs[["row", "state", "top1_first", "p1_first"]], "inner", on="row")
 
 
 def _in_turn(errors: pd.DataFrame) -> pd.DataFrame:
-    """One of each main cause (of two runs, also of each change) in turn, the most confident first.
+    """One of each main cause (of two runs, also of each state) in turn, the most confident first.
 
     In this order pictures are given until the page is full, so that no cause is left without.
     """
     errors = errors.sort_values("p1", ascending=False, kind="stable")
-    turn = errors.groupby(["change", "cause"], sort=False).cumcount()
+    turn = errors.groupby(["state", "cause"], sort=False).cumcount()
     return errors.assign(turn=turn).sort_values("turn", kind="stable", ignore_index=True)
 
 
 def _names_in(errors: pd.DataFrame) -> list[str]:
-    columns = [name for name in errors if name in ("true", "suggested", "first") or name in _tops(errors)]
+    columns = [name for name in errors if name in ("true", "suggested", "top1_first") or name in _tops(errors)]
     return sorted({name for column in columns for name in errors[column].unique() if name})
 
 
@@ -156,9 +157,9 @@ def _row(error: dict, ids: dict[str, int]) -> list:
         [_short_number(error[name]) for name in _PHOTO_MEASURES],
         _thousandths(error["suspicion"]),
         ids.get(error["suggested"], -1),
-        CHANGES.index(error["change"]) if error["change"] else -1,
-        ids.get(error["first"], -1),
-        _thousandths(error["p_first"]),
+        STATES.index(error["state"]) if error["state"] else -1,
+        ids.get(error["top1_first"], -1),
+        _thousandths(error["p1_first"]),
         _short_number(error["nearest_distance"]),
         *NO_PICTURES,
     ]
@@ -183,8 +184,8 @@ def _values(title, facts, cases, causes, curves, pairs) -> dict:
         for measure, words in _MEASURES.items()
         if (curves["measure"] == measure).any()
     ]
-    rows = [row | {"means": CAUSES[row["cause"]]} for row in causes.to_dict("records")]
-    changes = {name: int((pairs["change"] == name).sum()) for name in CHANGES} if pairs is not None else {}
+    rows = [row | {"means": CAUSES[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")]
+    states = {name: int((pairs["state"] == name).sum()) for name in STATES} if pairs is not None else {}
     wrong = int((~cases["correct"].to_numpy(bool)).sum())
-    values = {"title": title, "facts": facts, "causes": rows, "charts": charts, "changes": changes}
+    values = {"title": title, "facts": facts, "causes": rows, "charts": charts, "states": states}
     return values | {"photos": len(cases), "wrong": wrong}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.page import CAUSES, CHANGES
+from rp2k_lab.analysis.page import CAUSES, STATES
 from rp2k_lab.statistics import wilson_interval
 
 
@@ -94,7 +94,7 @@ def _pairs(cases: pd.DataFrame, named: np.ndarray, rng: np.random.Generator) -> 
     chosen = ~(cases["correct"].to_numpy() & before)
     table = cases.loc[chosen, ["row"]].reset_index(drop=True)
     now, before = cases["correct"].to_numpy()[chosen], before[chosen]
-    table["change"] = np.array(CHANGES, object)[np.where(now, 0, np.where(before, 1, 2))]
-    table["first"] = np.where(before, cases.loc[chosen, "true"], cases.loc[chosen, "top2"])
-    table["p_first"] = rng.random(len(table)).astype(np.float32)
+    table["state"] = np.array(STATES, object)[np.where(now, 0, np.where(before, 1, 2))]
+    table["top1_first"] = np.where(before, cases.loc[chosen, "true"], cases.loc[chosen, "top2"])
+    table["p1_first"] = rng.random(len(table)).astype(np.float32)
     return table

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rp2k_lab.analysis.page import CAUSES, CHANGES, MOST_BYTES, write_page
+from rp2k_lab.analysis.page import CAUSES, MOST_BYTES, STATES, write_page
 from rp2k_lab.page import printable
 from tests.analysis import made
 
@@ -79,14 +79,14 @@ def small(tmp_path_factory):
 
 
 def shown(page):
-    """Every card in order, all pages of them: path, main cause, change, the prediction's probability and name."""
+    """Every card in order, all pages of them: path, main cause, state, the prediction's probability and name."""
     return page.evaluate(
         """() => {
             const found = [];
             for (;;) {
                 for (const card of document.querySelectorAll('.case')) found.push([
                     card.querySelector('.path').textContent, card.querySelector('.chip.main')?.textContent ?? '',
-                    card.querySelector('.chip.change')?.textContent ?? '',
+                    card.querySelector('.chip.state')?.textContent ?? '',
                     parseFloat(card.querySelector('.bar b').textContent), card.querySelector('.bar span').textContent]);
                 const buttons = [...document.querySelectorAll('nav[data-of=list] button')];
                 const next = buttons.find(made => made.textContent === 'next');
@@ -107,10 +107,10 @@ def test_every_error_is_shown_with_its_causes_and_pictures(opened, small):
     rows = shown(view.page)
     expected = cases.merge(pairs, on="row").set_index(cases.merge(pairs, on="row")["path"].map(printable))
     assert sorted(row[0] for row in rows) == sorted(expected.index)
-    for path, main, change, share, predicted in rows:
+    for path, main, state, share, predicted in rows:
         error = expected.loc[path]
         assert main == error["cause"].replace("_", " ")
-        assert change == error["change"]
+        assert state == error["state"]
         assert share == pytest.approx(100 * error["p1"], abs=0.051)
         assert predicted == printable(error["top1"])
     broken = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
@@ -129,10 +129,10 @@ def test_errors_are_filtered(opened, small):
     assert count(page) == (cases["cause"] == "tail").sum() < cases["cause_tail"].sum()
     page.click("#filters button[type=reset]")
     page.wait_for_function(f"document.getElementById('count').textContent.startsWith('{len(cases)} of')")
-    for change in CHANGES:
-        page.select_option("#change", label=change)
-        assert count(page) == (cases["change"] == change).sum() > 0
-    page.select_option("#change", "")
+    for state in STATES:
+        page.select_option("#state", label=state)
+        assert count(page) == (cases["state"] == state).sum() > 0
+    page.select_option("#state", "")
     page.fill("#least", "40")
     page.fill("#most", "60")
     assert count(page) == cases["p1"].mul(1000).round().between(400, 600).sum() > 0
@@ -177,8 +177,8 @@ def test_tables_lead_to_the_errors_they_count(opened, small):
     for row in tables.causes.itertuples():
         page.click(f"button[data-cause={row.cause}]")
         assert count(page) == row.errors
-    page.click("button[data-change='0']")
-    assert count(page) == (wrong["change"] == "fixed").sum()
+    page.click("button[data-state='0']")
+    assert count(page) == (wrong["state"] == "fixed").sum()
     largest = tables.clusters.iloc[0]
     page.click(".cluster .link >> nth=0")
     within = wrong["true"].isin(largest["classes"]) & wrong["top1"].isin(largest["classes"])
@@ -228,7 +228,7 @@ def test_a_run_without_errors_has_a_page(opened, tmp_path):
     view = opened(tmp_path / "errors.html")
     assert count(view.page) == 0
     assert view.said == []
-    assert view.page.locator("#change").count() == 0
+    assert view.page.locator("#state").count() == 0
 
 
 def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
