@@ -5,6 +5,9 @@ With our head, a mean and a dense layer, Grad-CAM is CAM (Zhou et al., CVPR 2016
 of Grad-CAM): a place's value, before negative ones are cut off, is what it adds to the class's logit.  That holds for
 any backbone with such a head: also for `swin_tiny`, whose tokens lie on a grid as a convolution's places do, although
 attention has carried what surrounds a token into it, so that its maps are less local.
+
+A backbone divides the sides by 32, so that of a small input little more than one place is left, which says nothing:
+`explain` then covers parts of the image instead.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +16,11 @@ import cv2
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab.analysis.occlusion import Occlusion
 from rp2k_lab.model import Network, WithPreprocessing
 from rp2k_lab.model.layers import global_mean
+
+LEAST_PLACES = 4  # along a side, for Grad-CAM: inputs of 128 pixels
 
 
 class _Score(nn.Cell):
@@ -56,7 +62,10 @@ def explain(
     batch_size: int,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Grad-CAM of a class in each photo, float32 (photos, h, w) as `GradCam`; the network is left in evaluation mode.
+    """Where a class was seen in each photo, float32 (photos, h, w); the network is left in evaluation mode.
+
+    By `GradCam`, in one pass, or where its map has fewer than `LEAST_PLACES` along a side, by `Occlusion`, in 50.
+    Both are in the logit's unit and not negative.
 
     Args:
         batches: of one view each, as `rp2k_lab.build.batches_for` gives them: uint8 (n, height, width, 3), n =
@@ -65,17 +74,26 @@ def explain(
         check: called between batches; raises to stop (a signal).
     """
     cell, found, first = GradCam(network).set_train(False), [np.zeros((0, 1, 1), np.float32)], 0
-    classes = network.network.head.fc.out_channels
+    covering = None
     for (images,) in batches:
         check()
-        count = len(images)
-        chosen = np.zeros((batch_size, classes), np.float32)
-        chosen[np.arange(count), labels[first : first + count]] = 1
-        if count < batch_size:  # one graph for all
-            images = np.concatenate([images, np.zeros((batch_size - count, *images.shape[1:]), np.uint8)])
-        found.append(cell(Tensor(images), Tensor(chosen)).asnumpy()[:count])
-        first += count
+        theirs = labels[first : first + len(images)]
+        if covering is None:
+            maps = _grad_cam(cell, images, theirs, batch_size)
+            if min(maps.shape[1:]) < LEAST_PLACES:
+                covering = Occlusion(network, network.normalise.mean_colour(), batch_size)
+        found.append(maps if covering is None else covering(images, theirs))
+        first += len(images)
     return np.concatenate(found[1:] or found)
+
+
+def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:
+    count = len(images)
+    chosen = np.zeros((batch_size, cell.network.network.head.fc.out_channels), np.float32)
+    chosen[np.arange(count), labels] = 1
+    if count < batch_size:  # one graph for all
+        images = np.concatenate([images, np.zeros((batch_size - count, *images.shape[1:]), np.uint8)])
+    return cell(Tensor(images), Tensor(chosen)).asnumpy()[:count]
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

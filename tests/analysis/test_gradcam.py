@@ -6,13 +6,14 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from rp2k_lab.analysis.gradcam import explain, overlay
+from rp2k_lab.analysis.occlusion import GRID
 from rp2k_lab.model import WithPreprocessing, create_model
 from rp2k_lab.model.layers import ConvNorm
 from rp2k_lab.model.network import Head, Network
 from tests.model import plain
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 128, 160, 3), np.uint8)
 LABELS = np.array([2, 0, 1])
 
 
@@ -76,15 +77,31 @@ class Bright(nn.Cell):
 
 @pytest.mark.usefixtures("graph_mode")
 def test_a_class_is_found_where_it_is():
-    """A white corner on black; class 0 is bright, class 1 dark.  By hand: 1 / 6 of the weights' 3 in the corner."""
+    """A white corner on black; class 0 is bright, class 1 dark.  By hand, of 16 places."""
     net = Network(Bright(), Head(2, 2), "bright")
     net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
-    image = np.zeros((1, 64, 96, 3), np.uint8)
-    image[0, :32, 64:] = 255
+    image = np.zeros((1, 128, 128, 3), np.uint8)
+    image[0, :32, 96:] = 255
     network = WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3)
     found = explain(network, [[image], [image]], np.array([0, 1]), 1)
-    np.testing.assert_allclose(found[0], [[0, 0, 9 / 6], [0, 0, 0]], atol=1e-5)
-    np.testing.assert_allclose(found[1], [[1 / 6, 1 / 6, 0], [1 / 6, 1 / 6, 1 / 6]], atol=1e-5)
+    corner = np.zeros((4, 4))
+    corner[0, 3] = 1  # white is normalised to 3, black to -1; the weights of brightness add up to 3 and to -1
+    np.testing.assert_allclose(found[0], corner * 9 / 16, atol=1e-5)
+    np.testing.assert_allclose(found[1], (1 - corner) / 16, atol=1e-5)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_a_small_input_is_covered_instead():
+    """Grad-CAM would have a map of two places."""
+    net = Network(Bright(), Head(2, 2), "bright")
+    net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
+    images = np.full((2, 32, 64, 3), 64, np.uint8)
+    images[:, :, 40:] = 255
+    found = explain(WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3), [[images[:1]], [images[1:]]], np.array([0, 1]), 3)
+    assert found.shape == (2, GRID, GRID)
+    assert found[0, :, -1].min() > 0.01
+    np.testing.assert_allclose(found[0, :, :3], 0, atol=1e-5)
+    np.testing.assert_allclose(found[1], 0, atol=1e-5)  # dark: covering the bright side adds to it
 
 
 def test_no_photo_has_no_map():
