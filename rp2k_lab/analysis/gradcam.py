@@ -64,7 +64,8 @@ def explain(
 ) -> np.ndarray:
     """Where a class was seen in each photo, float32 (photos, h, w); the network is left in evaluation mode.
 
-    By `GradCam`, in one pass, or where its map has fewer than `LEAST_PLACES` along a side, by `Occlusion`, in 50.
+    By `GradCam`, in one pass, or where its map has fewer than `LEAST_PLACES` along a side, by `Occlusion`, in 26:
+    there it pays to explain what the page shows first (`page.page_order`).
     Both are in the logit's unit and not negative.
 
     Args:

@@ -6,8 +6,8 @@ from mindspore import Tensor
 from rp2k_lab.model import WithPreprocessing
 from rp2k_lab.prediction import Logits
 
-GRID = 7  # windows along each side
-WINDOW = 0.25  # of the side: neighbouring windows overlap
+GRID = 5  # windows along each side
+WINDOW = 0.3  # of the side: neighbouring windows overlap
 
 
 def occluded(image: np.ndarray, colour: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def write_page(
         What did not fit: rows (errors that are only counted), photos (errors without a picture), explanations (errors
         without the network's view and the nearest training images).
     """
-    errors = _in_turn(_errors(cases, pairs))
+    errors = page_order(cases, pairs)
     names = list(dict.fromkeys([*classes["class"], *_names_in(errors)]))
     ids = {name: i for i, name in enumerate(names)}
     errors = errors.to_dict("records")
@@ -94,6 +94,21 @@ def write_page(
     return left_out
 
 
+def page_order(cases: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The errors or, of two runs, what either has wrong: the cases that the page shows, in its first order.
+
+    One of each main cause (of two runs, also of each state) in turn, the most confident first.  In this order pictures
+    are given until the page is full, so that no cause is left without.  Arguments as of `write_page`.
+    """
+    if pairs is None:
+        errors = cases[~cases["correct"].to_numpy(bool)].assign(state="", top1_first="", p1_first=np.nan)
+    else:
+        errors = cases.merge(pairs[["row", "state", "top1_first", "p1_first"]], "inner", on="row")
+    errors = errors.sort_values("p1", ascending=False, kind="stable")
+    turn = errors.groupby(["state", "cause"], sort=False).cumcount()
+    return errors.assign(turn=turn).sort_values("turn", kind="stable", ignore_index=True)
+
+
 def _page(values: dict, data: dict, left_out: dict[str, int]) -> str:
     here = Path(__file__).parent
     script = (here / "page.js").read_text("utf-8")
@@ -107,23 +122,6 @@ def _json(value) -> str:
     """JSON that can stand in a script element: without <, > and &."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _errors(cases: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows of the page: the errors or, of two runs, what either has wrong."""
-    if pairs is None:
-        return cases[~cases["correct"].to_numpy(bool)].assign(state="", top1_first="", p1_first=np.nan)
-    return cases.merge(pairs[["row", "state", "top1_first", "p1_first"]], "inner", on="row")
-
-
-def _in_turn(errors: pd.DataFrame) -> pd.DataFrame:
-    """One of each main cause (of two runs, also of each state) in turn, the most confident first.
-
-    In this order pictures are given until the page is full, so that no cause is left without.
-    """
-    errors = errors.sort_values("p1", ascending=False, kind="stable")
-    turn = errors.groupby(["state", "cause"], sort=False).cumcount()
-    return errors.assign(turn=turn).sort_values("turn", kind="stable", ignore_index=True)
 
 
 def _names_in(errors: pd.DataFrame) -> list[str]:

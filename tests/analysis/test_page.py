@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rp2k_lab.analysis.page import CAUSES, MOST_BYTES, STATES, write_page
+from rp2k_lab.analysis.page import CAUSES, MOST_BYTES, STATES, page_order, write_page
 from rp2k_lab.page import printable
 from tests.analysis import made
 
@@ -262,3 +262,12 @@ def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
     assert view.said == []
     assert loaded < 5
     assert max(spent) < 1000
+
+
+def test_the_first_of_the_page_are_the_surest_of_each_cause():
+    cases = made.tables(400, NAMES).cases
+    wrong, ordered = cases[~cases["correct"]], page_order(cases)
+    assert sorted(ordered["row"]) == sorted(wrong["row"])
+    surest = wrong.sort_values("p1", ascending=False).drop_duplicates("cause")["row"]
+    assert set(ordered["row"][: len(CAUSES)]) == set(surest)
+    assert ordered["p1"][: len(CAUSES)].is_monotonic_decreasing
