@@ -231,6 +231,7 @@ def test_a_run_without_errors_has_a_page(opened, tmp_path):
     assert view.page.locator("#state").count() == 0
 
 
+@pytest.mark.alone
 def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
     """Every photo wrong: the most that there can be.  Loading within 5 s, filters and sorting within 1 s."""
     names = [f"伊利安慕希瓶装芒果+百香果{i}g" for i in range(2388)]
