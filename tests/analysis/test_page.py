@@ -258,7 +258,7 @@ def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
             })"""
     )
     print(f"{file.stat().st_size / 1e6:.1f} MB, {left_out}, loaded in {loaded:.2f} s, steps {np.round(spent)} ms")
-    assert count(page) <= cases["cause_look_alike"].sum()
+    assert left_out["rows"] or count(page) == cases[f"cause_{next(iter(CAUSES))}"].sum()
     assert page.evaluate("document.getElementsByTagName('*').length") < 8000
     assert view.said == []
     assert loaded < 5
