@@ -6,6 +6,7 @@ Text is escaped, marks have titles that a pointer shows, and the drawing is narr
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 540, 320
@@ -131,6 +132,41 @@ def bytes_chart(sizes: np.ndarray) -> Markup:
     x_ticks = [(share, in_bytes(10 ** (low + share * (high - low)))) for share in (0.02, 0.25, 0.5, 0.75, 0.96)]
     y_ticks = [(n / top, f"{n:,}") for n in _round_steps(top)]
     return _chart("file sizes", marks, "size of the file", "photos", x_ticks, y_ticks)
+
+
+def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
+    """Accuracy with its interval in each bin of a measure; every bin is as wide as any other, as bins of quantiles are.
+
+    Args:
+        curve: low_edge, high_edge, images, accuracy, low, high, a row a bin, rising; at least one.
+        label: of the measure.
+    """
+    seen = curve[curve["images"] > 0]
+    bottom = np.floor(10 * seen["low"].min()) / 10 if len(seen) else 0.0
+    top = max(np.ceil(10 * seen["high"].max()) / 10 if len(seen) else 1.0, bottom + 0.1)
+    place = lambda share: _y((share - bottom) / (top - bottom))  # noqa: E731
+    marks = []
+    for i, bin_ in enumerate(curve.itertuples()):
+        if not bin_.images:
+            continue
+        x, ends = _x((i + 0.5) / len(curve)), (place(bin_.low), place(bin_.high))
+        share, low, high = (f"{100 * value:.1f}" for value in (bin_.accuracy, bin_.low, bin_.high))
+        edges = f"{_edge(bin_.low_edge)} to {_edge(bin_.high_edge)}"
+        words = f"{edges}: {share} % [{low}, {high}] of {bin_.images:,} photos"
+        marks.append(
+            f'<g><title>{words}</title><line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" '
+            f'y2="{ends[1]:.1f}"/><circle class="ours" cx="{x:.1f}" cy="{place(bin_.accuracy):.1f}" r="5"/></g>'
+        )
+    edges = [*curve["low_edge"], *curve["high_edge"].iloc[-1:]]
+    every = -(-len(edges) // 9)
+    x_ticks = [(i / len(curve), _edge(edges[i])) for i in range(0, len(edges), every)]
+    percents = range(round(100 * bottom), round(100 * top) + 1, 10 if top - bottom < 0.65 else 20)
+    y_ticks = [((p / 100 - bottom) / (top - bottom), f"{p} %") for p in percents]
+    return _chart(f"accuracy over {label}", marks, label, "accuracy", x_ticks, y_ticks)
+
+
+def _edge(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def in_bytes(size: float) -> str:

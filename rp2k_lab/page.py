@@ -61,15 +61,20 @@ class Pictures:
 
     def array(self, image: np.ndarray, words: str, suffix: str) -> Shot:
         """An image, uint8 RGB (height, width, 3), as .jpg or .png."""
-        options = [cv2.IMWRITE_JPEG_QUALITY, 82] if suffix == ".jpg" else []
-        encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
         kind = "jpeg" if suffix == ".jpg" else "png"
-        uri = f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
+        uri = f"data:image/{kind};base64,{in_base64(image, suffix)}"
         if len(uri) > self._budget:
             self.left_out += 1
             return Shot(None, words, reason="left out: the page is full")
         self._budget -= len(uri)
         return Shot(uri, words, image.shape[1], image.shape[0])
+
+
+def in_base64(image: np.ndarray, suffix: str, quality: int = 82) -> str:
+    """An image, uint8 RGB (height, width, 3), as .jpg or .png in base64; `quality` is JPEG's."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return base64.b64encode(encoded).decode()
 
 
 def printable(text: str) -> str:
@@ -82,11 +87,11 @@ def short(text: str) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def render(values: dict[str, Any]) -> str:
-    """The page as HTML; `page.html.jinja` says which values it needs, and a missing one is an error."""
+def render(values: dict[str, Any], template: str = "page.html.jinja") -> str:
+    """The page as HTML; the template says which values it needs, and a missing one is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     thousands = lambda number: f"{number:,}"  # noqa: E731
     environment.filters |= {"printable": printable, "short": short, "in_bytes": in_bytes, "thousands": thousands}
-    return environment.get_template("page.html.jinja").render(values)
+    return environment.get_template(template).render(values)

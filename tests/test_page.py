@@ -145,6 +145,12 @@ def test_printable():
     assert printable("\udcff\u202e") == "\\udcff\\u202e"
 
 
+def curve(*bins):
+    """A curve of bins of (images, accuracy, upper edge)."""
+    rows = [(0, edge, n, share, max(0, share - 0.1), min(1, share + 0.1)) for n, share, edge in bins]
+    return pd.DataFrame(rows, columns=["low_edge", "high_edge", "images", "accuracy", "low", "high"])
+
+
 @pytest.mark.parametrize(
     "chart",
     [
@@ -159,6 +165,9 @@ def test_printable():
         pytest.param(lambda: charts.size_chart(np.array([32.0]), np.array([32.0])), id="one size"),
         pytest.param(lambda: charts.bytes_chart(np.array([100.0, 10**7])), id="bytes"),
         pytest.param(lambda: charts.bytes_chart(np.array([100.0])), id="one file"),
+        pytest.param(lambda: charts.accuracy_chart(curve((0, 0.0, 1), (50, 0.5, 20), (20, 1, 5)), "ratio"), id="curve"),
+        pytest.param(lambda: charts.accuracy_chart(curve((20, 0.97, 30)), "brightness"), id="one bin"),
+        pytest.param(lambda: charts.accuracy_chart(curve((0, 0.5, 1)), "brightness"), id="empty bin"),
     ],
 )
 def test_charts_are_drawn_within_their_frame(chart):
@@ -169,6 +178,9 @@ def test_charts_are_drawn_within_their_frame(chart):
         assert 0 <= box.x <= box.x + box.width <= width
         assert 0 <= box.y <= box.y + box.height <= height + 0.1
         assert box.height >= 0
+    for circle in svg.iter("circle"):
+        assert 0 <= float(circle.get("cx")) <= width
+        assert 0 <= float(circle.get("cy")) <= height
     for words in svg.iter("text"):
         assert 0 < float(words.get("x")) < width
     for path in svg.iter("path"):
@@ -185,3 +197,13 @@ def test_the_ratio_chart_says_its_numbers():
     ]
     assert "1 to 1.5: 100.0 % (4 photos)" in titles
     assert "2.5 to 3: 20.5 % in RP2K" in titles
+
+
+def test_the_accuracy_chart_says_its_numbers_and_draws_them_to_scale():
+    svg = ElementTree.fromstring(
+        charts.accuracy_chart(curve((1200, 0.5, 20), (0, float("nan"), 30), (9, 0.6, 40)), "x")
+    )
+    titles = [title.text for title in svg.iter("title")]
+    assert titles == ["0 to 20: 50.0 % [40.0, 60.0] of 1,200 photos", "0 to 40: 60.0 % [50.0, 70.0] of 9 photos"]
+    first, second = ([float(part) for part in (g[1].get("y1"), g[2].get("cy"), g[1].get("y2"))] for g in svg.iter("g"))
+    assert second == pytest.approx([first[1], first[2], 2 * first[2] - first[1]], abs=0.2)

@@ -25,6 +25,11 @@ class Normalise(nn.Cell):
         x = ops.transpose(ops.cast(images, mstype.float32), (0, 3, 1, 2))
         return x * self.scale + self.shift
 
+    def mean_colour(self) -> np.ndarray:
+        """The colour that becomes 0, uint8 (3,)."""
+        colour = -self.shift.asnumpy() / self.scale.asnumpy()
+        return np.clip(np.round(colour.ravel()), 0, 255).astype(np.uint8)
+
 
 class WithPreprocessing(nn.Cell):
     """A network that takes a photo's bytes: `Normalise`, then `network`, whose parameter names stay as they are.

@@ -1,0 +1,134 @@
+"""Grad-CAM against CAM by hand, and the picture that is made of it."""
+
+import mindspore
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from rp2k_lab.analysis.gradcam import explain, overlay
+from rp2k_lab.analysis.occlusion import GRID
+from rp2k_lab.model import WithPreprocessing, create_model
+from rp2k_lab.model.layers import ConvNorm
+from rp2k_lab.model.network import Head, Network
+from tests.model import plain
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 128, 160, 3), np.uint8)
+LABELS = np.array([2, 0, 1])
+
+
+def network_of(name, **options):
+    """Small, with a classifier that is far from symmetric."""
+    net = create_model(name, 3, depth_multiplier=0.25, **options)
+    rng = np.random.default_rng(1)
+    for parameter in (net.head.fc.weight, net.head.fc.bias):
+        parameter.set_data(Tensor(rng.normal(size=parameter.shape).astype(np.float32)))
+    return WithPreprocessing(net, MEAN, STD).set_train(False)
+
+
+def last_map(network, images):
+    """What the mean is taken of, float64 (batch, channels, h, w)."""
+    normalised = (images / 255.0 - np.array(MEAN)) / np.array(STD)
+    net = network.network
+    maps = net.backbone(Tensor(normalised.transpose(0, 3, 1, 2).astype(np.float32)))
+    widen = net.head.widen
+    maps = maps.asnumpy().astype(np.float64)
+    if isinstance(widen, ConvNorm):
+        maps = plain.relu(plain.norm(plain.conv(maps, plain.array(widen.conv.weight)), widen.bn))
+    return maps
+
+
+@pytest.mark.usefixtures("pynative")  # but for what a run compiles: a graph of every cell takes long
+@pytest.mark.parametrize(
+    ("name", "options", "mode"),
+    [
+        pytest.param(
+            "resnet18",
+            {"width_multiplier": 0.125, "head_width": 24, "drop_rate": 0.5},
+            mindspore.GRAPH_MODE,
+            id="widened",
+        ),
+        pytest.param("swin_tiny", {"width_multiplier": 1 / 3}, mindspore.PYNATIVE_MODE, id="tokens"),
+    ],
+)
+def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(name, options, mode):
+    network = network_of(name, **options)
+    mindspore.set_context(mode=mode)
+    found = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    maps, classifier = last_map(network, IMAGES), network.network.head.fc
+    adds = np.einsum("nchw,nc->nhw", maps, plain.array(classifier.weight)[LABELS]) / np.prod(maps.shape[2:])
+    assert min((adds < 0).sum(), (adds > 0).sum()) > 3
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.maximum(adds, 0), atol=2e-4 * np.abs(adds).max())
+    logits = network(Tensor(IMAGES)).asnumpy()[np.arange(3), LABELS]
+    np.testing.assert_allclose(adds.sum((1, 2)) + plain.array(classifier.bias)[LABELS], logits, rtol=1e-3, atol=1e-3)
+
+
+class Bright(nn.Cell):
+    """A backbone of two channels: the 32-pixel cells' brightness, and its negative."""
+
+    num_features = 2
+
+    def construct(self, images):
+        mean = ops.avg_pool2d(images, 32, 32).mean(1, keep_dims=True)
+        return ops.concat((mean, -mean), 1)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_a_class_is_found_where_it_is():
+    """A white corner on black; class 0 is bright, class 1 dark.  By hand, of 16 places."""
+    net = Network(Bright(), Head(2, 2), "bright")
+    net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
+    image = np.zeros((1, 128, 128, 3), np.uint8)
+    image[0, :32, 96:] = 255
+    network = WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3)
+    found = explain(network, [[image], [image]], np.array([0, 1]), 1)
+    corner = np.zeros((4, 4))
+    corner[0, 3] = 1  # white is normalised to 3, black to -1; the weights of brightness add up to 3 and to -1
+    np.testing.assert_allclose(found[0], corner * 9 / 16, atol=1e-5)
+    np.testing.assert_allclose(found[1], (1 - corner) / 16, atol=1e-5)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_a_small_input_is_covered_instead():
+    """Grad-CAM would have a map of two places."""
+    net = Network(Bright(), Head(2, 2), "bright")
+    net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
+    images = np.full((2, 32, 64, 3), 64, np.uint8)
+    images[:, :, 40:] = 255
+    found = explain(WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3), [[images[:1]], [images[1:]]], np.array([0, 1]), 3)
+    assert found.shape == (2, GRID, GRID)
+    assert found[0, :, -1].min() > 0.01
+    np.testing.assert_allclose(found[0, :, :2], 0, atol=1e-5)
+    np.testing.assert_allclose(found[1], 0, atol=1e-5)  # dark: covering the bright side adds to it
+
+
+def test_no_photo_has_no_map():
+    assert explain(WithPreprocessing(Network(Bright(), Head(2, 2), "bright"), MEAN, STD), [], [], 4).shape[0] == 0
+
+
+def test_a_signal_is_heard_between_batches():
+    def stop():
+        raise InterruptedError
+
+    network = WithPreprocessing(Network(Bright(), Head(2, 2), "bright"), MEAN, STD)
+    with pytest.raises(InterruptedError):
+        explain(network, [[IMAGES[:2]]], LABELS, 2, stop)
+
+
+def test_the_overlay_is_red_at_the_maximum_and_grey_where_there_is_nothing():
+    image = np.full((40, 60, 3), (40, 160, 90), np.uint8)
+    heat = np.zeros((2, 3), np.float32)
+    heat[0, 2] = 1e-3
+    shown = overlay(image, heat)
+    assert (shown.shape, shown.dtype) == (image.shape, np.uint8)
+    hot, cold = shown[2, -2].astype(int), shown[-2, 2].astype(int)
+    assert np.ptp(cold) == 0
+    assert hot[0] > image[0, 0, 0] + 50
+    np.testing.assert_allclose(hot, np.array([40, 160, 90]) * 0.65 + np.array([255, 40, 0]) * 0.35, atol=2)
+
+
+def test_without_heat_all_is_grey():
+    shown = overlay(IMAGES[0], np.zeros((2, 2), np.float32))
+    assert np.ptp(shown, axis=-1).max() == 0
