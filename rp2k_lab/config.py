@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from rp2k_lab.ablation import Ablation, Scale
+from rp2k_lab.analysis.rules import Rules
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
@@ -150,6 +151,13 @@ class Inspect(Task):
     @property
     def reads_photos(self) -> bool:
         return self.what != "models"
+
+
+class Errors(Task, Rules):
+    name: Literal["errors"]
+    split: Split = Field(description="whose photos: train, val or test")
+    reads_photos = True
+    earlier_runs = (1, 2)
 
 
 class Report(Task):
@@ -371,7 +379,7 @@ class Config(Group):
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
     task: Annotated[
-        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Report,
+        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Errors | Report,
         Field(discriminator="name"),
     ]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]

@@ -1,6 +1,9 @@
 """What a finished run says in the terminal."""
 
+import pandas as pd
+
 from rp2k_lab.comparison import Verdict
+from rp2k_lab.errors import shown
 from rp2k_lab.metrics import Score
 
 ROWS = {
@@ -56,6 +59,21 @@ def top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> s
     """A row a name; a column a split, whose scores are those of `names` in order."""
     cells = [[name, *(_cell(each[i]["top1"]) for each in scores.values())] for i, name in enumerate(names)]
     return _table([["top-1", *scores], *cells])
+
+
+def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
+    """A row a cause: of how many errors it is the main one, its share of all errors, how many have it, in which classes.
+
+    Args:
+        causes: of `analysis.causes.cause_table`.
+        correct: bool (photos,).
+    """
+    cells = [["cause", "main", "share", "have it", "most in"]]
+    for row in causes.itertuples():
+        share = f"{100 * row.share:5.1f} %" if row.main else "–"
+        cells.append([row.cause, str(row.main), share, str(row.errors), ", ".join(map(shown, row.top_classes[:3]))])
+    wrong = int((~correct).sum())
+    return f"{_table(cells)}\n\nerrors      {wrong} of {len(correct)} photos"
 
 
 def _gain(gain: Verdict) -> str:
