@@ -58,7 +58,7 @@ def _read(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
         found = np.load(file, mmap_mode="r")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         log.warning("%s cannot be used (%s): the features are computed again", file, type(error).__name__)
         return None
     return found if (found.shape, found.dtype) == (shape, np.float32) else None

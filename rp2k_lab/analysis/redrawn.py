@@ -1,17 +1,19 @@
 """Was it the photo's fault?  A shelf set knows: the same product is drawn without the nuisance, and the model asked
 again.  An error whose clean drawing is recognised was the photo's fault."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.dataset.image import fit, padded_centre, stretch
+from rp2k_lab.dataset.image import padded_centre, read_resized
+from rp2k_lab.dataset.shelf.catalogue import build_catalogue
 from rp2k_lab.dataset.shelf.generate import OPTIONS_FILE, TRUTH_FILE
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.plan import NUISANCES
-from rp2k_lab.dataset.shelf.scene import redraw
+from rp2k_lab.dataset.shelf.scene import draw_image, encode
 from rp2k_lab.prediction import Predictor, Preprocessing
 from rp2k_lab.statistics import wilson_interval
 
@@ -30,12 +32,20 @@ def read_truth(root: Path) -> tuple[ShelfOptions, pd.DataFrame] | None:
 def clean_batches(
     options: ShelfOptions, truth: pd.DataFrame, without: Sequence[str], way: Preprocessing, batch_size: int
 ) -> Iterator[list[np.ndarray]]:
-    """The photos of rows of the truth drawn again without some nuisances, as a predictor takes them."""
-    for start in range(0, len(truth), batch_size):
-        rows = truth.iloc[start : start + batch_size].to_dict("records")
-        drawn = (redraw(options, row, without) for row in rows)
-        resized = ((fit if way.resize == "letterbox" else stretch)(image, way.resized) for image in drawn)
-        yield [np.stack([padded_centre(image, way.resized, way.size) for image in resized])]
+    """The photos of rows of the truth drawn again without some nuisances, as a predictor takes them.
+
+    They go through a file, compressed as the photo is: a JPEG is decoded at a fraction of its size where that is
+    enough, which gives other pixels than resizing the drawing.
+    """
+    catalogue = build_catalogue(options)
+    with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as folder:
+        file = Path(folder) / "photo"
+        for start in range(0, len(truth), batch_size):
+            images = []
+            for row in truth.iloc[start : start + batch_size].to_dict("records"):
+                file.write_bytes(encode(draw_image(row, catalogue, without), row))
+                images.append(padded_centre(read_resized(file, way.resized, way.resize), way.resized, way.size))
+            yield [np.stack(images)]
 
 
 def recognised_clean(
@@ -51,7 +61,7 @@ def recognised_clean(
     Args:
         predictor: of one network.
         classes: names in the labels' order.
-        without: names of nuisances, of `scene.redraw`.
+        without: names of NUISANCES.
     """
     batches = clean_batches(options, truth, without, predictor.preprocessings[0], batch_size)
     said = [average.argmax(axis=1) for _, average in predictor(batches)]
