@@ -62,7 +62,7 @@ def top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> s
 
 
 def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
-    """A row a cause: of how many errors it is the main one, its share of all errors, how many have it, in which classes.
+    """A row a cause: of how many errors it is the main one, their share, how many have it, in which classes most.
 
     Args:
         causes: of `analysis.causes.cause_table`.
@@ -74,6 +74,19 @@ def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
         cells.append([row.cause, str(row.main), share, str(row.errors), ", ".join(map(shown, row.top_classes[:3]))])
     wrong = int((~correct).sum())
     return f"{_table(cells)}\n\nerrors      {wrong} of {len(correct)} photos"
+
+
+def photo_score_lines(score: pd.DataFrame) -> str:
+    """How well the cause `photo` did against a shelf set's truth; `score` of `analysis.redrawn.photo_score`."""
+    lines = [f"photo       of {score['errors'][0]} errors with a right label, {score['flagged'][0]} have this cause;"]
+    for row in score.itertuples():
+        shares = (f"{name} {share:.2f} [{low:.2f}, {high:.2f}]" for name, share, low, high in (
+            ("precision", row.precision, row.precision_low, row.precision_high),
+            ("recall", row.recall, row.recall_low, row.recall_high),
+        ))  # fmt: skip
+        what = "what it measures" if row.left_out == "measured" else "any nuisance"
+        lines.append(f"            drawn without {what} {row.fault} are recognised: {', '.join(shares)}")
+    return "\n".join(lines)
 
 
 def _gain(gain: Verdict) -> str:

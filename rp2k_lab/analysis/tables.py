@@ -2,8 +2,8 @@
 
 `Tables.cases` has a row a photo of the split, in the index's order:
 
-- path, true, correct, top1…top5, p1…p5 as in a run's predictions.parquet (`metrics.predictions_table`); p_true (float32,
-  probability of the given label); row (int, the index's); train_images (int, of the true class);
+- path, true, correct, top1…top5, p1…p5 as in a run's predictions.parquet (`metrics.predictions_table`); p_true
+  (float32, probability of the given label); row (int, the index's); train_images (int, of the true class);
 - height, width (pixels), ratio (height / width), and brightness, contrast, sharpness, glare (float32, `photo.measure`);
 - suspicion (float, 0 to 1, that the given label is wrong), suggested (the label to give instead, or "");
 - cause_<cause> (bool) for each cause, and cause, the main one, "" where correct (`causes`);

@@ -24,7 +24,7 @@ from rp2k_lab.members import check_classes, check_held_out, load_members, parent
 from rp2k_lab.metrics import Predictions, top_k
 from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.record import record_origin
-from rp2k_lab.report import causes_table
+from rp2k_lab.report import causes_table, photo_score_lines
 from rp2k_lab.runs import EarlierRun
 from rp2k_lab.task.evaluate import check_splits, print_where_to_look
 from rp2k_lab.task.train import open_tracker
@@ -73,7 +73,11 @@ def run(config: Config, folder: Path, *others: Config) -> None:
             score = record_photo_score(tracker, config, index, members[-1], tables.cases, signals, folder)
             write_error_page(tracker, index, tables, pairs, folder)
     print(causes_table(tables.causes, tables.cases["correct"]))
-    print_scores(score, pairs)
+    if score is not None:
+        print(photo_score_lines(score))
+    if pairs is not None:
+        counts = pairs["state"].value_counts().to_dict()
+        print(f"second run  {', '.join(f'{counts.get(state, 0)} errors {state}' for state in STATES)}")
     print_where_to_look(tracker, folder)
 
 
@@ -89,9 +93,7 @@ def analyse_run(
     # Integration: the ranking of suspected labels (the `labels` part) fills these two; 0 and "" suspect nothing.
     photos = photos.assign(suspicion=np.float32(0), suggested="")
     means = class_means(training, train["label"].to_numpy(), len(index.classes))
-    found = analyse(
-        photos, predictions, index.classes, index.train_counts(), means, config.task, config.dataset.others
-    )
+    found = analyse(photos, predictions, index.classes, index.train_counts(), means, config.task, config.dataset.others)
     errors = np.flatnonzero(~found.cases["correct"].to_numpy(bool))
     itself = errors if config.task.split == "train" else None
     positions, distances = nearest(features[errors], training, NEAREST, itself, signals.check)
@@ -130,9 +132,7 @@ def predict(
     return Predictions(labels, top_labels, top_probabilities), np.concatenate(given)
 
 
-def record_tables(
-    tracker: MemoryTracker, tables: Tables, pairs: pd.DataFrame | None, split: str, folder: Path
-) -> None:
+def record_tables(tracker: MemoryTracker, tables: Tables, pairs: pd.DataFrame | None, split: str, folder: Path) -> None:
     """The tables as files, and as metrics the errors, by main cause too."""
     frames = {
         "cases.parquet": tables.cases,
@@ -200,16 +200,3 @@ def write_error_page(
         pairs=pairs,
     )
     tracker.log_artifact(file)
-
-
-def print_scores(score: pd.DataFrame | None, pairs: pd.DataFrame | None) -> None:
-    """How well `photo` did against a shelf set's truth, and what the second of two runs has changed."""
-    if score is not None:
-        print("\nphoto, against the truth: an error whose drawing without nuisances is recognised was the photo's fault")
-        for row in score.itertuples():
-            print(f"  without {row.left_out}: {row.fault} of {row.errors} errors were the photo's fault; flagged "
-                  f"{row.flagged}, precision {row.precision:.2f} [{row.precision_low:.2f}, {row.precision_high:.2f}], "
-                  f"recall {row.recall:.2f} [{row.recall_low:.2f}, {row.recall_high:.2f}]")  # fmt: skip
-    if pairs is not None:
-        counts = pairs["state"].value_counts().to_dict()
-        print(f"\nsecond run  {', '.join(f'{counts.get(state, 0)} errors {state}' for state in STATES)}")

@@ -68,8 +68,8 @@ def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(of_one):
     out = of_one.result[1]
     assert all(any(line.startswith(cause) for line in out.splitlines()) for cause in CAUSES)
     assert "of 80 photos" in out
-    assert "without measured: " in out
-    assert "without all: " in out
+    assert "drawn without what it measures " in out
+    assert "drawn without any nuisance " in out
 
 
 def test_features_are_computed_once(later_store, of_one, of_two):
@@ -99,5 +99,5 @@ def test_two_runs_give_the_errors_that_were_fixed_that_are_new_and_that_stay(lat
 def test_another_number_of_runs_is_refused(compose, runs):
     from rp2k_lab.config import parse
 
-    with pytest.raises(RequestError, match=r"^runs=.*: task=errors takes 1 or 2 earlier runs\nname "):
+    with pytest.raises(RequestError, match=r"^runs=.*: task=errors takes 1 or 2 earlier runs\nname it: .*, or two"):
         parse(compose("task=errors", f"runs={runs}"))
