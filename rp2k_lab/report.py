@@ -85,7 +85,8 @@ def photo_score_lines(score: pd.DataFrame) -> str:
             ("recall", row.recall, row.recall_low, row.recall_high),
         ))  # fmt: skip
         what = "what it measures" if row.left_out == "measured" else "any nuisance"
-        lines.append(f"            drawn without {what} {row.fault} are recognised: {', '.join(shares)}")
+        share = f"{row.fault} ({100 * row.fault_share:.0f} %)"
+        lines.append(f"            drawn without {what} {share} are recognised: {', '.join(shares)}")
     return "\n".join(lines)
 
 

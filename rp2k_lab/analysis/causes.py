@@ -2,7 +2,8 @@
 
 - suspected_label: the given label is suspected to be wrong (`suspicion`, by confident learning on held-out photos).
 - others: into the catch-all class or out of it, which has no look of its own.
-- photo: dark or overexposed, blurred, reflecting, or of an extreme height/width ratio, measured on the pixels.
+- photo: darker or lighter, more blurred or more reflecting than the training photos of its class, or of an extreme
+  height/width ratio; measured on the pixels.
 - look_alike: the two classes' mean features are near, and each is taken for the other.
 - tail: the true class has too few training photos.
 - unexplained: none of these.
@@ -21,7 +22,9 @@ CAUSES = ("suspected_label", "others", "photo", "look_alike", "tail", "unexplain
 TOP_CLASSES = 5
 
 
-def add_causes(cases: pd.DataFrame, pairs: pd.DataFrame, rules: Rules, others: str | None) -> pd.DataFrame:
+def add_causes(
+    cases: pd.DataFrame, pairs: pd.DataFrame, usual: pd.DataFrame, rules: Rules, others: str | None
+) -> pd.DataFrame:
     """The cases with a column `cause_<cause>` (bool) for each of CAUSES and `cause` (str, the main one).
 
     Where a photo was recognised they are False and "".
@@ -30,6 +33,7 @@ def add_causes(cases: pd.DataFrame, pairs: pd.DataFrame, rules: Rules, others: s
         cases: columns true, top1, correct, train_images, suspicion, ratio, brightness, sharpness, glare; a measure that
             is nan has crossed no threshold.
         pairs: of `confused_pairs`.
+        usual: of `photo.usual_measures`.
         others: the catch-all class, or None.
     """
     alike = pairs.loc[pairs["look_alike"], ["first", "second"]]
@@ -37,7 +41,7 @@ def add_causes(cases: pd.DataFrame, pairs: pd.DataFrame, rules: Rules, others: s
     found = {
         "suspected_label": (cases["suspicion"] >= rules.suspicion).to_numpy(),
         "others": ((cases["true"] == others) | (cases["top1"] == others)).to_numpy(bool),
-        "photo": photo_problems(cases, rules).any(axis=1).to_numpy(),
+        "photo": photo_problems(cases, usual, rules).any(axis=1).to_numpy(),
         "look_alike": pd.MultiIndex.from_frame(cases[["true", "top1"]]).isin(either),
         "tail": (cases["train_images"] < rules.tail_images).to_numpy(),
     }
@@ -48,15 +52,20 @@ def add_causes(cases: pd.DataFrame, pairs: pd.DataFrame, rules: Rules, others: s
     return cases.assign(**{f"cause_{cause}": flag for cause, flag in flags.items()}, cause=main.astype(object))
 
 
-def photo_problems(cases: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Which thresholds each photo crosses, bool columns dark, bright, blurred, glare, ratio."""
+def photo_problems(cases: pd.DataFrame, usual: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+    """Which thresholds each photo crosses, bool columns dark, bright, blurred, glare, ratio.
+
+    Args:
+        usual: of `photo.usual_measures`; a photo of a class that it lacks is judged by its ratio alone.
+    """
+    of_class = usual.reindex(cases["true"]).set_axis(cases.index)
     ratio = cases["ratio"]
     return pd.DataFrame(
         {
-            "dark": cases["brightness"] < rules.dark,
-            "bright": cases["brightness"] > rules.bright,
-            "blurred": cases["sharpness"] < rules.blurred,
-            "glare": cases["glare"] > rules.glare,
+            "dark": cases["brightness"] * rules.exposure < of_class["brightness"],
+            "bright": cases["brightness"] > of_class["brightness"] * rules.exposure,
+            "blurred": cases["sharpness"] < of_class["sharpness"] * rules.blurred,
+            "glare": cases["glare"] - of_class["glare"] > rules.glare,
             "ratio": np.maximum(ratio, 1 / ratio) > rules.ratio,
         }
     )

@@ -17,8 +17,9 @@ class Rules(BaseModel):
     look_alike_each_way: Count = Field(description="look_alike: photos of each class taken for the other, at least")
     suspicion: Share = Field(description="suspected_label: suspicion of the given label, at least")
     tail_images: Count = Field(description="tail: training photos of the true class, fewer than")
-    dark: Share = Field(description="photo: brightness below")
-    bright: Share = Field(description="photo: brightness above")
-    blurred: Annotated[float, Field(ge=0)] = Field(description="photo: sharpness below")
-    glare: Share = Field(description="photo: share of blown-out pixels above")
+    exposure: Annotated[float, Field(ge=1)] = Field(
+        description="photo: times as bright or as dark as its class's training photos, more than"
+    )
+    blurred: Share = Field(description="photo: sharpness below this share of that of its class's training photos")
+    glare: Share = Field(description="photo: blown-out pixels, a share more than in its class's training photos, above")
     ratio: Annotated[float, Field(ge=1)] = Field(description="photo: height / width, or its inverse, above")

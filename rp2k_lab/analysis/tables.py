@@ -72,6 +72,7 @@ def analyse(
     classes: list[str],
     train_counts: np.ndarray,
     means: np.ndarray,
+    usual: pd.DataFrame,
     rules: Rules,
     others: str | None,
 ) -> Tables:
@@ -82,10 +83,11 @@ def analyse(
         classes: names in the labels' order.
         train_counts: int (classes,).
         means: of `neighbours.class_means`.
+        usual: of `photo.usual_measures`.
         others: the catch-all class, or None.
     """
     pairs = confused_pairs(photos, classes, means, rules)
-    cases = add_causes(photos, pairs, rules, others)
+    cases = add_causes(photos, pairs, usual, rules, others)
     clusters = cluster_table(look_alike_clusters(pairs, others), cases)
     table = class_table(per_class(predictions, classes, train_counts), cases, clusters)
     return Tables(cases, table, clusters, cause_table(cases), accuracy_curves(cases))

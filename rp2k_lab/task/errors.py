@@ -12,7 +12,7 @@ from rp2k_lab import device
 from rp2k_lab.analysis.kept_features import features_name, kept_features
 from rp2k_lab.analysis.neighbours import class_means, nearest
 from rp2k_lab.analysis.pair import STATES, pair_classes, pair_table
-from rp2k_lab.analysis.photo import measure_photos
+from rp2k_lab.analysis.photo import measure_photos, usual_measures
 from rp2k_lab.analysis.redrawn import photo_score
 from rp2k_lab.analysis.tables import Tables, add_nearest, analyse, photo_table
 from rp2k_lab.build import batches_for, build_views
@@ -62,9 +62,11 @@ def run(config: Config, folder: Path, *others: Config) -> None:
             tracker.set_tags(parents(runs))
             rows = index.split(split)
             log.info("%d photos of %s, %s", len(rows), split, device.describe(config.device))
-            measures = measure_photos(index.root, rows["path"].tolist(), config.device.data_workers, signals.check)
+            workers = config.device.data_workers
+            measures = measure_photos(index.root, rows["path"].tolist(), workers, signals.check)
+            usual = usual_measures(index.root, index.split("train"), workers, signals.check)
             found = [
-                analyse_run(config, index, run, member, measures, signals)
+                analyse_run(config, index, run, member, measures, usual, signals)
                 for run, member in zip(runs, members, strict=True)
             ]
             tables = found[-1]
@@ -82,9 +84,15 @@ def run(config: Config, folder: Path, *others: Config) -> None:
 
 
 def analyse_run(
-    config: Config, index: Index, run: EarlierRun, member: Member, measures: pd.DataFrame, signals: SignalWatch
+    config: Config,
+    index: Index,
+    run: EarlierRun,
+    member: Member,
+    measures: pd.DataFrame,
+    usual: pd.DataFrame,
+    signals: SignalWatch,
 ) -> Tables:
-    """One run's tables."""
+    """One run's tables; `measures` and `usual` of `photo.measure_photos` and `usual_measures`."""
     split, train = index.split(config.task.split), index.split("train")
     features = features_of(config, index, run, member, config.task.split, signals)
     training = features_of(config, index, run, member, "train", signals)

@@ -11,13 +11,17 @@ RULES = Rules(
     look_alike_each_way=1,
     suspicion=0.5,
     tail_images=20,
-    dark=0.15,
-    bright=0.8,
-    blurred=0.1,
+    exposure=2.0,
+    blurred=0.25,
     glare=0.25,
     ratio=4.0,
 )
 GOOD_PHOTO = {"ratio": 2.0, "brightness": 0.5, "sharpness": 0.5, "glare": 0.0}
+
+
+def usual(classes) -> pd.DataFrame:
+    """What the photos of each class measure, GOOD_PHOTO in all."""
+    return pd.DataFrame([GOOD_PHOTO] * len(classes), index=pd.Index(classes, dtype=object)).drop(columns="ratio")
 
 
 def case(true: str, top1: str, **changes) -> dict:

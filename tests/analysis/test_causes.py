@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.analysis.causes import CAUSES, add_causes, cause_table, confused_pairs, photo_problems
-from tests.analysis.made import RULES, case, cases
+from tests.analysis.made import RULES, case, cases, usual
 
 CLASSES = ["a", "b", "c", "others"]
 # a and b are near, c is not.
@@ -14,7 +14,7 @@ MEANS = np.array([[1, 0], [0.8, 0.6], [-1, 0], [0, -1]], np.float32)
 
 def judged(*rows: dict, rules=RULES) -> pd.DataFrame:
     table = cases(*rows)
-    return add_causes(table, confused_pairs(table, CLASSES, MEANS, rules), rules, "others")
+    return add_causes(table, confused_pairs(table, CLASSES, MEANS, rules), usual(CLASSES), rules, "others")
 
 
 def causes_of(found: pd.DataFrame, i: int = 0) -> set[str]:
@@ -31,13 +31,13 @@ def causes_of(found: pd.DataFrame, i: int = 0) -> set[str]:
         (case("a", "c", suspicion=0.49), {"unexplained"}),
         (case("a", "others"), {"others"}),
         (case("others", "a"), {"others"}),
-        (case("a", "c", brightness=0.14), {"photo"}),
-        (case("a", "c", brightness=0.81), {"photo"}),
-        (case("a", "c", sharpness=0.09), {"photo"}),
+        (case("a", "c", brightness=0.24), {"photo"}),
+        (case("a", "c", brightness=1.01), {"photo"}),
+        (case("a", "c", sharpness=0.12), {"photo"}),
         (case("a", "c", glare=0.26), {"photo"}),
         (case("a", "c", ratio=4.1), {"photo"}),
         (case("a", "c", ratio=1 / 4.1), {"photo"}),
-        (case("a", "c", ratio=1 / 3.9, brightness=0.16, sharpness=0.11), {"unexplained"}),
+        (case("a", "c", ratio=1 / 3.9, brightness=0.26, sharpness=0.13, glare=0.24), {"unexplained"}),
         (case("a", "c", sharpness=np.nan), {"unexplained"}),
         (case("a", "a", train_images=1, suspicion=1.0, sharpness=0.0), set()),
     ],
@@ -66,7 +66,7 @@ def test_the_main_cause_is_the_first_in_order():
 
 def test_without_a_catch_all_class_nothing_is_of_it():
     table = cases(case("a", "others"))
-    found = add_causes(table, confused_pairs(table, CLASSES, MEANS, RULES), RULES, None)
+    found = add_causes(table, confused_pairs(table, CLASSES, MEANS, RULES), usual(CLASSES), RULES, None)
     assert causes_of(found) == {"unexplained"}
 
 
@@ -79,8 +79,18 @@ def test_a_run_without_errors_has_no_causes():
 
 
 def test_photo_problems_say_which_threshold_was_crossed():
-    found = photo_problems(cases(case("a", "c", brightness=0.1, ratio=5.0)), RULES)
+    found = photo_problems(cases(case("a", "c", brightness=0.1, ratio=5.0)), usual(CLASSES), RULES)
     assert found.columns[found.loc[0]].tolist() == ["dark", "ratio"]
+
+
+def test_a_photo_is_judged_against_its_own_class():
+    """A dark product in a photo of its usual brightness, and a light one in a photo that would be usual for that."""
+    of_classes = usual(CLASSES)
+    of_classes.loc["a", "brightness"] = 0.1
+    found = photo_problems(cases(case("a", "c", brightness=0.1), case("b", "c", brightness=0.1)), of_classes, RULES)
+    assert found["dark"].tolist() == [False, True]
+    unknown = photo_problems(cases(case("a", "c", brightness=0.0, ratio=9.0)), of_classes.drop("a"), RULES)
+    assert unknown.columns[unknown.loc[0]].tolist() == ["ratio"]
 
 
 def test_pairs_count_each_direction_once():

@@ -2,10 +2,11 @@
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from rp2k_lab.analysis.photo import MEASURES, measure, measure_photos
+from rp2k_lab.analysis.photo import MEASURES, USUAL_OF, measure, measure_photos, usual_measures
 from rp2k_lab.errors import DataError
 
 
@@ -77,3 +78,20 @@ def test_files_are_measured_in_their_order(tmp_path, write_photo):
 def test_a_photo_that_is_gone_ends_it(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jpg"):
         measure_photos(tmp_path, ["gone.jpg"], 1)
+
+
+def test_what_is_usual_is_the_median_of_evenly_spaced_photos_of_a_class(tmp_path, monkeypatch):
+    from rp2k_lab.analysis import photo
+
+    paths = [f"{i}.png" for i in range(70)]
+    asked = []
+
+    def measured(root, paths, workers, check):
+        asked.extend(paths)
+        return pd.DataFrame({name: [float(path.removesuffix(".png")) for path in paths] for name in MEASURES})
+
+    monkeypatch.setattr(photo, "measure_photos", measured)
+    found = usual_measures(tmp_path, pd.DataFrame({"path": paths, "class": ["many"] * 60 + ["few"] * 10}), 1)
+    assert asked == [*paths[:60:3], *paths[60:]]
+    assert len(asked) == USUAL_OF + 10
+    assert found["sharpness"].to_dict() == {"many": 28.5, "few": 64.5}

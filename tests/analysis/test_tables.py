@@ -15,7 +15,7 @@ from rp2k_lab.analysis.tables import add_nearest, analyse, photo_table
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.metrics import Predictions, predictions_table
 from rp2k_lab.statistics import wilson_interval
-from tests.analysis.made import GOOD_PHOTO, RULES, predictions
+from tests.analysis.made import GOOD_PHOTO, RULES, predictions, usual
 
 
 def an_index(labels, classes: list[str]) -> Index:
@@ -44,7 +44,7 @@ def small_tables():
     photos = photo_table(index, "test", small(), np.float32([0.25, 0.25, 0.25, 0.75, 0.75]), measures(5))
     photos = photos.assign(suspicion=np.float32(0), suggested="")
     means = np.float32([[1, 0], [0.8, 0.6], [-1, 0]])
-    return analyse(photos, small(), index.classes, index.train_counts(), means, RULES, "丙")
+    return analyse(photos, small(), index.classes, index.train_counts(), means, usual(index.classes), RULES, "丙")
 
 
 def test_cases_have_the_predictions_the_row_and_the_measures():
@@ -103,7 +103,7 @@ def test_39_027_photos_of_2388_classes_take_under_60_s_and_4_gib():
     drawn = {name: rng.random(photos, np.float32) for name in (*MEASURES[1:], "glare", "suspicion")}
     table = table.assign(row=np.arange(photos), train_images=counts[said.labels], suggested="", **drawn)
     means = class_means(training, train_labels, classes)
-    found = analyse(table, said, names, counts, means, RULES, names[-1])
+    found = analyse(table, said, names, counts, means, usual(names), RULES, names[-1])
     errors = np.flatnonzero(~table["correct"])
     positions, distances = nearest(centres[said.labels[errors]], training, 3)
     cases = add_nearest(found.cases, errors, positions, distances)
