@@ -20,8 +20,10 @@ def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
     """
     sums = np.zeros((classes, features.shape[1]), np.float64)
     for start in range(0, len(features), _TRAINING_PHOTOS):
-        part = slice(start, start + _TRAINING_PHOTOS)
-        np.add.at(sums, labels[part], features[part])
+        theirs = labels[start : start + _TRAINING_PHOTOS]
+        order = np.argsort(theirs, kind="stable")
+        present, first = np.unique(theirs[order], return_index=True)
+        sums[present] += np.add.reduceat(features[start + order], first, axis=0, dtype=np.float64)
     counts = np.bincount(labels, minlength=classes)[:, None]
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     return _unit(means - np.nanmean(means, axis=0))

@@ -73,8 +73,10 @@ def usual_measures(
 ) -> pd.DataFrame:
     """What each class's training photos measure: the medians of at most USUAL_OF of them, evenly spaced in `train`.
 
-    A brown bottle is no dark photo: against its own class, brightness finds a shelf set's under- and over-exposed
-    photos with an area under the ROC curve of 0.99, where brightness alone has 0.94 and misses what misleads a network.
+    A brown bottle is no dark photo.  On the default shelf's val, 485 photos without `others`, |log brightness| against
+    the class finds the wrongly exposed ones with an area under the ROC curve of 0.98 (against one brightness for all
+    0.96), sharpness the blurred ones with 0.95 (0.92).  Glare does not find the reflections (0.50): they are lighter
+    than what is below, but seldom white, and many labels are white.
 
     Args:
         train: columns path, class.

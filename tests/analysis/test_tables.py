@@ -88,7 +88,7 @@ def test_every_table_is_read_back_from_parquet(tmp_path, table):
 
 
 def test_39_027_photos_of_2388_classes_take_under_60_s_and_4_gib():
-    """The test split of RP2K, 95 % right; the measured peak is a tenth of the bound, since no table is 2388² large."""
+    """The test split of RP2K, 95 % right.  What grows with the squared number of classes would show here."""
     photos, classes, width = 39_027, 2388, 64
     said = predictions(photos, classes, 0.95)
     names = [f"商品{i}" for i in range(classes)]
