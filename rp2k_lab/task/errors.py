@@ -101,7 +101,9 @@ def analyse_run(
     # Integration: the ranking of suspected labels (the `labels` part) fills these two; 0 and "" suspect nothing.
     photos = photos.assign(suspicion=np.float32(0), suggested="")
     means = class_means(training, train["label"].to_numpy(), len(index.classes))
-    found = analyse(photos, predictions, index.classes, index.train_counts(), means, config.task, config.dataset.others)
+    found = analyse(
+        photos, predictions, index.classes, index.train_counts(), means, usual, config.task, config.dataset.others
+    )
     errors = np.flatnonzero(~found.cases["correct"].to_numpy(bool))
     itself = errors if config.task.split == "train" else None
     positions, distances = nearest(features[errors], training, NEAREST, itself, signals.check)
