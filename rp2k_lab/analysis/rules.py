@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 
 
 class Rules(BaseModel):
@@ -14,9 +14,11 @@ class Rules(BaseModel):
     look_alike_cosine: Annotated[float, Field(ge=-1, le=1)] = Field(
         description="look_alike: cosine of the classes' mean features, less the mean of all classes, at least"
     )
-    look_alike_each_way: Count = Field(description="look_alike: photos of each class taken for the other, at least")
+    look_alike_each_way: Natural = Field(
+        description="look_alike: photos of each class taken for the other, at least; 0: near is enough"
+    )
     suspicion: Share = Field(description="suspected_label: suspicion of the given label, at least")
-    tail_images: Count = Field(description="tail: training photos of the true class, fewer than")
+    tail_images: Natural = Field(description="tail: training photos of the true class, fewer than")
     exposure: Annotated[float, Field(ge=1)] = Field(
         description="photo: times as bright or as dark as its class's training photos, more than"
     )

@@ -54,6 +54,9 @@ def test_look_alikes_are_near_and_confused_in_both_directions():
     assert [causes_of(far, i) for i in (0, 1)] == [{"unexplained"}] * 2
     stricter = RULES.model_copy(update={"look_alike_each_way": 2})
     assert causes_of(judged(case("a", "b"), case("a", "b"), case("b", "a"), rules=stricter)) == {"unexplained"}
+    one_way = RULES.model_copy(update={"look_alike_each_way": 0})
+    assert causes_of(judged(case("a", "b"), rules=one_way)) == {"look_alike"}
+    assert causes_of(judged(case("a", "c"), rules=one_way)) == {"unexplained"}
 
 
 def test_the_main_cause_is_the_first_in_order():
