@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from rp2k_lab.ablation import Ablation, Scale
+from rp2k_lab.analysis.rules import Rules
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import RequestError
 
@@ -150,6 +151,13 @@ class Inspect(Task):
     @property
     def reads_photos(self) -> bool:
         return self.what != "models"
+
+
+class Errors(Task, Rules):
+    name: Literal["errors"]
+    split: Split = Field(description="whose photos: train, val or test")
+    reads_photos = True
+    earlier_runs = (1, 2)
 
 
 class Report(Task):
@@ -371,7 +379,7 @@ class Config(Group):
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
     task: Annotated[
-        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Report,
+        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Errors | Report,
         Field(discriminator="name"),
     ]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
@@ -425,16 +433,17 @@ class Config(Group):
         wanted = self.task.earlier_runs
         if len(self.runs) not in wanted:
             ways_out = {
-                0: "leave runs= out",
-                1: "name it: runs=<id, name or checkpoint file>",
-                2: "name both: runs=[a,b]",
+                (0,): "leave runs= out",
+                (1,): "name it: runs=<id, name or checkpoint file>",
+                (0, 2): "name both: runs=[a,b]",
+                (1, 2): "name it: runs=<id, name or checkpoint file>, or two to compare: runs=[a,b]",
             }
             if isinstance(wanted, range):
                 numbers = f"{wanted.start} or more earlier runs"
             else:
                 numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
             given = ",".join(self.runs) or "null"
-            way_out = ways_out.get(wanted[-1], "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
+            way_out = ways_out.get(wanted, "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
             raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{way_out}")
         if self.task.name == "report" and bool(self.runs) == (self.ablation.name != "none"):
             given = f"ablation={self.ablation.name}" + (f" and runs={','.join(self.runs)}" if self.runs else "")

@@ -1,6 +1,9 @@
 """What a finished run says in the terminal."""
 
+import pandas as pd
+
 from rp2k_lab.comparison import Verdict
+from rp2k_lab.errors import shown
 from rp2k_lab.metrics import Score
 
 ROWS = {
@@ -56,6 +59,35 @@ def top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> s
     """A row a name; a column a split, whose scores are those of `names` in order."""
     cells = [[name, *(_cell(each[i]["top1"]) for each in scores.values())] for i, name in enumerate(names)]
     return _table([["top-1", *scores], *cells])
+
+
+def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
+    """A row a cause: of how many errors it is the main one, their share, how many have it, in which classes most.
+
+    Args:
+        causes: of `analysis.causes.cause_table`.
+        correct: bool (photos,).
+    """
+    cells = [["cause", "main", "share", "have it", "most in"]]
+    for row in causes.itertuples():
+        share = f"{100 * row.share:5.1f} %" if row.main else "–"
+        cells.append([row.cause, str(row.main), share, str(row.errors), ", ".join(map(shown, row.top_classes[:3]))])
+    wrong = int((~correct).sum())
+    return f"{_table(cells)}\n\nerrors      {wrong} of {len(correct)} photos"
+
+
+def photo_score_lines(score: pd.DataFrame) -> str:
+    """How well the cause `photo` did against a shelf set's truth; `score` of `analysis.redrawn.photo_score`."""
+    lines = [f"photo       of {score['errors'][0]} errors with a right label, {score['flagged'][0]} have this cause;"]
+    for row in score.itertuples():
+        shares = (f"{name} {share:.2f} [{low:.2f}, {high:.2f}]" for name, share, low, high in (
+            ("precision", row.precision, row.precision_low, row.precision_high),
+            ("recall", row.recall, row.recall_low, row.recall_high),
+        ))  # fmt: skip
+        what = "what it measures" if row.left_out == "measured" else "any nuisance"
+        share = f"{row.fault} ({100 * row.fault_share:.0f} %)"
+        lines.append(f"            drawn without {what} {share} are recognised: {', '.join(shares)}")
+    return "\n".join(lines)
 
 
 def _gain(gain: Verdict) -> str:

@@ -22,6 +22,7 @@ NEEDS = {
     ("task", "report"): ["ablation=resize"],
     ("task", "evaluate"): ["runs=x"],
     ("task", "ensemble"): ["runs=[x,y]"],
+    ("task", "errors"): ["runs=x"],
     ("task", "fixres"): ["runs=x"],
     ("task", "predict"): ["runs=x", "task.input=/"],
 }

@@ -1,100 +1,47 @@
-"""The tables of an analysis that was never run, with every column that the errors' page reads."""
-
-from itertools import pairwise
-from types import SimpleNamespace
+"""Cases whose causes are known, and predictions of any size."""
 
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.page import CAUSES, STATES
-from rp2k_lab.statistics import wilson_interval
+from rp2k_lab.analysis.rules import Rules
+from rp2k_lab.metrics import Predictions
+
+RULES = Rules(
+    look_alike_cosine=0.3,
+    look_alike_each_way=1,
+    suspicion=0.5,
+    tail_images=20,
+    exposure=2.0,
+    blurred=0.25,
+    glare=0.25,
+    ratio=4.0,
+)
+GOOD_PHOTO = {"ratio": 2.0, "brightness": 0.5, "sharpness": 0.5, "glare": 0.0}
 
 
-def tables(photos: int, names: list[str], accuracy: float = 0.6, seed: int = 0) -> SimpleNamespace:
-    """cases, classes, clusters, causes, curves and pairs; photo `row`s begin at 100."""
+def usual(classes) -> pd.DataFrame:
+    """What the photos of each class measure, GOOD_PHOTO in all."""
+    return pd.DataFrame([GOOD_PHOTO] * len(classes), index=pd.Index(classes, dtype=object)).drop(columns="ratio")
+
+
+def case(true: str, top1: str, **changes) -> dict:
+    """A photo with nothing wrong but what is said."""
+    row = {"path": f"{true}/{top1}.jpg", "true": true, "top1": top1, "p1": 0.9, "correct": true == top1}
+    return row | {"train_images": 100, "suspicion": 0.0, "suggested": "", **GOOD_PHOTO} | changes
+
+
+def cases(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame(rows).assign(row=np.arange(len(rows)))
+
+
+def predictions(photos: int, classes: int, accuracy: float, seed: int = 0) -> Predictions:
+    """A long tail of labels; a wrong photo is mostly taken for a neighbour among the classes."""
     rng = np.random.default_rng(seed)
-    count, named = len(names), np.array(names, object)
-    true = np.minimum(rng.geometric(3 / count, photos) - 1, count - 1)
-    correct = rng.random(photos) < accuracy
-    tops = (true[:, None] + np.arange(5)) % count  # neighbours are confused with each other
-    tops[~correct, 0], tops[~correct, 1] = tops[~correct, 1], tops[~correct, 0]
-    p = -np.sort(-rng.dirichlet(np.ones(6), photos).astype(np.float32))[:, :5]
-    cases = pd.DataFrame({"path": [f"test/{name}/{i}.jpg" for i, name in enumerate(named[true])], "true": named[true]})
-    for k in range(5):
-        cases[f"top{k + 1}"], cases[f"p{k + 1}"] = named[tops[:, k]], p[:, k]
-    train_images = (1000 / (1 + np.arange(count))).astype(int) + 1
-    cases["correct"], cases["row"] = correct, np.arange(photos, dtype=np.int32) + 100
-    cases["p_true"] = np.where(correct, p[:, 0], p[:, 1]).astype(np.float32)
-    cases["train_images"] = train_images[true]
-    cases["height"], cases["width"] = rng.integers(20, 900, (2, photos))
-    cases["ratio"] = cases["height"] / cases["width"]
-    for name in ("brightness", "contrast", "sharpness", "glare", "suspicion"):
-        cases[name] = rng.random(photos)
-    holds = (rng.random((photos, len(CAUSES))) < 0.3) & ~correct[:, None]
-    holds[:, -1] = ~correct & ~holds[:, :-1].any(1)
-    for i, name in enumerate(CAUSES):
-        cases[f"cause_{name}"] = holds[:, i]
-    cases["cause"] = np.where(correct, "", np.array(list(CAUSES), object)[holds.argmax(1)])
-    cases["suggested"] = np.where(cases["cause_suspected_label"], cases["top1"], "")
-    cases["nearest"] = [[0, 1, 2] if wrong else [] for wrong in ~correct]
-    cases["nearest_distance"] = np.where(correct, np.nan, 0.25)
-    return SimpleNamespace(
-        cases=cases,
-        classes=_classes(cases, names, train_images),
-        clusters=_clusters(cases, names),
-        causes=_causes(cases),
-        curves=_curves(cases),
-        pairs=_pairs(cases, named, rng),
-    )
-
-
-def _classes(cases: pd.DataFrame, names: list[str], train_images: np.ndarray) -> pd.DataFrame:
-    found = cases.groupby("true")["correct"].agg(["size", "sum"]).reindex(names, fill_value=0)
-    bounds = [wilson_interval(int(right), int(size)) for size, right in found.to_numpy()]
-    table = pd.DataFrame({"class": names, "images": found["size"].to_numpy(), "train_images": train_images})
-    table["accuracy"] = np.divide(found["sum"], found["size"]).to_numpy()
-    table["low"], table["high"] = zip(*bounds, strict=True)
-    wrong = cases[~cases["correct"]].groupby("true").size().reindex(names, fill_value=0).to_numpy()
-    table["most_confused_with"] = [names[(i + 1) % len(names)] if n else "" for i, n in enumerate(wrong)]
-    table["confused_images"], table["cluster"] = wrong, np.arange(len(names)) // 3
-    return table
-
-
-def _clusters(cases: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    place = {name: i // 3 for i, name in enumerate(names)}
-    own, other = (cases[column].map(place).to_numpy() for column in ("true", "top1"))
-    count = len(names) // 3
-    wrong = ~cases["correct"].to_numpy()
-    within = np.bincount(own[wrong & (own == other)], minlength=count)[:count]
-    table = pd.DataFrame({"cluster": range(count), "classes": [names[3 * i : 3 * i + 3] for i in range(count)]})
-    table["images"], table["errors_within"] = np.bincount(own, minlength=count)[:count], within
-    return table.assign(share=within / max(1, wrong.sum()))
-
-
-def _causes(cases: pd.DataFrame) -> pd.DataFrame:
-    wrong, rows = cases[~cases["correct"]], []
-    for name in CAUSES:
-        held, main = wrong[wrong[f"cause_{name}"]], int((wrong["cause"] == name).sum())
-        rows.append((name, len(held), main, main / max(1, len(wrong)), list(held["true"].value_counts().index[:5])))
-    return pd.DataFrame(rows, columns=["cause", "errors", "main", "share", "top_classes"])
-
-
-def _curves(cases: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for measure in ("train_images", "ratio", "sharpness", "brightness"):
-        edges = np.quantile(cases[measure], np.linspace(0, 1, 9))
-        for low, high in pairwise(edges):
-            part = cases.loc[cases[measure].between(low, high), "correct"]
-            rows.append((measure, low, high, len(part), part.mean(), *wilson_interval(int(part.sum()), len(part))))
-    return pd.DataFrame(rows, columns=["measure", "low_edge", "high_edge", "images", "accuracy", "low", "high"])
-
-
-def _pairs(cases: pd.DataFrame, named: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    before = rng.random(len(cases)) < 0.5
-    chosen = ~(cases["correct"].to_numpy() & before)
-    table = cases.loc[chosen, ["row"]].reset_index(drop=True)
-    now, before = cases["correct"].to_numpy()[chosen], before[chosen]
-    table["state"] = np.array(STATES, object)[np.where(now, 0, np.where(before, 1, 2))]
-    table["top1_first"] = np.where(before, cases.loc[chosen, "true"], cases.loc[chosen, "top2"])
-    table["p1_first"] = rng.random(len(table)).astype(np.float32)
-    return table
+    weights = 1 / np.arange(1, classes + 1)
+    labels = np.concatenate([np.arange(classes), rng.choice(classes, photos - classes, p=weights / weights.sum())])
+    top = np.stack([labels, *((labels + rng.integers(1, classes, photos)) % classes for _ in range(4))], axis=1)
+    neighbour = (labels ^ 1) % classes
+    wrong = rng.random(photos) > accuracy
+    top[wrong, 0], top[wrong, 1] = np.where(rng.random(photos) < 0.7, neighbour, top[:, 1])[wrong], labels[wrong]
+    probabilities = -np.sort(-rng.dirichlet(np.ones(6), photos), axis=1)[:, :5]
+    return Predictions(labels.astype(np.int32), top.astype(np.int32), probabilities.astype(np.float32))

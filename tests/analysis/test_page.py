@@ -10,7 +10,7 @@ import pytest
 
 from rp2k_lab.analysis.page import CAUSES, MOST_BYTES, STATES, page_order, write_page
 from rp2k_lab.page import printable
-from tests.analysis import made
+from tests.analysis import made_tables
 
 HOSTILE = ['</script><script>alert("1")</script>', "a\"'><img src=x onerror=alert(1)>", "伊利安慕希 500g", "\u202e<!--"]
 NAMES = [*HOSTILE, *(f"class {i}" for i in range(5))]
@@ -73,7 +73,7 @@ def opened(browser):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A page of 300 photos, of two runs."""
-    file, tables = tmp_path_factory.mktemp("page") / "errors.html", made.tables(300, NAMES)
+    file, tables = tmp_path_factory.mktemp("page") / "errors.html", made_tables.tables(300, NAMES)
     assert written(file, tables, NAMES, with_pairs=True) == {"rows": 0, "photos": 0, "explanations": 0}
     return SimpleNamespace(file=file, tables=tables)
 
@@ -224,7 +224,7 @@ def test_nothing_is_wider_than_the_window(opened, small, width, scheme):
 
 def test_a_run_without_errors_has_a_page(opened, tmp_path):
     names = ["a", "b", "c"]
-    assert written(tmp_path / "errors.html", made.tables(30, names, accuracy=1.1), names)["rows"] == 0
+    assert written(tmp_path / "errors.html", made_tables.tables(30, names, accuracy=1.1), names)["rows"] == 0
     view = opened(tmp_path / "errors.html")
     assert count(view.page) == 0
     assert view.said == []
@@ -235,7 +235,7 @@ def test_a_run_without_errors_has_a_page(opened, tmp_path):
 def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
     """Every photo wrong: the most that there can be.  Loading within 5 s, filters and sorting within 1 s."""
     names = [f"伊利安慕希瓶装芒果+百香果{i}g" for i in range(2388)]
-    tables = made.tables(39_027, names, accuracy=-1)
+    tables = made_tables.tables(39_027, names, accuracy=-1)
     file = tmp_path / "errors.html"
     left_out = written(file, tables, names)
     assert 0.9 * MOST_BYTES < file.stat().st_size <= MOST_BYTES
@@ -266,7 +266,7 @@ def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
 
 
 def test_the_first_of_the_page_are_the_surest_of_each_cause():
-    cases = made.tables(400, NAMES).cases
+    cases = made_tables.tables(400, NAMES).cases
     wrong, ordered = cases[~cases["correct"]], page_order(cases)
     assert sorted(ordered["row"]) == sorted(wrong["row"])
     surest = wrong.sort_values("p1", ascending=False).drop_duplicates("cause")["row"]
