@@ -1,7 +1,8 @@
-"""Predictions of training photos by networks that never saw them: the run's own training again, once without each part.
+"""Predictions of training photos by networks that never saw them: the run's training again, once without each part.
 
-Each fold is a run of its own, `run.py` in a process of its own with the analysed run's configuration and `dataset.fold`,
-recorded like any other.  A fold that an earlier command has finished is found in the store and not trained again.
+Each fold is a run of its own, `run.py` in a process of its own with the analysed run's configuration and
+`dataset.fold`, recorded like any other.  A fold that an earlier command has finished is found in the store and not
+trained again.
 """
 
 import hashlib

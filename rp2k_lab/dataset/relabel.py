@@ -27,7 +27,8 @@ def read_relabels(file: Path) -> pd.DataFrame:
     """The lines of a reviewed list that are to be followed.
 
     A list is a CSV with the columns path, given and suggested (class names); a column `decision` says of each line
-    whether it is to be followed (yes) or not (no or nothing), and without one every line is.  Other columns are ignored.
+    whether it is to be followed (yes) or not (no or nothing), and without one every line is.  Other columns are
+    ignored.
 
     Returns:
         Columns path, given, suggested (str), in the file's order; the index is the line's number.
@@ -68,32 +69,38 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
         file: as of `read_relabels`.
 
     Raises:
-        RequestError: an unknown path, a photo of val or test, another label than `given`, an unknown class, a class that
-            is left without a training photo; or what `read_relabels` refuses.
+        RequestError: an unknown path, a photo of val or test, another label than `given`, an unknown class, a class
+            that is left without a training photo; or what `read_relabels` refuses.
     """
-    lines, name = read_relabels(file), f"dataset.relabel={shown(file)}"
+    lines, source = read_relabels(file), f"dataset.relabel={shown(file)}"
     photos = listed.set_index("path").reindex(lines["path"]).set_axis(lines.index)
     paths = lines["path"]
-    _refuse(name, paths[photos["class"].isna()], "is no photo of this data set", "paths are relative to dataset.root")
+    _refuse(source, paths[photos["class"].isna()], "is no photo of this data set", "paths are relative to dataset.root")
     _refuse(
-        name,
+        source,
         paths[photos["split"] != "train"],
         "is not of train: labels that scores are measured by stay as they are",
         "leave it out, or correct the data for every run alike",
     )
     _refuse(
-        name,
+        source,
         paths[photos["class"] != lines["given"]],
         "has another label than the list gives it",
         "the list is of other data: make it anew by task=errors",
     )
     unknown = lines["suggested"][~lines["suggested"].isin(classes)]
-    _refuse(name, unknown, "is no class of this data set", "correct the column suggested")
-    new = table["path"].map(lines.set_index("path")["suggested"]).fillna(table["class"]).astype(table["class"].dtype)
+    _refuse(source, unknown, "is no class of this data set", "correct the column suggested")
+    suggested = dict(zip(paths, lines["suggested"], strict=True))
+    new = pd.Series(
+        [suggested.get(path, name) for path, name in zip(table["path"], table["class"], strict=True)],
+        table.index,
+        table["class"].dtype,
+    )
     empty = set(table.loc[table["split"] == "train", "class"]) - set(new[table["split"] == "train"])
     if empty:
         raise RequestError(
-            f"{name}: leaves no training photo of the class {shown(min(empty))}\nleave one of its photos out of the list"
+            f"{source}: leaves no training photo of the class {shown(min(empty))}\n"
+            "leave one of its photos out of the list"
         )
     log.info("%d of %d training photos have the label that %s gives them",
              np.count_nonzero(new != table["class"]), np.count_nonzero(table["split"] == "train"), file)  # fmt: skip
