@@ -56,6 +56,15 @@ def read_relabels(file: Path) -> pd.DataFrame:
     return lines[list(_COLUMNS)]
 
 
+def write_relabels(suspects: pd.DataFrame, file: Path) -> None:
+    """A list to be reviewed: a CSV with the columns path, given, suggested and score, in the order of `suspects`.
+
+    Args:
+        suspects: with these columns at least, as `analysis.labels.LabelErrors.ranked` has them.
+    """
+    suspects.to_csv(file, columns=[*_COLUMNS, "score"], index=False, float_format="%.4f")
+
+
 def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file: Path) -> pd.Series:
     """The class column of `table` with the labels that a reviewed list gives its training photos.
 

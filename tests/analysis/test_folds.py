@@ -84,7 +84,7 @@ def never(monkeypatch):
 SILENCE = SimpleNamespace(signum=None, check=lambda: None)
 
 
-def test_a_photo_is_predicted_by_the_fold_that_never_saw_it(analysed, tmp_path, never):
+def test_a_photo_is_predicted_by_the_fold_that_never_saw_it(analysed, tmp_path, never, monkeypatch):
     config, index, parent = analysed
     with SignalWatch() as signals:
         held_out = held_out_probabilities(config, index, 2, parent, tmp_path, signals)
@@ -113,15 +113,18 @@ def test_a_photo_is_predicted_by_the_fold_that_never_saw_it(analysed, tmp_path, 
         np.testing.assert_allclose(probabilities[unseen], ours[unseen], atol=1e-5)
         assert np.abs(probabilities[~unseen] - ours[~unseen]).max() > 1e-3
 
+    # The same training is not done again, and another one is not taken for it.
     never(AssertionError("trained again"))
-    (tmp_path / "again").mkdir()
-    again = held_out_probabilities(config, index, 2, parent, tmp_path / "again", SILENCE)
+    monkeypatch.setattr(module, "Predictor", lambda *arguments, **options: lambda batches: iter(()))  # compiles nothing
+    monkeypatch.setattr(module, "build_views", lambda *arguments: None)
+    monkeypatch.setattr(module, "batches_for", lambda *arguments: None)
+    again = held_out_probabilities(config, index, 2, parent, tmp_path, SILENCE)
     assert again.run_ids == held_out.run_ids
-    np.testing.assert_array_equal(again.probabilities, probabilities)
-
-    other = config.model_copy(update={"epochs": 2})
-    with pytest.raises(AssertionError, match="trained again"):
-        held_out_probabilities(other, index, 2, parent, tmp_path / "again", SILENCE)
+    longer = config.model_copy(update={"epochs": 2})
+    relabelled = replace(index, fingerprint="another")
+    for other in ((longer, index), (config, relabelled)):
+        with pytest.raises(AssertionError, match="trained again"):
+            held_out_probabilities(*other, 2, parent, tmp_path, SILENCE)
 
 
 def test_a_fold_that_fails_is_named_with_its_log(analysed, tmp_path, never):

@@ -1,9 +1,10 @@
+import numpy as np
 import pandas as pd
 import pytest
 
 from rp2k_lab.config import parse
 from rp2k_lab.dataset.index import build_index
-from rp2k_lab.dataset.relabel import read_relabels, relabel
+from rp2k_lab.dataset.relabel import read_relabels, relabel, write_relabels
 from rp2k_lab.errors import RequestError
 from tests.dataset.options import dataset
 
@@ -56,6 +57,22 @@ def test_as_a_spreadsheet_writes_it(reviewed):
     """A byte order mark, other columns, another order, an empty line."""
     file = reviewed('x,红枣,NA,"train/NA/2.jpg"', "", head="note,suggested,given,path", encoding="utf-8-sig")
     assert labels(file)[1] == "红枣"
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    suspects = pd.DataFrame(
+        {
+            "path": ['train/a, "b"/1.jpg', "train/NA/截屏.png"],
+            "row": [4, 2],
+            "given": ['a, "b"', "NA"],
+            "suggested": ["555（冰炫）", "001"],
+            "score": np.float32([0.98765, 0.5]),
+        }
+    )
+    write_relabels(suspects, tmp_path / "list.csv")
+    assert (tmp_path / "list.csv").read_text("utf-8").splitlines()[0] == "path,given,suggested,score"
+    read = read_relabels(tmp_path / "list.csv")
+    assert read.to_numpy().tolist() == suspects[["path", "given", "suggested"]].to_numpy().tolist()
 
 
 def test_a_class_may_be_called_na(reviewed):
