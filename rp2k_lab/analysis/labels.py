@@ -6,7 +6,9 @@ equations 1 and 2).  Off the diagonal, labels are suspected.  The joint has at m
 one suggestion a photo and never as a matrix of classes².
 
 cleanlab's are the thresholds and the label quality, normalised margin, both by its `LabelInspector`, which takes the
-probabilities in batches; the joint and the order are ours, since cleanlab's own joint is a dense matrix.
+probabilities in batches; the joint is ours, since cleanlab's own is a dense matrix.  The order is that of the quality,
+also for photos on the diagonal: the thresholds of small and noisy classes are low, and a list that began with all of
+the joint's suspects held at recall 0.7 a third of wrong labels where the quality alone held 0.85 (shelf, 2669 photos).
 
 The probabilities must be of photos that the network was not trained on: what it has learned by heart it does not doubt.
 """
@@ -32,8 +34,8 @@ class LabelErrors:
     Attributes:
         labels: int32 (photos,), as given.
         suggested: int32 (photos,), the class in the confident joint; -1 where no class reaches its threshold.
-        suspicion: float32 (photos,), 0 to 1.  From 0.5 on the photo is off the joint's diagonal, and below it is not;
-            within each half, the smaller the label's margin, the more suspicious.  Of a photo without probabilities 0.
+        suspicion: float32 (photos,), 0 to 1: 1 - normalised margin, which is (1 + p - q) / 2 with q the probability of
+            the given label and p the largest of the others.  Of a photo without probabilities 0.
     """
 
     labels: np.ndarray
@@ -42,8 +44,8 @@ class LabelErrors:
 
     @property
     def suspected(self) -> np.ndarray:
-        """bool (photos,), off the diagonal of the confident joint."""
-        return (self.suggested >= 0) & (self.suggested != self.labels)
+        """bool (photos,), off the diagonal of the confident joint, and another class is the most probable one."""
+        return (self.suggested >= 0) & (self.suggested != self.labels) & (self.suspicion > 0.5)
 
     def suggested_names(self, classes: list[str]) -> np.ndarray:
         """The class that each suspected photo seems to show, object (photos,); "" of the others."""
@@ -155,6 +157,6 @@ def _confident_learning(batches: Callable[[], Batches], classes: int, photos: in
         best[confident.max(axis=1) < 0] = -1
         part = slice(first, first + len(labels))
         suggested[part] = best
-        suspicion[part] = (1 - np.clip(quality, 0, 1) + ((best >= 0) & (best != labels))) / 2
+        suspicion[part] = 1 - quality
         first += len(labels)
     return suggested, suspicion
