@@ -145,7 +145,7 @@ def curve_chart(curve: pd.DataFrame, chance: float) -> Markup:
                 f'<path class="band" d="M{"L".join([*upper, *lower[::-1]])}Z"/>',
                 f'<path class="curve" d="M{"L".join(_points(steps["recall"], steps["precision"]))}"/>',
                 f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>',
-                _text(x, y + 24, words, "middle", ""),
+                _text(x, _y(best.value / 2), words, "middle", ""),  # well below a curve that falls
                 _text(_x(0.5), _HEIGHT - 6, "recall: share of the wrong labels in the list", "middle", ""),
                 f'<g transform="rotate(-90 14 {_y(0.5):.1f})">',
                 _text(14, _y(0.5), "precision", "middle", ""),
