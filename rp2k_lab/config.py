@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
@@ -182,9 +183,20 @@ class Source(Group):
     min_images_per_class: Count = Field(description="classes with fewer images in train are left out of every split")
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(description="share of each class's train; nested; val stays")
     fraction_seed: Natural = Field(description="which part `fraction` takes; apart from `seed`")
+    fold: str | None = Field(description="i/k: train without the i-th of k stratified parts; null: all of it")
+    relabel: AbsolutePath | None = Field(description="a reviewed list of label errors (.csv) to follow in train")
     sampler: Literal["uniform", "class_balanced"] = Field(description="how training photos are drawn")
     on_bad_image: Literal["error", "skip"] = Field(description="what a photo that cannot be read does to the run")
     cache_gb: NonNegativeFloat = Field(description="room for resized photos under data/cache, 10⁹ bytes; 0: no cache")
+
+    @field_validator("fold")
+    @classmethod
+    def _is_a_part(cls, fold):
+        if fold is not None:
+            match = re.fullmatch(r"(\d+)/(\d+)", fold)
+            if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+                raise ValueError("needs i/k, as 1/3: the i-th of k parts, of at least 2")
+        return fold
 
     @model_validator(mode="after")
     def _has_a_class_to_drop(self):
@@ -426,6 +438,9 @@ class Config(Group):
             raise RequestError(f"dataset.root: {name} needs its folder\nexample: dataset.root=/data/{name}")
         if self.task.reads_photos and root is not None and not root.is_dir():
             raise RequestError(f"dataset.root={root}: there is no such folder")
+        relabels = self.dataset.relabel
+        if self.task.reads_photos and relabels is not None and not relabels.is_file():
+            raise RequestError(f"dataset.relabel={relabels}: there is no such file")
         return self
 
     @model_validator(mode="after")

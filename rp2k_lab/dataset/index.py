@@ -12,7 +12,8 @@ from rp2k_lab import PROJECT
 from rp2k_lab.dataset import grocery_store, rp2k
 from rp2k_lab.dataset.image import WAY_OUT
 from rp2k_lab.dataset.listing import Listing, read_listing
-from rp2k_lab.dataset.selection import hold_out_val, in_fraction, select_classes
+from rp2k_lab.dataset.relabel import relabel
+from rp2k_lab.dataset.selection import fold_parts, hold_out_val, in_fraction, select_classes
 from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.errors import DataError, RequestError, shown
@@ -32,8 +33,9 @@ class Index:
         table: one row a photo, columns path (posix), class, label (int, position in `classes`), split (train, val or
             test), width, height (pixels, upright), bytes.
         classes: class names; a label is a position in them.
-        fingerprint: hash of every photo's path, split and size in bytes: the same for the same photos anywhere.
-        version: the same with each file's time of change: another one whenever a file was touched.
+        fingerprint: hash of every photo's path, split and size in bytes, and of the labels that `dataset.relabel`
+            changed: the same for the same photos anywhere.
+        version: of paths, splits, sizes and each file's time of change: another one whenever a file was touched.
         skipped: the photos that cannot be read, columns path, class, split, problem; empty but with
             `dataset.on_bad_image=skip`.
     """
@@ -61,7 +63,8 @@ def build_index(dataset) -> Index:
     that they change nothing else; to know them, `skip` decodes every photo once.
 
     Raises:
-        RequestError: the root has another layout, the shelf's options contradict each other, or no class is left.
+        RequestError: the root has another layout, the shelf's options contradict each other, no class is left, or the
+            list of `dataset.relabel` does not fit.
         DataError: an empty class in train, a class name with a line break, a photo that cannot be read, a class that
             train lacks, no val photo; with `skip`, a class of train or a split of which no photo can be read.
     """
@@ -78,17 +81,28 @@ def build_index(dataset) -> Index:
     if dataset.fraction < 1:
         used = in_fraction(table, dataset.fraction, dataset.fraction_seed)
         table, bad = table[used], bad[used]
+    if dataset.fold is not None:
+        fold, folds = map(int, dataset.fold.split("/"))
+        used = fold_parts(table, folds) != fold - 1
+        table, bad = table[used], bad[used]
     table, skipped = table[~bad], table[bad]
     if len(skipped):
         first = f"{shown(skipped['path'].iloc[0])}: {skipped['problem'].iloc[0]}"
         log.warning("%d of %d photos cannot be read and are skipped, the first %s", len(skipped), len(bad), first)
+    if dataset.relabel is not None:  # last, so that the same photos are used with it and without
+        table = table.assign(given=table["class"])
+        table["class"] = relabel(table, listing.table, classes, dataset.relabel)
     index = index_of(listing.root, table, classes, skipped)
     _check_splits(index)
     return index
 
 
 def index_of(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> Index:
-    """The index of a listing's rows; a class that is not among `classes` has the label -1."""
+    """The index of a listing's rows; a class that is not among `classes` has the label -1.
+
+    Args:
+        table: with a column `given`, the labels before `dataset.relabel`, where that was followed.
+    """
     table = table.reset_index(drop=True)
     table["label"] = pd.Index(classes, dtype=object).get_indexer(table["class"]).astype("int32")
     skipped = skipped[["path", "class", "split", "problem"]].reset_index(drop=True)
@@ -168,6 +182,9 @@ def _fingerprints(table: pd.DataFrame) -> tuple[str, str]:
     for name in ("path", "split"):
         digest.update("\n".join(table[name].to_numpy(object)).encode())
     digest.update(table["bytes"].to_numpy(np.int64).tobytes())
-    fingerprint = digest.hexdigest()[:16]
+    labelled = digest.copy()
+    if "given" in table:
+        changed = table[table["class"] != table["given"]]
+        labelled.update("\n".join((changed["path"] + "\n" + changed["class"]).to_numpy(object)).encode())
     digest.update(table["changed"].to_numpy(np.int64).tobytes())
-    return fingerprint, digest.hexdigest()[:16]
+    return labelled.hexdigest()[:16], digest.hexdigest()[:16]

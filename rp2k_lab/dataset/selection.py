@@ -1,4 +1,4 @@
-"""Which photos of a data set a run uses: val taken out of train, and the part of it that was asked for."""
+"""Which photos of a data set a run uses: val taken out of train, and the part or the fold of it that was asked for."""
 
 import logging
 import zlib
@@ -64,6 +64,20 @@ def in_fraction(table: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
         order = _rng(seed, name, 1).permutation(len(rows))
         used[rows[order[max(1, round(fraction * len(rows))) :]]] = False
     return used
+
+
+def fold_parts(table: pd.DataFrame, folds: int) -> np.ndarray:
+    """Which of the stratified parts (0 to folds - 1) each training photo is in, int64 (rows,); -1: in none.
+
+    In none are the photos of val and test, and the only one of its class: without it the class could not be learned.
+    A class's parts differ by at most one photo, and which of them are the larger ones varies from class to class.
+    """
+    parts = np.full(len(table), -1, np.int64)
+    for name, rows in _train_rows(table):
+        if len(rows) > 1:
+            rng = _rng(0, name, 2)
+            parts[rng.permutation(rows)] = (np.arange(len(rows)) + rng.integers(folds)) % folds
+    return parts
 
 
 def _train_rows(table: pd.DataFrame) -> list[tuple[str, np.ndarray]]:

@@ -11,6 +11,8 @@ _DEFAULTS = {
     "min_images_per_class": 1,
     "fraction": 1.0,
     "fraction_seed": 0,
+    "fold": None,
+    "relabel": None,
     "sampler": "uniform",
     "on_bad_image": "error",
     "cache_gb": 0,

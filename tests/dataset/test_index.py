@@ -220,3 +220,22 @@ class TestFingerprint:
         before = build_index(dataset(root)).fingerprint
         (root / "test" / "单" / "t.jpg").rename(root / "test" / "单" / "u.jpg")
         assert build_index(dataset(root)).fingerprint != before
+
+
+class TestFold:
+    def test_each_training_photo_is_left_out_of_one_and_all_else_stays(self, root):
+        whole = build_index(dataset(root))
+        folds = [build_index(dataset(root, fold=f"{i}/2")) for i in (1, 2)]
+        paths = set(whole.split("train")["path"])
+        left_out = [paths - set(fold.split("train")["path"]) for fold in folds]
+        assert not left_out[0] & left_out[1]
+        single = {path for path in paths if path.split("/")[1] in ("a b.c", "单")}  # train has one of each, val another
+        assert left_out[0] | left_out[1] == paths - single
+        for fold in folds:
+            assert fold.classes == whole.classes
+            for split in ("val", "test"):
+                assert fold.split(split)["path"].tolist() == whole.split(split)["path"].tolist()
+
+    def test_it_is_part_of_the_fingerprint(self, root):
+        folds = [None, "1/2", "2/2", "1/3"]
+        assert len({build_index(dataset(root, fold=fold)).fingerprint for fold in folds}) == 4

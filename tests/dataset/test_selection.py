@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.dataset.selection import hold_out_val, in_fraction, select_classes
+from rp2k_lab.dataset.selection import fold_parts, hold_out_val, in_fraction, select_classes
 from rp2k_lab.errors import RequestError
 
 
@@ -104,6 +104,44 @@ class TestFraction:
         table = pd.DataFrame({"class": ["a"] * 100, "split": "train"})
         val = (hold_out_val(table, 0.5, 0) == "val").to_numpy()
         assert 10 < (val & in_fraction(table, 0.5, 0)).sum() < 40
+
+
+class TestFolds:
+    def parts(self, folds, counts=COUNTS):
+        names = np.repeat(list(counts), list(counts.values()))
+        table = pd.DataFrame({"class": [*names, "a", "b"], "split": ["train"] * len(names) + ["val", "test"]})
+        return table, fold_parts(table, folds)
+
+    @pytest.mark.parametrize("folds", [2, 3, 5])
+    def test_the_parts_of_a_class_differ_by_one_photo_at_most(self, folds):
+        table, parts = self.parts(folds)
+        for name in "abc":
+            of_class = parts[(table["class"] == name) & (table["split"] == "train")]
+            sizes = np.bincount(of_class, minlength=folds)
+            assert sizes.sum() == COUNTS[name]
+            assert np.ptp(sizes) <= 1
+
+    def test_val_test_and_a_class_of_one_photo_are_in_none(self):
+        table, parts = self.parts(3)
+        outside = (table["split"] != "train") | (table["class"] == "lone")
+        assert ((parts == -1) == outside).all()
+
+    def test_every_class_keeps_photos_whatever_part_is_left_out(self):
+        table, parts = self.parts(2, {"a": 2, "b": 3, "c": 1})
+        for part in range(2):
+            left = table[(parts != part) & (table["split"] == "train")]
+            assert set(left["class"]) == {"a", "b", "c"}
+
+    def test_the_larger_parts_are_not_the_same_in_every_class(self):
+        """Else the first fold would lack the tail, and the last would have it twice."""
+        _, parts = self.parts(3, {f"c{i}": 2 for i in range(60)})
+        assert np.bincount(parts[parts >= 0], minlength=3).min() > 20
+
+    def test_an_added_class_changes_no_other(self):
+        table, before = self.parts(3, {"b": 10, "c": 30})
+        wider, after = self.parts(3, {"a": 7, "b": 10, "c": 30})
+        for name in "bc":
+            assert (before[table["class"] == name] == after[wider["class"] == name]).all()
 
 
 class TestClasses:

@@ -1,0 +1,165 @@
+"""The command lines of folds, and two of them in real processes."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pytest
+
+from rp2k_lab.analysis import folds as module
+from rp2k_lab.analysis.folds import fold_overrides, held_out_probabilities
+from rp2k_lab.build import batches_for, build_network, build_views, preprocessing
+from rp2k_lab.checkpoint import load_checkpoint
+from rp2k_lab.config import parse
+from rp2k_lab.dataset.index import build_index
+from rp2k_lab.errors import DataError, Interrupted, RequestError, StudyIncomplete
+from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.prediction import Member, Predictor
+from rp2k_lab.runs import EarlierRun
+from rp2k_lab.sweep.process import TrialFailed
+from rp2k_lab.tracker import MlflowTracker
+
+# A run takes a few seconds.
+TINY = (
+    "dataset.classes=8", "dataset.train_images=300", "dataset.val_images=60", "dataset.test_images=80",
+    "dataset.min_train_images=5", "model.width_multiplier=0.125", "model.depth_multiplier=0.25", "size=32", "epochs=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["aug=randaugment", "aug.crop=null", "loss=logit_adjusted", "model=seresnext50_wider", "size=[64,48]"],
+        ["dataset=rp2k", "dataset.root=/", "dataset.drop_others=true", "model=swin_tiny", "optimizer.lr=1e-5"],
+        [r"dataset.others='it\'s {a}, [b]=c\\'", "tracking.uri='sqlite:////a b/x.db'", "tracking.run_name=mine"],
+        ["device=gpu", "device.parallel=data", "task.test=true", "debug=true", "recipe=giantpanda"],
+    ],
+)
+def test_a_folds_command_line_is_the_runs_training_but_for_the_fold(compose, overrides):
+    config = parse(compose(*overrides))
+    fold = parse(compose(*fold_overrides(config, "2/3")))
+    assert fold.dataset == config.dataset.model_copy(update={"fold": "2/3"})
+    assert fold.device == config.device.model_copy(update={"parallel": "none"})
+    assert fold.tracking == config.tracking.model_copy(update={"run_name": None})
+    for key in ("model", "aug", "loss", "optimizer", "seed", "epochs", "batch_size", "size", "resize", "crop_ratio"):
+        assert getattr(fold, key) == getattr(config, key)
+    assert (fold.task.name, fold.task.test) == ("train", False)
+
+
+@pytest.mark.parametrize("fold", ["0/3", "4/3", "1/1", "1", "a/b", "-1/3", "1/3/5"])
+def test_other_folds_are_refused(compose, fold):
+    with pytest.raises(RequestError, match=rf"^dataset\.fold={fold}: needs i/k"):
+        parse(compose(f"dataset.fold='{fold}'"))
+
+
+@pytest.fixture(scope="module")
+def analysed(compose, tmp_path_factory):
+    """(configuration, index, run) of a training that is to be analysed, in a store of the test's own."""
+    folder = tmp_path_factory.mktemp("store")
+    composed = compose(*TINY, f"tracking.uri=sqlite:///{folder}/mlflow.db")
+    config = parse(composed)
+    with MlflowTracker(config.tracking, "whole") as tracker:
+        run_id = tracker.run_id
+    index = build_index(config.dataset)
+    return config, index, EarlierRun("whole", "whole", run_id, None, composed, Path("-"), tuple(index.classes))
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """never(error): no fold is trained; it ends with the error."""
+
+    def never(error):
+        def run_trial(*arguments):
+            raise error
+
+        monkeypatch.setattr(module, "run_trial", run_trial)
+
+    return never
+
+
+SILENCE = SimpleNamespace(signum=None, check=lambda: None)
+
+
+def test_a_photo_is_predicted_by_the_fold_that_never_saw_it(analysed, tmp_path, never, monkeypatch):
+    config, index, parent = analysed
+    with SignalWatch() as signals:
+        held_out = held_out_probabilities(config, index, 2, parent, tmp_path, signals)
+    train, probabilities = index.split("train"), held_out.probabilities
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (300, 8)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+
+    client = mlflow.MlflowClient(config.tracking.uri)
+    network = build_network(config, 8)
+    predictor = Predictor([Member("again", network, preprocessing(config))], config.batch_size)
+    for i, run_id in enumerate(held_out.run_ids, 1):
+        run = client.get_run(run_id)
+        tags = run.data.tags
+        assert run.info.status == "FINISHED"
+        assert (tags["parent"], tags["fold"], tags["mlflow.parentRunId"]) == (parent.run_id, f"{i}/2", parent.run_id)
+        assert run.data.params["dataset.fold"] == f"{i}/2"
+        assert not [name for name in run.data.metrics if name.startswith("test/")]
+        fold = build_index(config.dataset.model_copy(update={"fold": f"{i}/2"}))
+        assert tags["dataset_fingerprint"] == fold.fingerprint
+        unseen = ~train["path"].isin(fold.split("train")["path"]).to_numpy()
+        assert 140 < unseen.sum() < 160
+        load_checkpoint(network, tmp_path / "folds" / f"{i}of2" / "checkpoints" / "best.ckpt")
+        batches = batches_for(predictor, build_views(predictor, index, 0), train["row"].tolist(), config)
+        ours = np.concatenate([average for _, average in predictor(batches)])
+        np.testing.assert_allclose(probabilities[unseen], ours[unseen], atol=1e-5)
+        assert np.abs(probabilities[~unseen] - ours[~unseen]).max() > 1e-3
+
+    # The same training is not done again, and another one is not taken for it.
+    never(AssertionError("trained again"))
+    monkeypatch.setattr(module, "Predictor", lambda *arguments, **options: lambda batches: iter(()))  # compiles nothing
+    monkeypatch.setattr(module, "build_views", lambda *arguments: None)
+    monkeypatch.setattr(module, "batches_for", lambda *arguments: None)
+    again = held_out_probabilities(config, index, 2, parent, tmp_path, SILENCE)
+    assert again.run_ids == held_out.run_ids
+    longer = config.model_copy(update={"epochs": 2})
+    relabelled = replace(index, fingerprint="another")
+    for other in ((longer, index), (config, relabelled)):
+        with pytest.raises(AssertionError, match="trained again"):
+            held_out_probabilities(*other, 2, parent, tmp_path, SILENCE)
+
+
+def test_a_fold_that_fails_is_named_with_its_log(analysed, tmp_path, never):
+    never(TrialFailed("killed by SIGKILL"))
+    with pytest.raises(StudyIncomplete, match=r"^fold 1/4: killed by SIGKILL\n.*folds/1of4/log\.txt; the same command"):
+        held_out_probabilities(*analysed[:2], 4, analysed[2], tmp_path, SILENCE)
+
+
+def test_a_signal_ends_it_as_it_ends_a_run(analysed, tmp_path, never):
+    never(TrialFailed("stopped with its study"))
+    signals = SignalWatch()
+    signals.signum = signal.SIGTERM
+    with pytest.raises(Interrupted) as stopped:
+        held_out_probabilities(*analysed[:2], 4, analysed[2], tmp_path, signals)
+    assert stopped.value.exit_code == 75
+
+
+def test_what_was_not_trained_has_no_folds(analysed, tmp_path):
+    config, index, parent = analysed
+    tuned = replace(parent, config=parent.config | {"task": {"name": "fixres"}})
+    with pytest.raises(RequestError, match=r"^task\.folds=3: whole is a run of task=fixres"):
+        held_out_probabilities(config, index, 3, tuned, tmp_path, SILENCE)
+    part = config.model_copy(update={"dataset": config.dataset.model_copy(update={"fold": "1/3"})})
+    with pytest.raises(RequestError, match=r"^task\.folds=3: whole is a fold itself \(dataset\.fold=1/3\)\n"):
+        held_out_probabilities(part, index, 3, parent, tmp_path, SILENCE)
+
+
+def test_a_full_disk_is_told_before_anything_is_trained(analysed, tmp_path, never, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    never(AssertionError("trained"))
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    with pytest.raises(
+        DataError, match=r"held_out\.npy: no room for the probabilities of 300 photos, 0\.0 GB \(No space"
+    ):
+        held_out_probabilities(*analysed[:2], 2, analysed[2], tmp_path, SILENCE)
+    assert not (tmp_path / "held_out.npy").exists()
