@@ -156,9 +156,29 @@ class Inspect(Task):
 
 class Errors(Task, Rules):
     name: Literal["errors"]
-    split: Split = Field(description="whose photos: train, val or test")
+    split: Split | None = Field(description="whose photos: train, val or test; null: val, with folds train")
+    folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        description="networks that predict the training photos, each trained without its part of them; null: none"
+    )
     reads_photos = True
-    earlier_runs = (1, 2)
+
+    @property
+    def earlier_runs(self) -> Sequence[int]:
+        return (1,) if self.folds else (1, 2)
+
+    @property
+    def analysed(self) -> Split:
+        """Whose photos."""
+        return self.split or ("train" if self.folds else "val")
+
+    @model_validator(mode="after")
+    def _folds_hold_out_train(self):
+        if self.folds and self.analysed != "train":
+            raise RequestError(
+                f"task.folds={self.folds}: folds predict photos of train, and task.split is {self.split}\n"
+                "leave one of the two out"
+            )
+        return self
 
 
 class Report(Task):

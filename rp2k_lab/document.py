@@ -156,11 +156,6 @@ def plain(cell: str | Tag) -> str:
     return cell.word if isinstance(cell, Tag) else cell
 
 
-def percent(share: float) -> str:
-    """62.3 %, or – where there is none."""
-    return "–" if math.isnan(share) else f"{100 * share:.1f} %"
-
-
 def points(share: float, decimals: int = 1) -> str:
     """A difference in points with its sign: +1.2."""
     text = f"{100 * share:+.{decimals}f}".replace("-", "−")

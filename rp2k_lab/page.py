@@ -5,6 +5,7 @@ control characters are shown as codes.
 """
 
 import base64
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ def short(text: str) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
+def percent(share: float) -> str:
+    """62.3 %, or – where there is none."""
+    return "–" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
 def render(values: dict[str, Any], template: str = "page.html.jinja") -> str:
     """The page as HTML; the template says which values it needs, and a missing one is an error."""
     environment = jinja2.Environment(
@@ -94,4 +100,5 @@ def render(values: dict[str, Any], template: str = "page.html.jinja") -> str:
     )
     thousands = lambda number: f"{number:,}"  # noqa: E731
     environment.filters |= {"printable": printable, "short": short, "in_bytes": in_bytes, "thousands": thousands}
+    environment.filters["percent"] = percent
     return environment.get_template(template).render(values)

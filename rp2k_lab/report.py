@@ -1,7 +1,11 @@
 """What a finished run says in the terminal."""
 
+from pathlib import Path
+
 import pandas as pd
 
+from rp2k_lab.analysis.label_score import LabelScore
+from rp2k_lab.analysis.labels import LabelErrors
 from rp2k_lab.comparison import Verdict
 from rp2k_lab.errors import shown
 from rp2k_lab.metrics import Score
@@ -74,6 +78,25 @@ def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
         cells.append([row.cause, str(row.main), share, str(row.errors), ", ".join(map(shown, row.top_classes[:3]))])
     wrong = int((~correct).sum())
     return f"{_table(cells)}\n\nerrors      {wrong} of {len(correct)} photos"
+
+
+def label_lines(labels: LabelErrors | None, split: str, score: LabelScore | None, file: Path) -> str:
+    """How many labels of a split are suspected, where the list is, and how good it is where the truth is known.
+
+    Args:
+        labels: None where the network was trained on the photos.
+    """
+    folds = "task.folds=3 ranks those of train, each photo by a network that never saw it"
+    if labels is None:
+        return f"labels      those of train are not ranked, since the network was trained on them;\n            {folds}"
+    lines = [f"labels      {labels.suspected.sum()} of {len(labels.labels)} of {split} are suspected: {file}"]
+    if score is not None:
+        best = score.precision
+        lines.append(
+            f"            {score.wrong} are wrong; the first {best.count} of the list hold half of those: precision "
+            f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}]"
+        )
+    return "\n".join(lines + ([] if split == "train" else [f"            without folds no others are ranked; {folds}"]))
 
 
 def photo_score_lines(score: pd.DataFrame) -> str:

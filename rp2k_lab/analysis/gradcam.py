@@ -11,6 +11,7 @@ A backbone divides the sides by 32, so that of a small input little more than on
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +22,13 @@ from rp2k_lab.model import Network, WithPreprocessing
 from rp2k_lab.model.layers import global_mean
 
 LEAST_PLACES = 4  # along a side, for Grad-CAM: inputs of 128 pixels
+
+
+class Explained(NamedTuple):
+    """Where a class was seen: float32 maps (photos, h, w), and by which method they were made."""
+
+    maps: np.ndarray
+    method: str
 
 
 class _Score(nn.Cell):
@@ -61,8 +69,8 @@ def explain(
     labels: np.ndarray,
     batch_size: int,
     check: Callable[[], None] = lambda: None,
-) -> np.ndarray:
-    """Where a class was seen in each photo, float32 (photos, h, w); the network is left in evaluation mode.
+) -> Explained:
+    """Where a class was seen in each photo; the network is left in evaluation mode.
 
     By `GradCam`, in one pass, or where its map has fewer than `LEAST_PLACES` along a side, by `Occlusion`, in 26:
     there it pays to explain what the page shows first (`page.page_order`).
@@ -74,7 +82,7 @@ def explain(
         labels: int (photos,), the class to explain in each photo, in the order of `batches`.
         check: called between batches; raises to stop (a signal).
     """
-    cell, found, first = GradCam(network).set_train(False), [np.zeros((0, 1, 1), np.float32)], 0
+    cell, found, first = GradCam(network).set_train(False), [], 0
     covering = None
     for (images,) in batches:
         check()
@@ -85,7 +93,8 @@ def explain(
                 covering = Occlusion(network, network.normalise.mean_colour(), batch_size)
         found.append(maps if covering is None else covering(images, theirs))
         first += len(images)
-    return np.concatenate(found[1:] or found)
+    method = "Grad-CAM" if covering is None else "occlusion"
+    return Explained(np.concatenate(found or [np.zeros((0, 1, 1), np.float32)]), method)
 
 
 def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,12 +10,10 @@ from markupsafe import Markup
 from rp2k_lab.analysis.labels import LabelErrors
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
-from rp2k_lab.errors import RequestError, shown
 from rp2k_lab.metrics import Score
 from rp2k_lab.statistics import wilson_interval
 
 RECALL = 0.5
-CURVE, CHART = "label_errors_curve.csv", "label_errors_curve.svg"
 _WIDTH, _HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 46
 _STYLE = """
@@ -50,36 +47,26 @@ class LabelScore:
     curve: pd.DataFrame
 
 
-def label_errors_task(index: Index, rows: pd.DataFrame, errors: LabelErrors, folder: Path) -> LabelScore:
-    """Score a ranking against the shelf's truth; writes `label_errors_curve.csv` and `.svg` into `folder`.
+def score_labels(index: Index, rows: pd.DataFrame, errors: LabelErrors) -> LabelScore | None:
+    """Score a ranking against a shelf set's truth; None of another data set, and where no label is wrong.
 
     Args:
-        index: of a shelf set; its labels count as they are in use, so a followed `dataset.relabel` has its effect.
+        index: its labels count as they are in use, so a followed `dataset.relabel` has its effect.
         rows: the ranked photos, of `Index.split`, in the order of `errors`.
-
-    Raises:
-        RequestError: the set has no truth, or no wrong label among these photos.
     """
     file = index.root / TRUTH_FILE
     if not file.is_file():
-        raise RequestError(
-            f"{shown(file)}: there is no such file, and without the truth no ranking can be scored\nuse dataset=shelf"
-        )
+        return None
     truth = pd.read_parquet(file, columns=["path", "true_class"]).set_index("path")["true_class"]
     true = truth.reindex(rows["path"]).to_numpy(object)
     wrong = rows["class"].to_numpy(object) != true
     if not wrong.any():
-        raise RequestError(
-            f"{shown(index.root)}: none of the {len(rows)} photos has a wrong label\n"
-            "plant some: dataset.label_noise=0.05"
-        )
+        return None
     curve = precision_recall(errors.suspicion, wrong)
     precision = precision_at_recall(curve)
     found = wrong & (errors.suspicion >= curve["suspicion"][curve["listed"] == precision.count].iloc[0])
     right = int((errors.suggested_names(index.classes) == true)[found].sum())
     suggestion = Score(right / found.sum(), int(found.sum()), *wilson_interval(right, int(found.sum())))
-    curve.to_csv(folder / CURVE, index=False)
-    (folder / CHART).write_text(curve_chart(curve, wrong.mean()), encoding="utf-8")
     return LabelScore(len(rows), int(wrong.sum()), precision, suggestion, curve)
 
 

@@ -42,6 +42,10 @@ class LabelErrors:
     suggested: np.ndarray
     suspicion: np.ndarray
 
+    def at(self, places: np.ndarray) -> "LabelErrors":
+        """Those of some photos, int (n,) positions."""
+        return LabelErrors(self.labels[places], self.suggested[places], self.suspicion[places])
+
     @property
     def suspected(self) -> np.ndarray:
         """bool (photos,), off the diagonal of the confident joint, and another class is the most probable one."""

@@ -5,7 +5,7 @@ const PATH = 0, TRUE = 1, TOPS = 2, PROBABILITIES = 3, P_TRUE = 4, MASK = 5, MAI
 const IMAGES = 0, TRAIN = 1, ACCURACY = 2, LOW = 3, HIGH = 4, CONFUSED = 5, CONFUSED_IMAGES = 6, CLUSTER = 7;
 const SHARPNESS = 4;
 const data = JSON.parse(document.getElementById("data").textContent);
-const { names, classes, causes, states, clusters, rows, pictures, examples } = data;
+const { names, classes, causes, states, method, clusters, rows, pictures, examples } = data;
 const byId = id => document.getElementById(id);
 const number = n => n.toLocaleString("en");
 const percent = thousandths => thousandths === null ? "–" : (thousandths / 10).toFixed(1) + " %";
@@ -85,7 +85,7 @@ function card(row) {
   };
   const sides = element("div", "sides", null, side(row[TRUE], "true"), side(row[TOPS][0], "predicted"));
   return element("article", "case", null, shot(row[PHOTO], "photo", "photo left out"),
-    shot(row[SEEN], row[SEEN] >= 0 ? "what the network looked at" : "", ""),
+    shot(row[SEEN], row[SEEN] >= 0 ? `where it saw ${names[row[TOPS][0]]} (${method})` : "", ""),
     element("div", "labels", null, sides, probabilities(row)), reasons(row), nearest(row), element("div", "path", row[PATH]));
 }
 

@@ -16,6 +16,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from rp2k_lab.analysis.album import NO_PICTURES, Album, add_pictures
+from rp2k_lab.analysis.causes import CAUSES
+from rp2k_lab.analysis.label_score import LabelScore, curve_chart
+from rp2k_lab.analysis.pair import STATES
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.charts import accuracy_chart
 from rp2k_lab.document import percent
@@ -24,7 +27,7 @@ from rp2k_lab.page import printable, render
 MOST_BYTES = 20_000_000
 MOST_ROW_BYTES = 8_000_000  # of the errors' texts and numbers; 39,027 of them take about 6
 _MARGIN = 1000  # bytes of the note on what was left out
-CAUSES = {  # the name, and what it means
+_MEANINGS = {
     "suspected_label": "The given label is probably wrong.",
     "others": "Into or out of the catch-all class.",
     "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
@@ -32,7 +35,6 @@ CAUSES = {  # the name, and what it means
     "tail": "The class has too few training images.",
     "unexplained": "None of the rules holds.",
 }
-STATES = ("fixed", "new", "kept")
 _MEASURES = {
     "train_images": "training images of the class",
     "ratio": "height / width",
@@ -54,6 +56,8 @@ def write_page(
     curves: pd.DataFrame,
     thumbnails: Thumbnails,
     pairs: pd.DataFrame | None = None,
+    label_score: LabelScore | None = None,
+    photo_score: pd.DataFrame | None = None,
 ) -> dict[str, int]:
     """Write the page, at most `MOST_BYTES` long.
 
@@ -63,6 +67,7 @@ def write_page(
         thumbnails: where the pictures come from.
         pairs: against an earlier run, a row a photo that either run has wrong: row, state (fixed, new or kept), and
             top1_first and p1_first, what the earlier run predicted; `cases` is of the later one.
+        label_score: of `label_score.score_labels`; photo_score: of `redrawn.photo_score`; where the truth is known.
 
     Returns:
         What did not fit: rows (errors that are only counted), photos (errors without a picture), explanations (errors
@@ -80,12 +85,13 @@ def write_page(
         "classes": _classes(classes, ids, len(names)),
         "causes": list(CAUSES),
         "states": list(STATES) if pairs is not None else [],
+        "method": thumbnails.method,
         "clusters": [
             [int(c.cluster), [ids[n] for n in c.classes], int(c.images), int(c.errors_within), _thousandths(c.share)]
             for c in clusters.itertuples()
         ],
     }
-    values = _values(title, facts, cases, causes, curves, pairs)
+    values = _values(title, facts, cases, causes, curves, pairs) | _truth(label_score, photo_score)
     frame = len(_page(values, data | {"rows": rows, "pictures": [], "examples": {}}, left_out).encode())
     album = Album(MOST_BYTES - frame - _MARGIN)
     left_out |= add_pictures(album, rows, errors, ids, data["clusters"], names, thumbnails)
@@ -151,7 +157,7 @@ def _row(error: dict, ids: dict[str, int]) -> list:
         [_thousandths(error["p" + top[3:]]) for top in tops],
         _thousandths(error["p_true"]),
         sum(1 << i for i, cause in enumerate(CAUSES) if error[f"cause_{cause}"]),
-        list(CAUSES).index(error["cause"]) if error["cause"] else -1,
+        CAUSES.index(error["cause"]) if error["cause"] else -1,
         [_short_number(error[name]) for name in _PHOTO_MEASURES],
         _thousandths(error["suspicion"]),
         ids.get(error["suggested"], -1),
@@ -182,8 +188,20 @@ def _values(title, facts, cases, causes, curves, pairs) -> dict:
         for measure, words in _MEASURES.items()
         if (curves["measure"] == measure).any()
     ]
-    rows = [row | {"means": CAUSES[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")]
+    rows = [
+        row | {"means": _MEANINGS[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")
+    ]
     states = {name: int((pairs["state"] == name).sum()) for name in STATES} if pairs is not None else {}
     wrong = int((~cases["correct"].to_numpy(bool)).sum())
     values = {"title": title, "facts": facts, "causes": rows, "charts": charts, "states": states}
     return values | {"photos": len(cases), "wrong": wrong}
+
+
+def _truth(label_score: LabelScore | None, photo_score: pd.DataFrame | None) -> dict:
+    """What a shelf set's truth says of the causes."""
+    labels = None
+    if label_score is not None:
+        chart = curve_chart(label_score.curve, label_score.wrong / label_score.photos)
+        labels = {"score": label_score, "svg": chart}
+    photo = [] if photo_score is None else photo_score.to_dict("records")
+    return {"label_truth": labels, "photo_truth": photo}

@@ -5,7 +5,8 @@
 - path, true, correct, top1…top5, p1…p5 as in a run's predictions.parquet (`metrics.predictions_table`); p_true
   (float32, probability of the given label); row (int, the index's); train_images (int, of the true class);
 - height, width (pixels), ratio (height / width), and brightness, contrast, sharpness, glare (float32, `photo.measure`);
-- suspicion (float, 0 to 1, that the given label is wrong), suggested (the label to give instead, or "");
+- suspicion (float32, 0 to 1, that the given label is wrong; nan where the network was trained on the photo), suggested
+  (the label to give instead, or "");
 - cause_<cause> (bool) for each cause, and cause, the main one, "" where correct (`causes`);
 - nearest (list of rows of the index: the training photos nearest in feature space, for errors alone) and
   nearest_distance (1 - cosine to the first of them; nan where not computed).
@@ -46,14 +47,14 @@ class Tables:
 
 
 def photo_table(
-    index: Index, split: str, predictions: Predictions, p_true: np.ndarray, measures: pd.DataFrame
+    index: Index, rows: pd.DataFrame, predictions: Predictions, p_true: np.ndarray, measures: pd.DataFrame
 ) -> pd.DataFrame:
     """The cases without what is found out about them: columns path to glare.
 
     Args:
-        predictions, p_true (float32), measures (of `photo.measure_photos`): in the order of `index.split(split)`.
+        rows: of `Index.split`.
+        predictions, p_true (float32), measures (of `photo.measure_photos`): in the order of `rows`.
     """
-    rows = index.split(split)
     table = predictions_table(predictions, rows["path"], index.classes)
     return table.assign(
         p_true=p_true,

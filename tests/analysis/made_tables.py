@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.page import CAUSES, STATES
+from rp2k_lab.analysis.causes import CAUSES
+from rp2k_lab.analysis.pair import STATES
 from rp2k_lab.statistics import wilson_interval
 
 

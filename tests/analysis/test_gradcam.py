@@ -54,7 +54,7 @@ def last_map(network, images):
 def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(name, options, mode):
     network = network_of(name, **options)
     mindspore.set_context(mode=mode)
-    found = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2)
+    found = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2).maps
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     maps, classifier = last_map(network, IMAGES), network.network.head.fc
     adds = np.einsum("nchw,nc->nhw", maps, plain.array(classifier.weight)[LABELS]) / np.prod(maps.shape[2:])
@@ -83,7 +83,8 @@ def test_a_class_is_found_where_it_is():
     image = np.zeros((1, 128, 128, 3), np.uint8)
     image[0, :32, 96:] = 255
     network = WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3)
-    found = explain(network, [[image], [image]], np.array([0, 1]), 1)
+    found, method = explain(network, [[image], [image]], np.array([0, 1]), 1)
+    assert method == "Grad-CAM"
     corner = np.zeros((4, 4))
     corner[0, 3] = 1  # white is normalised to 3, black to -1; the weights of brightness add up to 3 and to -1
     np.testing.assert_allclose(found[0], corner * 9 / 16, atol=1e-5)
@@ -97,7 +98,9 @@ def test_a_small_input_is_covered_instead():
     net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
     images = np.full((2, 32, 64, 3), 64, np.uint8)
     images[:, :, 40:] = 255
-    found = explain(WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3), [[images[:1]], [images[1:]]], np.array([0, 1]), 3)
+    network = WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3)
+    found, method = explain(network, [[images[:1]], [images[1:]]], np.array([0, 1]), 3)
+    assert method == "occlusion"
     assert found.shape == (2, GRID, GRID)
     assert found[0, :, -1].min() > 0.01
     np.testing.assert_allclose(found[0, :, :2], 0, atol=1e-5)
@@ -105,7 +108,7 @@ def test_a_small_input_is_covered_instead():
 
 
 def test_no_photo_has_no_map():
-    assert explain(WithPreprocessing(Network(Bright(), Head(2, 2), "bright"), MEAN, STD), [], [], 4).shape[0] == 0
+    assert explain(WithPreprocessing(Network(Bright(), Head(2, 2), "bright"), MEAN, STD), [], [], 4).maps.shape[0] == 0
 
 
 def test_a_signal_is_heard_between_batches():

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rp2k_lab.analysis.page import CAUSES, MOST_BYTES, STATES, page_order, write_page
+from rp2k_lab.analysis.causes import CAUSES
+from rp2k_lab.analysis.page import MOST_BYTES, page_order, write_page
+from rp2k_lab.analysis.pair import STATES
 from rp2k_lab.page import printable
 from tests.analysis import made_tables
 
@@ -19,6 +21,8 @@ FACTS = {"run": "seresnext50 <b>", "top-1": "60.0 %"}
 
 class Drawn:
     """Pictures without files: random ones, that do not compress well."""
+
+    method = "Grad-CAM"
 
     def __init__(self, names, side=104):
         self.names, self.side, self.asked = names, side, []

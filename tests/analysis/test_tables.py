@@ -41,7 +41,7 @@ def measures(photos: int) -> pd.DataFrame:
 
 def small_tables():
     index = an_index(small().labels, ["甲", "乙", "丙"])
-    photos = photo_table(index, "test", small(), np.float32([0.25, 0.25, 0.25, 0.75, 0.75]), measures(5))
+    photos = photo_table(index, index.split("test"), small(), np.float32([0.25, 0.25, 0.25, 0.75, 0.75]), measures(5))
     photos = photos.assign(suspicion=np.float32(0), suggested="")
     means = np.float32([[1, 0], [0.8, 0.6], [-1, 0]])
     return analyse(photos, small(), index.classes, index.train_counts(), means, usual(index.classes), RULES, "丙")

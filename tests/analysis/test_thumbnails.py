@@ -9,6 +9,8 @@ from rp2k_lab.analysis.thumbnails import SIDE, Thumbnails
 from rp2k_lab.dataset.index import index_of
 from rp2k_lab.prediction import Preprocessing
 
+WAY = Preprocessing((64, 64), "letterbox", 1.0)
+
 
 @pytest.fixture
 def index(tmp_path):
@@ -27,7 +29,7 @@ def index(tmp_path):
 
 
 def test_photos_keep_their_shape_and_are_small(index):
-    pictures = Thumbnails(index)
+    pictures = Thumbnails(index, {}, "", WAY)
     assert pictures.photo(0).shape == (round(SIDE / 3), SIDE, 3)
     assert pictures.photo(1).shape == (90, 100, 3)
     assert pictures.photo(4).shape == (SIDE, SIDE // 4, 3)
@@ -37,7 +39,7 @@ def test_photos_keep_their_shape_and_are_small(index):
 
 
 def test_the_example_of_a_class_has_its_median_shape(index):
-    pictures = Thumbnails(index)
+    pictures = Thumbnails(index, {}, "", WAY)
     np.testing.assert_array_equal(pictures.example("a"), np.full((90, 100, 3), 60))
     assert pictures.example("b") is None
     assert pictures.example("unheard of") is None
@@ -46,7 +48,7 @@ def test_the_example_of_a_class_has_its_median_shape(index):
 @pytest.mark.parametrize(
     "way",
     [
-        Preprocessing((64, 64), "letterbox", 1.0),
+        WAY,
         Preprocessing((64, 64), "stretch", 1.0),
         Preprocessing((64, 64), "letterbox", 0.5),
     ],
@@ -55,7 +57,7 @@ def test_the_example_of_a_class_has_its_median_shape(index):
 def test_a_map_lies_over_the_photo_without_its_padding(index, way):
     heat = np.zeros((4, 4), np.float32)
     heat[:2] = 1
-    shown = Thumbnails(index, {4: heat}, way).explanation(4)
+    shown = Thumbnails(index, {4: heat}, "Grad-CAM", way).explanation(4)
     height, width = shown.shape[:2]
     shares = {"stretch": 1, "letterbox": 0.25 if way.crop_ratio == 1 else 0.5}
     assert (height, width) == (SIDE, SIDE * shares[way.resize])
@@ -66,7 +68,6 @@ def test_a_map_lies_over_the_photo_without_its_padding(index, way):
 
 
 def test_without_a_map_or_a_photo_there_is_no_explanation(index):
-    way = Preprocessing((64, 64), "letterbox", 1.0)
-    pictures = Thumbnails(index, {3: np.ones((2, 2), np.float32)}, way)
+    pictures = Thumbnails(index, {3: np.ones((2, 2), np.float32)}, "Grad-CAM", WAY)
     assert pictures.explanation(0) is None
     assert pictures.explanation(3) is None

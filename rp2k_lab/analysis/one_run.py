@@ -1,0 +1,131 @@
+"""One run's errors on one split: what its network says, which labels that makes doubtful, and the tables of both."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from rp2k_lab.analysis.kept_features import features_name, kept_features
+from rp2k_lab.analysis.labels import LabelErrors, find_label_errors, find_label_errors_in_top
+from rp2k_lab.analysis.neighbours import class_means, nearest
+from rp2k_lab.analysis.tables import Tables, add_nearest, analyse, photo_table
+from rp2k_lab.build import batches_for, build_views
+from rp2k_lab.config import Config
+from rp2k_lab.dataset.index import DATA_FOLDER, Index
+from rp2k_lab.features import OnFeatures, compute_features
+from rp2k_lab.metrics import Predictions, top_k
+from rp2k_lab.prediction import Member, Predictor
+from rp2k_lab.runs import EarlierRun
+
+NEAREST = 3  # training photos beside an error
+_FEATURES = DATA_FOLDER / "features"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The analysed photos, the same for every run.
+
+    Attributes:
+        rows: of `Index.split`, all of the split or a part of it.
+        photos: of `photo.measure_photos`, in the order of `rows`.
+        usual: of `photo.usual_measures`.
+    """
+
+    rows: pd.DataFrame
+    photos: pd.DataFrame
+    usual: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Attributes:
+    tables: of the photos.
+    labels: what is thought of their labels, in the same order; None where the network was trained on them.
+    """
+
+    tables: Tables
+    labels: LabelErrors | None
+
+
+def analyse_run(
+    config: Config,
+    index: Index,
+    run: EarlierRun,
+    member: Member,
+    measured: Measured,
+    held_out: np.ndarray | None,
+    check: Callable[[], None],
+) -> Analysis:
+    """All tables of one run.
+
+    Args:
+        held_out: of `folds.held_out_probabilities`, which speaks for the run on photos of train; None: its own network.
+        check: called between batches; raises to stop (a signal).
+    """
+    split, train, rows = config.task.analysed, index.split("train"), measured.rows
+    given = rows["label"].to_numpy(np.int32)
+    training = features_of(config, index, run, member, "train", check)
+    features = training if split == "train" else features_of(config, index, run, member, split, check)
+    places = index.split(split)["row"].searchsorted(rows["row"])
+    if held_out is None:
+        predictions, p_true = summarise(_own_probabilities(member, features, config.batch_size, check), given)
+        labels = None if split == "train" else find_label_errors_in_top(predictions, len(index.classes))
+    else:
+        parts = np.array_split(places, max(1, len(places) // config.batch_size))
+        predictions, p_true = summarise((np.asarray(held_out[part]) for part in parts), given)
+        labels = find_label_errors(train["label"].to_numpy(np.int32), held_out).at(places)
+    photos = photo_table(index, rows, predictions, p_true, measured.photos)
+    photos = photos.assign(
+        suspicion=np.float32(np.nan) if labels is None else labels.suspicion,
+        suggested="" if labels is None else labels.suggested_names(index.classes),
+    )
+    means = class_means(training, train["label"].to_numpy(), len(index.classes))
+    counts, others = index.train_counts(), config.dataset.others
+    tables = analyse(photos, predictions, index.classes, counts, means, measured.usual, config.task, others)
+    errors = np.flatnonzero(~tables.cases["correct"].to_numpy(bool))
+    itself = places[errors] if split == "train" else None
+    positions, distances = nearest(features[places[errors]], training, NEAREST, itself, check)
+    return Analysis(
+        replace(tables, cases=add_nearest(tables.cases, errors, train["row"].to_numpy()[positions], distances)), labels
+    )
+
+
+def features_of(
+    config: Config, index: Index, run: EarlierRun, member: Member, split: str, check: Callable[[], None]
+) -> np.ndarray:
+    """What a run's network makes of a split's photos before its classifier, float32 (photos, width); kept."""
+    rows = index.split(split)["row"].tolist()
+
+    def compute(target: np.ndarray) -> None:
+        predictor = Predictor([member], config.batch_size)
+        batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
+        compute_features(member.network, batches, config.batch_size, target, check)
+
+    file = _FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
+    return kept_features(file, (len(rows), member.network.network.head.fc.in_channels), compute)
+
+
+def _own_probabilities(
+    member: Member, features: np.ndarray, batch_size: int, check: Callable[[], None]
+) -> Iterator[np.ndarray]:
+    """What the network's classifier says of features: batches of float32 (n, classes)."""
+    predictor = Predictor([replace(member, network=OnFeatures(member.network))], batch_size, check=check)
+    batches = ([np.asarray(features[i : i + batch_size])] for i in range(0, len(features), batch_size))
+    return (average for _, average in predictor(batches))
+
+
+def summarise(probabilities: Iterable[np.ndarray], labels: np.ndarray) -> tuple[Predictions, np.ndarray]:
+    """(the five most probable classes; the probability of each given label, float32 (photos,)).
+
+    Args:
+        probabilities: batches of float32 (n, classes).
+        labels: int32 (photos,), in the order of the batches.
+    """
+    tops, given, first = [], [], 0
+    for part in probabilities:
+        tops.append(top_k(part))
+        given.append(part[np.arange(len(part)), labels[first : first + len(part)]])
+        first += len(part)
+    top_labels, top_probabilities = map(np.concatenate, zip(*tops, strict=True))
+    return Predictions(labels, top_labels, top_probabilities), np.concatenate(given)
