@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rp2k_lab.ablation import Ablation, Scale
-from rp2k_lab.document import Grid, Item, Tag, interval, percent, points, points_above
+from rp2k_lab.document import Grid, Item, Tag, interval, points, points_above
+from rp2k_lab.page import percent
 from rp2k_lab.results import SHARES
 from rp2k_lab.verdict import Row, Table
 

@@ -21,8 +21,7 @@ from rp2k_lab.analysis.label_score import LabelScore, curve_chart
 from rp2k_lab.analysis.pair import STATES
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.charts import accuracy_chart
-from rp2k_lab.document import percent
-from rp2k_lab.page import printable, render
+from rp2k_lab.page import percent, printable, render
 
 MOST_BYTES = 20_000_000
 MOST_ROW_BYTES = 8_000_000  # of the errors' texts and numbers; 39,027 of them take about 6

@@ -110,9 +110,7 @@ def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: 
     split, workers = config.task.analysed, config.device.data_workers
     rows = index.split(split)
     if held_out is not None and (alone := np.isnan(held_out[:, 0])).any():
-        log.warning(
-            "%d photos are left out: each is the only one of its class, which no fold does without", alone.sum()
-        )
+        log.warning("%d photos are left out: each is the only one of its class, which every fold needs", alone.sum())
         rows = rows[~alone].reset_index(drop=True)
     log.info("%d photos of %s, %s", len(rows), split, device.describe(config.device))
     return Measured(
