@@ -18,7 +18,6 @@ from rp2k_lab.document import (
     Tag,
     Text,
     interval,
-    percent,
     points,
     points_above,
     text_table,
@@ -119,7 +118,3 @@ def test_bounds_are_rounded_up(share, decimals, text):
 )
 def test_intervals(low, high, word, text):
     assert interval(low, high, 1, word) == text
-
-
-def test_percent():
-    assert [percent(share) for share in (0.62345, 1.0, float("nan"))] == ["62.3 %", "100.0 %", "–"]

@@ -15,7 +15,7 @@ from rp2k_lab.dataset.index import Listing
 from rp2k_lab.dataset.inspection import class_table, copies_by_relation
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.inspection_page import Inspection, inspection_page
-from rp2k_lab.page import Pictures, printable
+from rp2k_lab.page import Pictures, percent, printable
 from rp2k_lab.task.inspect import readable_index
 
 HOSTILE = ['<script>alert("1")<!--', "a\"'><img src=x onerror=alert(1)>", "line\nbreak\x07{{ 7*7 }}", "\u202etxt"]
@@ -207,3 +207,7 @@ def test_the_accuracy_chart_says_its_numbers_and_draws_them_to_scale():
     assert titles == ["0 to 20: 50.0 % [40.0, 60.0] of 1,200 photos", "0 to 40: 60.0 % [50.0, 70.0] of 9 photos"]
     first, second = ([float(part) for part in (g[1].get("y1"), g[2].get("cy"), g[1].get("y2"))] for g in svg.iter("g"))
     assert second == pytest.approx([first[1], first[2], 2 * first[2] - first[1]], abs=0.2)
+
+
+def test_percent():
+    assert [percent(share) for share in (0.62345, 1.0, float("nan"))] == ["62.3 %", "100.0 %", "–"]
