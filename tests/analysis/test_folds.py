@@ -1,23 +1,18 @@
-"""The command lines of folds, and two of them in real processes."""
+"""The command lines of folds, and what is refused; two of them in real processes: tests/task/test_errors.py."""
 
 import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import mlflow
-import numpy as np
 import pytest
 
 from rp2k_lab.analysis import folds as module
 from rp2k_lab.analysis.folds import fold_overrides, held_out_probabilities
-from rp2k_lab.build import batches_for, build_network, build_views, preprocessing
-from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.config import parse
 from rp2k_lab.dataset.index import build_index
 from rp2k_lab.errors import DataError, Interrupted, RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.runs import EarlierRun
 from rp2k_lab.sweep.process import TrialFailed
 from rp2k_lab.tracker import MlflowTracker
@@ -82,49 +77,6 @@ def never(monkeypatch):
 
 
 SILENCE = SimpleNamespace(signum=None, check=lambda: None)
-
-
-def test_a_photo_is_predicted_by_the_fold_that_never_saw_it(analysed, tmp_path, never, monkeypatch):
-    config, index, parent = analysed
-    with SignalWatch() as signals:
-        held_out = held_out_probabilities(config, index, 2, parent, tmp_path, signals)
-    train, probabilities = index.split("train"), held_out.probabilities
-    assert probabilities.dtype == np.float32
-    assert probabilities.shape == (300, 8)
-    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-
-    client = mlflow.MlflowClient(config.tracking.uri)
-    network = build_network(config, 8)
-    predictor = Predictor([Member("again", network, preprocessing(config))], config.batch_size)
-    for i, run_id in enumerate(held_out.run_ids, 1):
-        run = client.get_run(run_id)
-        tags = run.data.tags
-        assert run.info.status == "FINISHED"
-        assert (tags["parent"], tags["fold"], tags["mlflow.parentRunId"]) == (parent.run_id, f"{i}/2", parent.run_id)
-        assert run.data.params["dataset.fold"] == f"{i}/2"
-        assert not [name for name in run.data.metrics if name.startswith("test/")]
-        fold = build_index(config.dataset.model_copy(update={"fold": f"{i}/2"}))
-        assert tags["dataset_fingerprint"] == fold.fingerprint
-        unseen = ~train["path"].isin(fold.split("train")["path"]).to_numpy()
-        assert 140 < unseen.sum() < 160
-        load_checkpoint(network, tmp_path / "folds" / f"{i}of2" / "checkpoints" / "best.ckpt")
-        batches = batches_for(predictor, build_views(predictor, index, 0), train["row"].tolist(), config)
-        ours = np.concatenate([average for _, average in predictor(batches)])
-        np.testing.assert_allclose(probabilities[unseen], ours[unseen], atol=1e-5)
-        assert np.abs(probabilities[~unseen] - ours[~unseen]).max() > 1e-3
-
-    # The same training is not done again, and another one is not taken for it.
-    never(AssertionError("trained again"))
-    monkeypatch.setattr(module, "Predictor", lambda *arguments, **options: lambda batches: iter(()))  # compiles nothing
-    monkeypatch.setattr(module, "build_views", lambda *arguments: None)
-    monkeypatch.setattr(module, "batches_for", lambda *arguments: None)
-    again = held_out_probabilities(config, index, 2, parent, tmp_path, SILENCE)
-    assert again.run_ids == held_out.run_ids
-    longer = config.model_copy(update={"epochs": 2})
-    relabelled = replace(index, fingerprint="another")
-    for other in ((longer, index), (config, relabelled)):
-        with pytest.raises(AssertionError, match="trained again"):
-            held_out_probabilities(*other, 2, parent, tmp_path, SILENCE)
 
 
 def test_a_fold_that_fails_is_named_with_its_log(analysed, tmp_path, never):

@@ -1,14 +1,28 @@
 """task=errors, end to end, and what it refuses."""
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from rp2k_lab.analysis import folds
 from rp2k_lab.analysis.causes import CAUSES
+from rp2k_lab.build import batches_for, build_network, build_views, preprocessing
+from rp2k_lab.checkpoint import load_checkpoint
+from rp2k_lab.config import parse
+from rp2k_lab.dataset.index import build_index
 from rp2k_lab.errors import RequestError
+from rp2k_lab.prediction import Member, Predictor
+from rp2k_lab.runs import find_run
 
 RUN = "resnet18_shelf_none_seed0"
-TABLES = {"cases.parquet", "classes.parquet", "clusters.parquet", "causes.csv", "curves.csv"}
+TABLES = {
+    "cases.parquet", "classes.parquet", "clusters.parquet", "causes.csv", "curves.csv", "label_errors.csv",
+    "confident_joint.csv", "errors.html",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +82,10 @@ def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(of_one):
     out = of_one.result[1]
     assert all(any(line.startswith(cause) for line in out.splitlines()) for cause in CAUSES)
     assert "of 80 photos" in out
+    assert re.search(
+        r"^labels +\d+ of 80 of test are suspected: .*label_errors.csv\n +without folds no others", out, re.M
+    )
+    assert f"page        {of_one.folder}/out/errors.html\nrun         errors_resnet18" in out
     assert "drawn without what it measures " in out
     assert "drawn without any nuisance " in out
 
@@ -95,9 +113,90 @@ def test_two_runs_give_the_errors_that_were_fixed_that_are_new_and_that_stay(lat
     assert second["cause"].tolist() == pairs["cause_second"].tolist()
 
 
+@pytest.fixture(scope="module")
+def of_folds(later_store, start):
+    command = start("task=errors", f"runs={RUN}", "task.folds=2", uri=later_store.uri)
+    command.result = command.wait()
+    return command
+
+
+def test_a_training_photo_is_predicted_by_the_fold_that_never_saw_it(first_run, later_store, request_of, of_folds):
+    code, out, err = of_folds.result
+    assert (code, err) == (0, "")
+    run, parent = later_store.run_of(out), first_run.store.runs()[0].info.run_id
+    config = request_of("task=errors", "task.folds=2")
+    index = build_index(config.dataset)
+    train, probabilities = index.split("train"), np.load(of_folds.folder / "out" / "held_out.npy")
+    assert (probabilities.dtype, probabilities.shape) == (np.float32, (300, 8))
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    network = build_network(config, 8)
+    predictor = Predictor([Member("again", network, preprocessing(config))], config.batch_size)
+    for i, run_id in enumerate(run.data.tags["folds"].split(","), 1):
+        (fold,) = (other for other in later_store.runs() if other.info.run_id == run_id)
+        tags = fold.data.tags
+        assert fold.info.status == "FINISHED"
+        assert (tags["parent"], tags["fold"], tags["mlflow.parentRunId"]) == (parent, f"{i}/2", parent)
+        assert fold.data.params["dataset.fold"] == f"{i}/2"
+        assert not [name for name in fold.data.metrics if name.startswith("test/")]
+        seen = build_index(config.dataset.model_copy(update={"fold": f"{i}/2"})).split("train")["path"]
+        unseen = ~train["path"].isin(seen).to_numpy()
+        assert 140 < unseen.sum() < 160
+        load_checkpoint(network, later_store.artifacts(fold) / "checkpoints" / "best.ckpt")
+        batches = batches_for(predictor, build_views(predictor, index, 0), train["row"].tolist(), config)
+        ours = np.concatenate([average for _, average in predictor(batches)])
+        np.testing.assert_allclose(probabilities[unseen], ours[unseen], atol=1e-5)
+        assert np.abs(probabilities[~unseen] - ours[~unseen]).max() > 1e-3
+
+
+def test_with_folds_the_photos_of_train_are_analysed_and_their_labels_ranked(later_store, of_folds):
+    out = of_folds.result[1]
+    run = later_store.run_of(out)
+    folder, held_out = later_store.artifacts(run), np.load(of_folds.folder / "out" / "held_out.npy")
+    cases = pd.read_parquet(folder / "cases.parquet")
+    assert len(cases) == 300
+    np.testing.assert_allclose(cases["p1"], held_out.max(axis=1))
+    wrong = ~cases["correct"]
+    assert run.data.metrics["train/errors"] == wrong.sum()
+    assert not any(row in near for row, near in zip(cases["row"], cases["nearest"], strict=True))  # itself
+    listed = pd.read_csv(folder / "label_errors.csv")
+    assert list(listed) == ["path", "given", "suggested", "score"]
+    assert listed["score"].is_monotonic_decreasing
+    assert run.data.metrics["train/suspected_labels"] == len(listed) > 0
+    suspected = cases[cases["suggested"] != ""].set_index("path").loc[listed["path"]]
+    assert suspected["true"].tolist() == listed["given"].tolist()
+    assert suspected["suggested"].tolist() == listed["suggested"].tolist()
+    assert f"labels      {len(listed)} of 300 of train are suspected" in out
+    assert "drawn without" not in out
+
+
+def test_folds_that_were_trained_are_found_and_others_are_not_taken_for_them(
+    later_store, request_of, of_folds, monkeypatch, tmp_path
+):
+    def train(*arguments):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(folds, "run_trial", train)
+    monkeypatch.setattr(folds, "Predictor", lambda *arguments, **options: lambda batches: iter(()))  # compiles nothing
+    monkeypatch.setattr(folds, "build_views", lambda *arguments: None)
+    monkeypatch.setattr(folds, "batches_for", lambda *arguments: None)
+    config, silence = request_of("task=errors", "task.folds=2"), SimpleNamespace(signum=None, check=lambda: None)
+    index, parent = build_index(config.dataset), find_run(later_store.uri, RUN, tmp_path)
+    again = folds.held_out_probabilities(config, index, 2, parent, tmp_path, silence)
+    assert ",".join(again.run_ids) == later_store.run_of(of_folds.result[1]).data.tags["folds"]
+    longer, relabelled = config.model_copy(update={"epochs": 3}), replace(index, fingerprint="another")
+    for other in ((longer, index), (config, relabelled)):
+        with pytest.raises(AssertionError, match="trained again"):
+            folds.held_out_probabilities(*other, 2, parent, tmp_path, silence)
+
+
+def test_folds_are_of_train_and_of_one_run(compose):
+    with pytest.raises(RequestError, match=r"^task\.folds=3: folds predict photos of train, and task\.split is test\n"):
+        parse(compose("task=errors", "runs=a", "task.folds=3", "task.split=test"))
+    with pytest.raises(RequestError, match=r"^runs=a,b: task=errors takes 1 earlier run\n"):
+        parse(compose("task=errors", "runs=[a,b]", "task.folds=3"))
+
+
 @pytest.mark.parametrize("runs", ["null", "[a,b,c]"])
 def test_another_number_of_runs_is_refused(compose, runs):
-    from rp2k_lab.config import parse
-
     with pytest.raises(RequestError, match=r"^runs=.*: task=errors takes 1 or 2 earlier runs\nname it: .*, or two"):
         parse(compose("task=errors", f"runs={runs}"))
