@@ -1,11 +1,11 @@
 """Why a photo was recognised as something else: rules on what was measured, each written down, none of them a guess.
 
-- suspected_label: the given label is suspected to be wrong (`suspicion`, by confident learning on held-out photos).
+- suspected_label: another class is suggested (off the diagonal of the confident joint), with enough suspicion.
 - others: into the catch-all class or out of it, which has no look of its own.
 - photo: darker or lighter, more blurred or more reflecting than the training photos of its class, or of an extreme
   height/width ratio; measured on the pixels.
 - look_alike: the two classes' mean features are near, and each is taken for the other.
-- tail: the true class has too few training photos.
+- tail: the true class has too few training photos: it is of the group tail (`metrics.class_groups`), or a number says.
 - unexplained: none of these.
 
 An error may have several causes.  The main one is the first of that order, which asks first whether the error is one
@@ -30,8 +30,8 @@ def add_causes(
     Where a photo was recognised they are False and "".
 
     Args:
-        cases: columns true, top1, correct, train_images, suspicion, ratio, brightness, sharpness, glare; a measure that
-            is nan has crossed no threshold.
+        cases: columns true, top1, correct, train_images, group, suspicion, suggested, ratio, brightness, sharpness,
+            glare; a measure that is nan has crossed no threshold.
         pairs: of `confused_pairs`.
         usual: of `photo.usual_measures`.
         others: the catch-all class, or None.
@@ -39,11 +39,13 @@ def add_causes(
     alike = pairs.loc[pairs["look_alike"], ["first", "second"]]
     either = pd.MultiIndex.from_arrays([[*alike["first"], *alike["second"]], [*alike["second"], *alike["first"]]])
     found = {
-        "suspected_label": (cases["suspicion"] >= rules.suspicion).to_numpy(),
+        "suspected_label": ((cases["suspicion"] >= rules.suspicion) & (cases["suggested"] != "")).to_numpy(bool),
         "others": ((cases["true"] == others) | (cases["top1"] == others)).to_numpy(bool),
         "photo": photo_problems(cases, usual, rules).any(axis=1).to_numpy(),
         "look_alike": pd.MultiIndex.from_frame(cases[["true", "top1"]]).isin(either),
-        "tail": (cases["train_images"] < rules.tail_images).to_numpy(),
+        "tail": (
+            cases["group"] == "tail" if rules.tail_images is None else cases["train_images"] < rules.tail_images
+        ).to_numpy(bool),
     }
     found["unexplained"] = ~np.any(list(found.values()), axis=0)
     wrong = ~cases["correct"].to_numpy(bool)

@@ -17,8 +17,12 @@ class Rules(BaseModel):
     look_alike_each_way: Natural = Field(
         description="look_alike: photos of each class taken for the other, at least; 0: near is enough"
     )
-    suspicion: Share = Field(description="suspected_label: suspicion of the given label, at least")
-    tail_images: Natural = Field(description="tail: training photos of the true class, fewer than")
+    suspicion: Share = Field(
+        description="suspected_label: suspicion of the given label where another is suggested, at least"
+    )
+    tail_images: Natural | None = Field(
+        description="tail: training photos of the true class, fewer than; null: a class of the group tail"
+    )
     exposure: Annotated[float, Field(ge=1)] = Field(
         description="photo: times as bright or as dark as its class's training photos, more than"
     )

@@ -3,7 +3,8 @@
 `Tables.cases` has a row a photo of the split, in the index's order:
 
 - path, true, correct, top1…top5, p1…p5 as in a run's predictions.parquet (`metrics.predictions_table`); p_true
-  (float32, probability of the given label); row (int, the index's); train_images (int, of the true class);
+  (float32, probability of the given label); row (int, the index's); train_images (int) and group (head, medium, tail)
+  of the true class;
 - height, width (pixels), ratio (height / width), and brightness, contrast, sharpness, glare (float32, `photo.measure`);
 - suspicion (float32, 0 to 1, that the given label is wrong; nan where the network was trained on the photo), suggested
   (the label to give instead, or "");
@@ -22,7 +23,7 @@ from rp2k_lab.analysis.clusters import cluster_table, look_alike_clusters
 from rp2k_lab.analysis.curves import accuracy_curves
 from rp2k_lab.analysis.rules import Rules
 from rp2k_lab.dataset.index import Index
-from rp2k_lab.metrics import Predictions, per_class, predictions_table
+from rp2k_lab.metrics import Predictions, class_groups, per_class, predictions_table
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def photo_table(
         rows: of `Index.split`.
         predictions, p_true (float32), measures (of `photo.measure_photos`): in the order of `rows`.
     """
-    table = predictions_table(predictions, rows["path"], index.classes)
+    table, counts = predictions_table(predictions, rows["path"], index.classes), index.train_counts()
     return table.assign(
         p_true=p_true,
         row=rows["row"].to_numpy(),
-        train_images=index.train_counts()[predictions.labels],
+        train_images=counts[predictions.labels],
+        group=class_groups(counts)[0][predictions.labels],
         height=rows["height"].to_numpy(),
         width=rows["width"].to_numpy(),
         ratio=(rows["height"] / rows["width"]).to_numpy(np.float32),

@@ -27,7 +27,7 @@ def usual(classes) -> pd.DataFrame:
 def case(true: str, top1: str, **changes) -> dict:
     """A photo with nothing wrong but what is said."""
     row = {"path": f"{true}/{top1}.jpg", "true": true, "top1": top1, "p1": 0.9, "correct": true == top1}
-    return row | {"train_images": 100, "suspicion": 0.0, "suggested": "", **GOOD_PHOTO} | changes
+    return row | {"train_images": 100, "group": "medium", "suspicion": 0.0, "suggested": "", **GOOD_PHOTO} | changes
 
 
 def cases(*rows: dict) -> pd.DataFrame:

@@ -27,8 +27,10 @@ def causes_of(found: pd.DataFrame, i: int = 0) -> set[str]:
         (case("a", "c"), {"unexplained"}),
         (case("a", "c", train_images=19), {"tail"}),
         (case("a", "c", train_images=20), {"unexplained"}),
-        (case("a", "c", suspicion=0.5), {"suspected_label"}),
-        (case("a", "c", suspicion=0.49), {"unexplained"}),
+        (case("a", "c", suspicion=0.5, suggested="b"), {"suspected_label"}),
+        (case("a", "c", suspicion=0.49, suggested="b"), {"unexplained"}),
+        (case("a", "c", suspicion=1.0), {"unexplained"}),
+        (case("a", "c", suspicion=np.nan), {"unexplained"}),
         (case("a", "others"), {"others"}),
         (case("others", "a"), {"others"}),
         (case("a", "c", brightness=0.24), {"photo"}),
@@ -39,11 +41,17 @@ def causes_of(found: pd.DataFrame, i: int = 0) -> set[str]:
         (case("a", "c", ratio=1 / 4.1), {"photo"}),
         (case("a", "c", ratio=1 / 3.9, brightness=0.26, sharpness=0.13, glare=0.24), {"unexplained"}),
         (case("a", "c", sharpness=np.nan), {"unexplained"}),
-        (case("a", "a", train_images=1, suspicion=1.0, sharpness=0.0), set()),
+        (case("a", "a", train_images=1, suspicion=1.0, suggested="b", sharpness=0.0), set()),
     ],
 )
 def test_a_rule_has_its_threshold(row, expected):
     assert causes_of(judged(row)) == expected
+
+
+def test_the_tail_is_the_group_where_no_number_is_given():
+    rules = RULES.model_copy(update={"tail_images": None})
+    found = judged(case("a", "c", group="tail"), case("a", "c", group="medium", train_images=1), rules=rules)
+    assert found["cause"].tolist() == ["tail", "unexplained"]
 
 
 def test_look_alikes_are_near_and_confused_in_both_directions():
@@ -60,7 +68,7 @@ def test_look_alikes_are_near_and_confused_in_both_directions():
 
 
 def test_the_main_cause_is_the_first_in_order():
-    rows = [case("a", "b", train_images=3, sharpness=0.0, suspicion=1.0), case("b", "a", train_images=3)]
+    rows = [case("a", "b", train_images=3, sharpness=0.0, suspicion=1.0, suggested="b"), case("b", "a", train_images=3)]
     rows += [case("a", "b", sharpness=0.0, train_images=3), case("others", "a", sharpness=0.0), case("a", "a")]
     found = judged(*rows)
     assert found["cause"].tolist() == ["suspected_label", "look_alike", "photo", "others", ""]
