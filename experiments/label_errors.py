@@ -1,0 +1,114 @@
+"""Label errors on the embedded photos: planted, found, reviewed, and what training on the corrected labels gains.
+
+    python experiments/label_errors.py [keys of every training, e.g. epochs=2 dataset.train_images=2000]
+
+Three trainings on labels of which 5 % are a look-alike's; the ranked list of the first one's three folds; three
+trainings that follow the list as it stands, and three that follow it after a review, in which the truth takes the
+reviewer's place.  The lists, the curve and the table are left in experiments/label_errors/.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from after_training import PROJECT, run_command  # and with it the project's path
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rp2k_lab.analysis.record import LABEL_ERRORS
+from rp2k_lab.cli import register_resolvers
+from rp2k_lab.comparison import judge, paired_difference
+from rp2k_lab.config import parse
+from rp2k_lab.dataset.index import Index, build_index
+from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
+from rp2k_lab.tracker import RunStore
+
+SEEDS = (0, 1, 2)
+TRAINED_AS = [
+    "dataset.train_images=8000",
+    "dataset.label_noise=0.05",
+    "dataset.look_alike_noise_share=1",
+    "dataset.cache_gb=1",
+    "model.width_multiplier=0.25",
+    "size=48",
+    "epochs=10",
+]
+RESULTS = PROJECT / "experiments" / "label_errors"
+
+
+def main() -> None:
+    extra = sys.argv[1:]
+    common = [override for override in extra if override.startswith("tracking.")]
+    uri = next((override.partition("=")[2] for override in common if override.startswith("tracking.uri=")), None)
+    runs = {"labels as given": train(extra, None)}
+    errors = run_command(["task=errors", f"runs={runs['labels as given'][0]}", "task.folds=3", *common])
+    store = RunStore(uri)
+    folder = Path(store.get(errors).tags["folder"])
+    RESULTS.mkdir(exist_ok=True)
+    for name in (LABEL_ERRORS, "label_errors_curve.csv", "label_errors_curve.svg"):
+        shutil.copy(folder / name, RESULTS)
+    review(RESULTS / LABEL_ERRORS, truth_of(extra)).to_csv(RESULTS / "reviewed.csv", index=False)
+    lists = {"list as it stands": RESULTS / LABEL_ERRORS, "list after review": RESULTS / "reviewed.csv"}
+    runs |= {name: train(extra, file) for name, file in lists.items()}
+    table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
+    table["wrong_labels"] = [wrong_labels(extra, file) for file in (None, *lists.values())]
+    table.to_csv(RESULTS / "results.csv", index=False, float_format="%.6g")
+    print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nleft in {RESULTS}")
+
+
+def train(extra: list[str], relabel: Path | None) -> list[str]:
+    """The ids of a training with each seed."""
+    given = ["dataset.relabel=null" if relabel is None else f"dataset.relabel={relabel}"]
+    return [run_command([*TRAINED_AS, *extra, *given, f"seed={seed}"]) for seed in SEEDS]
+
+
+def index_of(extra: list[str], relabel: Path | None) -> Index:
+    register_resolvers()
+    given = [] if relabel is None else [f"dataset.relabel={relabel}"]
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        composed = compose("config", [*TRAINED_AS, *extra, *given])
+    return build_index(parse(OmegaConf.to_container(composed, resolve=True)).dataset)
+
+
+def truth_of(extra: list[str]) -> pd.Series:
+    """Path to true class."""
+    return pd.read_parquet(index_of(extra, None).root / TRUTH_FILE).set_index("path")["true_class"]
+
+
+def review(listed: Path, truth: pd.Series) -> pd.DataFrame:
+    """The list with its column decision: yes where the suggested class is the true one."""
+    table = pd.read_csv(listed, keep_default_na=False)
+    right = truth.loc[table["path"]].to_numpy() == table["suggested"].to_numpy()
+    return table.assign(decision=np.where(right, "yes", "no"))
+
+
+def wrong_labels(extra: list[str], relabel: Path | None) -> int:
+    """Training photos whose label in use is not the true one."""
+    train = index_of(extra, relabel).split("train")
+    return int((train["class"].to_numpy() != truth_of(extra).loc[train["path"]].to_numpy()).sum())
+
+
+def compare(levels: dict) -> pd.DataFrame:
+    """Each level's test top-1 and, against the first, its gain with a 95 % interval over seeds and photos.
+
+    Args:
+        levels: name to the stored runs of SEEDS, in order.
+    """
+    files = {
+        name: [Path(run.tags["folder"]) / "test" / "predictions.parquet" for run in runs]
+        for name, runs in levels.items()
+    }
+    correct = {name: np.stack([pd.read_parquet(f)["correct"] for f in each]) for name, each in files.items()}
+    first, *others = correct
+    verdicts = judge([paired_difference(correct[name], correct[first]) for name in others])
+    rows = [{"level": first, "test_top1": correct[first].mean()}]
+    for name, verdict in zip(others, verdicts, strict=True):
+        gain = {"gain": verdict.difference.value, "low": verdict.low, "high": verdict.high, "word": verdict.word}
+        rows.append({"level": name, "test_top1": correct[name].mean()} | gain)
+    return pd.DataFrame(rows).assign(seeds=len(SEEDS), images=correct[first].shape[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""experiments/label_errors.py as a user runs it."""
+
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from rp2k_lab import PROJECT
+
+from .conftest import FEW_PHOTOS
+
+
+@pytest.mark.soak
+def test_lists_and_table_are_left_and_a_review_leaves_fewer_wrong_labels(tmp_path):
+    """In a copy of the scripts: the clone's results stay."""
+    for folder in ("experiments", "conf", "rp2k_lab", "hydra_plugins"):
+        shutil.copytree(PROJECT / folder, tmp_path / folder)
+    shutil.copy(PROJECT / "run.py", tmp_path)
+    shutil.rmtree(tmp_path / "experiments" / "label_errors", ignore_errors=True)
+    tiny = [override for override in FEW_PHOTOS if not override.startswith("epochs")]
+    extra = [*tiny, "epochs=4", "dataset.label_noise=0.1", "model.width_multiplier=0.125"]
+    command = [sys.executable, str(tmp_path / "experiments" / "label_errors.py"), *extra]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "experiments" / "label_errors"
+    names = {"label_errors.csv", "reviewed.csv", "label_errors_curve.csv", "label_errors_curve.svg", "results.csv"}
+    assert {file.name for file in results.iterdir()} == names
+    table = pd.read_csv(results / "results.csv").set_index("level")
+    assert list(table.index) == ["labels as given", "list as it stands", "list after review"]
+    reviewed = pd.read_csv(results / "reviewed.csv")
+    assert table.loc["labels as given", "wrong_labels"] == 30
+    assert table.loc["list after review", "wrong_labels"] == 30 - (reviewed["decision"] == "yes").sum()
+    assert (table["low"][1:] <= table["gain"][1:]).all()
+    assert (table["gain"][1:] <= table["high"][1:]).all()
