@@ -3,8 +3,8 @@
     python experiments/label_errors.py [keys of every training, e.g. epochs=2 dataset.train_images=2000]
 
 Three trainings on labels of which 5 % are a look-alike's; the ranked list of the first one's three folds; three
-trainings that follow the list as it stands, and three that follow it after a review, in which the truth takes the
-reviewer's place.  The lists, the curve and the table are left in experiments/label_errors/.
+trainings that follow the list unseen where its score is high, and three that follow it after a review, in which the
+truth takes the reviewer's place.  The lists, the curve and the table are left in experiments/label_errors/.
 """
 
 import shutil
@@ -26,6 +26,7 @@ from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
 from rp2k_lab.tracker import RunStore
 
 SEEDS = (0, 1, 2)
+SCORE = 0.8  # as task.suspicion
 TRAINED_AS = [
     "dataset.train_images=8000",
     "dataset.label_noise=0.05",
@@ -49,8 +50,9 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for name in (LABEL_ERRORS, "label_errors_curve.csv", "label_errors_curve.svg"):
         shutil.copy(folder / name, RESULTS)
-    review(RESULTS / LABEL_ERRORS, truth_of(extra)).to_csv(RESULTS / "reviewed.csv", index=False)
-    lists = {"list as it stands": RESULTS / LABEL_ERRORS, "list after review": RESULTS / "reviewed.csv"}
+    lists = {"list, unseen": RESULTS / "unseen.csv", "list, reviewed": RESULTS / "reviewed.csv"}
+    for file, decided in zip(lists.values(), decide(RESULTS / LABEL_ERRORS, truth_of(extra)), strict=True):
+        decided.to_csv(file, index=False)
     runs |= {name: train(extra, file) for name, file in lists.items()}
     table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
     table["wrong_labels"] = [wrong_labels(extra, file) for file in (None, *lists.values())]
@@ -77,11 +79,11 @@ def truth_of(extra: list[str]) -> pd.Series:
     return pd.read_parquet(index_of(extra, None).root / TRUTH_FILE).set_index("path")["true_class"]
 
 
-def review(listed: Path, truth: pd.Series) -> pd.DataFrame:
-    """The list with its column decision: yes where the suggested class is the true one."""
+def decide(listed: Path, truth: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The list twice with its column decision: yes from `SCORE` on; yes where the suggested class is the true one."""
     table = pd.read_csv(listed, keep_default_na=False)
     right = truth.loc[table["path"]].to_numpy() == table["suggested"].to_numpy()
-    return table.assign(decision=np.where(right, "yes", "no"))
+    return tuple(table.assign(decision=np.where(yes, "yes", "no")) for yes in (table["score"] >= SCORE, right))
 
 
 def wrong_labels(extra: list[str], relabel: Path | None) -> int:

@@ -25,12 +25,12 @@ def test_lists_and_table_are_left_and_a_review_leaves_fewer_wrong_labels(tmp_pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "experiments" / "label_errors"
-    names = {"label_errors.csv", "reviewed.csv", "label_errors_curve.csv", "label_errors_curve.svg", "results.csv"}
-    assert {file.name for file in results.iterdir()} == names
+    lists = {"label_errors.csv", "unseen.csv", "reviewed.csv", "results.csv"}
+    assert {file.name for file in results.iterdir()} == lists | {"label_errors_curve.csv", "label_errors_curve.svg"}
     table = pd.read_csv(results / "results.csv").set_index("level")
-    assert list(table.index) == ["labels as given", "list as it stands", "list after review"]
+    assert list(table.index) == ["labels as given", "list, unseen", "list, reviewed"]
     reviewed = pd.read_csv(results / "reviewed.csv")
     assert table.loc["labels as given", "wrong_labels"] == 30
-    assert table.loc["list after review", "wrong_labels"] == 30 - (reviewed["decision"] == "yes").sum()
+    assert table.loc["list, reviewed", "wrong_labels"] == 30 - (reviewed["decision"] == "yes").sum()
     assert (table["low"][1:] <= table["gain"][1:]).all()
     assert (table["gain"][1:] <= table["high"][1:]).all()
