@@ -161,10 +161,7 @@ class Errors(Task, Rules):
         description="networks that predict the training photos, each trained without its part of them; null: none"
     )
     reads_photos = True
-
-    @property
-    def earlier_runs(self) -> Sequence[int]:
-        return (1,) if self.folds else (1, 2)
+    earlier_runs = (1, 2)
 
     @property
     def analysed(self) -> Split:
@@ -480,6 +477,10 @@ class Config(Group):
             given = ",".join(self.runs) or "null"
             way_out = ways_out.get(wanted, "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
             raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{way_out}")
+        if self.task.name == "errors" and self.task.folds and len(self.runs) > 1:
+            raise RequestError(
+                f"task.folds={self.task.folds}: folds are trained as one run was, and runs= names two\nname one of them"
+            )
         if self.task.name == "report" and bool(self.runs) == (self.ablation.name != "none"):
             given = f"ablation={self.ablation.name}" + (f" and runs={','.join(self.runs)}" if self.runs else "")
             raise RequestError(

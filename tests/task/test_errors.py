@@ -192,7 +192,7 @@ def test_folds_that_were_trained_are_found_and_others_are_not_taken_for_them(
 def test_folds_are_of_train_and_of_one_run(compose):
     with pytest.raises(RequestError, match=r"^task\.folds=3: folds predict photos of train, and task\.split is test\n"):
         parse(compose("task=errors", "runs=a", "task.folds=3", "task.split=test"))
-    with pytest.raises(RequestError, match=r"^runs=a,b: task=errors takes 1 earlier run\n"):
+    with pytest.raises(RequestError, match=r"^task\.folds=3: folds are trained as one run was, and runs= names two\n"):
         parse(compose("task=errors", "runs=[a,b]", "task.folds=3"))
 
 
