@@ -39,9 +39,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Attributes:
-    tables: of the photos.
-    labels: what is thought of their labels, in the same order; None where the network was trained on them.
+    """What was found out about one run.
+
+    Attributes:
+        tables: of the photos.
+        labels: what is thought of their labels, in the same order; None where the network was trained on them.
     """
 
     tables: Tables
