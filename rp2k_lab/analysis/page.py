@@ -33,7 +33,7 @@ CAUSES = {  # the name, and what it means
     "unexplained": "None of the rules holds.",
 }
 STATES = ("fixed", "new", "kept")
-_MEASURES = {
+MEASURES = {
     "train_images": "training images of the class",
     "ratio": "height / width",
     "sharpness": "sharpness (low: blurred)",
@@ -179,7 +179,7 @@ def _values(title, facts, cases, causes, curves, pairs) -> dict:
     """What the template writes itself."""
     charts = [
         {"title": words, "svg": accuracy_chart(curves[curves["measure"] == measure], words)}
-        for measure, words in _MEASURES.items()
+        for measure, words in MEASURES.items()
         if (curves["measure"] == measure).any()
     ]
     rows = [row | {"means": CAUSES[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")]
