@@ -59,9 +59,9 @@ data_tour.letterbox_and_stretch(data)
 # %% [markdown]
 # ## What augmentation makes of one photo
 #
-# The same photo in the first epochs of training, once for each augmentation. Random crop, flip and colour jitter are
-# part of every one of them, as in the published baseline. Mixup and CutMix bring in a second photo, and with it a
-# share of its label.
+# The same photo in the first epochs of training, once for each augmentation. Crop, flip and colour are in every line as
+# the run had them, and from line to line they come out the same, so that what differs is the augmentation alone. Mixup
+# and CutMix bring in a second photo, and with it a share of its label.
 
 # %%
 data_tour.augmentations(data)

@@ -153,9 +153,7 @@ def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Pat
     return run, RunStore(uri).fetch(run, files, downloads)
 
 
-def stored_run(
-    uri: str | None, reference: str, way_out: str = "an id (6 characters are enough) or a name"
-) -> StoredRun:
+def stored_run(uri: str | None, reference: str, forms: str = "an id (6 characters are enough) or a name") -> StoredRun:
     """The run of the store that an id, a unique begin of one or a name means.
 
     Args:

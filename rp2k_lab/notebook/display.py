@@ -20,9 +20,10 @@ _STYLE = Markup("""<style>
 .lab p { margin: 4px 0; } .lab .quiet { color: var(--quiet); }
 .lab .grid, .lab .charts { display: flex; flex-wrap: wrap; gap: 14px 16px; align-items: flex-end; }
 .lab .charts { gap: 18px 34px; align-items: flex-start; } .lab .charts figure { flex: 0 1 460px; min-width: 300px; }
-.lab > * + * { margin-top: 14px; } .lab figure { margin: 0; } .lab .shot { max-width: 150px; }
-.lab figcaption { color: var(--quiet); font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; margin-top: 3px; }
-.lab .charts figcaption { color: var(--ink); font-size: 14px; font-weight: 600; margin: 0 0 4px; }
+.lab > * + * { margin-top: 14px; } .lab figure { margin: 0; }
+.lab .shot figcaption { color: var(--quiet); font-size: 12px; line-height: 1.3; overflow-wrap: anywhere;
+  margin-top: 3px; max-width: 150px; }
+.lab .charts figcaption { font-weight: 600; margin: 0 0 4px; }
 .lab img { display: block; margin: 0; max-width: none; border-radius: 3px; }
 .lab .pixels { image-rendering: pixelated; }
 .lab .none { width: 72px; padding: 26px 6px; background: #eef1f4; color: var(--quiet); font-size: 12px; }
@@ -31,7 +32,8 @@ _STYLE = Markup("""<style>
 .lab th, .lab td { padding: 4px 16px 4px 0; border: 0; border-bottom: 1px solid var(--line); white-space: normal;
   max-width: 26em; }
 /* Against Jupyter's own tables: stripes, and everything to the right. */
-.lab tr { background: none !important; } .lab th, .lab td { text-align: left !important; vertical-align: top !important; }
+.lab tr { background: none !important; }
+.lab th, .lab td { text-align: left !important; vertical-align: top !important; }
 .lab .n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .lab .rows td { padding: 8px 14px 8px 0; } .lab .rows .words { width: 15em; } .lab .scroll { overflow-x: auto; }
 .lab svg.chart { width: 100%; height: auto; display: block; font-size: 13px; }
@@ -42,7 +44,9 @@ _STYLE = Markup("""<style>
 .lab svg .ours { fill: var(--ours); } .lab svg .published { fill: var(--published); }
 .lab svg .interval { stroke: var(--ours); stroke-width: 2; opacity: .55; }
 </style>""")
-_ENLARGED = 96  # pixels on the screen of a smaller picture's longer side, a whole multiple of its own
+# Pixels on the screen of a picture's longer side: a smaller one is shown at a whole multiple of its own up to the first,
+# a larger one at the second.
+_ENLARGED, _LARGEST = 96, 150
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,13 @@ def _figure(shot: Shot) -> Markup:
     caption = Markup("<figcaption>{}</figcaption>").format(short(printable(shot.words))) if shot.words else ""
     if shot.image is None:
         return Markup('<figure class="shot"><div class="none">not readable</div>{}</figure>').format(caption)
-    height, width = shot.image.shape[:2]
-    times = max(1, _ENLARGED // max(height, width))
-    kind, suffix = ("png", ".png") if max(height, width) <= 64 else ("jpeg", ".jpg")
+    longer = max(shot.image.shape[:2])
+    times = max(1, _ENLARGED // longer) if longer <= _LARGEST else _LARGEST / longer
+    height, width = (max(1, round(side * times)) for side in shot.image.shape[:2])
+    kind, suffix = ("png", ".png") if longer <= 64 else ("jpeg", ".jpg")
     uri = f"data:image/{kind};base64,{in_base64(shot.image, suffix)}"
     return Markup('<figure class="shot"><img class="{}" src="{}" alt="{}" width="{}" height="{}">{}</figure>').format(
-        "pixels" if times > 1 else "", uri, printable(shot.words) or "photo", width * times, height * times, caption
+        "pixels" if times > 1 else "", uri, printable(shot.words) or "photo", width, height, caption
     )
 
 

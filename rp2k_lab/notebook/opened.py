@@ -117,13 +117,14 @@ def open_errors(reference: str | None = None, uri: str | None = None) -> OpenedE
 
 
 def with_augmentations(config: Config) -> dict[str, Config]:
-    """The configuration with every `conf/aug` choice, by name; its own choice as it was recorded."""
+    """The configuration with every `conf/aug` choice, by name; crop, flip and colour as recorded in each."""
     names = sorted(file.stem for file in (PROJECT / "conf" / "aug").glob("*.yaml"))
     settings = config.model_dump()
+    shared = {key: settings["aug"][key] for key in ("crop", "flip", "color")}
     with _composing():
         choices = {name: composed_choice("aug", name) for name in names}
     return {
-        name: config if name == config.aug.name else parse(settings | {"aug": choice})
+        name: config if name == config.aug.name else parse(settings | {"aug": choice | shared})
         for name, choice in choices.items()
     }
 
