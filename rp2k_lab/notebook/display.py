@@ -44,7 +44,7 @@ _STYLE = Markup("""<style>
 .lab svg .ours { fill: var(--ours); } .lab svg .published { fill: var(--published); }
 .lab svg .interval { stroke: var(--ours); stroke-width: 2; opacity: .55; }
 </style>""")
-# Pixels on the screen of a picture's longer side: a smaller one is shown at a whole multiple of its own up to the first,
+# Pixels on the screen of a picture's longer side: a small one is shown at a whole multiple of its own up to the first,
 # a larger one at the second.
 _ENLARGED, _LARGEST = 96, 150
 
