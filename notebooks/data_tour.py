@@ -21,8 +21,8 @@ data = open_data(run, uri)
 data_tour.summary(data)
 
 # %% [markdown]
-# The fingerprint is a hash of every photo's path, split and size: had a file changed since the run, the cell above
-# would have said so.
+# The fingerprint is a hash of every photo's path, split and size. Where photos have changed since the run, the cell
+# above says so.
 #
 # ## The long tail
 #

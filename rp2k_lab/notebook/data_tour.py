@@ -37,7 +37,9 @@ def summary(data: OpenedRun) -> Shown:
         }
     )
     run = f"{data.run.name} ({data.run.run_id[:8]}, {data.run.started:%Y-%m-%d %H:%M})"
-    words = f"The run {run} used the data set {data.config.dataset.name} with the fingerprint {data.index.fingerprint}:"
+    words = f"The run {run} used the data set {data.config.dataset.name} with the fingerprint {data.fingerprint}."
+    if data.fingerprint != data.index.fingerprint:
+        words += f" Its photos have changed since ({data.index.fingerprint}); this page shows them as they are now."
     return display.together(note(words), display.table(counts))
 
 

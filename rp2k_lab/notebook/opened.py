@@ -31,12 +31,17 @@ class OpenedRun:
     Attributes:
         run: what the store knows of it.
         config: as recorded.
-        index: of its data set, the same photos as then.
+        index: of its data set as it is now.
     """
 
     run: StoredRun
     config: Config
     index: Index
+
+    @property
+    def fingerprint(self) -> str:
+        """The data set's when the run was made; another one than the index's where photos have changed since."""
+        return self.run.tags.get("dataset_fingerprint", self.index.fingerprint)
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
@@ -75,7 +80,7 @@ def open_data(reference: str | None = None, uri: str | None = None) -> OpenedRun
 
     Raises:
         RequestError: no such run or several, or one without a configuration.
-        DataError: the photos are not those of the run any more.
+        DataError: of `build_index`.
     """
     store = RunStore(uri)
     if reference is None:
@@ -105,6 +110,11 @@ def open_errors(reference: str | None = None, uri: str | None = None) -> OpenedE
                 way_out = f"python run.py task=errors runs={name.split()[0]}"
                 raise RequestError(f"{name}: no finished run of task=errors has looked at it\n{way_out}")
     opened = _open(run, uri)
+    if opened.fingerprint != opened.index.fingerprint:  # the tables name photos by their place in the index
+        raise DataError(
+            f"{shown(opened.index.root)}: the photos have changed since the run {run.run_id[:8]} (fingerprint "
+            f"{opened.fingerprint} then, {opened.index.fingerprint} now)\nrun task=errors again, or bring them back"
+        )
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         files = (*_TABLES, _PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE)
         folder = store.fetch(run, files, Path(downloads))
@@ -138,14 +148,7 @@ def _newest(store: RunStore, task: str, command: str) -> StoredRun:
 
 def _open(run: StoredRun, uri: str | None) -> OpenedRun:
     config = _recorded_config(run, uri)
-    index = build_index(config.dataset)
-    then = run.tags.get("dataset_fingerprint", index.fingerprint)
-    if index.fingerprint != then:
-        raise DataError(
-            f"{shown(index.root)}: the photos have changed since the run {run.run_id[:8]} (fingerprint {then} then, "
-            f"{index.fingerprint} now)\nrun it again, or bring them back"
-        )
-    return OpenedRun(run, config, index)
+    return OpenedRun(run, config, build_index(config.dataset))
 
 
 def _recorded_config(run: StoredRun, uri: str | None) -> Config:

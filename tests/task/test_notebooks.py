@@ -13,6 +13,7 @@ from rp2k_lab import PROJECT
 from rp2k_lab.analysis.label_score import precision_recall
 from rp2k_lab.dataset.relabel import write_relabels
 from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.notebook import data_tour
 from rp2k_lab.notebook.__main__ import NOTEBOOKS, CellFailed, execute, main
 from rp2k_lab.notebook.opened import open_data, open_errors, with_augmentations
 from tests.task.conftest import Store
@@ -142,12 +143,16 @@ def test_without_a_store_it_says_how_to_begin(capsys, tmp_path):
     assert capsys.readouterr().err.splitlines()[1] == "train a first run: python run.py"
 
 
-def test_photos_that_have_changed_since_the_run_are_refused(first_run, trained, tmp_path):
+def test_photos_that_have_changed_since_the_run_are_no_surprise(store, trained, analysed, tmp_path):
     changed = Store(tmp_path)
-    shutil.copy(first_run.folder / "mlflow.db", tmp_path)
-    mlflow.MlflowClient(changed.uri).set_tag(trained.info.run_id, "dataset_fingerprint", "0" * 16)
+    shutil.copy(store.folder / "mlflow.db", tmp_path)
+    for run in (trained, analysed):
+        mlflow.MlflowClient(changed.uri).set_tag(run.info.run_id, "dataset_fingerprint", "0" * 16)
     with pytest.raises(DataError, match="the photos have changed since the run"):
-        open_data(trained.info.run_id, changed.uri)
+        open_errors(analysed.info.run_id, changed.uri)
+    words = "Its photos have changed since"
+    assert words in data_tour.summary(open_data(trained.info.run_id, changed.uri)).html
+    assert words not in data_tour.summary(open_data(trained.info.run_id, store.uri)).html
 
 
 @pytest.mark.parametrize(
