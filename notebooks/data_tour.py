@@ -69,8 +69,8 @@ data_tour.augmentations(data)
 # %% [markdown]
 # ## One batch
 #
-# This is what the run saw in its very first step. The order and every augmentation follow from the seed alone, so it
-# can be drawn again at any time.
+# This is what the run's configuration makes of these photos for the very first step of training. The order and every
+# augmentation follow from the seed alone, so the batch can be made again at any time.
 
 # %%
 data_tour.first_batch(data)

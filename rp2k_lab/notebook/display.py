@@ -18,8 +18,8 @@ _STYLE = Markup("""<style>
   --ours: #1f5fa8; --published: #e0a63d; background: #fff; color: var(--ink); padding: 6px 2px; font: 14px/1.45
   system-ui, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
 .lab p { margin: 4px 0; } .lab .quiet { color: var(--quiet); }
-.lab .grid, .lab .charts { display: flex; flex-wrap: wrap; gap: 14px 16px; align-items: flex-end; }
-.lab .charts { gap: 18px 34px; align-items: flex-start; } .lab .charts figure { flex: 0 1 460px; min-width: 300px; }
+.lab .grid, .lab .charts { display: flex; flex-wrap: wrap; gap: 14px 16px; align-items: flex-start; }
+.lab .charts { gap: 18px 34px; } .lab .charts figure { flex: 0 1 460px; min-width: 300px; }
 .lab > * + * { margin-top: 14px; } .lab figure { margin: 0; }
 .lab .shot figcaption { color: var(--quiet); font-size: 12px; line-height: 1.3; overflow-wrap: anywhere;
   margin-top: 3px; max-width: 150px; }
