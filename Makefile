@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 5000
 
-.PHONY: run test soak check ui bench
+.PHONY: run test soak check ui bench notebooks
 .DEFAULT_GOAL := run
 
 run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to look
@@ -30,6 +30,9 @@ check: $(INSTALLED)
 
 ui: $(INSTALLED)  ## the MLflow page on this machine alone
 	$(BIN)/python -m rp2k_lab.tracker $(PORT)
+
+notebooks: $(INSTALLED)  ## execute both into outputs/notebooks; of one run: make notebooks RUN=<id>
+	$(BIN)/python -m rp2k_lab.notebook --run '$(RUN)' --uri '$(URI)'
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.train_step

@@ -97,6 +97,27 @@ def build_batches(
     )
 
 
+def training_views(
+    config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame, epochs: int
+) -> Iterator[tuple[list[np.ndarray], list]]:
+    """What the first epochs of training make of a few photos, each once an epoch, in the order of `rows`.
+
+    Args:
+        rows: of the index's train; together they are a batch.
+
+    Yields:
+        (images, uint8 (*size, 3) each, and their labels, as of `TrainingBatches`), an epoch.
+    """
+    dataset = config.dataset.model_copy(update={"sampler": "uniform"})
+    batches = build_batches(
+        config.model_copy(update={"batch_size": len(rows), "dataset": dataset}), index, photos, rows
+    )
+    for epoch in range(epochs):
+        back = np.argsort(batches.order(epoch))
+        for images, labels in batches:  # one batch an epoch
+            yield [images[position] for position in back], [labels[position] for position in back]
+
+
 def check_batch_size(batch_size: int, photos: int, workers: int = 1) -> None:
     """Raise RequestError unless the training photos fill a batch of every worker."""
     most = photos // workers

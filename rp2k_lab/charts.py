@@ -134,6 +134,24 @@ def bytes_chart(sizes: np.ndarray) -> Markup:
     return _chart("file sizes", marks, "size of the file", "photos", x_ticks, y_ticks)
 
 
+def bar_chart(title: str, bars: Sequence[tuple[str, float, str]]) -> Markup:
+    """Horizontal bars, the first on top.
+
+    Args:
+        bars: (name, a number from 0 on, the words beside the bar).
+    """
+    row, left, right = 30, 130, 100
+    top = max([length for _, length, _ in bars], default=0) or 1
+    height = row * len(bars) + 8
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for i, (name, length, words) in enumerate(bars):
+        y, end = 4 + row * i, left + (_WIDTH - left - right) * length / top
+        parts.append(_text(left - 9, y + 19, name, "end", 'class="label"'))
+        parts.append(f'<rect class="ours" x="{left}" y="{y + 4}" width="{end - left:.1f}" height="{row - 8}"/>')
+        parts.append(_text(end + 7, y + 19, words, "start"))
+    return Markup("".join([*parts, "</svg>"]))
+
+
 def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
     """Accuracy with its interval in each bin of a measure; every bin is as wide as any other, as bins of quantiles are.
 

@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from rp2k_lab import charts
-from rp2k_lab.build import build_batches, build_photos
+from rp2k_lab.build import build_photos, training_views
 from rp2k_lab.config import Config
 from rp2k_lab.dataset.image import padded_centre
 from rp2k_lab.dataset.index import Index, Listing
@@ -290,14 +290,9 @@ def _sheet(config: Config, index: Index, pictures: Pictures) -> dict:
     sheet |= {"input": "{} × {}".format(*reversed(config.size)), "rows": []}
     if not len(rows):
         return sheet
-    photos, dataset = build_photos(config, index), config.dataset.model_copy(update={"sampler": "uniform"})
+    photos = build_photos(config, index)
     columns = [[padded_centre(photos(row), photos.size, config.size) for row in rows["row"]]]
-    config = config.model_copy(update={"batch_size": len(rows), "dataset": dataset})
-    batches = build_batches(config, index, photos, rows)
-    for epoch in range(_SHEET_EPOCHS):
-        order = batches.order(epoch)
-        for images, _ in batches:  # one batch an epoch
-            columns.append([images[position] for position in np.argsort(order)])
+    columns += [images for images, _ in training_views(config, index, photos, rows, _SHEET_EPOCHS)]
     sheet["rows"] = [
         [_cell(pictures, image, path, column) for column, image in enumerate(images)]
         for path, images in zip(rows["path"], zip(*columns, strict=True), strict=True)

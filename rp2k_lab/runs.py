@@ -149,15 +149,27 @@ def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Pat
         if not Path(reference).is_file():
             raise RequestError(f"runs={reference}: there is no such file")
         return None, Path(reference).absolute().parent.parent
+    run = stored_run(uri, reference, "an id (6 characters are enough), a name or a .ckpt file")
+    return run, RunStore(uri).fetch(run, files, downloads)
+
+
+def stored_run(uri: str | None, reference: str, forms: str = "an id (6 characters are enough) or a name") -> StoredRun:
+    """The run of the store that an id, a unique begin of one or a name means.
+
+    Args:
+        forms: what may be given instead of a reference that means no run.
+
+    Raises:
+        RequestError: no such run, or several.
+    """
     store = RunStore(uri)
     found = store.find(reference)
     if not found:
         newest = ", ".join(f"{run.run_id[:8]} {run.name}" for run in store.newest(3)) or "none"
-        way_out = "an id (6 characters are enough), a name or a .ckpt file"
-        raise RequestError(f"runs={reference}: there is no such run\ngive {way_out}; the newest runs are {newest}")
+        raise RequestError(f"runs={reference}: there is no such run\ngive {forms}; the newest runs are {newest}")
     if len(found) > 1:
         raise RequestError(f"runs={reference}: {len(found)} runs answer to it\ngive an id: {_by_id(found)}")
-    return found[0], store.fetch(found[0], files, downloads)
+    return found[0]
 
 
 def _by_id(runs: list[StoredRun], most: int = 8) -> str:

@@ -266,6 +266,11 @@ class RunStore:
         """The last runs started."""
         return self._search("", count)
 
+    def finished(self, task: str, parent: str | None = None) -> StoredRun | None:
+        """The newest finished run of a task, or None; with a run id `parent`, of those whose last parent it is."""
+        of_parent = f" and tags.parent LIKE '%{parent}'" if parent else ""  # a pair's parents are `first,second`
+        return next(iter(self._search(f"attributes.status = 'FINISHED' and tags.task = '{task}'{of_parent}", 1)), None)
+
     def fetch(self, run: StoredRun, files: Iterable[str], downloads: Path) -> Path:
         """A folder with those of a run's artifact `files` (folder/name) that it left.
 

@@ -44,6 +44,12 @@ def test_test_runs_pytest_and_check_adds_ruff():
     assert "ruff check" in make("check", f"PYTHON={sys.executable}").stdout
 
 
+def test_notebooks_are_of_the_named_run_or_of_the_newest():
+    python = f"PYTHON={sys.executable}"
+    assert "-m rp2k_lab.notebook --run 'abc123' --uri ''" in make("notebooks", "RUN=abc123", python).stdout
+    assert "-m rp2k_lab.notebook --run '' --uri ''" in make("notebooks", python).stdout
+
+
 def test_ci_runs_what_the_readme_tells():
     script = (PROJECT / ".ci" / "run").read_text()
     assert "make run" in script

@@ -18,7 +18,15 @@ import pandas as pd
 
 from rp2k_lab.analysis.rules import Rules
 
-CAUSES = ("suspected_label", "others", "photo", "look_alike", "tail", "unexplained")  # the main one is the first
+MEANINGS = {
+    "suspected_label": "The given label is probably wrong.",
+    "others": "Into or out of the catch-all class.",
+    "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
+    "look_alike": "The two classes are near in feature space and are confused in both directions.",
+    "tail": "The class has too few training images.",
+    "unexplained": "None of the rules holds.",
+}
+CAUSES = tuple(MEANINGS)  # the main one is the first
 TOP_CLASSES = 5
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from rp2k_lab.analysis.album import NO_PICTURES, Album, add_pictures
-from rp2k_lab.analysis.causes import CAUSES
+from rp2k_lab.analysis.causes import CAUSES, MEANINGS
 from rp2k_lab.analysis.label_score import LabelScore, curve_chart
 from rp2k_lab.analysis.pair import STATES
 from rp2k_lab.analysis.thumbnails import Thumbnails
@@ -26,15 +26,7 @@ from rp2k_lab.page import percent, printable, render
 MOST_BYTES = 20_000_000
 MOST_ROW_BYTES = 8_000_000  # of the errors' texts and numbers; 39,027 of them take about 6
 _MARGIN = 1000  # bytes of the note on what was left out
-_MEANINGS = {
-    "suspected_label": "The given label is probably wrong.",
-    "others": "Into or out of the catch-all class.",
-    "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
-    "look_alike": "The two classes are near in feature space and are confused in both directions.",
-    "tail": "The class has too few training images.",
-    "unexplained": "None of the rules holds.",
-}
-_MEASURES = {
+MEASURES = {
     "train_images": "training images of the class",
     "ratio": "height / width",
     "sharpness": "sharpness (low: blurred)",
@@ -184,11 +176,11 @@ def _values(title, facts, cases, causes, curves, pairs) -> dict:
     """What the template writes itself."""
     charts = [
         {"title": words, "svg": accuracy_chart(curves[curves["measure"] == measure], words)}
-        for measure, words in _MEASURES.items()
+        for measure, words in MEASURES.items()
         if (curves["measure"] == measure).any()
     ]
     rows = [
-        row | {"means": _MEANINGS[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")
+        row | {"means": MEANINGS[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")
     ]
     states = {name: int((pairs["state"] == name).sum()) for name in STATES} if pairs is not None else {}
     wrong = int((~cases["correct"].to_numpy(bool)).sum())

@@ -1,0 +1,170 @@
+"""The notebooks on a real small run: every cell, the pages in a browser, and what is refused."""
+
+import shutil
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from rp2k_lab import PROJECT
+from rp2k_lab.analysis.label_score import precision_recall
+from rp2k_lab.dataset.relabel import write_relabels
+from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.notebook import data_tour
+from rp2k_lab.notebook.__main__ import NOTEBOOKS, CellFailed, execute, main
+from rp2k_lab.notebook.opened import open_data, open_errors, with_augmentations
+from tests.task.conftest import Store
+
+
+@pytest.fixture(scope="module")
+def store(first_run, tmp_path_factory) -> Store:
+    """The first run's store, copied, for this module's own runs."""
+    store = Store(tmp_path_factory.mktemp("notebooks"))
+    shutil.copy(first_run.folder / "mlflow.db", store.folder)
+    return store
+
+
+@pytest.fixture(scope="module")
+def trained(first_run):
+    (run,) = first_run.store.runs()
+    return run
+
+
+@pytest.fixture(scope="module")
+def analysed(store, trained, start):
+    """task=errors of the training run, with a ranking of labels as task=errors leaves one."""
+    command = start("task=errors", f"runs={trained.info.run_id}", "task.split=test", uri=store.uri)
+    code, out, err = command.wait()
+    assert (code, err) == (0, "")
+    run = store.run_of(out)
+    folder = store.artifacts(run)
+    cases = pd.read_parquet(folder / "cases.parquet")
+    wrong = cases[~cases["correct"]].sort_values("p1", ascending=False)
+    names = {"true": "given", "top1": "suggested", "p1": "score"}
+    write_relabels(wrong.rename(columns=names)[["path", *names.values()]], folder / "label_errors.csv")
+    curve = precision_recall(np.linspace(1, 0, 80), np.arange(80) % 5 < 2)
+    curve.to_csv(folder / "label_errors_curve.csv", index=False)
+    return run
+
+
+@pytest.fixture(scope="module")
+def pages(store, trained, analysed, tmp_path_factory):
+    """Both notebooks of the training run, executed as `make notebooks` does."""
+    folder = tmp_path_factory.mktemp("pages")
+    options = ["--uri", store.uri, "--run", trained.info.run_id[:8], "--folder", str(folder)]
+    command = [sys.executable, "-m", "rp2k_lab.notebook", *options]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(NOTEBOOKS)
+    return folder
+
+
+# Charts, and pictures at least.
+@pytest.mark.parametrize(("name", "charts", "pictures"), [("error_cases", 6, 30), ("data_tour", 4, 100)])
+def test_every_cell_shows_something_and_nothing_fails_in_a_browser(pages, browser, name, charts, pictures):
+    page, problems = browser.new_page(), []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
+    page.goto((pages / f"{name}.html").as_uri())
+    assert problems == []
+    assert page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
+    source = (PROJECT / "notebooks" / f"{name}.py").read_text("utf-8")
+    silent = 2  # the imports and the parameters
+    assert page.locator(".jp-CodeCell").count() == source.count("\n# %%\n") + 1
+    assert page.locator(".lab").count() == page.locator(".jp-CodeCell").count() - silent
+    assert page.locator(".lab svg").count() == charts
+    broken = "all => all.map(i => i.complete && i.naturalWidth > 0)"
+    loaded = page.locator("img").evaluate_all(broken)
+    assert len(loaded) >= pictures
+    assert all(loaded)
+    boxes = page.locator(".lab svg").evaluate_all("all => all.map(s => s.getBoundingClientRect().height)")
+    assert min(boxes) > 100
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.close()
+
+
+def test_the_numbers_are_those_of_the_run(pages, trained, analysed):
+    text = (pages / "error_cases.html").read_text("utf-8")
+    assert f"({analysed.info.run_id[:8]}, " in text  # found by its parent
+    assert trained.info.run_id in text
+    errors = int(analysed.data.metrics["test/errors"])
+    assert f"<td>errors</td><td>{errors}</td>" in text
+    assert f"{100 * (80 - errors) / 80:.1f} %" in text
+    assert f"<p>{errors} labels are doubted; " in text
+    tour = (pages / "data_tour.html").read_text("utf-8")
+    assert '<td>train</td><td class="n">300</td><td class="n">8</td>' in tour
+    assert "aug=none (this run)" in tour
+    assert f"run = {trained.info.run_id[:8]!r}" not in tour  # Pygments puts markup into code
+    assert trained.info.run_id[:8] in tour
+
+
+def test_a_run_is_the_newest_that_fits_when_none_is_named(store, trained, analysed):
+    assert open_errors(None, store.uri).run.run_id == analysed.info.run_id
+    assert open_errors(analysed.info.run_id, store.uri).run.run_id == analysed.info.run_id
+    assert open_data(None, store.uri).run.run_id == trained.info.run_id
+    assert open_data(analysed.info.run_id, store.uri).config.dataset.classes == 8
+
+
+def test_augmentations_keep_what_the_run_had(first_run):
+    config = open_data(None, first_run.store.uri).config
+    changed = config.model_copy(update={"aug": config.aug.model_copy(update={"crop": None, "flip": 0.0})})
+    choices = with_augmentations(changed)
+    assert set(choices) == {file.stem for file in (PROJECT / "conf" / "aug").glob("*.yaml")}
+    assert {(c.aug.name, c.aug.crop, c.aug.flip) for c in choices.values()} == {(n, None, 0.0) for n in choices}
+
+
+def test_a_training_run_that_nobody_analysed_names_the_command(first_run, trained, capsys):
+    uri, run = first_run.store.uri, trained.info.run_id
+    with pytest.raises(
+        RequestError, match=rf"no finished run of task=errors .*\npython run.py task=errors runs={run[:8]}"
+    ):
+        open_errors(run, uri)
+    with pytest.raises(RequestError, match=r"no finished run of task=errors\npython run.py task=errors"):
+        open_errors(None, uri)
+
+
+@pytest.mark.parametrize("run", ["no_such_run", "0123456789"])
+def test_a_wrong_run_is_two_lines_and_exit_code_2(store, capsys, tmp_path, run):
+    assert main(["--uri", store.uri, "--run", run, "--folder", str(tmp_path / "pages")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    assert first == f"runs={run}: there is no such run"
+    assert second.startswith("give an id (6 characters are enough) or a name")
+    assert not (tmp_path / "pages").exists()
+
+
+def test_without_a_store_it_says_how_to_begin(capsys, tmp_path):
+    assert main(["--uri", f"sqlite:///{tmp_path}/none.db", "--run", ""]) == 2
+    assert capsys.readouterr().err.splitlines()[1] == "train a first run: python run.py"
+
+
+def test_photos_that_have_changed_since_the_run_are_no_surprise(store, trained, analysed, tmp_path):
+    changed = Store(tmp_path)
+    shutil.copy(store.folder / "mlflow.db", tmp_path)
+    for run in (trained, analysed):
+        mlflow.MlflowClient(changed.uri).set_tag(run.info.run_id, "dataset_fingerprint", "0" * 16)
+    with pytest.raises(DataError, match="the photos have changed since the run"):
+        open_errors(analysed.info.run_id, changed.uri)
+    words = "Its photos have changed since"
+    assert words in data_tour.summary(open_data(trained.info.run_id, changed.uri)).html
+    assert words not in data_tour.summary(open_data(trained.info.run_id, store.uri)).html
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind", "words"),
+    [
+        ("from rp2k_lab.errors import DataError; raise DataError(f'{run} is gone\\nbring it back')", DataError,
+         "^here is gone\nbring it back$"),
+        ("x = 1\nint('one')", CellFailed, r"^made\.py, the cell that ends with int\('one'\): ValueError: invalid"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_fails_is_told_in_a_line_or_two(tmp_path, cell, kind, words):
+    source = tmp_path / "made.py"
+    source.write_text(f'# %% tags=["parameters"]\nrun = None\n\n# %%\n{cell}\n', "utf-8")
+    with pytest.raises(kind, match=words):
+        execute(source, {"run": "here"})
