@@ -20,13 +20,13 @@ class Thumbnails:
     Args:
         heats: a row of the index to its map (h, w) from `gradcam.explain`.
         method: by which they were made.
-        preprocessing: what the network that the maps are of was shown.
+        preprocessing: what the network that the maps are of was shown; of no use without maps.
 
     Attributes:
         method: the same.
     """
 
-    def __init__(self, index: Index, heats: Mapping[int, np.ndarray], method: str, preprocessing: Preprocessing):
+    def __init__(self, index: Index, heats: Mapping[int, np.ndarray], method: str, preprocessing: Preprocessing | None):
         self._index, self._heats, self.method, self._preprocessing = index, heats, method, preprocessing
         self._paths, self._classes = index.table["path"].to_numpy(object), index.table["class"].to_numpy(object)
         self._examples = _typical(index.split("train"))

@@ -12,11 +12,11 @@ from rp2k_lab.dataset.shelf.catalogue import build_catalogue, look_alikes
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.shelf.plan import NUISANCES
 from rp2k_lab.dataset.shelf.scene import redraw
-from rp2k_lab.document import percent
 from rp2k_lab.metrics import GROUPS, class_groups
 from rp2k_lab.notebook import display
 from rp2k_lab.notebook.display import Shot, Shown, note
 from rp2k_lab.notebook.opened import OpenedRun, with_augmentations
+from rp2k_lab.page import percent
 
 _FAMILY = 8  # classes shown of a family
 _SIDE = 120  # pixels of the pictures that are drawn here

@@ -7,9 +7,9 @@ from rp2k_lab.analysis.causes import CAUSES, MEANINGS
 from rp2k_lab.analysis.label_score import curve_chart
 from rp2k_lab.analysis.page import MEASURES
 from rp2k_lab.charts import accuracy_chart, bar_chart
-from rp2k_lab.document import percent
 from rp2k_lab.notebook.display import Shot, Shown, charts, note, photo_rows, table, together
 from rp2k_lab.notebook.opened import OpenedErrors
+from rp2k_lab.page import percent
 from rp2k_lab.statistics import wilson_interval
 
 _NEAREST = 3

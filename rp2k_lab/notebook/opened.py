@@ -46,7 +46,7 @@ class OpenedRun:
     @cached_property
     def thumbnails(self) -> Thumbnails:
         """Small pictures of the photos."""
-        return Thumbnails(self.index)
+        return Thumbnails(self.index, {}, "", None)
 
 
 @dataclass(frozen=True)

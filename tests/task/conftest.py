@@ -111,6 +111,17 @@ def later_store(first_run, tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="session")
+def analysed_run(first_run, start, tmp_path_factory) -> Command:
+    """A finished task=errors of the first run's test photos, in a copy of its store."""
+    store = Store(tmp_path_factory.mktemp("analysed"))
+    shutil.copy(first_run.folder / "mlflow.db", store.folder)
+    name = first_run.store.runs()[0].info.run_name
+    command = start("task=errors", f"runs={name}", "task.split=test", uri=store.uri)
+    command.store, command.result = store, command.wait()
+    return command
+
+
+@pytest.fixture(scope="session")
 def second_run(first_run, tmp_path_factory) -> Path:
     """Another run's checkpoint: the first one's last, in a record with a size and a crop of its own."""
     folder = tmp_path_factory.mktemp("second")

@@ -26,13 +26,6 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def of_one(later_store, start):
-    command = start("task=errors", f"runs={RUN}", "task.split=test", uri=later_store.uri)
-    command.result = command.wait()
-    return command
-
-
-@pytest.fixture(scope="module")
 def of_two(later_store, second_run, start):
     """The first run beside its own last weights at another size and crop."""
     command = start("task=errors", f"runs=[{RUN},{second_run}]", uri=later_store.uri)
@@ -40,24 +33,30 @@ def of_two(later_store, second_run, start):
     return command
 
 
-def test_it_is_a_run_with_its_parent_tables_and_counts(first_run, later_store, of_one):
-    code, out, err = of_one.result
+def test_it_is_a_run_with_its_parent_tables_and_counts(first_run, analysed_run):
+    code, out, err = analysed_run.result
     assert (code, err) == (0, "")
-    run, (parent,) = later_store.run_of(out), first_run.store.runs()
+    store, (parent,) = analysed_run.store, first_run.store.runs()
+    run = store.run_of(out)
     assert (run.data.tags["parent"], run.info.status) == (parent.info.run_id, "FINISHED")
-    folder = later_store.artifacts(run)
+    folder = store.artifacts(run)
     files = {path.name for path in folder.iterdir()}
     assert files >= TABLES | {"photo_score.csv", "config.yaml", "classes.txt"}
-    assert {f.name for f in (of_one.folder / "out").iterdir()} >= TABLES
+    assert {f.name for f in (analysed_run.folder / "out").iterdir()} >= TABLES
     causes = pd.read_csv(folder / "causes.csv").set_index("cause")
     assert list(causes.index) == list(CAUSES)
     assert run.data.metrics["test/errors"] == causes["main"].sum()
     assert {c: run.data.metrics[f"test/errors_{c}"] for c in CAUSES} == causes["main"].to_dict()
 
 
-def test_the_cases_are_the_runs_own_predictions(first_run, later_store, of_one):
+@pytest.fixture
+def cases(analysed_run) -> pd.DataFrame:
+    run = analysed_run.store.run_of(analysed_run.result[1])
+    return pd.read_parquet(analysed_run.store.artifacts(run) / "cases.parquet")
+
+
+def test_the_cases_are_the_runs_own_predictions(first_run, cases):
     recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
-    cases = pd.read_parquet(later_store.artifacts(later_store.run_of(of_one.result[1])) / "cases.parquet")
     same = ["path", "true", "correct", *(f"top{i + 1}" for i in range(5))]
     pd.testing.assert_frame_equal(cases[same], recorded[same])
     for i in range(5):
@@ -67,8 +66,7 @@ def test_the_cases_are_the_runs_own_predictions(first_run, later_store, of_one):
     assert cases["p_true"].between(0, 1).all()
 
 
-def test_errors_alone_have_their_nearest_training_photos(later_store, of_one):
-    cases = pd.read_parquet(later_store.artifacts(later_store.run_of(of_one.result[1])) / "cases.parquet")
+def test_errors_alone_have_their_nearest_training_photos(cases):
     wrong = ~cases["correct"]
     assert 0 < wrong.sum() < len(cases)
     assert cases["nearest"].map(len).tolist() == (3 * wrong).tolist()
@@ -78,21 +76,21 @@ def test_errors_alone_have_their_nearest_training_photos(later_store, of_one):
     assert ((cases["cause"] != "") == wrong).all()
 
 
-def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(of_one):
-    out = of_one.result[1]
+def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(analysed_run):
+    out = analysed_run.result[1]
     assert all(any(line.startswith(cause) for line in out.splitlines()) for cause in CAUSES)
     assert "of 80 photos" in out
     assert re.search(
         r"^labels +\d+ of 80 of test are suspected: .*label_errors.csv\n +without folds no others", out, re.M
     )
-    assert f"page        {of_one.folder}/out/errors.html\nrun         errors_resnet18" in out
+    assert f"page        {analysed_run.folder}/out/errors.html\nrun         errors_resnet18" in out
     assert "drawn without what it measures " in out
     assert "drawn without any nuisance " in out
 
 
-def test_features_are_computed_once(later_store, of_one, of_two):
-    """By `of_one` or by a former run of these tests, and by nobody a second time."""
-    assert of_one.result[0] == 0
+def test_features_are_computed_once(analysed_run, of_two):
+    """By `analysed_run` or by a former run of these tests, and by nobody a second time."""
+    assert analysed_run.result[0] == 0
     out = of_two.result[1]
     assert out.count("features of 300 photos, kept in ") >= 1
 
@@ -189,7 +187,7 @@ def test_folds_that_were_trained_are_found_and_others_are_not_taken_for_them(
             folds.held_out_probabilities(*other, 2, parent, tmp_path, silence)
 
 
-def test_folds_are_of_train_and_of_one_run(compose):
+def test_folds_are_of_train_and_analysed_run_run(compose):
     with pytest.raises(RequestError, match=r"^task\.folds=3: folds predict photos of train, and task\.split is test\n"):
         parse(compose("task=errors", "runs=a", "task.folds=3", "task.split=test"))
     with pytest.raises(RequestError, match=r"^task\.folds=3: folds are trained as one run was, and runs= names two\n"):

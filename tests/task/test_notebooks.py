@@ -20,11 +20,9 @@ from tests.task.conftest import Store
 
 
 @pytest.fixture(scope="module")
-def store(first_run, tmp_path_factory) -> Store:
-    """The first run's store, copied, for this module's own runs."""
-    store = Store(tmp_path_factory.mktemp("notebooks"))
-    shutil.copy(first_run.folder / "mlflow.db", store.folder)
-    return store
+def store(analysed_run) -> Store:
+    """The first run and its analysis."""
+    return analysed_run.store
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +32,9 @@ def trained(first_run):
 
 
 @pytest.fixture(scope="module")
-def analysed(store, trained, start):
-    """task=errors of the training run, with a ranking of labels as task=errors leaves one."""
-    command = start("task=errors", f"runs={trained.info.run_id}", "task.split=test", uri=store.uri)
-    code, out, err = command.wait()
-    assert (code, err) == (0, "")
-    run = store.run_of(out)
+def analysed(store, analysed_run):
+    """The analysis, as if it doubted every label of an error and some labels were wrong."""
+    run = store.run_of(analysed_run.result[1])
     folder = store.artifacts(run)
     cases = pd.read_parquet(folder / "cases.parquet")
     wrong = cases[~cases["correct"]].sort_values("p1", ascending=False)
