@@ -24,6 +24,7 @@ from rp2k_lab.config import parse
 from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
 from rp2k_lab.tracker import RunStore
+from rp2k_lab.verdict import class_weights
 
 SEEDS = (0, 1, 2)
 SCORE = 0.8  # as task.suspicion
@@ -55,7 +56,7 @@ def main() -> None:
         decided.to_csv(file, index=False)
     runs |= {name: train(extra, file) for name, file in lists.items()}
     table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
-    table["wrong_labels"] = [wrong_labels(extra, file) for file in (None, *lists.values())]
+    table["wrong_labels"] = table["level"].map({name: wrong_labels(extra, lists.get(name)) for name in runs})
     table.to_csv(RESULTS / "results.csv", index=False, float_format="%.6g")
     print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nleft in {RESULTS}")
 
@@ -93,23 +94,40 @@ def wrong_labels(extra: list[str], relabel: Path | None) -> int:
 
 
 def compare(levels: dict) -> pd.DataFrame:
-    """Each level's test top-1 and, against the first, its gain with a 95 % interval over seeds and photos.
+    """Each level's test top-1 and macro top-1, and its gain over the first with a 95 % interval over seeds and photos.
 
     Args:
         levels: name to the stored runs of SEEDS, in order.
     """
-    files = {
-        name: [Path(run.tags["folder"]) / "test" / "predictions.parquet" for run in runs]
-        for name, runs in levels.items()
-    }
-    correct = {name: np.stack([pd.read_parquet(f)["correct"] for f in each]) for name, each in files.items()}
-    first, *others = correct
-    verdicts = judge([paired_difference(correct[name], correct[first]) for name in others])
-    rows = [{"level": first, "test_top1": correct[first].mean()}]
-    for name, verdict in zip(others, verdicts, strict=True):
-        gain = {"gain": verdict.difference.value, "low": verdict.low, "high": verdict.high, "word": verdict.word}
-        rows.append({"level": name, "test_top1": correct[name].mean()} | gain)
-    return pd.DataFrame(rows).assign(seeds=len(SEEDS), images=correct[first].shape[1])
+
+    def tested(run) -> pd.DataFrame:
+        return pd.read_parquet(Path(run.tags["folder"]) / "test" / "predictions.parquet", columns=["true", "correct"])
+
+    tables = {name: [tested(run) for run in runs] for name, runs in levels.items()}
+    first, *others = tables
+    correct = {name: np.stack([table["correct"] for table in each]) for name, each in tables.items()}
+    weights = {"top1": None, "macro_top1": class_weights(pd.factorize(tables[first][0]["true"])[0])}
+    rows = []
+    for measure, weight in weights.items():
+        verdicts = judge([paired_difference(correct[name], correct[first], weight) for name in others])
+        for name, verdict in zip(tables, [None, *verdicts], strict=True):
+            value = np.average(correct[name].mean(axis=0), weights=weight)
+            row = {
+                "measure": measure,
+                "level": name,
+                "value": value,
+                "seeds": len(SEEDS),
+                "images": correct[name].shape[1],
+            }
+            if verdict is not None:
+                row |= {
+                    "gain": verdict.difference.value,
+                    "low": verdict.low,
+                    "high": verdict.high,
+                    "word": verdict.word,
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

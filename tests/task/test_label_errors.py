@@ -27,7 +27,9 @@ def test_lists_and_table_are_left_and_a_review_leaves_fewer_wrong_labels(tmp_pat
     results = tmp_path / "experiments" / "label_errors"
     lists = {"label_errors.csv", "unseen.csv", "reviewed.csv", "results.csv"}
     assert {file.name for file in results.iterdir()} == lists | {"label_errors_curve.csv", "label_errors_curve.svg"}
-    table = pd.read_csv(results / "results.csv").set_index("level")
+    both = pd.read_csv(results / "results.csv")
+    assert both["measure"].tolist() == ["top1"] * 3 + ["macro_top1"] * 3
+    table = both[both["measure"] == "top1"].set_index("level")
     assert list(table.index) == ["labels as given", "list, unseen", "list, reviewed"]
     reviewed = pd.read_csv(results / "reviewed.csv")
     assert table.loc["labels as given", "wrong_labels"] == 30
