@@ -86,9 +86,9 @@ def label_lines(labels: LabelErrors | None, split: str, score: LabelScore | None
     Args:
         labels: None where the network was trained on the photos.
     """
-    folds = "task.folds=3 ranks those of train, each photo by a network that never saw it"
+    folds = "those of train are ranked with task.folds=3 alone, by networks that never saw them"
     if labels is None:
-        return f"labels      those of train are not ranked, since the network was trained on them;\n            {folds}"
+        return f"labels      {folds}"
     lines = [f"labels      {labels.suspected.sum()} of {len(labels.labels)} of {split} are suspected: {file}"]
     if score is not None:
         best = score.precision
@@ -96,7 +96,7 @@ def label_lines(labels: LabelErrors | None, split: str, score: LabelScore | None
             f"            {score.wrong} are wrong; the first {best.count} of the list hold half of those: precision "
             f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}]"
         )
-    return "\n".join(lines + ([] if split == "train" else [f"            without folds no others are ranked; {folds}"]))
+    return "\n".join(lines + ([] if split == "train" else [f"            {folds}"]))
 
 
 def photo_score_lines(score: pd.DataFrame) -> str:
