@@ -4,7 +4,8 @@
 
 Three trainings on labels of which 5 % are a look-alike's; the ranked list of the first one's three folds; three
 trainings that follow the list unseen where its score is high, and three that follow it after a review, in which the
-truth takes the reviewer's place.  The lists, the curve and the table are left in experiments/label_errors/.
+truth takes the reviewer's place.  Curve and table are left in experiments/label_errors/, the lists beside the first
+list, in the folder of its run.
 """
 
 import shutil
@@ -49,13 +50,16 @@ def main() -> None:
     store = RunStore(uri)
     folder = Path(store.get(errors).tags["folder"])
     RESULTS.mkdir(exist_ok=True)
-    for name in (LABEL_ERRORS, "label_errors_curve.csv", "label_errors_curve.svg"):
-        shutil.copy(folder / name, RESULTS)
-    lists = {"list, unseen": RESULTS / "unseen.csv", "list, reviewed": RESULTS / "reviewed.csv"}
-    for file, decided in zip(lists.values(), decide(RESULTS / LABEL_ERRORS, truth_of(extra)), strict=True):
-        decided.to_csv(file, index=False)
+    shutil.copy(folder / "label_errors_curve.svg", RESULTS)
+    lists = {"list, unseen": folder / "unseen.csv", "list, reviewed": folder / "reviewed.csv"}
+    decided = dict(zip(lists, decide(folder / LABEL_ERRORS, truth_of(extra)), strict=True))
+    for name, file in lists.items():
+        decided[name].to_csv(file, index=False)
     runs |= {name: train(extra, file) for name, file in lists.items()}
     table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
+    table["labels_changed"] = table["level"].map(
+        {name: int((each["decision"] == "yes").sum()) for name, each in decided.items()}
+    )
     table["wrong_labels"] = table["level"].map({name: wrong_labels(extra, lists.get(name)) for name in runs})
     table.to_csv(RESULTS / "results.csv", index=False, float_format="%.6g")
     print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nleft in {RESULTS}")
