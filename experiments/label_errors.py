@@ -3,8 +3,8 @@
     python experiments/label_errors.py [keys of every training, e.g. epochs=2 dataset.train_images=2000]
 
 Three trainings on labels of which 5 % are a look-alike's; the ranked list of the first one's three folds; three
-trainings that follow the list unseen where its score is high, and three that follow it after a review, in which the
-truth takes the reviewer's place.  Curve and table are left in experiments/label_errors/, the lists beside the first
+trainings that follow the list unseen where its score is high, three that follow it after a review, in which the truth
+takes the reviewer's place, and three on the truth, which no review can do better than.  Curve and table are left in experiments/label_errors/, the lists beside the first
 list, in the folder of its run.
 """
 
@@ -29,6 +29,7 @@ from rp2k_lab.verdict import class_weights
 
 SEEDS = (0, 1, 2)
 SCORE = 0.8  # as task.suspicion
+LEVELS = ("list, unseen", "list, reviewed", "truth")
 TRAINED_AS = [
     "dataset.train_images=8000",
     "dataset.label_noise=0.05",
@@ -51,15 +52,14 @@ def main() -> None:
     folder = Path(store.get(errors).tags["folder"])
     RESULTS.mkdir(exist_ok=True)
     shutil.copy(folder / "label_errors_curve.svg", RESULTS)
-    lists = {"list, unseen": folder / "unseen.csv", "list, reviewed": folder / "reviewed.csv"}
-    decided = dict(zip(lists, decide(folder / LABEL_ERRORS, truth_of(extra)), strict=True))
+    lists = {name: folder / f"{name.replace(', ', '_')}.csv" for name in LEVELS}
+    decided = dict(zip(lists, decide(folder / LABEL_ERRORS, index_of(extra, None)), strict=True))
     for name, file in lists.items():
         decided[name].to_csv(file, index=False)
     runs |= {name: train(extra, file) for name, file in lists.items()}
     table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
-    table["labels_changed"] = table["level"].map(
-        {name: int((each["decision"] == "yes").sum()) for name, each in decided.items()}
-    )
+    changed = {name: int((each["decision"] == "yes").sum()) for name, each in decided.items()}
+    table["labels_changed"] = table["level"].map(changed)
     table["wrong_labels"] = table["level"].map({name: wrong_labels(extra, lists.get(name)) for name in runs})
     table.to_csv(RESULTS / "results.csv", index=False, float_format="%.6g")
     print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nleft in {RESULTS}")
@@ -79,22 +79,26 @@ def index_of(extra: list[str], relabel: Path | None) -> Index:
     return build_index(parse(OmegaConf.to_container(composed, resolve=True)).dataset)
 
 
-def truth_of(extra: list[str]) -> pd.Series:
+def truth_of(index: Index) -> pd.Series:
     """Path to true class."""
-    return pd.read_parquet(index_of(extra, None).root / TRUTH_FILE).set_index("path")["true_class"]
+    return pd.read_parquet(index.root / TRUTH_FILE).set_index("path")["true_class"]
 
 
-def decide(listed: Path, truth: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The list twice with its column decision: yes from `SCORE` on; yes where the suggested class is the true one."""
-    table = pd.read_csv(listed, keep_default_na=False)
+def decide(listed: Path, index: Index) -> list[pd.DataFrame]:
+    """A list for each of LEVELS, with its column decision."""
+    table, truth, train = pd.read_csv(listed, keep_default_na=False), truth_of(index), index.split("train")
     right = truth.loc[table["path"]].to_numpy() == table["suggested"].to_numpy()
-    return tuple(table.assign(decision=np.where(yes, "yes", "no")) for yes in (table["score"] >= SCORE, right))
+    every = pd.DataFrame({"path": train["path"], "given": train["class"], "suggested": truth.loc[train["path"]].array})
+    every = every[every["given"] != every["suggested"]]
+    chosen = [(table, table["score"] >= SCORE), (table, right), (every, True)]
+    return [each.assign(decision=np.where(yes, "yes", "no")) for each, yes in chosen]
 
 
 def wrong_labels(extra: list[str], relabel: Path | None) -> int:
     """Training photos whose label in use is not the true one."""
-    train = index_of(extra, relabel).split("train")
-    return int((train["class"].to_numpy() != truth_of(extra).loc[train["path"]].to_numpy()).sum())
+    index = index_of(extra, relabel)
+    train = index.split("train")
+    return int((train["class"].to_numpy() != truth_of(index).loc[train["path"]].to_numpy()).sum())
 
 
 def compare(levels: dict) -> pd.DataFrame:

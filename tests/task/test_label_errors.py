@@ -27,10 +27,11 @@ def test_lists_and_table_are_left_and_a_review_leaves_fewer_wrong_labels(tmp_pat
     results = tmp_path / "experiments" / "label_errors"
     assert {file.name for file in results.iterdir()} == {"results.csv", "label_errors_curve.svg"}
     both = pd.read_csv(results / "results.csv")
-    assert both["measure"].tolist() == ["top1"] * 3 + ["macro_top1"] * 3
+    assert both["measure"].tolist() == ["top1"] * 4 + ["macro_top1"] * 4
     table = both[both["measure"] == "top1"].set_index("level")
-    assert list(table.index) == ["labels as given", "list, unseen", "list, reviewed"]
+    assert list(table.index) == ["labels as given", "list, unseen", "list, reviewed", "truth"]
     assert table.loc["labels as given", "wrong_labels"] == 30
     assert table.loc["list, reviewed", "wrong_labels"] == 30 - table.loc["list, reviewed", "labels_changed"]
+    assert table.loc["truth", ["labels_changed", "wrong_labels"]].tolist() == [30, 0]
     assert (table["low"][1:] <= table["gain"][1:]).all()
     assert (table["gain"][1:] <= table["high"][1:]).all()
