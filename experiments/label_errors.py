@@ -4,8 +4,8 @@
 
 Three trainings on labels of which 5 % are a look-alike's; the ranked list of the first one's three folds; three
 trainings that follow the list unseen where its score is high, three that follow it after a review, in which the truth
-takes the reviewer's place, and three on the truth, which no review can do better than.  Curve and table are left in experiments/label_errors/, the lists beside the first
-list, in the folder of its run.
+takes the reviewer's place, and three on the truth, which no review can do better than.  Curve and table are left in
+experiments/label_errors/, the lists beside the first list, in the folder of its run.
 """
 
 import shutil
