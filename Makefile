@@ -17,7 +17,7 @@ run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to 
 	$(BIN)/python run.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not soak"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not soak" --durations=25
 	$(BIN)/python -m pytest -m alone
 
 soak: $(INSTALLED)  ## the long tests

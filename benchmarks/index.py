@@ -20,7 +20,7 @@ from rp2k_lab.dataset import index
 CLASSES, ORIGINALS = 2388, 400
 OPTIONS = {
     "name": "rp2k", "val_share": 0.05, "val_seed": 0, "others": None, "drop_others": False, "min_images_per_class": 1,
-    "fraction": 1.0, "on_bad_image": "error",
+    "fraction": 1.0, "on_bad_image": "error", "fold": None, "relabel": None,
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ QUICK = {
 
 
 # Six runs, each a process.
-LONG = ("sweep",)
+LONG = ("overhead", "sweep")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in QUICK])
