@@ -67,6 +67,8 @@ def run_task(composed: DictConfig) -> float | None:
             from rp2k_lab.runs import restore
 
             config, *others = restore(config, settings, list(HydraConfig.get().overrides.task))
+            if config.task.name == "train":
+                check_launch(config, sweep)  # a run of several workers goes on with several
         return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *others)
     except Exception as error:
         if not sweep:
