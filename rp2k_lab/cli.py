@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import RequestError
-from rp2k_lab.interrupt import claim_sigint
+from rp2k_lab.interrupt import claim_sigint, claim_sigterm
 from rp2k_lab.launch import check_launch, is_launched, is_spokesman
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def run_task(composed: DictConfig) -> float | None:
 def main(hydra_main: Callable[[], None]) -> int:
     """Run Hydra's entry; returns the exit code."""
     claim_sigint()
+    claim_sigterm()
     if is_launched():
         sys.stdout.reconfigure(line_buffering=True)  # msrun shows the file that a worker writes to
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1

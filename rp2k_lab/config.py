@@ -497,6 +497,8 @@ class Config(Group):
             else:
                 numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
             given = ",".join(self.runs) or "null"
+            if self.task.name == "train" and self.runs:
+                ways_out[0,] = "add task.resume=continue or task.verify=true, or leave runs= out"
             way_out = ways_out.get(wanted, "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
             raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{way_out}")
         if self.task.name == "errors" and self.task.folds and len(self.runs) > 1:

@@ -67,13 +67,17 @@ class MemoryTracker:
         for name, value in metrics.items():
             self.history[name].append((step, float(value)))
 
+    def logged(self) -> dict[str, int]:
+        """How many values of each metric there are so far, for a checkpoint."""
+        return {name: len(values) for name, values in self.history.items()}
+
     def rewind(self, logged: dict[str, int]) -> None:
         """Take up a reopened run at a checkpoint: what was logged after it comes again, and is not recorded twice.
 
         By order rather than by step: val's scores of the last epoch and those of the best weights share a step.
 
         Args:
-            logged: how many values of each metric the run had then.
+            logged: what `logged` said then.
         """
         for name, values in self.history.items():
             self._repeats[name] = max(0, len(values) - logged.get(name, 0))

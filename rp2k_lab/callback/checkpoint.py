@@ -53,6 +53,6 @@ class SaveCheckpoints(Callback):
 
     def _save(self, state, epoch_open=False):
         self._tracker.flush()
-        logged = {name: len(values) for name, values in self._tracker.history.items()}
-        self._checkpoints.save(self._train_network, Point(state.step, state.loss, epoch_open, state.best, logged))
+        point = Point(state.step, state.loss, epoch_open, state.best, self._tracker.logged())
+        self._checkpoints.save(self._train_network, point)
         self._due = time.monotonic() + self._seconds
