@@ -106,7 +106,7 @@ class CheckpointFolder:
             best = self._best_file(point.best[1])
             digests[best.name] = best.with_suffix(".sha256").read_text(encoding="utf-8")
         record = {"point": asdict(point), "sha256": digests}
-        _write_text(file.with_suffix(".json"), json.dumps(record))
+        _write_text(file.with_suffix(".json"), json.dumps(record | {"seal": _seal(record)}))
         _link(self.last, file)
         self._prune()
 
@@ -150,6 +150,8 @@ class CheckpointFolder:
         """(the point, or None; what is wrong with it)."""
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
+            if content.pop("seal") != _seal(content):
+                return None, f"{record.name} is not what was written"
             best = content["point"]["best"]
             point = Point(**content["point"] | {"best": best and tuple(best)})
             for name, digest in content["sha256"].items():
@@ -157,7 +159,7 @@ class CheckpointFolder:
                     return None, f"{name} is not what was written"
         except FileNotFoundError as error:
             return None, f"{Path(error.filename).name} is missing"
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):  # no JSON, or of another shape
             return None, f"{record.name} cannot be read"
         return point, ""
 
@@ -181,6 +183,10 @@ def _step_of(file: Path) -> int:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _seal(record: dict) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _write_text(file: Path, text: str) -> None:

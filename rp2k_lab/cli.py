@@ -207,10 +207,16 @@ def _choices(group: str) -> list[str]:
 
 
 def _choices_with(key: str) -> list[str]:
-    """`aug=cutout` for `aug.length`: the choices whose own file states the key."""
+    """`aug=cutout` for `aug.length`: the choices whose own file, or a part that it is made of, states the key."""
     group, leaf = key.split(".")
     folder = PROJECT / "conf" / group
-    return [f"{group}={choice}" for choice in _choices(group) if leaf in OmegaConf.load(folder / f"{choice}.yaml")]
+    return [f"{group}={choice}" for choice in _choices(group) if leaf in _stated(folder / f"{choice}.yaml")]
+
+
+def _stated(file: Path) -> set[str]:
+    own = OmegaConf.load(file)
+    parts = [name for name in own.get("defaults", []) if name.startswith("_") and name != "_self_"]
+    return set(own).union(*(OmegaConf.load(file.with_name(f"{part}.yaml")) for part in parts))
 
 
 def _known_keys() -> list[str]:

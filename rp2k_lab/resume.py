@@ -41,10 +41,10 @@ class Start:
         """Steps done before."""
         return self.point.step if self.point else 0
 
-    def tags(self) -> dict[str, str]:
-        """`resumed_from`: the steps at which the run was taken up, one after the other."""
+    def tags(self, config: Config, earlier: StoredRun | None) -> dict[str, str]:
+        """How the run is found again, what it verifies (`earlier`), and the steps at which it was taken up, in order."""
         if self.run is None:
-            return {}
+            return {FINGERPRINT: fingerprint(config)} | ({"verifies": earlier.run_id} if earlier else {})
         former = self.run.tags.get("resumed_from")
         return {"resumed_from": f"{former},{self.step}" if former else str(self.step)}
 
@@ -73,13 +73,13 @@ def earlier_run(config: Config) -> StoredRun | None:
 
 def is_finished(run: StoredRun) -> bool:
     """Whether nothing is left to do; a trial that its study has pruned is finished too."""
-    return run.tags.get("status") in ("FINISHED", "PRUNED")
+    return run.status == "FINISHED" or run.tags.get("status") == "PRUNED"
 
 
 def check_state(config: Config, run: StoredRun) -> None:
     """Raise RequestError where there is nothing to go on with, or nothing to verify yet."""
-    state = run.tags.get("status", run.status)
-    if config.task.verify and state != "FINISHED":
+    state = run.tags["status"] if is_finished(run) else run.status
+    if config.task.verify and run.status != "FINISHED":
         raise RequestError(f"runs={config.runs[0]}: the run is {state}\nonly one that is FINISHED can be verified")
     if not config.task.verify and is_finished(run):
         raise RequestError(f"runs={config.runs[0]}: the run is {state}, nothing is left to do\ntrain a new one")

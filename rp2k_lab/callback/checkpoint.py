@@ -1,13 +1,17 @@
 """Checkpoints: what to go on from, and the best weights."""
 
+import logging
 import math
 import time
+from contextlib import contextmanager
 
 from mindspore import nn
 
 from rp2k_lab.callback.base import Callback
 from rp2k_lab.checkpoint import CheckpointFolder, Point
 from rp2k_lab.tracker import MemoryTracker
+
+log = logging.getLogger(__name__)
 
 
 class SaveCheckpoints(Callback):
@@ -33,9 +37,11 @@ class SaveCheckpoints(Callback):
     ):
         self._checkpoints, self._train_network, self._network = checkpoints, train_network, network
         self._tracker, self._epochs, self._seconds = tracker, every_epochs, 60 * (every_minutes or math.inf)
+        self._spent, self._count = 0.0, 0
 
     def train_begin(self, state):
-        self._due = time.monotonic() + self._seconds
+        self._begun = time.monotonic()
+        self._due = self._begun + self._seconds
 
     def step_end(self, state):
         if state.step % state.steps_per_epoch and (state.stop or time.monotonic() >= self._due):
@@ -43,7 +49,8 @@ class SaveCheckpoints(Callback):
 
     def epoch_end(self, state):
         if state.best and state.best[1] == state.step:
-            self._checkpoints.save_best(self._network, state.step)
+            with self._timed():
+                self._checkpoints.save_best(self._network, state.step)
         due = state.epoch % self._epochs == 0 or state.step == state.steps or time.monotonic() >= self._due
         if due or state.stop:
             self._save(state)
@@ -51,8 +58,21 @@ class SaveCheckpoints(Callback):
     def interrupted(self, state):
         self._save(state, epoch_open=True)
 
+    def close(self, state):
+        if self._count:
+            share = self._spent / (time.monotonic() - self._begun)
+            self._tracker.set_tags({"checkpoint_time_share": f"{share:.4f}"})
+            log.info("%d checkpoints took %.1f s, %.2f %% of the training", self._count, self._spent, 100 * share)
+
     def _save(self, state, epoch_open=False):
-        self._tracker.flush()
-        point = Point(state.step, state.loss, epoch_open, state.best, self._tracker.logged())
-        self._checkpoints.save(self._train_network, point)
-        self._due = time.monotonic() + self._seconds
+        with self._timed():
+            self._tracker.flush()
+            point = Point(state.step, state.loss, epoch_open, state.best, self._tracker.logged())
+            self._checkpoints.save(self._train_network, point)
+        self._due, self._count = time.monotonic() + self._seconds, self._count + 1
+
+    @contextmanager
+    def _timed(self):
+        started = time.monotonic()
+        yield
+        self._spent += time.monotonic() - started

@@ -24,11 +24,10 @@ from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
 from rp2k_lab.parallel import ALONE, Workers, join_workers
 from rp2k_lab.prediction import Member, Predictor
-from rp2k_lab.provenance import fingerprint
 from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.rerun import verify
-from rp2k_lab.resume import FINGERPRINT, Start, check_record, check_state, earlier_run, is_finished, starting
+from rp2k_lab.resume import Start, check_record, check_state, earlier_run, is_finished, starting
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker, StoredRun
 
@@ -72,11 +71,13 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
     photos = build_photos(config, index)
     batches = build_batches(config, index, photos, index.split("train"), workers, start.step)
     training = build_training(config, batches, workers)
-    run_id = start.run.run_id if start.run else None
+    name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
+    if config.task.verify:
+        name = f"verify_{earlier.name}"
     with (
         workers.ending_together(),
         SignalWatch() as signals,
-        open_tracker(config, trial.name, workers, run_id) as tracker,
+        open_tracker(config, name, workers, run_id) as tracker,
     ):
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
@@ -85,9 +86,7 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
         announce(config, index, training)
         if workers.first and not start.run:
             record_origin(tracker, config, index, folder)
-        verifies = {"verifies": earlier.run_id} if config.task.verify else {}
-        tags = {"workers": workers.count, FINGERPRINT: fingerprint(config)} | verifies
-        tracker.set_tags(trial.tags | tags | start.tags())
+        tracker.set_tags(trial.tags | {"workers": workers.count} | start.tags(config, earlier))
         trial.started(tracker.run_id, folder)
         others = config.dataset.others
 
@@ -95,7 +94,7 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
             workers.average_batch_statistics(training.model.train_network)
             return evaluators["val"].evaluate(others)[2]
 
-        best = train(config, training, evaluate, tracker, signals, trial, folder, workers, start)
+        best = train(config, training, evaluate, tracker, signals, trial, start, workers)
         if workers.first:
             load_checkpoint(training.network, best)
         workers.take_from_first(training.network)
@@ -146,14 +145,10 @@ def train(
     tracker: MemoryTracker,
     signals: SignalWatch,
     trial: Trial,
-    folder: Path,
+    start: Start,
     workers: Workers = ALONE,
-    start: Start | None = None,
 ) -> Path:
-    """Run `Model.train` with the callbacks; returns the best checkpoint.
-
-    Args:
-        start: of a run that goes on; None: the first step.
+    """Run `Model.train` with the callbacks, from the start given; returns the best checkpoint.
 
     Raises:
         Interrupted: a signal came; the last checkpoint is saved.
@@ -161,16 +156,8 @@ def train(
         TrainingDiverged: the loss is no number any more.
         Pruned: the study that the run is a trial of asked it to stop.
     """
-    checkpoints = CheckpointFolder(folder / "checkpoints", config.task.checkpoints_kept)
-    batches, net = training.batches, training.model.train_network
-    state = callback.TrainingState(
-        config.epochs, batches.steps_per_epoch, batches.photos_per_step, training.learning_rate
-    )
-    if start and start.run:
-        tracker.rewind(start.point.logged if start.point else {})
-    if start and start.point:
-        checkpoints.restore(net, start.point)
-        state.resume(start.point)
+    checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
+    state, batches = take_up(start, config, training, tracker, checkpoints), training.batches
     callbacks = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
     dispatch, sink_size = callback.Dispatch(state, callbacks), batches.sink_size
 
@@ -186,13 +173,29 @@ def train(
     try:
         dispatch.run(train_epochs)
     except RuntimeError:
-        if training.batches.failure is not None:  # MindSpore wraps a photo's error in a page of its own
-            raise training.batches.failure from None
+        if batches.failure is not None:  # MindSpore wraps a photo's error in a page of its own
+            raise batches.failure from None
         raise
     workers.check(signals)
     if trial.pruned:
         raise Pruned(f"pruned by its study after epoch {state.epoch}")
     return checkpoints.best
+
+
+def take_up(
+    start: Start, config: Config, training: Training, tracker: MemoryTracker, checkpoints: CheckpointFolder
+) -> callback.TrainingState:
+    """The state that the training begins in, with the weights and the metrics of then."""
+    batches = training.batches
+    state = callback.TrainingState(
+        config.epochs, batches.steps_per_epoch, batches.photos_per_step, training.learning_rate
+    )
+    if start.run:
+        tracker.rewind(start.point.logged if start.point else {})
+    if start.point:
+        checkpoints.restore(training.model.train_network, start.point)
+        state.resume(start.point)
+    return state
 
 
 def build_callbacks(

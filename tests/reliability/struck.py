@@ -3,6 +3,7 @@
 At the n-th occurrence of an event in this process: KILL and TERM send it that signal, MemoryError raises one.  With
 `- 0 -` nothing happens.  Each event is a line on stdout.
 
+    photos      a thread begins to make a batch
     step        a step is done, nothing of it is recorded or saved
     write       half of a checkpoint is written
     record      a checkpoint is written, its record is not
@@ -35,7 +36,7 @@ def happens(name: str, before=lambda: None) -> None:
         return
     before()
     if action == "MemoryError":
-        raise MemoryError("no room for a step")
+        raise MemoryError("no room")
     os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
 
 
@@ -46,10 +47,11 @@ def watch_events() -> None:
 
     from rp2k_lab import checkpoint
     from rp2k_lab.callback import Agree
+    from rp2k_lab.dataset.batches import TrainingBatches
     from rp2k_lab.prediction import Predictor
 
     save, write_text, predict = mindspore.save_checkpoint, checkpoint._write_text, Predictor._predict
-    step_end, upload = Agree.step_end, mlflow.MlflowClient.log_artifact
+    step_end, upload, make = Agree.step_end, mlflow.MlflowClient.log_artifact, TrainingBatches.batch
 
     def half_then_whole(parameters, file, **options):
         save(parameters, file, **options)
@@ -67,12 +69,17 @@ def watch_events() -> None:
         happens("evaluation")
         return predict(self, images)
 
+    def photos(self, *arguments):
+        happens("photos")
+        return make(self, *arguments)
+
     def artifact(self, *arguments, **options):
         happens("upload")
         return upload(self, *arguments, **options)
 
     mindspore.save_checkpoint, checkpoint._write_text, Predictor._predict = half_then_whole, record, batch
     Agree.step_end, mlflow.MlflowClient.log_artifact = step, artifact
+    TrainingBatches.batch = photos
 
 
 watch_events()

@@ -87,14 +87,15 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     assert "goes on from step 9" in out
     assert "event step" not in out  # the evaluation comes first
 
-    code, out, err = lab.run("step 4 MemoryError", again)
+    code, out, err = lab.run("photos 5 MemoryError", again)
     assert code == 1
-    assert err.splitlines()[0] == "MemoryError: no room for a step"
+    assert err.splitlines()[0] == "MemoryError: no room"
     assert lab.first_run().info.status == lab.first_run().data.tags["status"] == "FAILED"
 
     code, out, _ = lab.run("upload 4 KILL", again)
     assert code == -signal.SIGKILL
-    assert "goes on from step 12" in out
+    taken_up = int(out.partition("goes on from step ")[2].split()[0])
+    assert 9 <= taken_up < 14
 
     run_id = lab.first_run().info.run_id
     code, out, err = lab.run("- 0 -", f"runs={run_id[:8]}", "task.resume=continue")
@@ -103,9 +104,9 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     (run,) = lab.store.runs()
     assert run.info.run_id == run_id
     assert run.info.status == run.data.tags["status"] == "FINISHED"
-    assert run.data.tags["resumed_from"] == "2,9,9,12,18"
+    assert run.data.tags["resumed_from"] == f"2,9,9,{taken_up},18"
     assert run.data.tags["folder"] == str(lab.folder / "out1")
-    assert [file.name for file in lab.folder.glob("out*")] == ["out1"] or not any(lab.folder.glob("out6/*"))
+    assert [file.parent.name for file in lab.folder.glob("out*/*.yaml")] == ["out1"]
 
     code, out, err = lab.run("- 0 -", f"runs={run_id}", "task.verify=true")
     assert (code, err) == (0, "")
@@ -113,9 +114,8 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     verifying = lab.store.runs()[0]
     assert verifying.data.tags["verifies"] == run_id
     assert_same_history(lab, run, verifying)
-    same = ("val", "test")
-    for file in (f"{split}/predictions.parquet" for split in same):
-        assert (lab.store.artifacts(run) / file).read_bytes() == (lab.store.artifacts(verifying) / file).read_bytes()
+    for name in ("val/predictions.parquet", "test/predictions.parquet", "checkpoints/best.ckpt"):
+        assert (lab.store.artifacts(run) / name).read_bytes() == (lab.store.artifacts(verifying) / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
