@@ -42,7 +42,7 @@ class Start:
         return self.point.step if self.point else 0
 
     def tags(self, config: Config, earlier: StoredRun | None) -> dict[str, str]:
-        """How the run is found again, what it verifies (`earlier`), and the steps at which it was taken up, in order."""
+        """How the run is found again, what it verifies (`earlier`), and the steps it was taken up at."""
         if self.run is None:
             return {FINGERPRINT: fingerprint(config)} | ({"verifies": earlier.run_id} if earlier else {})
         former = self.run.tags.get("resumed_from")

@@ -260,7 +260,10 @@ def gone_on_with(compose, recorded, tmp_path):
     from hydra import initialize_config_dir
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tasks = {"run": {"name": "train", "test": False}, "evaluated": {"name": "evaluate", "split": ["val"], "tta": "none"}}
+    tasks = {
+        "run": {"name": "train", "test": False},
+        "evaluated": {"name": "evaluate", "split": ["val"], "tta": "none"},
+    }
     for name, task in tasks.items():
         left = leave(tmp_path / name, recorded | {"task": task})
         with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, name) as tracker:

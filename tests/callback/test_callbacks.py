@@ -134,7 +134,7 @@ class Recorder(callback.Callback):
 
 @pytest.fixture
 def train(graph_mode):
-    """train(recorder, step=0, epoch_open=False): a dense layer for two epochs of three steps under a real `Model.train`."""
+    """train(recorder, step=0, epoch_open=False): a dense layer, two epochs of three steps, `Model.train`."""
     import mindspore
     from mindspore import nn
 

@@ -130,7 +130,7 @@ def left_alone(tmp_path_factory):
 @pytest.mark.soak
 @pytest.mark.parametrize("kills", [20, 200])
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(left_alone, tmp_path, kills):
-    """One run after the other, each killed and resumed until it is done; the parent kills, at any event and after it."""
+    """One run after the other, each killed and resumed until it is done, at any event and after it."""
     alone, events = left_alone
     rng, done, runs = random.Random(kills), 0, 0
     where = {}

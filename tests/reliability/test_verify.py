@@ -11,12 +11,16 @@ from rp2k_lab.provenance import differences, fingerprint
 from rp2k_lab.rerun import changes, verify
 
 NAN = float("nan")
-RECORDED = {"train/loss": [(1, 0.1), (2, NAN)], "val/top1": [(2, 0.5), (2, 0.25)], "train/images_per_second": [(2, 9.0)]}
+RECORDED = {
+    "train/loss": [(1, 0.1), (2, NAN)],
+    "val/top1": [(2, 0.5), (2, 0.25)],
+    "train/images_per_second": [(2, 9.0)],
+}
 
 
-def run_with(status="FINISHED", **tags):
-    facts = {"git_commit": "a" * 40, "git_dirty": "false", "dataset_fingerprint": "f", "status": status} | tags
-    return SimpleNamespace(run_id="0" * 32, name="earlier", status=status, tags=facts, folder="")
+def run_with(state="FINISHED", **tags):
+    facts = {"git_commit": "a" * 40, "git_dirty": "false", "dataset_fingerprint": "f", "status": state} | tags
+    return SimpleNamespace(run_id="0" * 32, name="earlier", status=state, tags=facts, folder="")
 
 
 def test_equal_bits_are_equal_and_speeds_do_not_count():
@@ -70,7 +74,9 @@ def test_the_fingerprint_is_that_of_what_decides_the_metrics(defaults):
         "task": defaults["task"] | {"test": False},
         "optimizer": defaults["optimizer"] | {"lr": 0.049},
     }
-    assert len({fingerprint(parse(defaults | {key: value})) for key, value in others.items()} - {fingerprint(config)}) == 4
+    assert (
+        len({fingerprint(parse(defaults | {key: value})) for key, value in others.items()} - {fingerprint(config)}) == 4
+    )
 
 
 def test_differences_name_both_values_but_not_the_folder_of_the_photos(defaults, tmp_path):
