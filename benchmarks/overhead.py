@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.timing import ratio_line
 from rp2k_lab import PROJECT, callback, device
 from rp2k_lab.build import Training, build_batches, build_photos, build_training
+from rp2k_lab.checkpoint import CheckpointFolder
 from rp2k_lab.cli import register_resolvers
 from rp2k_lab.config import Config, parse
 from rp2k_lab.dataset.feed import mindspore_dataset
@@ -80,8 +81,8 @@ def main() -> None:
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
         with SignalWatch() as signals, open_tracker(config, None) as tracker:
-            measure(training, bare, tracker, signals, Path(folder))  # compiles
-            rounds = [measure(training, bare, tracker, signals, Path(folder)) for _ in range(options.rounds)]
+            measure(config, training, bare, tracker, signals, Path(folder))  # compiles
+            rounds = [measure(config, training, bare, tracker, signals, Path(folder)) for _ in range(options.rounds)]
     tracked, untracked, hooks = zip(*rounds, strict=True)
     height, width = config.size
     print(f"{config.model.name}, {height}×{width}, batch {config.batch_size}, {options.steps} steps of each a round")
@@ -104,16 +105,18 @@ def compose(overrides: list[str]) -> Config:
         return parse(OmegaConf.to_container(hydra.compose("config", overrides), resolve=True))
 
 
-def measure(training: Training, bare: BareTurns, tracker, signals: SignalWatch, folder: Path):
+def measure(config: Config, training: Training, bare: BareTurns, tracker, signals: SignalWatch, folder: Path):
     """One epoch of both: (tracked images/s, bare images/s, CPU seconds by hook)."""
     batches = training.batches
     scores = {"top1": Score(0.5, 100, 0.4, 0.6)}
-    callbacks = [*build_callbacks(training, lambda: scores, tracker, signals, Trial(), folder), bare]
+    checkpoints = CheckpointFolder(folder, config.task.checkpoints_kept)
+    callbacks = [*build_callbacks(config, training, lambda: scores, tracker, signals, Trial(), checkpoints), bare]
     state = callback.TrainingState(1, batches.steps_per_epoch, batches.batch_size, training.learning_rate)
     dispatch = callback.Dispatch(state, callbacks)
     bare.seconds = bare.steps = 0
     started = time.perf_counter()
-    training.model.train(1, mindspore_dataset(batches), [dispatch], dataset_sink_mode=False)
+    data = mindspore_dataset(batches)
+    dispatch.run(lambda epochs: training.model.train(epochs, data, [dispatch], dataset_sink_mode=False))
     seconds = time.perf_counter() - started - bare.seconds
     hooks = {name: spent for name, spent in dispatch.hook_seconds.items() if name != "BareTurns"}
     return state.step * state.batch_size / seconds, bare.steps * state.batch_size / bare.seconds, hooks

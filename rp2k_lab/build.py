@@ -72,9 +72,14 @@ def preprocessing(config: Config) -> Preprocessing:
 
 
 def build_batches(
-    config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame, workers: Workers = ALONE
+    config: Config,
+    index: Index,
+    photos: ResizedPhotos,
+    rows: pd.DataFrame,
+    workers: Workers = ALONE,
+    start_step: int = 0,
 ) -> TrainingBatches:
-    """Augmented batches of some rows of the index's train: a worker's share of them.
+    """Augmented batches of some rows of the index's train: a worker's share of them, from a step of the run on.
 
     Raises:
         RequestError: a batch larger than the data.
@@ -90,6 +95,7 @@ def build_batches(
         config.seed,
         len(index.classes),
         sampler=config.dataset.sampler,
+        start_step=start_step,
         workers=config.device.data_workers,
         sink_steps=config.device.sink_steps,
         worker=workers.rank,

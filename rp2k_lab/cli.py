@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import RequestError
-from rp2k_lab.interrupt import claim_sigint
+from rp2k_lab.interrupt import claim_sigint, claim_sigterm
 from rp2k_lab.launch import check_launch, is_launched, is_spokesman
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ def run_task(composed: DictConfig) -> float | None:
             from rp2k_lab.runs import restore
 
             config, *others = restore(config, settings, list(HydraConfig.get().overrides.task))
+            if config.task.name == "train":
+                check_launch(config, sweep)  # a run of several workers goes on with several
         return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *others)
     except Exception as error:
         if not sweep:
@@ -83,6 +85,7 @@ def run_task(composed: DictConfig) -> float | None:
 def main(hydra_main: Callable[[], None]) -> int:
     """Run Hydra's entry; returns the exit code."""
     claim_sigint()
+    claim_sigterm()
     if is_launched():
         sys.stdout.reconfigure(line_buffering=True)  # msrun shows the file that a worker writes to
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
@@ -204,10 +207,16 @@ def _choices(group: str) -> list[str]:
 
 
 def _choices_with(key: str) -> list[str]:
-    """`aug=cutout` for `aug.length`: the choices whose own file states the key."""
+    """`aug=cutout` for `aug.length`: the choices whose own file, or a part that it is made of, states the key."""
     group, leaf = key.split(".")
     folder = PROJECT / "conf" / group
-    return [f"{group}={choice}" for choice in _choices(group) if leaf in OmegaConf.load(folder / f"{choice}.yaml")]
+    return [f"{group}={choice}" for choice in _choices(group) if leaf in _stated(folder / f"{choice}.yaml")]
+
+
+def _stated(file: Path) -> set[str]:
+    own = OmegaConf.load(file)
+    parts = [name for name in own.get("defaults", []) if name.startswith("_") and name != "_self_"]
+    return set(own).union(*(OmegaConf.load(file.with_name(f"{part}.yaml")) for part in parts))
 
 
 def _known_keys() -> list[str]:

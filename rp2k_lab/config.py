@@ -62,11 +62,33 @@ class Task(Group):
     earlier_runs: ClassVar[Sequence[int]]
 
 
-class Train(Task):
+class Checkpointed(Task):
+    checkpoint_epochs: Count = Field(description="a checkpoint every so many epochs, and after the last")
+    checkpoint_minutes: PositiveFloat | None = Field(description="and so many minutes after the one before; null: none")
+    checkpoints_kept: Count = Field(description="the newest that stay, each with the best weights until then")
+
+
+class Train(Checkpointed):
     name: Literal["train"]
     test: bool = Field(description="read test, once, at the end; a search's trials do not")
+    resume: Literal["never", "auto", "continue"] = Field(
+        description="auto: go on with the unfinished run of this configuration; continue: with the run that runs= names"
+    )
+    verify: bool = Field(description="train what runs= names anew from its record, and compare the metrics")
     reads_photos = True
-    earlier_runs = (0,)
+
+    @property
+    def earlier_runs(self) -> Sequence[int]:
+        return (1,) if self.verify or self.resume == "continue" else (0,)
+
+    @model_validator(mode="after")
+    def _goes_on_or_begins_anew(self):
+        if self.verify and self.resume != "never":
+            raise RequestError(
+                f"task.verify=true: trains from the first step, and task.resume is {self.resume}\n"
+                "leave one of the two out"
+            )
+        return self
 
 
 class Evaluate(Task):
@@ -85,7 +107,7 @@ class Ensemble(Task):
     earlier_runs = range(2, MOST_RUNS)
 
 
-class FixRes(Task):
+class FixRes(Checkpointed):
     name: Literal["fixres"]
     tune: Literal["classifier", "classifier_bn"] = Field(description="what is trained; bn: the last batch norm too")
     reads_photos = True
@@ -475,6 +497,8 @@ class Config(Group):
             else:
                 numbers = f"{' or '.join(str(number or 'no') for number in wanted)} earlier run{'s' * (wanted[-1] > 1)}"
             given = ",".join(self.runs) or "null"
+            if self.task.name == "train" and self.runs:
+                ways_out[0,] = "add task.resume=continue or task.verify=true, or leave runs= out"
             way_out = ways_out.get(wanted, "name them: runs=[a,b]; each is an id, a name or a checkpoint file")
             raise RequestError(f"runs={given}: task={self.task.name} takes {numbers}\n{way_out}")
         if self.task.name == "errors" and self.task.folds and len(self.runs) > 1:

@@ -37,6 +37,12 @@ class TrainingDiverged(Exception):
     exit_code = 1
 
 
+class NotReproduced(Exception):
+    """A run's metrics came out otherwise when it was trained again from its record."""
+
+    exit_code = 1
+
+
 class StudyIncomplete(Exception):
     """Some of a study's points are not finished."""
 

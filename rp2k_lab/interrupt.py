@@ -29,6 +29,19 @@ def claim_sigint() -> None:
     threading.Thread(target=_forward_sigint, daemon=True, name="ctrl-c").start()
 
 
+def claim_sigterm() -> None:
+    """Raise Interrupted where a SIGTERM finds no SignalWatch; by default it would be death without `finally`.
+
+    A forked child process keeps the default: whoever started it ends it so.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _interrupt(signum, frame):
+    raise Interrupted(signum)
+
+
 def _forward_sigint() -> None:
     while True:
         signal.sigwait({signal.SIGINT})

@@ -1,6 +1,8 @@
 """Where a run comes from: code, packages, machine, request."""
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -8,6 +10,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rp2k_lab import PROJECT
+from rp2k_lab.config import Config
+
+# On a training's metrics.
+_WITHOUT_EFFECT = {
+    "runs": True,
+    "debug": True,
+    "tracking": True,
+    "ablation": True,
+    "scale": True,
+    "task": {"resume", "verify"},
+    "dataset": {"cache_gb"},
+    "device": {"data_workers"},
+}
 
 
 def git_state() -> dict[str, str]:
@@ -32,6 +47,27 @@ def environment() -> str:
     head = [f"# Python {platform.python_version()}", f"# {platform.platform()}, {os.cpu_count()} cores"]
     head += [f"# {name}={value}" for name, value in sorted(threads.items())]
     return "\n".join(head + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
+
+
+def fingerprint(config: Config) -> str:
+    """16 hexadecimal digits of what a training's metrics depend on, but for the code."""
+    text = json.dumps(_settings(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(former: Config, config: Config) -> list[str]:
+    """`optimizer.lr=0.05 (here 0.1)` for each key that may change a training's metrics, sorted.
+
+    The folder of the photos may be another: they have a fingerprint of their own.
+    """
+    there, here = _settings(former), _settings(config)
+    keys = sorted((there.keys() | here.keys()) - {"dataset.root"})
+    return [f"{k}={there.get(k)} (here {here.get(k)})" for k in keys if there.get(k) != here.get(k)]
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = flatten(config.model_dump(mode="json", exclude=_WITHOUT_EFFECT))
+    return {key: value for key, value in settings if not key.startswith("task.checkpoint")}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

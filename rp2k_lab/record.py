@@ -31,7 +31,8 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
 
 def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None:
     """Configuration, environment and code of a run."""
-    settings = config.model_dump(mode="json", exclude={"ablation", "scale"})  # of tables, not of a run
+    # Those of tables, and those of a command, are not of a run.
+    settings = config.model_dump(mode="json", exclude={"ablation": True, "scale": True, "task": {"resume", "verify"}})
     if settings["tracking"]["uri"]:
         settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
     tracker.log_params(dict(flatten(settings)))

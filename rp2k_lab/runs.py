@@ -10,6 +10,7 @@ import yaml
 
 from rp2k_lab.config import Config, parse
 from rp2k_lab.errors import RequestError
+from rp2k_lab.provenance import differences
 from rp2k_lab.tracker import RunStore, StoredRun
 
 CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
@@ -76,8 +77,8 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
         overrides: the command line, `group=choice` and `key=value`.
 
     Raises:
-        RequestError: no such run, colours on the command line, augmentation where it has no effect, or a configuration
-            that cannot be.
+        RequestError: no such run, colours on the command line, augmentation where it has no effect, a configuration
+            that cannot be, or of a run that is to be gone on with, one that is another than its own.
     """
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -85,6 +86,8 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
             raise RequestError(f"{override}: a trained network keeps its colours (mean, std)\nleave {key} out")
         if request.task.name == "fixres" and key.partition(".")[0] == "aug":
             raise RequestError(f"{override}: task=fixres trains on photos as evaluation shows them\nleave {key} out")
+    if request.task.name == "train":
+        return (_same_training(request, composed, overrides),)
     merged, colours = [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:
@@ -94,6 +97,26 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
             colours.append({key: recorded["dataset"][key] for key in _COLOURS})
     photos = merged[0]["dataset"]
     return tuple(parse(settings | {"dataset": photos | own}) for settings, own in zip(merged, colours, strict=True))
+
+
+def _same_training(request: Config, composed: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration of the training that `request.runs` names; what does not change its metrics may be another."""
+    (reference,), stated = request.runs, [override.lstrip("+~").partition("=")[0] for override in overrides]
+    with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        run, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
+        if run is None:
+            raise RequestError(f"runs={reference}: a checkpoint file has no record to go on with\ngive its run's id")
+        recorded = yaml.safe_load(_read(folder / CONFIG, reference))
+    if recorded["task"]["name"] != "train":
+        raise RequestError(f"runs={reference}: is a run of task={recorded['task']['name']}\nname a run of task=train")
+    task = composed["task"] | recorded["task"]
+    here = task | {key: composed["task"][key] for key in task if f"task.{key}" in stated}
+    former = parse(merge(composed, recorded, (), composed_choice) | {"task": task})
+    config = parse(merge(composed, recorded, overrides, composed_choice) | {"task": here})
+    if changes := differences(former, config):
+        shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+        raise RequestError(f"runs={reference}: was trained with {shown}\nleave out what differs, or train a new run")
+    return config
 
 
 def merge(

@@ -52,6 +52,7 @@ class MemoryTracker:
         self.tags: dict[str, str] = {}
         self.artifacts: list[str] = []
         self.status = "RUNNING"
+        self._repeats: dict[str, int] = {}  # metric name to how many of its next values are recorded already
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Record the run's configuration, flat names to values."""
@@ -65,6 +66,32 @@ class MemoryTracker:
         """Record values at a step (training steps done so far)."""
         for name, value in metrics.items():
             self.history[name].append((step, float(value)))
+
+    def logged(self) -> dict[str, int]:
+        """How many values of each metric there are so far, for a checkpoint."""
+        return {name: len(values) for name, values in self.history.items()}
+
+    def rewind(self, logged: dict[str, int]) -> None:
+        """Take up a reopened run at a checkpoint: what was logged after it comes again, and is not recorded twice.
+
+        By order rather than by step: val's scores of the last epoch and those of the best weights share a step.
+
+        Args:
+            logged: what `logged` said then.
+        """
+        for name, values in self.history.items():
+            self._repeats[name] = max(0, len(values) - logged.get(name, 0))
+            del values[logged.get(name, 0) :]
+
+    def flush(self) -> None:
+        """Have everything logged so far outlive this process, as far as the store answers."""
+
+    def _unrecorded(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Those that a reopened run has not had before."""
+        new = {name: value for name, value in metrics.items() if not self._repeats.get(name)}
+        for name in metrics.keys() - new.keys():
+            self._repeats[name] -= 1
+        return new
 
     def log_artifact(self, file: Path, folder: str = "") -> None:
         """Keep a file with the run, under `folder`."""
@@ -89,19 +116,32 @@ class MlflowTracker(MemoryTracker):
     Args:
         tracking: the `conf/tracking` choice.
         run_name: the name to show.
+        run_id: of a run to be reopened, in its own experiment and with its own name; None: a new one.
 
     Raises:
         RequestError: the server does not answer.
     """
 
-    def __init__(self, tracking, run_name: str):
+    def __init__(self, tracking, run_name: str, run_id: str | None = None):
         super().__init__()
         self._flush_seconds, self._next_flush = tracking.flush_seconds, time.monotonic() + tracking.flush_seconds
         self._buffer, self._warned = [], False
         self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
         _mark_dead_runs(self._client, self.experiment_id)
-        run = self._client.create_run(self.experiment_id, tags=_process_tags(), run_name=run_name)
-        self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run_name, run.info.artifact_uri
+        if run_id:
+            run = self._reopen(run_id)
+        else:
+            run = self._client.create_run(self.experiment_id, tags=_process_tags(), run_name=run_name)
+        self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run.info.run_name, run.info.artifact_uri
+
+    def _reopen(self, run_id: str):
+        for name, value in (_process_tags() | {"status": "RUNNING"}).items():
+            self._client.set_tag(run_id, name, value)
+        self._client.update_run(run_id, "RUNNING")
+        run = self._client.get_run(run_id)
+        self.experiment_id = run.info.experiment_id
+        self.history.update(metric_history(self._client, run))
+        return run
 
     def log_params(self, params):
         from mlflow.entities import Param
@@ -122,7 +162,7 @@ class MlflowTracker(MemoryTracker):
 
         super().log_metrics(metrics, step)
         now = int(time.time() * 1000)
-        self._buffer += [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        self._buffer += [Metric(name, float(value), now, step) for name, value in self._unrecorded(metrics).items()]
         if time.monotonic() >= self._next_flush:
             self._try_flush()
 
@@ -134,6 +174,9 @@ class MlflowTracker(MemoryTracker):
         self._flush()
         super().close(status)
         self._client.set_terminated(self.run_id, _mlflow_status(status))
+
+    def flush(self):
+        self._try_flush()
 
     def _try_flush(self) -> None:
         """Send what is buffered; a server that does not answer costs one warning, and the metrics wait.
@@ -245,7 +288,7 @@ class RunStore:
         import mlflow
 
         self._uri = store_uri(uri)
-        if self._uri.startswith("sqlite:///") and not Path(self._uri.removeprefix("sqlite:///")).exists():
+        if not store_is_there(uri):
             raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: python run.py")
         _quieten()
         self._client = mlflow.MlflowClient(self._uri)
@@ -261,6 +304,19 @@ class RunStore:
     def get(self, run_id: str) -> StoredRun | None:
         """The run of this id, or None where the store has none (any more)."""
         return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
+
+    def tagged(self, tag: str, value: str) -> list[StoredRun]:
+        """The runs of any experiment with this tag, newest first."""
+        return self._search(f"tags.{tag} = '{value}'")
+
+    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Metric name to its (step, value) in order."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return metric_history(self._client, self._client.get_run(run_id))
+        except MlflowException as error:
+            raise _unreachable(self._uri, error) from None
 
     def newest(self, count: int) -> list[StoredRun]:
         """The last runs started."""
@@ -303,6 +359,12 @@ class RunStore:
         return [_stored(run) for run in found]
 
 
+def metric_history(client, run) -> dict[str, list[tuple[int, float]]]:
+    """Metric name to its (step, value) in the order in which they were logged, of MLflow's client and run."""
+    found = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return {n: [(m.step, m.value) for m in sorted(ms, key=lambda m: (m.step, m.timestamp))] for n, ms in found.items()}
+
+
 def _stored(run) -> StoredRun:
     started = datetime.fromtimestamp(run.info.start_time / 1000)
     info, data = run.info, run.data
@@ -323,6 +385,12 @@ def _stored(run) -> StoredRun:
 def store_uri(uri: str | None) -> str:
     """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
     return uri or f"sqlite:///{STORE / 'mlflow.db'}"
+
+
+def store_is_there(uri: str | None) -> bool:
+    """Whether there is a database; of a server, whose answer would take time, always true."""
+    store = store_uri(uri)
+    return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
 
 
 def serve(port: int) -> int:

@@ -11,9 +11,10 @@ from rp2k_lab import PROJECT
 PROGRAM = """
 import os, signal, sys, time
 from rp2k_lab.errors import Interrupted
-from rp2k_lab.interrupt import SignalWatch, claim_sigint
+from rp2k_lab.interrupt import SignalWatch, claim_sigint, claim_sigterm
 if "claim" in sys.argv:
     claim_sigint()
+    claim_sigterm()
 if "library" in sys.argv:  # a library that takes SIGINT for itself, as MindSpore does while a graph runs
     signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 try:
@@ -67,6 +68,13 @@ def test_outside_a_watch_a_claimed_ctrl_c_is_a_keyboard_interrupt():
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 99
+
+
+def test_outside_a_watch_a_claimed_schedulers_stop_has_its_exit_code_too():
+    process = start("claim")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 75
 
 
 @pytest.mark.parametrize("words", [["watch", "stay"], ["claim", "watch", "stay"]])

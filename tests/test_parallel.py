@@ -117,3 +117,11 @@ def test_what_ends_all_workers_is_said_by_the_first_once_it_is_there(error):
 def test_what_ends_one_worker_alone_waits_for_none():
     with pytest.raises(OSError, match="disk"), Meeting([[0], [0]], rank=1).ending_together():
         raise OSError("disk")
+
+
+def test_all_hear_what_the_first_says():
+    text = "/data/跑/out"
+    assert ALONE.told_by_first(text) == text
+    said = [np.frombuffer(t.encode().ljust(4096, b"\0"), np.uint8) for t in (text, "/elsewhere")]
+    assert Meeting(said, rank=0).told_by_first(text) == text
+    assert Meeting(said, rank=1).told_by_first("/elsewhere") == text

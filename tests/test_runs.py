@@ -252,3 +252,53 @@ def test_a_run_that_trained_nothing_names_its_parent(compose, recorded, tmp_path
         tracker.set_tags({"parent": "abc"})
     with pytest.raises(RequestError, match=r"no best weights\nit trained nothing; it started from runs=\[abc\]"):
         find_run(uri, "evaluation", tmp_path)
+
+
+@pytest.fixture
+def gone_on_with(compose, recorded, tmp_path):
+    """gone_on_with(*overrides, name="run"): what `task.resume=continue` of a run that was recorded so trains with."""
+    from hydra import initialize_config_dir
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tasks = {
+        "run": {"name": "train", "test": False},
+        "evaluated": {"name": "evaluate", "split": ["val"], "tta": "none"},
+    }
+    for name, task in tasks.items():
+        left = leave(tmp_path / name, recorded | {"task": task})
+        with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, name) as tracker:
+            tracker.log_artifact(left / "config.yaml")
+
+    def gone_on_with(*overrides, name="run"):
+        overrides = [f"runs='{name}'", "task.resume=continue", f"tracking.uri={uri}", *overrides]
+        composed = compose(*overrides)
+        with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+            (config,) = restore(parse(composed), composed, overrides)
+        return config
+
+    return gone_on_with
+
+
+def test_a_training_goes_on_with_its_own_configuration(gone_on_with, compose):
+    config = gone_on_with("device.data_workers=3", "task.checkpoint_minutes=1", "batch_size=7")
+    assert (config.batch_size, config.optimizer.lr, config.aug.length) == (7, 0.2, 20)
+    assert (config.task.test, config.task.resume) == (False, "continue")
+    assert config.task.checkpoints_kept == compose()["task"]["checkpoints_kept"]
+    assert (config.device.data_workers, config.task.checkpoint_minutes) == (3, 1.0)
+
+
+def test_a_changed_configuration_is_refused_with_three_differences_and_their_number(gone_on_with):
+    with pytest.raises(RequestError) as error:
+        gone_on_with("batch_size=8", "aug=none", "task.test=true", "optimizer.lr=0.1")
+    assert str(error.value) == (
+        "runs=run: was trained with aug.length=20 (here None), aug.name=cutout (here none), batch_size=7 (here 8) "
+        "and 2 more\nleave out what differs, or train a new run"
+    )
+
+
+def test_only_a_recorded_training_can_go_on(gone_on_with, compose, recorded, tmp_path):
+    with pytest.raises(RequestError, match=r"^runs=evaluated: is a run of task=evaluate\nname a run of task=train"):
+        gone_on_with(name="evaluated")
+    file = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    with pytest.raises(RequestError, match=r"best\.ckpt: a checkpoint file has no record to go on with\n"):
+        gone_on_with(name=str(file))

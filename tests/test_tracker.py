@@ -146,3 +146,56 @@ def test_a_server_that_is_not_there_is_a_wrong_request_without_its_password(tmp_
 def test_credentials_are_taken_out_of_a_uri():
     assert without_credentials("postgresql://me:pw@db/runs") == "postgresql://db/runs"
     assert without_credentials("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+@pytest.mark.parametrize("kind", ["memory", "mlflow"])
+def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, kind):
+    """Two deaths; of the scores of the last step there are two by right: the last epoch's and the best weights'."""
+    settings = tracking(tmp_path)
+
+    def reopened(former):
+        if kind == "mlflow":
+            return MlflowTracker(settings, "any", former.run_id)
+        return former
+
+    def train(tracker, first, last):
+        for step in range(first, last + 1):
+            tracker.log_metrics({"loss": 1 / step, "rate": 0.1}, step)
+            if step % 3 == 0:
+                tracker.log_metrics({"top1": step / 10}, step)
+
+    first = MemoryTracker() if kind == "memory" else MlflowTracker(settings, "run")
+    train(first, 1, 4)
+    point = first.logged()
+    assert point == {"loss": 4, "rate": 4, "top1": 1}
+    train(first, 5, 6)
+    first.flush()
+    second = reopened(first)
+    second.rewind(point)
+    assert second.logged() == point
+    train(second, 5, 6)
+    end = second.logged()
+    second.flush()
+    third = reopened(second)  # killed before the best weights were evaluated
+    third.rewind(end)
+    with third:
+        third.log_metrics({"top1": 0.9}, 6)
+    history = third.history
+    if kind == "mlflow":
+        history = RunStore(settings.uri).history(first.run_id)
+        run = read(settings, third)
+        assert (run.info.run_name, run.info.status, run.data.tags["status"]) == ("run", "FINISHED", "FINISHED")
+        assert run.data.metrics["top1"] == 0.9
+        assert third.experiment_id == first.experiment_id
+    assert history["loss"] == [(step, 1 / step) for step in range(1, 7)]
+    assert history["rate"] == [(step, 0.1) for step in range(1, 7)]
+    assert history["top1"] == [(3, 0.3), (6, 0.6), (6, 0.9)]
+    assert third.history == history
+
+
+def test_runs_are_found_by_a_tag_the_newest_first(tmp_path):
+    settings = tracking(tmp_path)
+    for name, value in (("a", "x"), ("b", "y"), ("c", "x")):
+        with MlflowTracker(settings, name) as tracker:
+            tracker.set_tags({"config_fingerprint": value})
+    assert [run.name for run in RunStore(settings.uri).tagged("config_fingerprint", "x")] == ["c", "a"]

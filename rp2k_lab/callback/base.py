@@ -5,12 +5,14 @@ that; a callback sees steps and epochs of the whole run.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from mindspore.train import Callback as MindsporeCallback
 
+from rp2k_lab.checkpoint import Point
+from rp2k_lab.errors import Interrupted
 from rp2k_lab.metrics import Score
 
 
@@ -25,6 +27,7 @@ class TrainingState:
         loss: of the last step (with data sinking, of the sink's last step).
         scores: of the last evaluation on val; `evaluated_at` is its step.
         best: the best val top-1 so far and its step, or None.
+        epoch_open: the evaluation after the epoch's last step did not end before the run was stopped, and comes first.
         stop: set by a callback to end the training after the step.
     """
 
@@ -37,7 +40,12 @@ class TrainingState:
     scores: dict[str, Score] = field(default_factory=dict)
     evaluated_at: int = -1
     best: tuple[float, int] | None = None
+    epoch_open: bool = False
     stop: bool = False
+
+    def resume(self, point: Point) -> None:
+        """Stand where a checkpoint was saved."""
+        self.step, self.loss, self.best, self.epoch_open = point.step, point.loss, point.best, point.epoch_open
 
     @property
     def steps(self) -> int:
@@ -62,6 +70,9 @@ class Callback:
     def epoch_end(self, state: TrainingState) -> None:
         """After an epoch's last step, when every callback's `step_end` has run."""
 
+    def interrupted(self, state: TrainingState) -> None:
+        """A signal ended the evaluation after an epoch's last step; `close` follows."""
+
     def close(self, state: TrainingState) -> None:
         """At the end, also after an exception."""
 
@@ -79,8 +90,26 @@ class Dispatch(MindsporeCallback):
         self._first_step = state.step
         self.hook_seconds = {type(callback).__name__: 0.0 for callback in callbacks}
 
-    def on_train_begin(self, run_context):
-        self._call("train_begin")
+    def run(self, train: Callable[[int], None]) -> None:
+        """Do the steps that are left.
+
+        Args:
+            train: `Model.train` with this callback for so many epochs, of which the first may have begun.
+        """
+        state = self.state
+        try:
+            self._call("train_begin")
+            if state.epoch_open:
+                self._call("epoch_end")
+                state.epoch_open = False
+            epochs = -(-(state.steps - state.step) // state.steps_per_epoch)
+            if epochs:
+                train(epochs)
+        except Interrupted:
+            self._call("interrupted")
+            raise
+        finally:
+            self._call("close")
 
     def on_train_step_end(self, run_context):
         params, state = run_context.original_args(), self.state
@@ -91,9 +120,6 @@ class Dispatch(MindsporeCallback):
             self._call("epoch_end")
         if state.stop:
             run_context.request_stop()
-
-    def __exit__(self, *error):
-        self._call("close")
 
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:

@@ -21,6 +21,8 @@ class Throughput(Callback):
         self._last = (state.step, time.monotonic())
 
     def epoch_end(self, state):
+        if self._first is None:  # only the evaluation was left of the epoch
+            return
         steps, seconds = (last - first for last, first in zip(self._last, self._first, strict=True))
         if steps:
             speed = steps * state.batch_size / seconds

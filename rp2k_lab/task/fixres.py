@@ -29,6 +29,7 @@ from rp2k_lab.metrics import Score
 from rp2k_lab.prediction import Predictor, Preprocessing
 from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import fixres_table
+from rp2k_lab.resume import Start
 from rp2k_lab.runs import EarlierRun
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
@@ -121,7 +122,7 @@ def tune(
         for split, evaluator in tuning.evaluators.items()
     }
     tuning.prepare()
-    best = train(config, training, lambda: tuning.on_val.evaluate(others)[2], tracker, signals, trial, folder)
+    best = train(config, training, lambda: tuning.on_val.evaluate(others)[2], tracker, signals, trial, Start(folder))
     load_checkpoint(training.network, best)
     for split, evaluator in tuning.evaluators.items():
         found[split].append(evaluator.evaluate(others))

@@ -14,7 +14,7 @@ from rp2k_lab.build import (
     preprocessing,
     release,
 )
-from rp2k_lab.checkpoint import load_checkpoint
+from rp2k_lab.checkpoint import CheckpointFolder, load_checkpoint
 from rp2k_lab.config import Config
 from rp2k_lab.dataset.batches import PhotoViews
 from rp2k_lab.dataset.feed import mindspore_dataset
@@ -26,35 +26,67 @@ from rp2k_lab.parallel import ALONE, Workers, join_workers
 from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
+from rp2k_lab.rerun import verify
+from rp2k_lab.resume import Start, check_record, check_state, earlier_run, is_finished, starting
 from rp2k_lab.sweep.trial import Trial
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.tracker import MemoryTracker, MlflowTracker, StoredRun
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: Path) -> float:
-    """Train, evaluate and record; returns val top-1 of the best epoch.
+    """Train, evaluate and record, or go on with that; returns val top-1 of the best epoch.
 
     Args:
         config: the whole run.
-        folder: the run's own folder, for checkpoints, tables and figures; of several workers the first alone writes.
+        folder: of a new run, for checkpoints, tables and figures; of several workers the first alone writes.
+
+    Raises:
+        RequestError: the run that is named has no whole record, or is finished (to be gone on with) or not (to be
+            verified), or is being trained.
+        NotReproduced: with `task.verify`, the metrics came out otherwise.
     """
+    earlier = earlier_run(config)
+    if earlier and is_finished(earlier) and config.task.resume == "auto":
+        print(f"nothing is left to do: run {earlier.name}, id {earlier.run_id}, is {earlier.tags['status']}")
+        return earlier.metrics["val/top1"]
+    if earlier:
+        check_state(config, earlier)
     trial = Trial.of_this_process()
     device.set_up(config.device)
     workers = join_workers(config.device)
-    index = build_index(config.dataset)
+    with starting(config, None if config.task.verify else earlier, folder, workers) as start:
+        return run_from(start, earlier, config, trial, workers)
+
+
+def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Trial, workers: Workers) -> float:
+    """The same from a start on.
+
+    Args:
+        earlier: the run that goes on or is verified.
+    """
+    folder, index = start.folder, build_index(config.dataset)
+    if earlier:
+        check_record(earlier, index)
     photos = build_photos(config, index)
-    training = build_training(config, build_batches(config, index, photos, index.split("train"), workers), workers)
-    with workers.ending_together(), SignalWatch() as signals, open_tracker(config, trial.name, workers) as tracker:
+    batches = build_batches(config, index, photos, index.split("train"), workers, start.step)
+    training = build_training(config, batches, workers)
+    name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
+    if config.task.verify:
+        name = f"verify_{earlier.name}"
+    with (
+        workers.ending_together(),
+        SignalWatch() as signals,
+        open_tracker(config, name, workers, run_id) as tracker,
+    ):
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
         predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
         evaluators = build_evaluators(config, index, PhotoViews([photos]), predictor, splits, workers)
         announce(config, index, training)
-        if workers.first:
-            folder.mkdir(parents=True, exist_ok=True)  # another worker may have taken it for its own, which stays empty
+        if workers.first and not start.run:
             record_origin(tracker, config, index, folder)
-        tracker.set_tags(trial.tags | {"workers": workers.count})
+        tracker.set_tags(trial.tags | {"workers": workers.count} | start.tags(config, earlier))
         trial.started(tracker.run_id, folder)
         others = config.dataset.others
 
@@ -62,7 +94,7 @@ def run(config: Config, folder: Path) -> float:
             workers.average_batch_statistics(training.model.train_network)
             return evaluators["val"].evaluate(others)[2]
 
-        best = train(config, training, evaluate, tracker, signals, trial, folder, workers)
+        best = train(config, training, evaluate, tracker, signals, trial, start, workers)
         if workers.first:
             load_checkpoint(training.network, best)
         workers.take_from_first(training.network)
@@ -76,16 +108,24 @@ def run(config: Config, folder: Path) -> float:
         print(closing_table(scores))
         print_where_to_look(tracker, folder, best)
     release(training)
+    if workers.first and config.task.verify:
+        print(f"verified    {verify(config.tracking.uri, earlier, tracker.history)}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
 
 
-def open_tracker(config: Config, name: str | None, workers: Workers = ALONE) -> MemoryTracker:
-    """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's."""
+def open_tracker(
+    config: Config, name: str | None, workers: Workers = ALONE, run_id: str | None = None
+) -> MemoryTracker:
+    """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's.
+
+    Args:
+        run_id: of a run to be reopened; None: a new one.
+    """
     if not workers.first:
         return MemoryTracker()
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
-    return MlflowTracker(config.tracking, config.tracking.run_name or name)
+    return MlflowTracker(config.tracking, config.tracking.run_name or name, run_id)
 
 
 def announce(config: Config, index: Index, training: Training) -> None:
@@ -105,10 +145,10 @@ def train(
     tracker: MemoryTracker,
     signals: SignalWatch,
     trial: Trial,
-    folder: Path,
+    start: Start,
     workers: Workers = ALONE,
 ) -> Path:
-    """Run `Model.train` with the callbacks; returns the best checkpoint.
+    """Run `Model.train` with the callbacks, from the start given; returns the best checkpoint.
 
     Raises:
         Interrupted: a signal came; the last checkpoint is saved.
@@ -116,45 +156,64 @@ def train(
         TrainingDiverged: the loss is no number any more.
         Pruned: the study that the run is a trial of asked it to stop.
     """
-    dispatch = callback.Dispatch(
-        callback.TrainingState(
-            config.epochs, training.batches.steps_per_epoch, training.batches.photos_per_step, training.learning_rate
-        ),
-        build_callbacks(training, evaluate, tracker, signals, trial, folder / "checkpoints", workers),
-    )
-    sink_size = training.batches.sink_size
-    try:
+    checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
+    state, batches = take_up(start, config, training, tracker, checkpoints), training.batches
+    callbacks = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
+    dispatch, sink_size = callback.Dispatch(state, callbacks), batches.sink_size
+
+    def train_epochs(epochs: int) -> None:
         training.model.train(
-            training.steps // sink_size if sink_size else config.epochs,  # with sinking, MindSpore's epoch is a sink
-            mindspore_dataset(training.batches),
+            (state.steps - state.step) // sink_size if sink_size else epochs,  # with sinking, its epoch is a sink
+            mindspore_dataset(batches),
             [dispatch],
             dataset_sink_mode=sink_size > 0,
             sink_size=sink_size or -1,
         )
+
+    try:
+        dispatch.run(train_epochs)
     except RuntimeError:
-        if training.batches.failure is not None:  # MindSpore wraps a photo's error in a page of its own
-            raise training.batches.failure from None
+        if batches.failure is not None:  # MindSpore wraps a photo's error in a page of its own
+            raise batches.failure from None
         raise
     workers.check(signals)
     if trial.pruned:
-        raise Pruned(f"pruned by its study after epoch {dispatch.state.epoch}")
-    return folder / "checkpoints" / "best.ckpt"
+        raise Pruned(f"pruned by its study after epoch {state.epoch}")
+    return checkpoints.best
+
+
+def take_up(
+    start: Start, config: Config, training: Training, tracker: MemoryTracker, checkpoints: CheckpointFolder
+) -> callback.TrainingState:
+    """The state that the training begins in, with the weights and the metrics of then."""
+    batches = training.batches
+    state = callback.TrainingState(
+        config.epochs, batches.steps_per_epoch, batches.photos_per_step, training.learning_rate
+    )
+    if start.run:
+        tracker.rewind(start.point.logged if start.point else {})
+    if start.point:
+        checkpoints.restore(training.model.train_network, start.point)
+        state.resume(start.point)
+    return state
 
 
 def build_callbacks(
+    config: Config,
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
     signals: SignalWatch,
     trial: Trial,
-    checkpoints: Path,
+    checkpoints: CheckpointFolder,
     workers: Workers = ALONE,
 ) -> list[callback.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
-    save = callback.SaveCheckpoints(checkpoints, training.model.train_network, training.network)
+    nets, often = (training.model.train_network, training.network), config.task
+    save = callback.SaveCheckpoints(checkpoints, *nets, tracker, often.checkpoint_epochs, often.checkpoint_minutes)
     of_each = [
         callback.Agree(workers, signals),
-        callback.NanGuard(save.last),
+        callback.NanGuard(checkpoints.last),
         callback.Throughput(tracker),
         callback.Evaluate(evaluate),
         callback.Prune(trial),

@@ -1,6 +1,7 @@
 """Each callback on a state made by hand, and `Dispatch` under a real `Model.train`."""
 
 import math
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from rp2k_lab import callback
 from rp2k_lab.callback.nan_guard import TrainingDiverged
+from rp2k_lab.checkpoint import CheckpointFolder, Point
+from rp2k_lab.errors import Interrupted
 from rp2k_lab.metrics import Score
 from rp2k_lab.parallel import ALONE
 from rp2k_lab.tracker import MemoryTracker
@@ -104,8 +107,8 @@ def test_the_progress_bar_writes_a_line_an_epoch(state, capsys):
 
 
 class Recorder(callback.Callback):
-    def __init__(self, fail_at=0, stop_at=0):
-        self.calls, self.fail_at, self.stop_at = [], fail_at, stop_at
+    def __init__(self, fail_at=0, stop_at=0, interrupted_at=0):
+        self.calls, self.fail_at, self.stop_at, self.interrupted_at = [], fail_at, stop_at, interrupted_at
 
     def train_begin(self, state):
         self.calls.append("begin")
@@ -119,6 +122,11 @@ class Recorder(callback.Callback):
 
     def epoch_end(self, state):
         self.calls.append(f"epoch {state.epoch}")
+        if state.step == self.interrupted_at:
+            raise Interrupted(signal.SIGTERM)
+
+    def interrupted(self, state):
+        self.calls.append("interrupted")
 
     def close(self, state):
         self.calls.append("close")
@@ -126,20 +134,20 @@ class Recorder(callback.Callback):
 
 @pytest.fixture
 def train(graph_mode):
-    """train(recorder, step=0): a dense layer for two epochs of three steps under a real `Model.train`."""
+    """train(recorder, step=0, epoch_open=False): a dense layer, two epochs of three steps, `Model.train`."""
     import mindspore
     from mindspore import nn
 
     from rp2k_lab.loss import CrossEntropy
 
-    def run(recorder, step=0):
+    def run(recorder, step=0, epoch_open=False):
         net = nn.Dense(5, 3)
         model = mindspore.Model(net, CrossEntropy(0.0), nn.Momentum(net.trainable_params(), 0.1, 0.9))
         rows = [(np.ones((4, 5), np.float32) * i, np.zeros(4, np.int32)) for i in range(3)]
         dataset = mindspore.dataset.GeneratorDataset(rows, ["x", "y"], shuffle=False)
-        state = callback.TrainingState(2, 3, 4, np.full(6, 0.1, np.float32), step=step)
+        state = callback.TrainingState(2, 3, 4, np.full(6, 0.1, np.float32), step=step, epoch_open=epoch_open)
         dispatch = callback.Dispatch(state, [recorder])
-        model.train(2, dataset, [dispatch], dataset_sink_mode=False, initial_epoch=step // 3)
+        dispatch.run(lambda epochs: model.train(epochs, dataset, [dispatch], dataset_sink_mode=False))
         return dispatch
 
     return run
@@ -158,6 +166,25 @@ def test_dispatch_counts_on_where_a_run_resumes(train):
     assert recorder.calls == ["begin", 4, 5, 6, "epoch 2", "close"]
 
 
+def test_an_evaluation_that_was_interrupted_comes_first(train):
+    recorder = Recorder()
+    train(recorder, step=3, epoch_open=True)
+    assert recorder.calls == ["begin", "epoch 1", 4, 5, 6, "epoch 2", "close"]
+
+
+def test_a_run_without_steps_left_only_ends(train):
+    recorder = Recorder()
+    train(recorder, step=6, epoch_open=True)
+    assert recorder.calls == ["begin", "epoch 2", "close"]
+
+
+def test_a_signal_in_the_evaluation_leaves_the_epoch_open(train):
+    recorder = Recorder(interrupted_at=3)
+    with pytest.raises(Interrupted):
+        train(recorder)
+    assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", "interrupted", "close"]
+
+
 def test_a_stop_ends_after_the_step(train):
     recorder = Recorder(stop_at=2)
     train(recorder)
@@ -171,25 +198,63 @@ def test_callbacks_are_closed_after_an_exception(train):
     assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", 4, "close"]
 
 
-def test_checkpoints_last_each_epoch_best_at_a_new_best_and_last_when_stopped(state, tmp_path):
-    import mindspore
-    from mindspore import nn
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """saved(**how often): a SaveCheckpoints of which only the points are seen, and the seconds that pass for it."""
+    points, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr("rp2k_lab.callback.checkpoint.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(CheckpointFolder, "save", lambda self, net, point: points.append(point))
+    monkeypatch.setattr(CheckpointFolder, "save_best", lambda self, net, step: points.append(f"best {step}"))
 
-    net = nn.Dense(5, 3)
-    save = callback.SaveCheckpoints(tmp_path, net, net)
-    val = iter([0.5, 0.25])
+    def saved(state, tracker, **often):
+        save = callback.SaveCheckpoints(CheckpointFolder(tmp_path, 2), None, None, tracker, **often)
+        save.train_begin(state)
+        return save, points, clock
+
+    return saved
+
+
+def test_checkpoints_at_the_end_of_every_so_many_epochs_and_of_the_last(state, saved):
+    tracker = MemoryTracker()
+    state.epochs = 5
+    state.learning_rate = np.full(15, 0.1, np.float32)
+    save, points, _ = saved(state, tracker, every_epochs=2)
+    val = iter([0.5, 0.25, 0.75, 0.5, 0.5])
     evaluate = callback.Evaluate(lambda: {"top1": Score(next(val), 8, 0, 1)})
+    for _ in range(15):
+        advance(state, evaluate, callback.Track(tracker), save)
+    bests = [point for point in points if isinstance(point, str)]
+    assert bests == ["best 3", "best 9"]
+    first, second, third = (point for point in points if isinstance(point, Point))
+    assert points.index("best 9") < points.index(second)  # what a point names is there before it
+    assert first == Point(6, 1.0, False, (0.5, 3), {"train/loss": 6, "train/lr": 6, "val/top1": 2, "epoch": 2})
+    assert (second.step, second.best) == (12, (0.75, 9))
+    assert third.step == 15
 
-    def step_of(name):
-        return int(mindspore.load_checkpoint(str(tmp_path / name))["step"].asnumpy())
 
-    for _ in range(3):
-        advance(state, evaluate, save)
-    assert (step_of("last.ckpt"), step_of("best.ckpt")) == (3, 3)
-    for _ in range(3):
-        advance(state, evaluate, save)
-    assert (step_of("last.ckpt"), step_of("best.ckpt")) == (6, 3)
+def test_checkpoints_every_so_many_minutes_but_not_between_a_step_and_its_evaluation(state, saved):
+    save, points, clock = saved(state, MemoryTracker(), every_epochs=9, every_minutes=2)
+    for seconds in (100, 119, 120, 120, 239, 239):
+        clock.now = seconds
+        advance(state, save)
+    assert [point.step for point in points] == [3, 6]  # due at its last step: saved when the epoch has ended
+    state.step, state.steps_per_epoch, clock.now = 4, 100, 359
+    save.step_end(state)
+    assert [point.step for point in points] == [3, 6, 4]
+
+
+def test_checkpoints_when_stopped_and_how_long_they_took(state, saved, caplog):
+    tracker = MemoryTracker()
+    save, points, clock = saved(state, tracker)
     state.stop = True
     advance(state, save)
-    assert step_of("last.ckpt") == 7
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert [(point.step, point.epoch_open) for point in points] == [(1, False)]
+    state.step = 3
+    tracker.flush = lambda: setattr(clock, "now", 1.0)
+    save.interrupted(state)
+    assert [(point.step, point.epoch_open) for point in points] == [(1, False), (3, True)]
+    clock.now = 4.0
+    caplog.set_level("INFO")
+    save.close(state)
+    assert tracker.tags == {"checkpoint_time_share": "0.2500"}
+    assert caplog.messages == ["2 checkpoints took 1.0 s, 25.00 % of the training"]

@@ -1,0 +1,87 @@
+"""`python run.py` that something happens to: python struck.py "write 2 KILL" <arguments of run.py>.
+
+At the n-th occurrence of an event in this process: KILL and TERM send it that signal, MemoryError raises one.  With
+`- 0 -` nothing happens.  Each event is a line on stdout.
+
+    photos      a thread begins to make a batch
+    step        a step is done, nothing of it is recorded or saved
+    write       half of a checkpoint is written
+    record      a checkpoint is written, its record is not
+    evaluation  a batch of photos is predicted
+    upload      a file is about to go to the store
+"""
+
+import os
+import runpy
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+sys.path.insert(0, str(PROJECT))
+EVENT = "event "
+
+import rp2k_lab  # noqa: E402, F401 (before MindSpore: its environment defaults must stand first)
+
+seen = Counter()
+event, number, action = sys.argv.pop(1).split()
+
+
+def happens(name: str, before=lambda: None) -> None:
+    """Say so, and do what was asked for."""
+    seen[name] += 1
+    print(f"{EVENT}{name} {seen[name]}", flush=True)
+    if (name, seen[name]) != (event, int(number)):
+        return
+    before()
+    if action == "MemoryError":
+        raise MemoryError("no room")
+    os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
+
+
+def watch_events() -> None:
+    """Have the events announced."""
+    import mindspore
+    import mlflow
+
+    from rp2k_lab import checkpoint
+    from rp2k_lab.callback import Agree
+    from rp2k_lab.dataset.batches import TrainingBatches
+    from rp2k_lab.prediction import Predictor
+
+    save, write_text, predict = mindspore.save_checkpoint, checkpoint._write_text, Predictor._predict
+    step_end, upload, make = Agree.step_end, mlflow.MlflowClient.log_artifact, TrainingBatches.batch
+
+    def half_then_whole(parameters, file, **options):
+        save(parameters, file, **options)
+        happens("write", before=lambda: os.truncate(file, os.path.getsize(file) // 2))
+
+    def record(file, text):
+        happens("record")
+        write_text(file, text)
+
+    def step(self, state):
+        happens("step")
+        step_end(self, state)
+
+    def batch(self, images):
+        happens("evaluation")
+        return predict(self, images)
+
+    def photos(self, *arguments):
+        happens("photos")
+        return make(self, *arguments)
+
+    def artifact(self, *arguments, **options):
+        happens("upload")
+        return upload(self, *arguments, **options)
+
+    mindspore.save_checkpoint, checkpoint._write_text, Predictor._predict = half_then_whole, record, batch
+    Agree.step_end, mlflow.MlflowClient.log_artifact = step, artifact
+    TrainingBatches.batch = photos
+
+
+watch_events()
+sys.argv[0] = str(PROJECT / "run.py")
+runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,163 @@
+"""Runs that are killed, stopped and broken off, as real processes, and end as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ..task.conftest import TINY, Store
+
+STRUCK = Path(__file__).with_name("struck.py")
+# A block a stage, and a checkpoint after every step.
+OPTIONS = (*TINY, "model.depth_multiplier=0.5", "task.checkpoint_minutes=0.000001")
+
+
+class Lab:
+    """A store of its own and the commands that use it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.store, self._commands = folder, Store(folder), 0
+
+    def start(self, what: str, *arguments: str) -> subprocess.Popen:
+        """`python run.py` to which `what` happens (struck.py), in an output folder of its own."""
+        self._commands += 1
+        overrides = [f"tracking.uri={self.store.uri}", f"hydra.run.dir={self.folder}/out{self._commands}"]
+        command = [sys.executable, str(STRUCK), what, *OPTIONS, *overrides, *arguments]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, **pipes)
+
+    def run(self, what: str, *arguments: str) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)."""
+        process = self.start(what, *arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    def first_run(self):
+        """The only one, or of several the oldest."""
+        return self.store.runs()[-1]
+
+    def checkpoints(self) -> Path:
+        return self.folder / "out1" / "checkpoints"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return Lab(tmp_path)
+
+
+def newest_step(lab):
+    return max(json.loads(file.read_text())["point"]["step"] for file in lab.checkpoints().glob("step-*.json"))
+
+
+def assert_same_history(lab, first, second):
+    """Every value, in order: no gap, none twice."""
+    one, other = lab.store.history(first), lab.store.history(second)
+    assert [step for step, _ in one["train/loss"]] == list(range(1, 19))
+    assert [step for step, _ in one["val/top1"]] == [9, 18, 18]
+    assert one == other
+
+
+def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(lab):
+    again = "task.resume=auto"
+    code, _, err = lab.run("write 4 KILL")  # by the caller's own hand, as by a kernel without memory
+    assert (code, err) == (-signal.SIGKILL, "")
+    assert newest_step(lab) == 3
+    assert [run.info.status for run in lab.store.runs()] == ["RUNNING"]
+
+    newest = lab.checkpoints() / "step-00000003.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100] + bytes(100))
+    code, out, err = lab.run("evaluation 1 TERM", again)
+    assert code == 75
+    assert err.splitlines()[-1] == "stopped"
+    assert f"{newest}: damaged (step-00000003.ckpt is not what was written); the checkpoint before it is used" in out
+    assert "goes on from step 2" in out
+    assert "event step 7\n" in out  # up to the ninth
+    assert newest_step(lab) == 9
+    assert lab.first_run().info.status == "KILLED"
+
+    code, out, _ = lab.run("evaluation 2 KILL", again)
+    assert code == -signal.SIGKILL
+    assert "goes on from step 9" in out
+    assert "event step" not in out  # the evaluation comes first
+
+    code, out, err = lab.run("photos 5 MemoryError", again)
+    assert code == 1
+    assert err.splitlines()[0] == "MemoryError: no room"
+    assert lab.first_run().info.status == lab.first_run().data.tags["status"] == "FAILED"
+
+    code, out, _ = lab.run("upload 4 KILL", again)
+    assert code == -signal.SIGKILL
+    taken_up = int(out.partition("goes on from step ")[2].split()[0])
+    assert 9 <= taken_up < 14
+
+    run_id = lab.first_run().info.run_id
+    code, out, err = lab.run("- 0 -", f"runs={run_id[:8]}", "task.resume=continue")
+    assert (code, err) == (0, "")
+    assert "goes on from step 18" in out
+    (run,) = lab.store.runs()
+    assert run.info.run_id == run_id
+    assert run.info.status == run.data.tags["status"] == "FINISHED"
+    assert run.data.tags["resumed_from"] == f"2,9,9,{taken_up},18"
+    assert run.data.tags["folder"] == str(lab.folder / "out1")
+    assert [file.parent.name for file in lab.folder.glob("out*/*.yaml")] == ["out1"]
+
+    code, out, err = lab.run("- 0 -", f"runs={run_id}", "task.verify=true")
+    assert (code, err) == (0, "")
+    assert f"are those of run {run.info.run_name}, id {run_id}, bit for bit" in out
+    verifying = lab.store.runs()[0]
+    assert verifying.data.tags["verifies"] == run_id
+    assert_same_history(lab, run, verifying)
+    for name in ("val/predictions.parquet", "test/predictions.parquet", "checkpoints/best.ckpt"):
+        assert (lab.store.artifacts(run) / name).read_bytes() == (lab.store.artifacts(verifying) / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory):
+    """The same run without any strike, for the soak."""
+    lab = Lab(tmp_path_factory.mktemp("alone"))
+    code, out, err = lab.run("- 0 -")
+    assert (code, err) == (0, "")
+    return lab, [line for line in out.splitlines() if line.startswith("event ")]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kills", [20, 200])
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(left_alone, tmp_path, kills):
+    """One run after the other, each killed and resumed until it is done, at any event and after it."""
+    alone, events = left_alone
+    rng, done, runs = random.Random(kills), 0, 0
+    where = {}
+    while done < kills:
+        (folder := tmp_path / str(runs)).mkdir()
+        lab, finished = Lab(folder), False
+        while not finished:
+            process = lab.start("- 0 -", "task.resume=auto")
+            wanted = rng.randrange(len(events)) if done < kills else len(events)
+            heard = [line for _, line in zip(range(wanted + 1), events_of(process), strict=False)]
+            if len(heard) == wanted + 1:
+                time.sleep(rng.uniform(0, 0.05))  # between two events too
+                process.kill()
+                kind = heard[-1].split()[1]
+                where[kind] = where.get(kind, 0) + 1
+            code = process.wait(300)
+            process.stdout.close()
+            process.stderr.close()
+            done += code == -signal.SIGKILL
+            finished = code == 0
+            assert code in (0, -signal.SIGKILL)
+        (run,) = [run for run in lab.store.runs() if run.info.status == "FINISHED"]
+        expected = alone.store.history(alone.first_run())
+        assert lab.store.history(run) == expected, f"run {runs}, {folder}"
+        runs += 1
+    print(f"{done} kills, {runs} runs, killed at {where}")
+
+
+def events_of(process):
+    return (line for line in process.stdout if line.startswith("event "))
