@@ -79,7 +79,7 @@ def main() -> None:
         )
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
-        with SignalWatch() as signals, open_tracker(config, None) as tracker:
+        with SignalWatch() as signals, open_tracker(config, None, Path(folder)) as tracker:
             measure(training, bare, tracker, signals, Path(folder))  # compiles
             rounds = [measure(training, bare, tracker, signals, Path(folder)) for _ in range(options.rounds)]
     tracked, untracked, hooks = zip(*rounds, strict=True)

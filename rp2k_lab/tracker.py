@@ -1,18 +1,18 @@
-"""Where a run's record goes.  The only module that imports mlflow; `MemoryTracker` is its twin for tests.
+"""Where a run's record goes, and where it is read again.  `MemoryTracker` is the twin of `MlflowTracker` for tests.
 
-Metrics are buffered and sent in batches; everything logged is also kept in `history`, for the figures at the end.
+With `store` and `sender` the only modules that know mlflow.
 """
 
 import logging
 import os
 import re
-import socket
+import shlex
 import subprocess
 import sys
-import time
+import uuid
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,18 +20,24 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import psutil
-from filelock import FileLock
-
-from rp2k_lab import PROJECT
 from rp2k_lab.errors import Pruned, RequestError
+from rp2k_lab.journal import SUFFIX, Journal, read
+from rp2k_lab.sender import LOCAL_ID, Sender, SenderThread, Sent, header_of, is_sent
+from rp2k_lab.store import (
+    STORE,
+    StoreAway,
+    connect,
+    in_a_line,
+    page_of,
+    process_tags,
+    quieten,
+    store_uri,
+    unreachable,
+    without_credentials,
+)
 from rp2k_lab.study_page import VIEW_TAG, grouped_view, page_url
 
 log = logging.getLogger(__name__)
-
-STORE = PROJECT / "mlruns"
-# The service's limits for one log_batch call.
-METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_CHARACTERS = 1000, 100, 6000
 
 
 class MemoryTracker:
@@ -84,86 +90,145 @@ class MemoryTracker:
 
 
 class MlflowTracker(MemoryTracker):
-    """A run in MLflow.  Opening it creates the run; leaving the `with` block sets its status, whatever happened.
+    """A run in MLflow.  Leaving the `with` block sets its status, whatever happened.
+
+    All goes to a journal in the run's folder first, and from there to the store by a thread of its own: a store that
+    is hung, restarted or not there yet holds nothing up, and gets everything as soon as it answers, or by task=sync.
+
+    Attributes:
+        journal: the file.
 
     Args:
-        tracking: the `conf/tracking` choice.
+        tracking: the `conf/tracking` choice; with `name: offline` nothing is sent.
         run_name: the name to show.
+        folder: the run's own.
+        run_id: of a run that is to be continued, as it was printed; what its journal has is not recorded again.
 
     Raises:
-        RequestError: the server does not answer.
+        RequestError: there can be no such store, or another process writes the run.
+        JournalNotWritten: the folder takes no file.
     """
 
-    def __init__(self, tracking, run_name: str):
+    def __init__(self, tracking, run_name: str, folder: Path, run_id: str | None = None):
         super().__init__()
-        self._flush_seconds, self._next_flush = tracking.flush_seconds, time.monotonic() + tracking.flush_seconds
-        self._buffer, self._warned = [], False
-        self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
-        _mark_dead_runs(self._client, self.experiment_id)
-        run = self._client.create_run(self.experiment_id, tags=_process_tags(), run_name=run_name)
-        self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run_name, run.info.artifact_uri
+        self._uri, self._folder = tracking.uri, folder
+        former = _journal_of(folder, run_id) if run_id else None
+        local_id = uuid.uuid4().hex
+        self.journal = former or folder / f"{local_id}{SUFFIX}"
+        self._journal, self._held, self._next = Journal(self.journal), {}, {}
+        if former is None:
+            nowhere = tracking.name == "offline" and not tracking.uri
+            header = {LOCAL_ID: local_id, "name": run_name, "experiment": tracking.experiment, "tags": process_tags()}
+            self._journal.append("run", **header, store=None if nowhere else without_credentials(store_uri(self._uri)))
+            if run_id:  # begun before there were journals
+                Sent(run_id=run_id).keep(self.journal)
+        header = header_of(self.journal)
+        self.run_name, self._local_id = header["name"], header[LOCAL_ID]
+        if run_id:
+            self._take_up()
+        self._sender = None if tracking.name == "offline" else Sender(self.journal, self._uri)
+        self._thread = SenderThread(self._journal, self._sender, tracking.flush_seconds)
+        try:
+            self._thread.start()
+        except RequestError:
+            self._journal.close()
+            if former is None:
+                self.journal.unlink()
+            raise
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's, or the local one as long as the store has not heard of the run; `runs=` takes both."""
+        return self._sent.run_id or self._local_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's, or None as long as the store has not heard of the run."""
+        return self._sent.experiment_id
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the store has everything."""
+        return is_sent(self.journal)
 
     def log_params(self, params):
-        from mlflow.entities import Param
-
-        super().log_params(params)
-        entries = [Param(name, str(value)[:PARAM_CHARACTERS]) for name, value in params.items()]
-        for start in range(0, len(entries), PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, params=entries[start : start + PARAMS_PER_CALL])
+        new = {name: str(value) for name, value in params.items() if name not in self.params}  # MLflow's never change
+        super().log_params(new)
+        self._journal.append("params", params=new)
 
     def set_tags(self, tags):
-        from mlflow.entities import RunTag
-
         super().set_tags(tags)
-        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self._journal.append("tags", tags={name: str(value) for name, value in tags.items()})
 
     def log_metrics(self, metrics, step):
-        from mlflow.entities import Metric
-
-        super().log_metrics(metrics, step)
-        now = int(time.time() * 1000)
-        self._buffer += [Metric(name, float(value), now, step) for name, value in metrics.items()]
-        if time.monotonic() >= self._next_flush:
-            self._try_flush()
+        new = {name: float(value) for name, value in metrics.items() if not self._is_held(name, step)}
+        if new:
+            super().log_metrics(new, step)
+            self._journal.append("metrics", step=step, metrics=new)
 
     def log_artifact(self, file, folder=""):
         super().log_artifact(file, folder)
-        self._client.log_artifact(self.run_id, str(file), folder or None)
+        file = file.absolute()
+        within = file.is_relative_to(self._folder.absolute())  # which may be moved before all is sent
+        name = file.relative_to(self._folder.absolute()) if within else file
+        self._journal.append("artifact", file=str(name), folder=folder)
 
     def close(self, status):
-        self._flush()
         super().close(status)
-        self._client.set_terminated(self.run_id, _mlflow_status(status))
+        self._journal.append("end", status=_mlflow_status(status))
+        self._thread.close(at_once=status == "KILLED")
+        self._journal.close()
+        if not self.is_sent:
+            log.warning("tracking: %s", self.how_to_sync())
 
-    def _try_flush(self) -> None:
-        """Send what is buffered; a server that does not answer costs one warning, and the metrics wait.
+    def where_to_look(self) -> list[str]:
+        """What to do next to see the run, in a line or two."""
+        lines = [] if self.is_sent else [self.how_to_sync()]
+        if self.experiment_id is not None:
+            page = page_of(self._uri, self.experiment_id, self.run_id)
+            lines.append(page if page.startswith(str(self._uri)) else f"make ui, then {page}")
+        return lines
 
-        The longer a call takes, the longer until the next: a hanging server holds up training by at most 5 %.
-        """
-        from mlflow.exceptions import MlflowException
+    def how_to_sync(self) -> str:
+        """The command that sends what the store has not got."""
+        why = "offline" if self._sender is None else f"the store has not got everything ({self._thread.away})"
+        return f"{why}: python run.py task=sync runs={shlex.quote(str(self._folder))}"
 
-        started = time.monotonic()
-        try:
-            self._flush()
-        except MlflowException as error:
-            if not self._warned:
-                log.warning("tracking: the store did not take the metrics and will be asked again (%s)", _line(error))
-            self._warned = True
-        spent = time.monotonic() - started
-        self._next_flush = started + spent + max(self._flush_seconds, 19 * spent)
+    @property
+    def _sent(self) -> Sent:
+        return self._sender.sent if self._sender else Sent.of(self.journal)
 
-    def _flush(self) -> None:
-        while self._buffer:
-            self._client.log_batch(self.run_id, metrics=self._buffer[:METRICS_PER_CALL])
-            del self._buffer[:METRICS_PER_CALL]
+    def _take_up(self) -> None:
+        """Go on with a journal: what it holds is this run's history already."""
+        for record, _ in read(self.journal):
+            if record["kind"] == "metrics":
+                super().log_metrics(record["metrics"], record["step"])
+            elif record["kind"] == "params":
+                super().log_params(record["params"])
+            elif record["kind"] == "tags":
+                super().set_tags(record["tags"])
+        self._held = {name: len(points) for name, points in self.history.items()}
+        self.set_tags(process_tags() | {"status": "RUNNING"})
+        self._journal.append("resumed")
+
+    def _is_held(self, name: str, step: int) -> bool:
+        """Whether the metric is one of those that a continued run logs again, in the order of the first time."""
+        held, first = self._held.get(name, 0), self._next.get(name, 0)
+        at = bisect_left(self.history[name], step, first, held, key=lambda point: point[0]) if held else 0
+        if at < held and self.history[name][at][0] == step:
+            self._next[name] = at + 1
+            return True
+        return False
 
 
 class StudyTracker:
     """The run that a study's trials have as their parent; found again by whoever continues the study.
 
+    With `tracking=offline` there is none, nor a page.
+
     Attributes:
-        run_id, experiment_id: where it is.
-        page: what `make ui` shows of the study.
+        run_id, experiment_id: where it is, or None.
+        page: what `make ui` shows of the study, or None.
 
     Args:
         tracking: the `conf/tracking` choice.
@@ -173,20 +238,26 @@ class StudyTracker:
         metrics: what the page shows, as `study_page.grouped_view` takes them.
 
     Raises:
-        RequestError: the server does not answer.
+        RequestError: the server does not answer: nothing is under way that it could hold up.
     """
 
     def __init__(self, tracking, study: str, tags: dict[str, str], group: str | None, metrics: Sequence[str]):
-        self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
+        self.run_id = self.experiment_id = self.page = None
+        if tracking.name == "offline":
+            return
+        try:
+            self._client, self.experiment_id = connect(tracking.uri, tracking.experiment)
+        except StoreAway as error:
+            raise unreachable(store_uri(tracking.uri), error) from None
         found = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
-        tags = {"kind": "study", "study": study} | tags | _process_tags()
+        tags = {"kind": "study", "study": study} | tags | process_tags()
         if found:
             self.run_id = found[0].info.run_id
             self._client.update_run(self.run_id, "RUNNING")
+            for name, value in tags.items():
+                self._client.set_tag(self.run_id, name, value)
         else:
-            self.run_id = self._client.create_run(self.experiment_id, run_name=study).info.run_id
-        for name, value in tags.items():
-            self._client.set_tag(self.run_id, name, value)
+            self.run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=study).info.run_id
         self.page = f"http://127.0.0.1:5000/#/experiments/{self.experiment_id}"
         if group:
             key, view = grouped_view(f"tags.{group}", metrics)
@@ -194,15 +265,22 @@ class StudyTracker:
             self.page = page_url(self.experiment_id, key)
 
     def close(self, status: str) -> None:
-        """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED."""
-        self._client.set_tag(self.run_id, "status", status)
-        self._client.set_terminated(self.run_id, status)
+        """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED; a store that has gone costs a
+        warning, since the same command sets it right."""
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is None:
+            return
+        try:
+            self._client.set_tag(self.run_id, "status", status)
+            self._client.set_terminated(self.run_id, status)
+        except MlflowException as error:
+            log.warning("tracking: the study's own run does not say that it is %s (%s)", status, in_a_line(error))
 
 
-def _process_tags() -> dict[str, str]:
-    """Which process writes a run, so that one that died without a word can be told."""
-    process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
-    return {"host": socket.gethostname(), **process}
+def _journal_of(folder: Path, run_id: str) -> Path | None:
+    """The journal in a folder whose run has this id, MLflow's or its own."""
+    return next((file for file in folder.glob(f"*{SUFFIX}") if run_id in (file.stem, Sent.of(file).run_id)), None)
 
 
 def _mlflow_status(status: str) -> str:
@@ -247,20 +325,25 @@ class RunStore:
         self._uri = store_uri(uri)
         if self._uri.startswith("sqlite:///") and not Path(self._uri.removeprefix("sqlite:///")).exists():
             raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: python run.py")
-        _quieten()
+        quieten()
         self._client = mlflow.MlflowClient(self._uri)
 
     def find(self, reference: str) -> list[StoredRun]:
-        """The runs of any experiment with this name, or whose id begins so (six or more characters), newest first."""
+        """The runs of any experiment with this name, or whose id begins so (six or more characters), newest first.
+
+        A run that was begun while its store did not answer has two ids: MLflow's, and its own.
+        """
         quote = '"' if "'" in reference else "'"
         found = self._search(f"attributes.run_name = {quote}{reference}{quote}")
         if re.fullmatch("[0-9a-f]{6,32}", reference):
             found += self._search(f"attributes.run_id LIKE '{reference}%'")
+            found += self._search(f"tags.{LOCAL_ID} LIKE '{reference}%'")
         return sorted(set(found), key=lambda run: run.started, reverse=True)
 
     def get(self, run_id: str) -> StoredRun | None:
-        """The run of this id, or None where the store has none (any more)."""
-        return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
+        """The run of this id, MLflow's or its own, or None where the store has none (any more)."""
+        found = self._search(f"attributes.run_id = '{run_id}'") or self._search(f"tags.{LOCAL_ID} = '{run_id}'")
+        return next(iter(found), None)
 
     def newest(self, count: int) -> list[StoredRun]:
         """The last runs started."""
@@ -284,7 +367,7 @@ class RunStore:
                 if file in {there.path for there in self._client.list_artifacts(run.run_id, parent or None)}:
                     self._client.download_artifacts(run.run_id, file, str(folder))
         except MlflowException as error:
-            raise _unreachable(self._uri, error) from None
+            raise unreachable(self._uri, error) from None
         return folder
 
     def _search(self, query: str, most: int = 1000) -> list[StoredRun]:
@@ -294,7 +377,7 @@ class RunStore:
             experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
             found = self._client.search_runs(experiments, query, max_results=most, order_by=["start_time DESC"])
         except MlflowException as error:
-            raise _unreachable(self._uri, error) from None
+            raise unreachable(self._uri, error) from None
         return [_stored(run) for run in found]
 
 
@@ -315,11 +398,6 @@ def _stored(run) -> StoredRun:
     )
 
 
-def store_uri(uri: str | None) -> str:
-    """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
-    return uri or f"sqlite:///{STORE / 'mlflow.db'}"
-
-
 def serve(port: int) -> int:
     """Serve the MLflow page of the clone's own store on this machine alone, until interrupted."""
     import mlflow
@@ -332,75 +410,6 @@ def serve(port: int) -> int:
     print(f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-
-
-def without_credentials(uri: str) -> str:
-    """The URI without the user and password that may stand in it."""
-    return re.sub(r"//[^/@\s]*@", "//", uri)
-
-
-def _connect(uri: str | None, experiment: str):
-    """(client, experiment id); creates the clone's own store and the experiment if they are not there yet."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    _quieten()
-    store, lock, location = store_uri(uri), nullcontext(), None
-    if store.startswith("sqlite:///"):
-        # One process at a time: two that migrate a fresh sqlite database at once crash.
-        file = Path(store.removeprefix("sqlite:///")).absolute()
-        lock, location = FileLock(f"{file}.lock"), (file.parent / "artifacts").as_uri()
-    try:
-        if location:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        with lock:
-            client = mlflow.MlflowClient(store)
-            found = client.get_experiment_by_name(experiment)
-            if found is not None:
-                return client, found.experiment_id
-            # The kind makes the page open on training runs rather than on language models.
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            return client, client.create_experiment(experiment, location, tags)
-    except (MlflowException, OSError) as error:
-        raise _unreachable(store, error) from None
-
-
-def _quieten() -> None:
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def _unreachable(store: str, error: Exception) -> RequestError:
-    return RequestError(
-        f"tracking.uri={without_credentials(store)}: {_line(error)}\n"
-        "start the server (make ui), or leave tracking.uri out for the clone's own store"
-    )
-
-
-def _line(error: Exception) -> str:
-    """An error's first line, short enough for a terminal."""
-    return without_credentials(str(error).strip().split("\n")[0][:160])
-
-
-def _is_alive(pid: int, started: float) -> bool:
-    """Whether the process with this number is still the one that started then (s since the epoch).
-
-    Numbers are used again; the start, which is reckoned from the time of boot, may move a little with the clock.
-    """
-    try:
-        return abs(psutil.Process(pid).create_time() - started) < 10
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _mark_dead_runs(client, experiment_id: str) -> None:
-    """Runs of this host that say RUNNING though their process is gone (kill -9, power) were killed: say so."""
-    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], query):
-        if not _is_alive(int(run.data.tags["pid"]), float(run.data.tags["pid_started"])):
-            client.set_tag(run.info.run_id, "status", "KILLED")
-            client.set_terminated(run.info.run_id, "KILLED")
-            log.info("run %s had ended without a word; it is now marked KILLED", run.info.run_name)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
 def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:
     """The name and the tags of a trial's run."""
     tags = {"study": study, "trial": trial.number, **{key: str(value) for key, value in trial.params.items()}}
-    return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
+    parent = {"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {}
+    return {"name": label, "tags": tags | parent}
 
 
 def _work(worker: Worker, devices: tuple[int, ...] | None) -> None:
@@ -182,7 +183,8 @@ def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker
         print(failed)
     done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     print(f"study       {study.study_name}: {len(done)} finished")
-    print(f"run         {tracker.run_id}, the parent of the trials' runs")
+    if tracker.run_id:
+        print(f"run         {tracker.run_id}, the parent of the trials' runs")
     if isinstance(plan, Table):
         print(f"next        python run.py task=report ablation={plan.ablation.name} scale={plan.scale}")
     elif done:
@@ -191,4 +193,4 @@ def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker
             f"best        val top-1 {100 * best.value:.1f} %, trial {best.number}, run {best.user_attrs.get('run_id')}"
         )
         print(f"next        python run.py {shlex.join([*plan.fixed, *(f'{k}={v}' for k, v in best.params.items())])}")
-    print(f"            make ui, then {tracker.page}")
+    print(f"            {f'make ui, then {tracker.page}' if tracker.page else 'python run.py task=sync'}")

@@ -45,7 +45,11 @@ def run(config: Config, folder: Path) -> float:
     index = build_index(config.dataset)
     photos = build_photos(config, index)
     training = build_training(config, build_batches(config, index, photos, index.split("train"), workers), workers)
-    with workers.ending_together(), SignalWatch() as signals, open_tracker(config, trial.name, workers) as tracker:
+    with (
+        workers.ending_together(),
+        SignalWatch() as signals,
+        open_tracker(config, trial.name, folder, workers) as tracker,
+    ):
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
         predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
@@ -80,12 +84,16 @@ def run(config: Config, folder: Path) -> float:
     return scores["val"]["top1"].value
 
 
-def open_tracker(config: Config, name: str | None, workers: Workers = ALONE) -> MemoryTracker:
-    """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's."""
+def open_tracker(config: Config, name: str | None, folder: Path, workers: Workers = ALONE) -> MemoryTracker:
+    """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's.
+
+    Args:
+        folder: the run's own, where the record is kept until the store has it.
+    """
     if not workers.first:
         return MemoryTracker()
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
-    return MlflowTracker(config.tracking, config.tracking.run_name or name)
+    return MlflowTracker(config.tracking, config.tracking.run_name or name, folder)
 
 
 def announce(config: Config, index: Index, training: Training) -> None:
@@ -165,7 +173,6 @@ def build_callbacks(
 
 def print_where_to_look(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:
     """The closing lines; `best` is the checkpoint of a task that trains."""
-    page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
     print(f"checkpoint  {best}\nfigures     {folder / 'figures'}" if best else f"folder      {folder}")
-    print(f"next        make ui, then {page}")
+    print("\n".join(f"{'' if i else 'next':12}{line}" for i, line in enumerate(tracker.where_to_look())))
