@@ -37,11 +37,12 @@ def without_credentials(uri: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", uri)
 
 
-def page_of(uri: str | None, experiment_id: str, run_id: str) -> str:
-    """A run's page: on the server that the URI names, else where `make ui` shows it."""
-    server = uri is not None and uri.startswith(("http://", "https://"))
-    base = without_credentials(uri).rstrip("/") if server else _OWN_PAGE
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
+def how_to_see(uri: str | None, experiment_id: str, run_id: str) -> str:
+    """Where a run's page is: on the server that the URI names, or where `make ui` shows it."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}"
+    if uri is not None and uri.startswith(("http://", "https://")):
+        return f"{without_credentials(uri).rstrip('/')}/{page}"
+    return f"make ui, then {_OWN_PAGE}/{page}"
 
 
 def connect(uri: str | None, experiment: str):

@@ -10,9 +10,9 @@ import shlex
 import subprocess
 import sys
 import uuid
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,15 +20,15 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from rp2k_lab.errors import Pruned, RequestError
+from rp2k_lab.errors import Pruned, RequestError, shown
 from rp2k_lab.journal import SUFFIX, Journal, read
 from rp2k_lab.sender import LOCAL_ID, Sender, SenderThread, Sent, header_of, is_sent
 from rp2k_lab.store import (
     STORE,
     StoreAway,
     connect,
+    how_to_see,
     in_a_line,
-    page_of,
     process_tags,
     quieten,
     store_uri,
@@ -58,6 +58,7 @@ class MemoryTracker:
         self.tags: dict[str, str] = {}
         self.artifacts: list[str] = []
         self.status = "RUNNING"
+        self._repeats: dict[str, int] = {}  # metric name to how many of its next values are recorded already
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Record the run's configuration, flat names to values."""
@@ -71,6 +72,32 @@ class MemoryTracker:
         """Record values at a step (training steps done so far)."""
         for name, value in metrics.items():
             self.history[name].append((step, float(value)))
+
+    def logged(self) -> dict[str, int]:
+        """How many values of each metric there are so far, for a checkpoint."""
+        return {name: len(values) for name, values in self.history.items()}
+
+    def rewind(self, logged: dict[str, int]) -> None:
+        """Take up a reopened run at a checkpoint: what was logged after it comes again, and is not recorded twice.
+
+        By order rather than by step: val's scores of the last epoch and those of the best weights share a step.
+
+        Args:
+            logged: what `logged` said then.
+        """
+        for name, values in self.history.items():
+            self._repeats[name] = max(0, len(values) - logged.get(name, 0))
+            del values[logged.get(name, 0) :]
+
+    def flush(self) -> None:
+        """Have everything logged so far outlive this process, and a power cut."""
+
+    def _unrecorded(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Those that a reopened run has not had before."""
+        new = {name: value for name, value in metrics.items() if not self._repeats.get(name)}
+        for name in metrics.keys() - new.keys():
+            self._repeats[name] -= 1
+        return new
 
     def log_artifact(self, file: Path, folder: str = "") -> None:
         """Keep a file with the run, under `folder`."""
@@ -102,37 +129,33 @@ class MlflowTracker(MemoryTracker):
         tracking: the `conf/tracking` choice; with `name: offline` nothing is sent.
         run_name: the name to show.
         folder: the run's own.
-        run_id: of a run that is to be continued, as it was printed; what its journal has is not recorded again.
+        run_id: of a run to be reopened, in its own experiment and with its own name; None: a new one.
 
     Raises:
-        RequestError: there can be no such store, or another process writes the run.
+        RequestError: there can be no such store, another process writes the run, or the folder has no journal of it.
         JournalNotWritten: the folder takes no file.
     """
 
     def __init__(self, tracking, run_name: str, folder: Path, run_id: str | None = None):
         super().__init__()
         self._uri, self._folder = tracking.uri, folder
-        former = _journal_of(folder, run_id) if run_id else None
-        local_id = uuid.uuid4().hex
-        self.journal = former or folder / f"{local_id}{SUFFIX}"
-        self._journal, self._held, self._next = Journal(self.journal), {}, {}
-        if former is None:
-            nowhere = tracking.name == "offline" and not tracking.uri
-            header = {LOCAL_ID: local_id, "name": run_name, "experiment": tracking.experiment, "tags": process_tags()}
-            self._journal.append("run", **header, store=None if nowhere else without_credentials(store_uri(self._uri)))
-            if run_id:  # begun before there were journals
-                Sent(run_id=run_id).keep(self.journal)
+        self.journal = _journal_of(folder, run_id) if run_id else folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        self._journal = Journal(self.journal)
+        if not run_id:
+            store = None if tracking.name == "offline" and not self._uri else without_credentials(store_uri(self._uri))
+            names = {LOCAL_ID: self.journal.stem, "name": run_name, "experiment": tracking.experiment, "store": store}
+            self._journal.append("run", **names, tags=process_tags())
         header = header_of(self.journal)
         self.run_name, self._local_id = header["name"], header[LOCAL_ID]
         if run_id:
-            self._take_up()
+            self._reopen()
         self._sender = None if tracking.name == "offline" else Sender(self.journal, self._uri)
         self._thread = SenderThread(self._journal, self._sender, tracking.flush_seconds)
         try:
             self._thread.start()
         except RequestError:
             self._journal.close()
-            if former is None:
+            if not run_id:
                 self.journal.unlink()
             raise
 
@@ -161,10 +184,13 @@ class MlflowTracker(MemoryTracker):
         self._journal.append("tags", tags={name: str(value) for name, value in tags.items()})
 
     def log_metrics(self, metrics, step):
-        new = {name: float(value) for name, value in metrics.items() if not self._is_held(name, step)}
-        if new:
-            super().log_metrics(new, step)
-            self._journal.append("metrics", step=step, metrics=new)
+        super().log_metrics(metrics, step)
+        if new := self._unrecorded(metrics):
+            self._journal.append("metrics", step=step, metrics={name: float(value) for name, value in new.items()})
+
+    def flush(self):
+        with suppress(OSError):  # the sender's thread syncs too, and says so
+            self._journal.sync()
 
     def log_artifact(self, file, folder=""):
         super().log_artifact(file, folder)
@@ -185,8 +211,7 @@ class MlflowTracker(MemoryTracker):
         """What to do next to see the run, in a line or two."""
         lines = [] if self.is_sent else [self.how_to_sync()]
         if self.experiment_id is not None:
-            page = page_of(self._uri, self.experiment_id, self.run_id)
-            lines.append(page if page.startswith(str(self._uri)) else f"make ui, then {page}")
+            lines.append(how_to_see(self._uri, self.experiment_id, self.run_id))
         return lines
 
     def how_to_sync(self) -> str:
@@ -198,8 +223,7 @@ class MlflowTracker(MemoryTracker):
     def _sent(self) -> Sent:
         return self._sender.sent if self._sender else Sent.of(self.journal)
 
-    def _take_up(self) -> None:
-        """Go on with a journal: what it holds is this run's history already."""
+    def _reopen(self) -> None:
         for record, _ in read(self.journal):
             if record["kind"] == "metrics":
                 super().log_metrics(record["metrics"], record["step"])
@@ -207,18 +231,8 @@ class MlflowTracker(MemoryTracker):
                 super().log_params(record["params"])
             elif record["kind"] == "tags":
                 super().set_tags(record["tags"])
-        self._held = {name: len(points) for name, points in self.history.items()}
         self.set_tags(process_tags() | {"status": "RUNNING"})
         self._journal.append("resumed")
-
-    def _is_held(self, name: str, step: int) -> bool:
-        """Whether the metric is one of those that a continued run logs again, in the order of the first time."""
-        held, first = self._held.get(name, 0), self._next.get(name, 0)
-        at = bisect_left(self.history[name], step, first, held, key=lambda point: point[0]) if held else 0
-        if at < held and self.history[name][at][0] == step:
-            self._next[name] = at + 1
-            return True
-        return False
 
 
 class StudyTracker:
@@ -278,9 +292,12 @@ class StudyTracker:
             log.warning("tracking: the study's own run does not say that it is %s (%s)", status, in_a_line(error))
 
 
-def _journal_of(folder: Path, run_id: str) -> Path | None:
+def _journal_of(folder: Path, run_id: str) -> Path:
     """The journal in a folder whose run has this id, MLflow's or its own."""
-    return next((file for file in folder.glob(f"*{SUFFIX}") if run_id in (file.stem, Sent.of(file).run_id)), None)
+    for file in folder.glob(f"*{SUFFIX}"):
+        if run_id in (file.stem, Sent.of(file).run_id):
+            return file
+    raise RequestError(f"{shown(folder)}: has no journal of run {run_id}\ntrain a new run")
 
 
 def _mlflow_status(status: str) -> str:

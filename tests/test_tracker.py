@@ -90,10 +90,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_processes_that_open_a_fresh_store_at_once_all_get_their_run(tmp_path):
     program = f"""
+from pathlib import Path
 from types import SimpleNamespace
 from rp2k_lab.tracker import MlflowTracker
-settings = SimpleNamespace(uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1)
-with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
+settings = SimpleNamespace(name="mlflow", uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1)
+with MlflowTracker(settings, "run", Path("{tmp_path}/run")) as tracker:
     for step in range(50):
         tracker.log_metrics({{"a": step}}, step)
 """

@@ -8,7 +8,7 @@ from rp2k_lab.config import Config
 from rp2k_lab.errors import RequestError, shown
 from rp2k_lab.journal import SUFFIX, Journal, read
 from rp2k_lab.sender import Sender, Sent, is_sent
-from rp2k_lab.store import StoreAway, page_of, store_uri, unreachable, without_credentials
+from rp2k_lab.store import StoreAway, how_to_see, store_uri, unreachable, without_credentials
 
 OUTPUTS = PROJECT / "outputs"
 
@@ -56,7 +56,7 @@ def _send(file: Path, uri: str | None) -> str:
         sender.end_killed()
     finally:
         journal.close()
-    return f"sent        {name}: {page_of(uri, sender.sent.experiment_id, sender.sent.run_id)}"
+    return f"sent        {name}: {how_to_see(uri, sender.sent.experiment_id, sender.sent.run_id)}"
 
 
 def _journals(references: Iterable[str]) -> list[Path]:

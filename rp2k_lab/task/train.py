@@ -84,16 +84,19 @@ def run(config: Config, folder: Path) -> float:
     return scores["val"]["top1"].value
 
 
-def open_tracker(config: Config, name: str | None, folder: Path, workers: Workers = ALONE) -> MemoryTracker:
+def open_tracker(
+    config: Config, name: str | None, folder: Path, workers: Workers = ALONE, run_id: str | None = None
+) -> MemoryTracker:
     """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's.
 
     Args:
         folder: the run's own, where the record is kept until the store has it.
+        run_id: of a run to be reopened; None: a new one.
     """
     if not workers.first:
         return MemoryTracker()
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
-    return MlflowTracker(config.tracking, config.tracking.run_name or name, folder)
+    return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 
 
 def announce(config: Config, index: Index, training: Training) -> None:
