@@ -145,25 +145,35 @@ def wait_for():
 
 
 @pytest.fixture
-def server(tmp_path):
-    """A real `mlflow server` process on loopback: `address`, `send(signum)` to it and its workers, `stop()` (killed),
-    `start()` (again, at the same address and with the same data).
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "served"), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    started = Server(f"http://127.0.0.1:{port}", [*command, "--workers", "1"], environment, tmp_path / "server.log")
-    started.start()
-    yield started
-    started.stop()
+def server(new_server, tmp_path):
+    """A running one."""
+    with new_server(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def new_server():
+    """new_server(folder): a context with a real `mlflow server` process on loopback, its data in the folder."""
+
+    @contextlib.contextmanager
+    def serving(folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+        command += ["--artifacts-destination", str(folder / "served"), "--host", "127.0.0.1", "--port", str(port)]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        server = Server(f"http://127.0.0.1:{port}", [*command, "--workers", "1"], environment, folder / "server.log")
+        server.start()
+        yield server
+        server.stop()
+
+    return serving
 
 
 @dataclass
 class Server:
-    """A server's process."""
+    """A server, which a test may pause, kill and start again at the same address, with the same data."""
 
     address: str
     command: list[str]
