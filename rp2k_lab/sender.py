@@ -85,8 +85,11 @@ class Sender:
         self._uri, self._client, self._refused = uri, None, False
         self.local = store_uri(uri).startswith("sqlite:///")
 
-    def send(self) -> None:
+    def send(self, is_over: bool = False) -> None:
         """Send all that is in the journal now, creating the run if the store lacks it.
+
+        Args:
+            is_over: the run's process is gone; where the journal does not say how it ended, it was killed.
 
         Raises:
             StoreAway: the store does not answer; what it took is kept.
@@ -99,20 +102,13 @@ class Sender:
                 self._deliver(kind, records)
                 self.sent.offset, self.sent.ended = offset, kind == "end"
                 self.sent.keep(self.file)
+            if is_over and not self.sent.ended:
+                self._end_killed()
         except (StoreAway, RequestError):
             raise
         except Exception as error:  # the client raises whatever its kind of store does
             self._client = None  # and looks for its run again: the server may be another one when it is back
             raise StoreAway(in_a_line(error)) from None
-
-    def end_killed(self) -> None:
-        """Say that the run was killed, at the time of its last record, where the journal does not say how it ended."""
-        if not self.sent.ended:
-            last = max((record["time"] for record, _ in read(self.file)), default=None)
-            self._client.set_tag(self.sent.run_id, "status", "KILLED")
-            self._client.set_terminated(self.sent.run_id, "KILLED", last)
-            self.sent.ended = True
-            self.sent.keep(self.file)
 
     def _open(self) -> None:
         header = header_of(self.file)
@@ -147,6 +143,14 @@ class Sender:
         elif kind == "end":
             client.set_terminated(run_id, records[0]["status"], records[0]["time"])
             self._delete_twins()
+
+    def _end_killed(self) -> None:
+        """At the time of the last record."""
+        last = max(record["time"] for record, _ in read(self.file))
+        self._client.set_tag(self.sent.run_id, "status", "KILLED")
+        self._client.set_terminated(self.sent.run_id, "KILLED", last)
+        self.sent.ended = True
+        self.sent.keep(self.file)
 
     def _log(self, kind: str, entries: list) -> None:
         """One call; of entries that the store refuses those are left out that are to blame."""

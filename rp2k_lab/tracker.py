@@ -382,7 +382,8 @@ class RunStore:
             for file in files:
                 parent = file.rpartition("/")[0]
                 if file in {there.path for there in self._client.list_artifacts(run.run_id, parent or None)}:
-                    self._client.download_artifacts(run.run_id, file, str(folder))
+                    (folder / parent).mkdir(parents=True, exist_ok=True)
+                    self._client.download_artifacts(run.run_id, file, str(folder / parent))  # under its name alone
         except MlflowException as error:
             raise unreachable(self._uri, error) from None
         return folder

@@ -52,8 +52,7 @@ def _send(file: Path, uri: str | None) -> str:
         return f"running     {name}: its own process sends it"
     try:
         sender = Sender(file, uri)
-        sender.send()
-        sender.end_killed()
+        sender.send(is_over=True)
     finally:
         journal.close()
     return f"sent        {name}: {how_to_see(uri, sender.sent.experiment_id, sender.sent.run_id)}"

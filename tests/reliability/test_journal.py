@@ -213,7 +213,9 @@ def test_what_was_sent_before_is_sent_again_without_doubles(tmp_path, store):
     sender = Sender(tracker.journal, store)
     sender.send()
     run_id = sender.sent.run_id
-    mlflow.MlflowClient(store).create_run(sender.sent.experiment_id, tags={LOCAL_ID: tracker.journal.stem})  # created twice
+    mlflow.MlflowClient(store).create_run(
+        sender.sent.experiment_id, tags={LOCAL_ID: tracker.journal.stem}
+    )  # created twice
     tracker.journal.with_suffix(".sent").unlink()
     again = Sender(tracker.journal, store)
     again.send()

@@ -93,12 +93,12 @@ def test_a_server_that_hangs_and_one_that_dies_hold_nothing_up_and_get_all(
 def test_a_server_that_hangs_at_the_end_costs_seconds_and_is_synced_later(
     server, paused, tmp_path, compose, caplog, capsys
 ):
-    with pytest.raises(KeyboardInterrupt), MlflowTracker(tracking(server), "stopped", tmp_path) as tracker:
-        log_steps(tracker, range(100))
-        paused()
-        log_steps(tracker, range(100, 200))
-        stopped = time.monotonic()
-        raise KeyboardInterrupt
+    tracker = MlflowTracker(tracking(server), "stopped", tmp_path)
+    log_steps(tracker, range(100))
+    paused()
+    log_steps(tracker, range(100, 200))
+    stopped = time.monotonic()
+    tracker.close("KILLED")
     assert time.monotonic() - stopped < STOP_SECONDS + 3
     assert caplog.messages[-1].endswith(f": python run.py task=sync runs={tmp_path}")
     assert tracker.where_to_look()[0] in caplog.messages[-1]
@@ -118,13 +118,12 @@ def test_a_training_whose_server_comes_late_is_recorded_by_itself(server, tmp_pa
     command = [sys.executable, str(PROJECT / "run.py"), *overrides, f"hydra.run.dir={tmp_path}/out"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    store, said = RunStore(server.address), []
     with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
-        said = []
         for line in process.stdout:
             said.append(line)
             if line.startswith("epoch 2/"):
                 server.start()
-                store = RunStore(server.address)
                 (run,) = wait_for(lambda: [run for run in store.newest(1) if run.metrics.get("epoch", 0) >= 2])
                 process.send_signal(signal.SIGTERM)
     assert process.returncode == 75, "".join(said)
