@@ -153,4 +153,5 @@ def workers(command: Command) -> list[psutil.Process]:
 
 
 def files_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """But for the journal, whose name is of its run."""
+    return {path.name for path in folder.iterdir() if path.suffix not in (".journal", ".sent")}
