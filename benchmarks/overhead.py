@@ -1,17 +1,19 @@
 """What tracking costs: a fully tracked run against a bare MindSpore loop over the same batches and network.
 
-    python -m benchmarks.overhead [--rounds 6] [--steps 125] [overrides, e.g. model=seresnext50 size=64]
+    python -m benchmarks.overhead [--rounds 6] [--steps 125] [--hung-server] [overrides, e.g. model=seresnext50 size=64]
 
 Tracked: `Model.train` with every callback of a run and a real MLflow store, checkpoints included.  Bare: the loop of a
 tutorial, with the same compiled step and a pipeline of its own over the same photos.  They take turns of five steps,
 so that the machine's drift hits both; a round is an epoch, at whose end the tracked side saves its checkpoints.
-Evaluation on val is left out: a bare loop has none.  Reported: images/s of tracked over bare, and the CPU time in our
-hooks.
+Evaluation on val is left out: a bare loop has none.  Reported: images/s of tracked over bare, the CPU time in our
+hooks, and the wall time of the calls that log metrics; with --hung-server the store is one that takes connections and
+never answers.
 """
 
 import argparse
 import copy
 import logging
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -66,13 +68,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=125, help="of a round; 125 is an epoch of the default run")
+    parser.add_argument("--hung-server", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as hung:
+        uri = f"http://127.0.0.1:{hung.getsockname()[1]}" if options.hung_server else f"sqlite:///{folder}/mlflow.db"
         # The schedule must last for the bare steps too.
-        uri = f"tracking.uri=sqlite:///{folder}/mlflow.db"
-        config = compose([f"epochs={100 * options.rounds}", uri, *options.overrides])
+        epochs = f"epochs={100 * options.rounds}"
+        config = compose([epochs, f"tracking.uri={uri}", *options.overrides])
         device.set_up(config.device)
         index = build_index(config.dataset)
         training = build_training(
@@ -80,7 +84,8 @@ def main() -> None:
         )
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
-        with SignalWatch() as signals, open_tracker(config, None) as tracker:
+        with SignalWatch() as signals, open_tracker(config, None, Path(folder)) as tracker:
+            calls = time_calls(tracker)
             measure(config, training, bare, tracker, signals, Path(folder))  # compiles
             rounds = [measure(config, training, bare, tracker, signals, Path(folder)) for _ in range(options.rounds)]
     tracked, untracked, hooks = zip(*rounds, strict=True)
@@ -93,6 +98,23 @@ def main() -> None:
     print(f"  CPU time in our hooks: {sum(milliseconds.values()):.2f} ms a step, of which")
     for name, value in sorted(milliseconds.items(), key=lambda item: -item[1]):
         print(f"    {name:16} {value:8.3f} ms")
+    print(
+        f"  wall time of {len(calls)} calls that log metrics: {1000 * np.mean(calls):.3f} ms each, the longest "
+        f"{1000 * np.max(calls):.1f} ms"
+    )
+
+
+def time_calls(tracker) -> list[float]:
+    """The seconds of each call of `log_metrics`, from now on."""
+    calls, log_metrics = [], tracker.log_metrics
+
+    def timed(metrics, step):
+        started = time.perf_counter()
+        log_metrics(metrics, step)
+        calls.append(time.perf_counter() - started)
+
+    tracker.log_metrics = timed
+    return calls
 
 
 def compose(overrides: list[str]) -> Config:

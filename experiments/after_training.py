@@ -18,7 +18,7 @@ sys.path.insert(0, str(PROJECT))
 from rp2k_lab.metrics import Score  # noqa: E402
 from rp2k_lab.report import top1_table  # noqa: E402
 from rp2k_lab.statistics import wilson_interval  # noqa: E402
-from rp2k_lab.tracker import RunStore  # noqa: E402
+from rp2k_lab.stored import RunStore  # noqa: E402
 
 TRAININGS = {
     "ResNet-18": ["model=resnet18"],

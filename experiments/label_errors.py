@@ -24,7 +24,7 @@ from rp2k_lab.comparison import judge, paired_difference
 from rp2k_lab.config import parse
 from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
-from rp2k_lab.tracker import RunStore
+from rp2k_lab.stored import RunStore
 from rp2k_lab.verdict import class_weights
 
 SEEDS = (0, 1, 2)

@@ -63,7 +63,7 @@ def run_task(composed: DictConfig) -> float | None:
         if config.ablation.name != "none" and config.task.name != "report":
             raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
         others = ()  # of the runs after the first, where a task takes several
-        if config.runs and config.task.name != "report":  # which compares runs and is none of them
+        if config.runs and config.task.name not in ("report", "sync"):  # which are no runs themselves
             from rp2k_lab.runs import restore
 
             config, *others = restore(config, settings, list(HydraConfig.get().overrides.task))

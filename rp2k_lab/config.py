@@ -209,6 +209,12 @@ class Report(Task):
     earlier_runs = (0, 2)
 
 
+class Sync(Task):
+    name: Literal["sync"]
+    reads_photos = False
+    earlier_runs = range(MOST_RUNS)
+
+
 class Source(Group):
     """What every data set has: where it is, its colours, and how val is taken out of train."""
 
@@ -408,12 +414,12 @@ class Device(Group):
         return self
 
 
-class Mlflow(Group):
-    name: Literal["mlflow"]
+class Tracking(Group):
+    name: Literal["mlflow", "offline"] = Field(description="offline: nothing is sent before task=sync")
     uri: str | None = Field(description="the tracking server; null: sqlite and a folder in the clone")
     experiment: Annotated[str, Field(min_length=1)]
     run_name: Annotated[str, Field(min_length=1)] | None = Field(description="null: model, data set, aug and seed")
-    flush_seconds: PositiveFloat = Field(description="metrics are sent in batches this often")
+    flush_seconds: PositiveFloat = Field(description="the journal is sent this often")
 
 
 class Config(Group):
@@ -430,7 +436,7 @@ class Config(Group):
     runs: tuple[str, ...] = Field(description="earlier runs to start from: id, name or checkpoint file; null: none")
     debug: bool
     task: Annotated[
-        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Errors | Report,
+        Train | Evaluate | Ensemble | FixRes | Predict | Export | Convert | Inspect | Errors | Report | Sync,
         Field(discriminator="name"),
     ]
     dataset: Annotated[Shelf | Rp2k | GroceryStore, Field(discriminator="name")]
@@ -441,7 +447,7 @@ class Config(Group):
     loss: Annotated[CrossEntropy | LogitAdjusted, Field(discriminator="name")]
     optimizer: Sgd
     device: Device
-    tracking: Mlflow
+    tracking: Tracking
     ablation: Ablation = Field(description="a table of runs, or none")
 
     @field_validator("size", mode="before")

@@ -10,7 +10,8 @@ from rp2k_lab.dataset.index import Index
 from rp2k_lab.evaluation import Evaluation, Evaluator
 from rp2k_lab.metrics import Score
 from rp2k_lab.provenance import environment, flatten, git_state
-from rp2k_lab.tracker import MemoryTracker, without_credentials
+from rp2k_lab.store import without_credentials
+from rp2k_lab.tracker import MemoryTracker
 
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """task.verify: whether a run trained again from its record has the same metrics, bit for bit."""
 
 from rp2k_lab.errors import NotReproduced
-from rp2k_lab.tracker import RunStore, StoredRun
+from rp2k_lab.stored import RunStore, StoredRun
 
 History = dict[str, list[tuple[int, float]]]
 # What no two runs share.

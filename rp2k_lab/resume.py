@@ -14,7 +14,8 @@ from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.parallel import Workers
 from rp2k_lab.provenance import fingerprint, git_state
-from rp2k_lab.tracker import RunStore, StoredRun, store_is_there
+from rp2k_lab.store import store_is_there
+from rp2k_lab.stored import RunStore, StoredRun
 
 log = logging.getLogger(__name__)
 

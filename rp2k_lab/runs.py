@@ -11,7 +11,7 @@ import yaml
 from rp2k_lab.config import Config, parse
 from rp2k_lab.errors import RequestError
 from rp2k_lab.provenance import differences
-from rp2k_lab.tracker import RunStore, StoredRun
+from rp2k_lab.stored import RunStore, StoredRun
 
 CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
 # Always this request's own.

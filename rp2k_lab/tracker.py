@@ -1,37 +1,37 @@
-"""Where a run's record goes.  The only module that imports mlflow; `MemoryTracker` is its twin for tests.
+"""Where a run's record goes, and where it is read again.  `MemoryTracker` is the twin of `MlflowTracker` for tests.
 
-Metrics are buffered and sent in batches; everything logged is also kept in `history`, for the figures at the end.
+With `store` and `sender` the only modules that know mlflow.
 """
 
 import logging
 import os
-import re
-import socket
+import shlex
 import subprocess
 import sys
-import time
+import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-import psutil
-from filelock import FileLock
-
-from rp2k_lab import PROJECT
-from rp2k_lab.errors import Pruned, RequestError
+from rp2k_lab.errors import Pruned, RequestError, shown
+from rp2k_lab.journal import SUFFIX, Journal, read
+from rp2k_lab.sender import LOCAL_ID, Sender, SenderThread, Sent, header_of, is_sent
+from rp2k_lab.store import (
+    STORE,
+    StoreAway,
+    connect,
+    how_to_see,
+    in_a_line,
+    process_tags,
+    store_uri,
+    unreachable,
+    without_credentials,
+)
 from rp2k_lab.study_page import VIEW_TAG, grouped_view, page_url
 
 log = logging.getLogger(__name__)
-
-STORE = PROJECT / "mlruns"
-# The service's limits for one log_batch call.
-METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_CHARACTERS = 1000, 100, 6000
 
 
 class MemoryTracker:
@@ -84,7 +84,7 @@ class MemoryTracker:
             del values[logged.get(name, 0) :]
 
     def flush(self) -> None:
-        """Have everything logged so far outlive this process, as far as the store answers."""
+        """Have everything logged so far outlive this process, and a power cut."""
 
     def _unrecorded(self, metrics: dict[str, float]) -> dict[str, float]:
         """Those that a reopened run has not had before."""
@@ -111,102 +111,132 @@ class MemoryTracker:
 
 
 class MlflowTracker(MemoryTracker):
-    """A run in MLflow.  Opening it creates the run; leaving the `with` block sets its status, whatever happened.
+    """A run in MLflow.  Leaving the `with` block sets its status, whatever happened.
+
+    All goes to a journal in the run's folder first, and from there to the store by a thread of its own: a store that
+    is hung, restarted or not there yet holds nothing up, and gets everything as soon as it answers, or by task=sync.
+
+    Attributes:
+        journal: the file.
 
     Args:
-        tracking: the `conf/tracking` choice.
+        tracking: the `conf/tracking` choice; with `name: offline` nothing is sent.
         run_name: the name to show.
+        folder: the run's own.
         run_id: of a run to be reopened, in its own experiment and with its own name; None: a new one.
 
     Raises:
-        RequestError: the server does not answer.
+        RequestError: there can be no such store, another process writes the run, or the folder has no journal of it.
+        JournalNotWritten: the folder takes no file.
     """
 
-    def __init__(self, tracking, run_name: str, run_id: str | None = None):
+    def __init__(self, tracking, run_name: str, folder: Path, run_id: str | None = None):
         super().__init__()
-        self._flush_seconds, self._next_flush = tracking.flush_seconds, time.monotonic() + tracking.flush_seconds
-        self._buffer, self._warned = [], False
-        self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
-        _mark_dead_runs(self._client, self.experiment_id)
+        self._uri, self._folder = tracking.uri, folder
+        self.journal = _journal_of(folder, run_id) if run_id else folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        self._journal = Journal(self.journal)
+        if not run_id:
+            store = None if tracking.name == "offline" and not self._uri else without_credentials(store_uri(self._uri))
+            names = {LOCAL_ID: self.journal.stem, "name": run_name, "experiment": tracking.experiment, "store": store}
+            self._journal.append("run", **names, tags=process_tags())
+        header = header_of(self.journal)
+        self.run_name, self._local_id = header["name"], header[LOCAL_ID]
         if run_id:
-            run = self._reopen(run_id)
-        else:
-            run = self._client.create_run(self.experiment_id, tags=_process_tags(), run_name=run_name)
-        self.run_id, self.run_name, self.artifact_uri = run.info.run_id, run.info.run_name, run.info.artifact_uri
+            self._reopen()
+        self._sender = None if tracking.name == "offline" else Sender(self.journal, self._uri)
+        self._thread = SenderThread(self._journal, self._sender, tracking.flush_seconds)
+        try:
+            self._thread.start()
+        except RequestError:
+            self._journal.close()
+            if not run_id:
+                self.journal.unlink()
+            raise
 
-    def _reopen(self, run_id: str):
-        for name, value in (_process_tags() | {"status": "RUNNING"}).items():
-            self._client.set_tag(run_id, name, value)
-        self._client.update_run(run_id, "RUNNING")
-        run = self._client.get_run(run_id)
-        self.experiment_id = run.info.experiment_id
-        self.history.update(metric_history(self._client, run))
-        return run
+    @property
+    def run_id(self) -> str:
+        """MLflow's, or the local one as long as the store has not heard of the run; `runs=` takes both."""
+        return self._sent.run_id or self._local_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's, or None as long as the store has not heard of the run."""
+        return self._sent.experiment_id
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the store has everything."""
+        return is_sent(self.journal)
 
     def log_params(self, params):
-        from mlflow.entities import Param
-
-        super().log_params(params)
-        entries = [Param(name, str(value)[:PARAM_CHARACTERS]) for name, value in params.items()]
-        for start in range(0, len(entries), PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, params=entries[start : start + PARAMS_PER_CALL])
+        new = {name: str(value) for name, value in params.items() if name not in self.params}  # MLflow's never change
+        super().log_params(new)
+        self._journal.append("params", params=new)
 
     def set_tags(self, tags):
-        from mlflow.entities import RunTag
-
         super().set_tags(tags)
-        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self._journal.append("tags", tags={name: str(value) for name, value in tags.items()})
 
     def log_metrics(self, metrics, step):
-        from mlflow.entities import Metric
-
         super().log_metrics(metrics, step)
-        now = int(time.time() * 1000)
-        self._buffer += [Metric(name, float(value), now, step) for name, value in self._unrecorded(metrics).items()]
-        if time.monotonic() >= self._next_flush:
-            self._try_flush()
+        if new := self._unrecorded(metrics):
+            self._journal.append("metrics", step=step, metrics={name: float(value) for name, value in new.items()})
+
+    def flush(self):
+        with suppress(OSError):  # the sender's thread syncs too, and says so
+            self._journal.sync()
 
     def log_artifact(self, file, folder=""):
         super().log_artifact(file, folder)
-        self._client.log_artifact(self.run_id, str(file), folder or None)
+        file = file.absolute()
+        within = file.is_relative_to(self._folder.absolute())  # which may be moved before all is sent
+        name = file.relative_to(self._folder.absolute()) if within else file
+        self._journal.append("artifact", file=str(name), folder=folder)
 
     def close(self, status):
-        self._flush()
         super().close(status)
-        self._client.set_terminated(self.run_id, _mlflow_status(status))
+        self._journal.append("end", status=_mlflow_status(status))
+        self._thread.close(at_once=status == "KILLED")
+        self._journal.close()
+        if not self.is_sent:
+            log.warning("tracking: %s", self.how_to_sync())
 
-    def flush(self):
-        self._try_flush()
+    def where_to_look(self) -> list[str]:
+        """What to do next to see the run, in a line or two."""
+        lines = [] if self.is_sent else [self.how_to_sync()]
+        if self.experiment_id is not None:
+            lines.append(how_to_see(self._uri, self.experiment_id, self.run_id))
+        return lines
 
-    def _try_flush(self) -> None:
-        """Send what is buffered; a server that does not answer costs one warning, and the metrics wait.
+    def how_to_sync(self) -> str:
+        """The command that sends what the store has not got."""
+        why = "offline" if self._sender is None else f"the store has not got everything ({self._thread.away})"
+        return f"{why}: python run.py task=sync runs={shlex.quote(str(self._folder))}"
 
-        The longer a call takes, the longer until the next: a hanging server holds up training by at most 5 %.
-        """
-        from mlflow.exceptions import MlflowException
+    @property
+    def _sent(self) -> Sent:
+        return self._sender.sent if self._sender else Sent.of(self.journal)
 
-        started = time.monotonic()
-        try:
-            self._flush()
-        except MlflowException as error:
-            if not self._warned:
-                log.warning("tracking: the store did not take the metrics and will be asked again (%s)", _line(error))
-            self._warned = True
-        spent = time.monotonic() - started
-        self._next_flush = started + spent + max(self._flush_seconds, 19 * spent)
-
-    def _flush(self) -> None:
-        while self._buffer:
-            self._client.log_batch(self.run_id, metrics=self._buffer[:METRICS_PER_CALL])
-            del self._buffer[:METRICS_PER_CALL]
+    def _reopen(self) -> None:
+        for record, _ in read(self.journal):
+            if record["kind"] == "metrics":
+                super().log_metrics(record["metrics"], record["step"])
+            elif record["kind"] == "params":
+                super().log_params(record["params"])
+            elif record["kind"] == "tags":
+                super().set_tags(record["tags"])
+        self.set_tags(process_tags() | {"status": "RUNNING"})
+        self._journal.append("resumed")
 
 
 class StudyTracker:
     """The run that a study's trials have as their parent; found again by whoever continues the study.
 
+    With `tracking=offline` there is none, nor a page.
+
     Attributes:
-        run_id, experiment_id: where it is.
-        page: what `make ui` shows of the study.
+        run_id, experiment_id: where it is, or None.
+        page: what `make ui` shows of the study, or None.
 
     Args:
         tracking: the `conf/tracking` choice.
@@ -216,20 +246,26 @@ class StudyTracker:
         metrics: what the page shows, as `study_page.grouped_view` takes them.
 
     Raises:
-        RequestError: the server does not answer.
+        RequestError: the server does not answer: nothing is under way that it could hold up.
     """
 
     def __init__(self, tracking, study: str, tags: dict[str, str], group: str | None, metrics: Sequence[str]):
-        self._client, self.experiment_id = _connect(tracking.uri, tracking.experiment)
+        self.run_id = self.experiment_id = self.page = None
+        if tracking.name == "offline":
+            return
+        try:
+            self._client, self.experiment_id = connect(tracking.uri, tracking.experiment)
+        except StoreAway as error:
+            raise unreachable(store_uri(tracking.uri), error) from None
         found = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
-        tags = {"kind": "study", "study": study} | tags | _process_tags()
+        tags = {"kind": "study", "study": study} | tags | process_tags()
         if found:
             self.run_id = found[0].info.run_id
             self._client.update_run(self.run_id, "RUNNING")
+            for name, value in tags.items():
+                self._client.set_tag(self.run_id, name, value)
         else:
-            self.run_id = self._client.create_run(self.experiment_id, run_name=study).info.run_id
-        for name, value in tags.items():
-            self._client.set_tag(self.run_id, name, value)
+            self.run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=study).info.run_id
         self.page = f"http://127.0.0.1:5000/#/experiments/{self.experiment_id}"
         if group:
             key, view = grouped_view(f"tags.{group}", metrics)
@@ -237,160 +273,30 @@ class StudyTracker:
             self.page = page_url(self.experiment_id, key)
 
     def close(self, status: str) -> None:
-        """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED."""
-        self._client.set_tag(self.run_id, "status", status)
-        self._client.set_terminated(self.run_id, status)
+        """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED; a store that has gone costs a
+        warning, since the same command sets it right."""
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is None:
+            return
+        try:
+            self._client.set_tag(self.run_id, "status", status)
+            self._client.set_terminated(self.run_id, status)
+        except MlflowException as error:
+            log.warning("tracking: the study's own run does not say that it is %s (%s)", status, in_a_line(error))
 
 
-def _process_tags() -> dict[str, str]:
-    """Which process writes a run, so that one that died without a word can be told."""
-    process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
-    return {"host": socket.gethostname(), **process}
+def _journal_of(folder: Path, run_id: str) -> Path:
+    """The journal in a folder whose run has this id, MLflow's or its own."""
+    for file in folder.glob(f"*{SUFFIX}"):
+        if run_id in (file.stem, Sent.of(file).run_id):
+            return file
+    raise RequestError(f"{shown(folder)}: has no journal of run {run_id}\ntrain a new run")
 
 
 def _mlflow_status(status: str) -> str:
     """MLflow knows no pruned runs; the tag `status` does."""
     return "KILLED" if status == "PRUNED" else status
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run in the store.
-
-    Attributes:
-        experiment_id: MLflow's.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        started: local time.
-        folder: the run's own folder on the machine where it ran, or empty.
-        artifact_uri: where its artifacts are.
-        tags, metrics: as logged, of a metric the last value.
-    """
-
-    run_id: str
-    experiment_id: str
-    name: str
-    status: str
-    started: datetime
-    folder: str
-    artifact_uri: str
-    tags: dict[str, str] = field(compare=False)
-    metrics: dict[str, float] = field(compare=False)
-
-
-class RunStore:
-    """Reads what runs left; writes nothing and makes no store.
-
-    Raises:
-        RequestError: there is no store, or the server does not answer.
-    """
-
-    def __init__(self, uri: str | None):
-        import mlflow
-
-        self._uri = store_uri(uri)
-        if not store_is_there(uri):
-            raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: python run.py")
-        _quieten()
-        self._client = mlflow.MlflowClient(self._uri)
-
-    def find(self, reference: str) -> list[StoredRun]:
-        """The runs of any experiment with this name, or whose id begins so (six or more characters), newest first."""
-        quote = '"' if "'" in reference else "'"
-        found = self._search(f"attributes.run_name = {quote}{reference}{quote}")
-        if re.fullmatch("[0-9a-f]{6,32}", reference):
-            found += self._search(f"attributes.run_id LIKE '{reference}%'")
-        return sorted(set(found), key=lambda run: run.started, reverse=True)
-
-    def get(self, run_id: str) -> StoredRun | None:
-        """The run of this id, or None where the store has none (any more)."""
-        return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
-
-    def tagged(self, tag: str, value: str) -> list[StoredRun]:
-        """The runs of any experiment with this tag, newest first."""
-        return self._search(f"tags.{tag} = '{value}'")
-
-    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        """Metric name to its (step, value) in order."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return metric_history(self._client, self._client.get_run(run_id))
-        except MlflowException as error:
-            raise _unreachable(self._uri, error) from None
-
-    def newest(self, count: int) -> list[StoredRun]:
-        """The last runs started."""
-        return self._search("", count)
-
-    def finished(self, task: str, parent: str | None = None) -> StoredRun | None:
-        """The newest finished run of a task, or None; with a run id `parent`, of those whose last parent it is."""
-        of_parent = f" and tags.parent LIKE '%{parent}'" if parent else ""  # a pair's parents are `first,second`
-        return next(iter(self._search(f"attributes.status = 'FINISHED' and tags.task = '{task}'{of_parent}", 1)), None)
-
-    def fetch(self, run: StoredRun, files: Iterable[str], downloads: Path) -> Path:
-        """A folder with those of a run's artifact `files` (folder/name) that it left.
-
-        On this machine it is the run's own; from a server they are downloaded to a folder in `downloads`.
-        """
-        from mlflow.exceptions import MlflowException
-
-        uri = urlsplit(run.artifact_uri)
-        if uri.scheme in ("", "file"):
-            return Path(url2pathname(uri.path))
-        folder = downloads / run.run_id
-        folder.mkdir(exist_ok=True)
-        try:
-            for file in files:
-                parent = file.rpartition("/")[0]
-                if file in {there.path for there in self._client.list_artifacts(run.run_id, parent or None)}:
-                    self._client.download_artifacts(run.run_id, file, str(folder))
-        except MlflowException as error:
-            raise _unreachable(self._uri, error) from None
-        return folder
-
-    def _search(self, query: str, most: int = 1000) -> list[StoredRun]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-            found = self._client.search_runs(experiments, query, max_results=most, order_by=["start_time DESC"])
-        except MlflowException as error:
-            raise _unreachable(self._uri, error) from None
-        return [_stored(run) for run in found]
-
-
-def metric_history(client, run) -> dict[str, list[tuple[int, float]]]:
-    """Metric name to its (step, value) in the order in which they were logged, of MLflow's client and run."""
-    found = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-    return {n: [(m.step, m.value) for m in sorted(ms, key=lambda m: (m.step, m.timestamp))] for n, ms in found.items()}
-
-
-def _stored(run) -> StoredRun:
-    started = datetime.fromtimestamp(run.info.start_time / 1000)
-    info, data = run.info, run.data
-    folder = data.tags.get("folder", "")
-    return StoredRun(
-        info.run_id,
-        info.experiment_id,
-        info.run_name,
-        info.status,
-        started,
-        folder,
-        info.artifact_uri,
-        data.tags,
-        data.metrics,
-    )
-
-
-def store_uri(uri: str | None) -> str:
-    """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
-    return uri or f"sqlite:///{STORE / 'mlflow.db'}"
-
-
-def store_is_there(uri: str | None) -> bool:
-    """Whether there is a database; of a server, whose answer would take time, always true."""
-    store = store_uri(uri)
-    return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
 
 
 def serve(port: int) -> int:
@@ -405,75 +311,6 @@ def serve(port: int) -> int:
     print(f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-
-
-def without_credentials(uri: str) -> str:
-    """The URI without the user and password that may stand in it."""
-    return re.sub(r"//[^/@\s]*@", "//", uri)
-
-
-def _connect(uri: str | None, experiment: str):
-    """(client, experiment id); creates the clone's own store and the experiment if they are not there yet."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    _quieten()
-    store, lock, location = store_uri(uri), nullcontext(), None
-    if store.startswith("sqlite:///"):
-        # One process at a time: two that migrate a fresh sqlite database at once crash.
-        file = Path(store.removeprefix("sqlite:///")).absolute()
-        lock, location = FileLock(f"{file}.lock"), (file.parent / "artifacts").as_uri()
-    try:
-        if location:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        with lock:
-            client = mlflow.MlflowClient(store)
-            found = client.get_experiment_by_name(experiment)
-            if found is not None:
-                return client, found.experiment_id
-            # The kind makes the page open on training runs rather than on language models.
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            return client, client.create_experiment(experiment, location, tags)
-    except (MlflowException, OSError) as error:
-        raise _unreachable(store, error) from None
-
-
-def _quieten() -> None:
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def _unreachable(store: str, error: Exception) -> RequestError:
-    return RequestError(
-        f"tracking.uri={without_credentials(store)}: {_line(error)}\n"
-        "start the server (make ui), or leave tracking.uri out for the clone's own store"
-    )
-
-
-def _line(error: Exception) -> str:
-    """An error's first line, short enough for a terminal."""
-    return without_credentials(str(error).strip().split("\n")[0][:160])
-
-
-def _is_alive(pid: int, started: float) -> bool:
-    """Whether the process with this number is still the one that started then (s since the epoch).
-
-    Numbers are used again; the start, which is reckoned from the time of boot, may move a little with the clock.
-    """
-    try:
-        return abs(psutil.Process(pid).create_time() - started) < 10
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _mark_dead_runs(client, experiment_id: str) -> None:
-    """Runs of this host that say RUNNING though their process is gone (kill -9, power) were killed: say so."""
-    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], query):
-        if not _is_alive(int(run.data.tags["pid"]), float(run.data.tags["pid_started"])):
-            client.set_tag(run.info.run_id, "status", "KILLED")
-            client.set_terminated(run.info.run_id, "KILLED")
-            log.info("run %s had ended without a word; it is now marked KILLED", run.info.run_name)
 
 
 if __name__ == "__main__":

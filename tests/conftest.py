@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -130,27 +130,77 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def wait_for():
+    """wait_for(event): until the function gives something true, which is returned."""
+
+    def wait(event, timeout_seconds: float = 60):
+        deadline = time.monotonic() + timeout_seconds
+        while not (found := event()):
+            assert time.monotonic() < deadline, f"{timeout_seconds:g} s without the event"
+            time.sleep(0.02)  # the store announces nothing
+        return found
+
+    return wait
+
+
 @pytest.fixture
-def server(tmp_path):
-    """A real `mlflow server` process on loopback; gives its address and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "served"), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    output = (tmp_path / "server.log").open("w")
-    options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes too
-    process = subprocess.Popen([*command, "--workers", "1"], env=environment, **options)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=2)
-            break
-        except OSError:
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-            time.sleep(0.2)  # nothing announces that it listens
-    yield SimpleNamespace(address=address, signal=lambda signum: os.killpg(process.pid, signum))
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(20)
-    output.close()
+def server(new_server, tmp_path):
+    """A running one."""
+    with new_server(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def new_server():
+    """new_server(folder): a context with a real `mlflow server` process on loopback, its data in the folder."""
+
+    @contextlib.contextmanager
+    def serving(folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+        command += ["--artifacts-destination", str(folder / "served"), "--host", "127.0.0.1", "--port", str(port)]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        server = Server(f"http://127.0.0.1:{port}", [*command, "--workers", "1"], environment, folder / "server.log")
+        server.start()
+        yield server
+        server.stop()
+
+    return serving
+
+
+@dataclass
+class Server:
+    """A server, which a test may pause, kill and start again at the same address, with the same data."""
+
+    address: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        with self.log.open("a") as output:
+            options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes too
+            self.process = subprocess.Popen(self.command, env=self.environment, **options)
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.address}/health", timeout=2)
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.2)  # nothing announces that it listens
+
+    def send(self, signum: int) -> None:
+        """Send it and its workers a signal."""
+        os.killpg(self.process.pid, signum)
+
+    def stop(self) -> None:
+        """Kill it, where it is not dead yet."""
+        if self.process.poll() is None:
+            self.send(signal.SIGKILL)
+            self.process.wait(20)

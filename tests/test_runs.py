@@ -11,7 +11,8 @@ from rp2k_lab import PROJECT
 from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
 from rp2k_lab.runs import find_run, merge, restore
-from rp2k_lab.tracker import MlflowTracker, RunStore
+from rp2k_lab.stored import RunStore
+from rp2k_lab.tracker import MlflowTracker
 
 CLASSES = ("others", "冰炫", " b", "a\x85c", "a b")  # not sorted: the order is the labels', not the names'
 
@@ -40,7 +41,7 @@ def store(compose, recorded, tmp_path_factory):
     uri = f"sqlite:///{folder}/mlflow.db"
     for name in ("it's 冰炫", "twice", "twice", "killed"):
         tracking = parse(compose(f"tracking.uri={uri}")).tracking
-        with contextlib.suppress(KeyboardInterrupt), MlflowTracker(tracking, name) as tracker:
+        with contextlib.suppress(KeyboardInterrupt), MlflowTracker(tracking, name, folder / name) as tracker:
             tracker.set_tags({"folder": folder / name})
             tracker.log_artifact(left / "config.yaml")
             tracker.log_artifact(left / "classes.txt")
@@ -248,7 +249,7 @@ def test_colours_on_the_command_line_are_refused(restored, key):
 
 def test_a_run_that_trained_nothing_names_its_parent(compose, recorded, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, "evaluation") as tracker:
+    with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, "evaluation", tmp_path) as tracker:
         tracker.set_tags({"parent": "abc"})
     with pytest.raises(RequestError, match=r"no best weights\nit trained nothing; it started from runs=\[abc\]"):
         find_run(uri, "evaluation", tmp_path)

@@ -35,13 +35,13 @@ def curve(top1, seed):
 
 
 @pytest.fixture
-def study(server):
+def study(server, tmp_path):
     """Six runs of three levels under a parent without metrics; gives the experiment's id, its view and port."""
-    tracking = SimpleNamespace(uri=server.address, experiment="ablation", flush_seconds=3600)
-    with MlflowTracker(tracking, "the parent") as parent:
+    tracking = SimpleNamespace(name="mlflow", uri=server.address, experiment="ablation", flush_seconds=3600)
+    with MlflowTracker(tracking, "the parent", tmp_path / "runs") as parent:
         for level, top1 in LEVELS.items():
             for seed in (0, 1):
-                with MlflowTracker(tracking, f"{level} {seed}") as run:
+                with MlflowTracker(tracking, f"{level} {seed}", tmp_path / "runs") as run:
                     run.set_tags({"mlflow.parentRunId": parent.run_id, "level": level})
                     for step, value in zip(STEPS, curve(top1, seed), strict=True):
                         run.log_metrics({"val/top1": value, "train/loss": 1 - value, "train/lr": 0.1}, step)

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import mlflow
@@ -11,11 +10,13 @@ import pytest
 
 from rp2k_lab import PROJECT
 from rp2k_lab.errors import Interrupted, RequestError
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker, RunStore, without_credentials
+from rp2k_lab.store import without_credentials
+from rp2k_lab.stored import RunStore
+from rp2k_lab.tracker import MemoryTracker, MlflowTracker
 
 
 def tracking(folder, **changes):
-    settings = {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "study", "flush_seconds": 3600}
+    settings = {"name": "mlflow", "uri": f"sqlite:///{folder}/mlflow.db", "experiment": "study", "flush_seconds": 3600}
     return SimpleNamespace(**settings | changes)
 
 
@@ -27,7 +28,7 @@ def test_what_is_logged_is_in_the_store(tmp_path):
     settings = tracking(tmp_path)
     note = tmp_path / "note.txt"
     note.write_text("伊利 安慕希")
-    with MlflowTracker(settings, "run") as tracker:
+    with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
         tracker.log_params({f"group.key{i}": i for i in range(250)} | {"long": "x" * 7000})
         tracker.set_tags({"task": "train"})
         for step in range(2500):
@@ -43,17 +44,12 @@ def test_what_is_logged_is_in_the_store(tmp_path):
     assert (tmp_path / "artifacts" / tracker.run_id / "artifacts" / "notes" / "note.txt").read_text() == "伊利 安慕希"
 
 
-def test_metrics_are_buffered_and_sent_in_time(tmp_path):
-    settings = tracking(tmp_path, flush_seconds=0.01)
-    with MlflowTracker(settings, "run") as tracker:
+def test_what_is_logged_arrives_while_the_run_goes_on(tmp_path, wait_for):
+    settings = tracking(tmp_path, flush_seconds=0.05)
+    with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
         tracker.log_metrics({"a": 1}, 1)
-        tracker._next_flush = 0  # the time has come
-        tracker.log_metrics({"a": 2}, 2)
-        assert read(settings, tracker).data.metrics == {"a": 2}
-    settings = tracking(tmp_path)
-    with MlflowTracker(settings, "run") as tracker:
-        tracker.log_metrics({"a": 1}, 1)
-        assert read(settings, tracker).data.metrics == {}
+        wait_for(lambda: read(settings, tracker).data.metrics == {"a": 1})
+        assert read(settings, tracker).info.status == "RUNNING"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +58,7 @@ def test_metrics_are_buffered_and_sent_in_time(tmp_path):
 )
 @pytest.mark.parametrize("kind", ["memory", "mlflow"])
 def test_the_status_is_right_however_the_run_ends(tmp_path, kind, error, status):
-    tracker = MemoryTracker() if kind == "memory" else MlflowTracker(tracking(tmp_path), "run")
+    tracker = MemoryTracker() if kind == "memory" else MlflowTracker(tracking(tmp_path), "run", tmp_path / "run")
     tracker.log_metrics({"a": 1}, 1)
     with pytest.raises(type(error)), tracker:
         raise error
@@ -76,28 +72,31 @@ def test_the_status_is_right_however_the_run_ends(tmp_path, kind, error, status)
 def test_a_run_whose_process_was_killed_is_marked_at_the_next_start(tmp_path):
     program = f"""
 import os, signal
+from pathlib import Path
 from types import SimpleNamespace
 from rp2k_lab.tracker import MlflowTracker
-MlflowTracker(SimpleNamespace(uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1), "victim")
+settings = SimpleNamespace(name="mlflow", uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1)
+tracker = MlflowTracker(settings, "victim", Path("{tmp_path}/victim"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT).returncode == -signal.SIGKILL
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (victim,) = client.search_runs(["1"])
     assert victim.info.status == "RUNNING"
-    with MlflowTracker(tracking(tmp_path), "next") as tracker:
+    with MlflowTracker(tracking(tmp_path), "next", tmp_path / "next") as tracker:
         statuses = {run.info.run_name: run.info.status for run in client.search_runs(["1"])}
         assert statuses == {"victim": "KILLED", "next": "RUNNING"}
-        with MlflowTracker(tracking(tmp_path), "third"):  # the living are left alone
+        with MlflowTracker(tracking(tmp_path), "third", tmp_path / "third"):  # the living are left alone
             assert client.get_run(tracker.run_id).info.status == "RUNNING"
 
 
 def test_processes_that_open_a_fresh_store_at_once_all_get_their_run(tmp_path):
     program = f"""
+from pathlib import Path
 from types import SimpleNamespace
 from rp2k_lab.tracker import MlflowTracker
-settings = SimpleNamespace(uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1)
-with MlflowTracker(settings, "run") as tracker:
+settings = SimpleNamespace(name="mlflow", uri="sqlite:///{tmp_path}/mlflow.db", experiment="study", flush_seconds=1)
+with MlflowTracker(settings, "run", Path("{tmp_path}/run")) as tracker:
     for step in range(50):
         tracker.log_metrics({{"a": step}}, step)
 """
@@ -109,38 +108,29 @@ with MlflowTracker(settings, "run") as tracker:
     assert all(len(client.get_metric_history(run.info.run_id, "a")) == 50 for run in runs)
 
 
-def test_a_server_gets_everything_and_its_absence_costs_one_warning(tmp_path, server, caplog, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    settings = tracking(tmp_path, uri=server.address, flush_seconds=0.001)
-    with MlflowTracker(settings, "run") as tracker:
-        (tmp_path / "note.txt").write_text("kept")
-        tracker.log_artifact(tmp_path / "note.txt")
-        server.signal(signal.SIGSTOP)
-        for step in range(3):
-            tracker._next_flush = 0  # the time has come
-            tracker.log_metrics({"a": step}, step)
-        assert len([r for r in caplog.records if "did not take the metrics" in r.message]) == 1
-        assert tracker._next_flush - time.monotonic() > 15  # a call that took a second keeps quiet for twenty
-        server.signal(signal.SIGCONT)
-    run = read(settings, tracker)
-    assert run.info.status == "FINISHED"
-    history = mlflow.MlflowClient(server.address).get_metric_history(run.info.run_id, "a")
-    assert [(m.step, m.value) for m in history] == [(0, 0), (1, 1), (2, 2)]
+def test_a_server_gets_everything_and_gives_it_back(tmp_path, server):
+    settings = tracking(tmp_path, uri=server.address)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "note.txt").write_text("kept")
+    with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
+        tracker.log_artifact(tmp_path / "run" / "note.txt")
+        tracker.log_metrics({"a": 1}, 1)
+    assert tracker.where_to_look() == [f"{server.address}/#/experiments/1/runs/{tracker.run_id}"]
     assert list((tmp_path / "served").rglob("note.txt"))
     store = RunStore(server.address)
     (stored,) = store.find(tracker.run_id[:6])
-    assert (stored.name, stored.status) == ("run", "FINISHED")
+    assert (stored.name, stored.status, stored.metrics) == ("run", "FINISHED", {"a": 1})
     (tmp_path / "downloads").mkdir()
     folder = store.fetch(stored, ["note.txt", "folder/absent.txt"], tmp_path / "downloads")
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"note.txt": "kept"}
 
 
-def test_a_server_that_is_not_there_is_a_wrong_request_without_its_password(tmp_path):
-    with pytest.raises(RequestError) as error:
-        MlflowTracker(tracking(tmp_path, uri="http://user:secret@127.0.0.1:9"), "run")
-    assert "http://127.0.0.1:9" in str(error.value)
-    assert "secret" not in str(error.value)
+@pytest.mark.parametrize("uri", ["foo://somewhere", "http://", "http://host:port", "sqlite:////proc/none/mlflow.db"])
+def test_a_store_that_cannot_be_is_a_wrong_request_and_leaves_no_journal(tmp_path, uri):
+    with pytest.raises(RequestError, match=rf"^tracking\.uri={uri}: ") as error:
+        MlflowTracker(tracking(tmp_path, uri=uri), "run", tmp_path / "run")
     assert len(str(error.value).splitlines()) == 2
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_credentials_are_taken_out_of_a_uri():

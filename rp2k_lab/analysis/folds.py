@@ -24,8 +24,8 @@ from rp2k_lab.errors import DataError, RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.runs import EarlierRun, find_run
+from rp2k_lab.stored import RunStore
 from rp2k_lab.sweep.process import TrialFailed, run_trial
-from rp2k_lab.tracker import RunStore
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from rp2k_lab.config import Config, parse
 from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.errors import DataError, RequestError, shown
 from rp2k_lab.runs import composed_choice, restore, stored_run
-from rp2k_lab.tracker import RunStore, StoredRun
+from rp2k_lab.stored import RunStore, StoredRun
 
 _TABLES = ("cases.parquet", "classes.parquet", "clusters.parquet", "causes.csv", "curves.csv")
 _PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE = "photo_score.csv", "label_errors.csv", "label_errors_curve.csv"

@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rp2k_lab.ablation import Ablation, Scale
 from rp2k_lab.metrics import GROUPS
 from rp2k_lab.results import image_row, images_digest, pack
+from rp2k_lab.stored import RunStore
 from rp2k_lab.sweep.storage import stored_study
-from rp2k_lab.tracker import RunStore
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
 SCORES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1")

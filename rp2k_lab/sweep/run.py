@@ -20,12 +20,13 @@ from rp2k_lab.config import Config, parse
 from rp2k_lab.errors import RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.launch import check_launch
+from rp2k_lab.store import without_credentials
 from rp2k_lab.sweep.display import Display, failure_table
 from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
 from rp2k_lab.sweep.storage import exclusive, open_storage
 from rp2k_lab.sweep.study import open_study, refuse_another
 from rp2k_lab.sweep.worker import Worker, missing
-from rp2k_lab.tracker import StudyTracker, without_credentials
+from rp2k_lab.tracker import StudyTracker
 
 
 class Options(BaseModel):
@@ -98,7 +99,8 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
 def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:
     """The name and the tags of a trial's run."""
     tags = {"study": study, "trial": trial.number, **{key: str(value) for key, value in trial.params.items()}}
-    return {"name": label, "tags": tags | {"mlflow.parentRunId": tracker.run_id}}
+    parent = {"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {}
+    return {"name": label, "tags": tags | parent}
 
 
 def _work(worker: Worker, devices: tuple[int, ...] | None) -> None:
@@ -182,7 +184,8 @@ def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker
         print(failed)
     done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     print(f"study       {study.study_name}: {len(done)} finished")
-    print(f"run         {tracker.run_id}, the parent of the trials' runs")
+    if tracker.run_id:
+        print(f"run         {tracker.run_id}, the parent of the trials' runs")
     if isinstance(plan, Table):
         print(f"next        python run.py task=report ablation={plan.ablation.name} scale={plan.scale}")
     elif done:
@@ -191,4 +194,4 @@ def _print_next(plan: Table | Search, study: optuna.Study, tracker: StudyTracker
             f"best        val top-1 {100 * best.value:.1f} %, trial {best.number}, run {best.user_attrs.get('run_id')}"
         )
         print(f"next        python run.py {shlex.join([*plan.fixed, *(f'{k}={v}' for k, v in best.params.items())])}")
-    print(f"            make ui, then {tracker.page}")
+    print(f"            {f'make ui, then {tracker.page}' if tracker.page else 'python run.py task=sync'}")

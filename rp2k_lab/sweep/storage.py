@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from rp2k_lab.errors import RequestError
-from rp2k_lab.tracker import STORE, without_credentials
+from rp2k_lab.store import STORE, without_credentials
 
 Returned = TypeVar("Returned")
 # A database that is started anew is back by then.

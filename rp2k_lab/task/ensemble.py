@@ -55,7 +55,7 @@ def run(config: Config, folder: Path, *others: Config) -> float:
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         evaluators = required_evaluators(config, index, predictor, SPLITS)
         log.info("%d networks, tta %s, on %s", len(members), task.tta, device.describe(config.device))
-        with open_tracker(config, trial.name or f"ensemble{len(members)}_{members[0].name}") as tracker:
+        with open_tracker(config, trial.name or f"ensemble{len(members)}_{members[0].name}", folder) as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)

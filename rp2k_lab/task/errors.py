@@ -56,7 +56,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
         check_splits(config, index, [split])
         if split == "val":
             check_held_out(config, runs)
-        with open_tracker(config, f"errors_{members[-1].name}") as tracker:
+        with open_tracker(config, f"errors_{members[-1].name}", folder) as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(parents(runs))
             held_out = hold_out(tracker, config, index, runs[0], folder, signals) if folds else None

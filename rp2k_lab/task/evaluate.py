@@ -44,7 +44,7 @@ def run(config: Config, folder: Path) -> float:
         evaluators = required_evaluators(config, index, predictor, task.split)
         for split, evaluator in evaluators.items():
             log.info("%d photos of %s, %s", len(evaluator.rows), split, device.describe(config.device))
-        with open_tracker(config, trial.name or f"evaluate_{members[0].name}") as tracker:
+        with open_tracker(config, trial.name or f"evaluate_{members[0].name}", folder) as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)

@@ -67,7 +67,7 @@ def run(config: Config, folder: Path) -> float:
             before = replace(member, preprocessing=recorded_preprocessing(earlier))
             predictor = Predictor([before], config.batch_size, check=signals.check)
             old = required_evaluators(config, index, predictor, SPLITS)
-            with open_tracker(config, trial.name or f"fixres{config.size[0]}_{member.name}") as tracker:
+            with open_tracker(config, trial.name or f"fixres{config.size[0]}_{member.name}", folder) as tracker:
                 record_origin(tracker, config, index, folder)
                 tracker.set_tags(trial.tags | parents([earlier]))
                 trial.started(tracker.run_id, folder)

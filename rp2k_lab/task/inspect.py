@@ -23,7 +23,8 @@ from rp2k_lab.model import list_models
 from rp2k_lab.model.summary import Summary, summarise
 from rp2k_lab.page import printable
 from rp2k_lab.record import record_origin
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.task.train import open_tracker
+from rp2k_lab.tracker import MemoryTracker
 
 
 def run(config: Config, folder: Path) -> None:
@@ -46,7 +47,7 @@ def inspect_data(config: Config, folder: Path) -> None:
     """
     listing = list_photos(config.dataset, decode=True)
     index = readable_index(listing)
-    with MlflowTracker(config.tracking, config.tracking.run_name or f"inspect_{config.dataset.name}") as tracker:
+    with open_tracker(config, f"inspect_{config.dataset.name}", folder) as tracker:
         record_origin(tracker, config, index, folder)
         inspection = look(config, listing)
         tracker.log_metrics(inspection.counts, 0)

@@ -47,7 +47,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
         config = config.model_copy(update={"batch_size": min(config.batch_size, len(names))})
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         log.info("%d photos, tta %s, on %s", len(names), task.tta, device.describe(config.device))
-        with open_tracker(config, f"predict_{members[0].name}") as tracker:
+        with open_tracker(config, f"predict_{members[0].name}", folder) as tracker:
             record_request(tracker, config, folder)
             tracker.set_tags(parents(runs))
             started = time.monotonic()

@@ -28,8 +28,9 @@ from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.rerun import verify
 from rp2k_lab.resume import Start, check_record, check_state, earlier_run, is_finished, starting
+from rp2k_lab.stored import StoredRun
 from rp2k_lab.sweep.trial import Trial
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker, StoredRun
+from rp2k_lab.tracker import MemoryTracker, MlflowTracker
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
     with (
         workers.ending_together(),
         SignalWatch() as signals,
-        open_tracker(config, name, workers, run_id) as tracker,
+        open_tracker(config, name, folder, workers, run_id) as tracker,
     ):
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
@@ -115,17 +116,18 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
 
 
 def open_tracker(
-    config: Config, name: str | None, workers: Workers = ALONE, run_id: str | None = None
+    config: Config, name: str | None, folder: Path, workers: Workers = ALONE, run_id: str | None = None
 ) -> MemoryTracker:
     """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's.
 
     Args:
+        folder: the run's own, where the record is kept until the store has it.
         run_id: of a run to be reopened; None: a new one.
     """
     if not workers.first:
         return MemoryTracker()
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
-    return MlflowTracker(config.tracking, config.tracking.run_name or name, run_id)
+    return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 
 
 def announce(config: Config, index: Index, training: Training) -> None:
@@ -224,7 +226,6 @@ def build_callbacks(
 
 def print_where_to_look(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:
     """The closing lines; `best` is the checkpoint of a task that trains."""
-    page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
     print(f"checkpoint  {best}\nfigures     {folder / 'figures'}" if best else f"folder      {folder}")
-    print(f"next        make ui, then {page}")
+    print("\n".join(f"{'' if i else 'next':12}{line}" for i, line in enumerate(tracker.where_to_look())))

@@ -57,7 +57,7 @@ def analysed(compose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     composed = compose(*TINY, f"tracking.uri=sqlite:///{folder}/mlflow.db")
     config = parse(composed)
-    with MlflowTracker(config.tracking, "whole") as tracker:
+    with MlflowTracker(config.tracking, "whole", folder / "whole") as tracker:
         run_id = tracker.run_id
     index = build_index(config.dataset)
     return config, index, EarlierRun("whole", "whole", run_id, None, composed, Path("-"), tuple(index.classes))

@@ -164,7 +164,7 @@ def checkpoints(tested, *names):
 def test_two_runs_of_a_store_are_compared(compose, request_of, tested, tmp_path, capsys):
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     for name in ("plain", "better"):
-        with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, name) as tracker:
+        with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, name, tmp_path / name) as tracker:
             tracker.log_artifact(tested[name] / "config.yaml")
             for file in (tested[name] / "test").iterdir():
                 tracker.log_artifact(file, "test")

@@ -1,0 +1,148 @@
+"""Reading what runs left in the store."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from rp2k_lab.errors import RequestError
+from rp2k_lab.sender import LOCAL_ID
+from rp2k_lab.store import quieten, store_is_there, store_uri, unreachable
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run in the store.
+
+    Attributes:
+        experiment_id: MLflow's.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        started: local time.
+        folder: the run's own folder on the machine where it ran, or empty.
+        artifact_uri: where its artifacts are.
+        tags, metrics: as logged, of a metric the last value.
+    """
+
+    run_id: str
+    experiment_id: str
+    name: str
+    status: str
+    started: datetime
+    folder: str
+    artifact_uri: str
+    tags: dict[str, str] = field(compare=False)
+    metrics: dict[str, float] = field(compare=False)
+
+
+class RunStore:
+    """Reads what runs left; writes nothing and makes no store.
+
+    Raises:
+        RequestError: there is no store, or the server does not answer.
+    """
+
+    def __init__(self, uri: str | None):
+        import mlflow
+
+        self._uri = store_uri(uri)
+        if not store_is_there(uri):
+            raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: python run.py")
+        quieten()
+        self._client = mlflow.MlflowClient(self._uri)
+
+    def find(self, reference: str) -> list[StoredRun]:
+        """The runs of any experiment with this name, or whose id begins so (six or more characters), newest first.
+
+        A run that was begun while its store did not answer has two ids: MLflow's, and its own.
+        """
+        quote = '"' if "'" in reference else "'"
+        found = self._search(f"attributes.run_name = {quote}{reference}{quote}")
+        if re.fullmatch("[0-9a-f]{6,32}", reference):
+            found += self._search(f"attributes.run_id LIKE '{reference}%'")
+            found += self._search(f"tags.{LOCAL_ID} LIKE '{reference}%'")
+        return sorted(set(found), key=lambda run: run.started, reverse=True)
+
+    def get(self, run_id: str) -> StoredRun | None:
+        """The run of this id, MLflow's or its own, or None where the store has none (any more)."""
+        found = self._search(f"attributes.run_id = '{run_id}'") or self._search(f"tags.{LOCAL_ID} = '{run_id}'")
+        return next(iter(found), None)
+
+    def tagged(self, tag: str, value: str) -> list[StoredRun]:
+        """The runs of any experiment with this tag, newest first."""
+        return self._search(f"tags.{tag} = '{value}'")
+
+    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Metric name to its (step, value) in order."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return metric_history(self._client, self._client.get_run(run_id))
+        except MlflowException as error:
+            raise unreachable(self._uri, error) from None
+
+    def newest(self, count: int) -> list[StoredRun]:
+        """The last runs started."""
+        return self._search("", count)
+
+    def finished(self, task: str, parent: str | None = None) -> StoredRun | None:
+        """The newest finished run of a task, or None; with a run id `parent`, of those whose last parent it is."""
+        of_parent = f" and tags.parent LIKE '%{parent}'" if parent else ""  # a pair's parents are `first,second`
+        return next(iter(self._search(f"attributes.status = 'FINISHED' and tags.task = '{task}'{of_parent}", 1)), None)
+
+    def fetch(self, run: StoredRun, files: Iterable[str], downloads: Path) -> Path:
+        """A folder with those of a run's artifact `files` (folder/name) that it left.
+
+        On this machine it is the run's own; from a server they are downloaded to a folder in `downloads`.
+        """
+        from mlflow.exceptions import MlflowException
+
+        uri = urlsplit(run.artifact_uri)
+        if uri.scheme in ("", "file"):
+            return Path(url2pathname(uri.path))
+        folder = downloads / run.run_id
+        folder.mkdir(exist_ok=True)
+        try:
+            for file in files:
+                parent = file.rpartition("/")[0]
+                if file in {there.path for there in self._client.list_artifacts(run.run_id, parent or None)}:
+                    (folder / parent).mkdir(parents=True, exist_ok=True)
+                    self._client.download_artifacts(run.run_id, file, str(folder / parent))  # under its name alone
+        except MlflowException as error:
+            raise unreachable(self._uri, error) from None
+        return folder
+
+    def _search(self, query: str, most: int = 1000) -> list[StoredRun]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
+            found = self._client.search_runs(experiments, query, max_results=most, order_by=["start_time DESC"])
+        except MlflowException as error:
+            raise unreachable(self._uri, error) from None
+        return [_stored(run) for run in found]
+
+
+def metric_history(client, run) -> dict[str, list[tuple[int, float]]]:
+    """Metric name to its (step, value) in the order in which they were logged, of MLflow's client and run."""
+    found = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return {n: [(m.step, m.value) for m in sorted(ms, key=lambda m: (m.step, m.timestamp))] for n, ms in found.items()}
+
+
+def _stored(run) -> StoredRun:
+    started = datetime.fromtimestamp(run.info.start_time / 1000)
+    info, data = run.info, run.data
+    folder = data.tags.get("folder", "")
+    return StoredRun(
+        info.run_id,
+        info.experiment_id,
+        info.run_name,
+        info.status,
+        started,
+        folder,
+        info.artifact_uri,
+        data.tags,
+        data.metrics,
+    )

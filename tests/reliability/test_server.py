@@ -1,0 +1,172 @@
+"""A real `mlflow server` that is killed, paused and started again, under a run that goes on."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+
+from rp2k_lab import PROJECT
+from rp2k_lab.config import parse
+from rp2k_lab.sender import STOP_SECONDS
+from rp2k_lab.stored import RunStore
+from rp2k_lab.task import sync
+from rp2k_lab.tracker import MlflowTracker
+
+from ..task.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def server(new_server, tmp_path_factory):
+    """One for all of these tests, since it takes seconds to start."""
+    with new_server(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture
+def paused(server):
+    """paused(): the server is stopped in whatever it does until the test's end, or until `server.send(SIGCONT)`."""
+    yield lambda: server.send(signal.SIGSTOP)
+    server.send(signal.SIGCONT)
+
+
+def tracking(server):
+    uri = server.address.replace("http://", "http://user:hidden-word@")
+    return SimpleNamespace(name="mlflow", uri=uri, experiment="study", flush_seconds=0.05)
+
+
+def history(server, run_id, name="loss"):
+    return mlflow.MlflowClient(server.address).get_metric_history(run_id, name)
+
+
+def log_steps(tracker, steps):
+    """Log a loss at each; returns the longest time that a call took, in seconds."""
+    longest = 0.0
+    for step in steps:
+        started = time.perf_counter()
+        tracker.log_metrics({"loss": 1 / (step + 1)}, step)
+        longest = max(longest, time.perf_counter() - started)
+    return longest
+
+
+def test_a_server_that_hangs_and_one_that_dies_hold_nothing_up_and_get_all(
+    server, tmp_path, monkeypatch, caplog, capfd, wait_for
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    caplog.set_level(logging.WARNING)
+    (tmp_path / "note.txt").write_text("kept")
+    with MlflowTracker(tracking(server), "run", tmp_path) as tracker:
+        log_steps(tracker, range(100))
+        server.send(signal.SIGSTOP)
+        longest = log_steps(tracker, range(100, 200))
+        tracker.set_tags({"while": "hung"})
+        tracker.log_artifact(tmp_path / "note.txt", "notes")
+        wait_for(lambda: caplog.messages)  # the thread has waited for an answer
+        longest = max(longest, log_steps(tracker, range(200, 300)))
+        server.send(signal.SIGCONT)
+        wait_for(lambda: len(history(server, tracker.run_id)) == 300)
+        server.stop()
+        longest = max(longest, log_steps(tracker, range(300, 400)))
+        server.start()
+        wait_for(lambda: len(history(server, tracker.run_id)) == 400)
+        log_steps(tracker, range(400, 500))
+    assert longest < 0.5  # a call to the server would have taken its time-out, three seconds
+    (warning,) = caplog.messages
+    assert "the store does not answer and gets everything later (" in warning
+    assert tracker.is_sent
+    assert tracker.where_to_look() == [f"{server.address}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"]
+    assert [(m.step, m.value) for m in history(server, tracker.run_id)] == tracker.history["loss"]
+    (run,) = RunStore(server.address).find("run")
+    assert (run.status, run.tags["while"]) == ("FINISHED", "hung")
+    (tmp_path / "downloads").mkdir()
+    folder = RunStore(server.address).fetch(run, ["notes/note.txt"], tmp_path / "downloads")
+    assert (folder / "notes" / "note.txt").read_text() == "kept"
+    told = [warning, str(run), *capfd.readouterr(), *(file.read_text() for file in tmp_path.glob("*.*"))]
+    assert not any("hidden-word" in text for text in told)
+
+
+def test_a_server_that_hangs_at_the_end_costs_seconds_and_is_synced_later(server, paused, tmp_path, compose, capsys):
+    program = f"""
+import logging, sys
+from pathlib import Path
+from types import SimpleNamespace
+from rp2k_lab.tracker import MlflowTracker
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+settings = SimpleNamespace(name="mlflow", uri="{server.address}", experiment="study", flush_seconds=0.05)
+tracker = MlflowTracker(settings, "stopped", Path("{tmp_path}/run"))
+for step in range(200):
+    tracker.log_metrics({{"loss": step}}, step)
+    if step == 100:
+        print(tracker.run_id, flush=True)
+        sys.stdin.readline()
+tracker.close("KILLED")
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, **pipes) as process:
+        run_id = process.stdout.readline().strip()
+        paused()
+        stopped = time.monotonic()
+        said, _ = process.communicate("\n")
+        assert time.monotonic() - stopped < 3 * STOP_SECONDS  # a call would have taken its time-out, twenty seconds
+    assert said.strip().endswith(f": python run.py task=sync runs={tmp_path}/run")
+    server.send(signal.SIGCONT)
+    sync.run(parse(compose("task=sync", f"runs={tmp_path}/run")), None)
+    assert f"sent        stopped: {server.address}/#/experiments/1/runs/{run_id}" in capsys.readouterr().out
+    assert [(m.step, m.value) for m in history(server, run_id)] == [(step, step) for step in range(200)]
+    (run,) = RunStore(server.address).find("stopped")
+    assert run.status == run.tags["status"] == "KILLED"
+
+
+def test_a_training_whose_server_comes_late_is_recorded_by_itself(server, tmp_path, compose, wait_for):
+    """The real command: absent from the start, there before the end."""
+    server.stop()
+    overrides = [*TINY, "epochs=1000", f"tracking.uri={server.address}", "tracking.flush_seconds=0.2"]
+    command = [sys.executable, str(PROJECT / "run.py"), *overrides, f"hydra.run.dir={tmp_path}/out"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    store, said = RunStore(server.address), []
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("epoch 2/"):
+                server.start()
+                (run,) = wait_for(lambda: [run for run in store.newest(1) if run.metrics.get("epoch", 0) >= 2])
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 75, "".join(said)
+    assert sum("the store does not answer" in line for line in said) == 1
+    # On a busy machine its last seconds may be missing.
+    sync.run(parse(compose("task=sync", f"runs={tmp_path}/out")), None)
+    assert store.get(run.run_id).status == "KILLED"
+    steps = [metric.step for metric in history(server, run.run_id, "train/loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    (journal,) = (tmp_path / "out").glob("*.journal")
+    assert store.get(journal.stem).run_id == run.run_id
+
+
+def test_an_offline_training_ends_with_the_command_that_syncs_it(server, tmp_path):
+    """By the real commands, each a process."""
+
+    def run_py(*arguments):
+        command = [sys.executable, str(PROJECT / "run.py"), *arguments, f"hydra.run.dir={tmp_path}/out"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = run_py(*TINY, "tracking=offline", "epochs=1")
+    (command,) = re.findall(r"next +offline: python run\.py (task=sync runs=\S+)", out)
+    assert not list(tmp_path.rglob("*.db"))
+    out = run_py(*command.split(), f"tracking.uri={server.address}")
+    (page,) = re.findall(r"sent        resnet18_shelf_none_seed0: (\S+)", out)
+    run = RunStore(server.address).get(page.rpartition("/")[2])
+    assert run.status == "FINISHED"
+    assert run.metrics["val/top1"] >= 0
+    (tmp_path / "downloads").mkdir()
+    folder = RunStore(server.address).fetch(run, ["checkpoints/best.ckpt"], tmp_path / "downloads")
+    best = tmp_path / "out" / "checkpoints" / "best.ckpt"
+    assert (folder / "checkpoints" / "best.ckpt").read_bytes() == best.read_bytes()
