@@ -19,12 +19,12 @@ from rp2k_lab.document import (
     Section,
     Text,
     interval,
-    percent,
     points,
 )
 from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.forest import Bar, forest
 from rp2k_lab.metrics import GROUPS
+from rp2k_lab.page import percent
 from rp2k_lab.provenance import flatten
 from rp2k_lab.runs import CONFIG, locate
 from rp2k_lab.verdict import class_weights

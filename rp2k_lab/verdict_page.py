@@ -16,12 +16,12 @@ from rp2k_lab.document import (
     Section,
     Tag,
     Text,
-    percent,
     points,
     to_html,
     to_markdown,
 )
 from rp2k_lab.forest import Bar, forest
+from rp2k_lab.page import percent
 from rp2k_lab.results import replace_file
 from rp2k_lab.verdict import RP2K_TEST_IMAGES, Table
 from rp2k_lab.verdict_words import METRICS, decimals, grid, numbers, report_command, run_command, sentence
