@@ -6,11 +6,12 @@ import yaml
 
 from rp2k_lab import figures, metrics
 from rp2k_lab.config import Config
+from rp2k_lab.credentials import clean
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.evaluation import Evaluation, Evaluator
 from rp2k_lab.metrics import Score
 from rp2k_lab.provenance import environment, flatten, git_state
-from rp2k_lab.tracker import MemoryTracker, without_credentials
+from rp2k_lab.tracker import MemoryTracker
 
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
@@ -31,9 +32,7 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
 
 def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None:
     """Configuration, environment and code of a run."""
-    settings = config.model_dump(mode="json", exclude={"ablation", "scale"})  # of tables, not of a run
-    if settings["tracking"]["uri"]:
-        settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
+    settings = clean(config.model_dump(mode="json", exclude={"ablation", "scale"}))  # of tables, not of a run
     tracker.log_params(dict(flatten(settings)))
     tracker.set_tags(git_state() | {"task": config.task.name, "device": config.device.name, "folder": folder})
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)

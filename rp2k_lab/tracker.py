@@ -24,6 +24,7 @@ import psutil
 from filelock import FileLock
 
 from rp2k_lab import PROJECT
+from rp2k_lab.credentials import reveal, without_credentials
 from rp2k_lab.errors import Pruned, RequestError
 from rp2k_lab.study_page import VIEW_TAG, grouped_view, page_url
 
@@ -317,7 +318,7 @@ def _stored(run) -> StoredRun:
 
 def store_uri(uri: str | None) -> str:
     """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
-    return uri or f"sqlite:///{STORE / 'mlflow.db'}"
+    return reveal(uri) if uri else f"sqlite:///{STORE / 'mlflow.db'}"
 
 
 def serve(port: int) -> int:
@@ -332,11 +333,6 @@ def serve(port: int) -> int:
     print(f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-
-
-def without_credentials(uri: str) -> str:
-    """The URI without the user and password that may stand in it."""
-    return re.sub(r"//[^/@\s]*@", "//", uri)
 
 
 def _connect(uri: str | None, experiment: str):
@@ -379,7 +375,7 @@ def _unreachable(store: str, error: Exception) -> RequestError:
 
 def _line(error: Exception) -> str:
     """An error's first line, short enough for a terminal."""
-    return without_credentials(str(error).strip().split("\n")[0][:160])
+    return without_credentials(str(error).strip().split("\n")[0])[:160]
 
 
 def _is_alive(pid: int, started: float) -> bool:

@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rp2k_lab.config import Config, parse
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.launch import check_launch
@@ -25,7 +26,7 @@ from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
 from rp2k_lab.sweep.storage import exclusive, open_storage
 from rp2k_lab.sweep.study import open_study, refuse_another
 from rp2k_lab.sweep.worker import Worker, missing
-from rp2k_lab.tracker import StudyTracker, without_credentials
+from rp2k_lab.tracker import StudyTracker
 
 
 class Options(BaseModel):

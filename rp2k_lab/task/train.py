@@ -28,6 +28,7 @@ from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +114,14 @@ def train(
     Raises:
         Interrupted: a signal came; the last checkpoint is saved.
         DataError: a photo that could not be read.
-        TrainingDiverged: the loss is no number any more.
+        TrainingDiverged: the loss is no number any more, or stays at chance.
         Pruned: the study that the run is a trial of asked it to stop.
     """
     dispatch = callback.Dispatch(
         callback.TrainingState(
             config.epochs, training.batches.steps_per_epoch, training.batches.photos_per_step, training.learning_rate
         ),
-        build_callbacks(training, evaluate, tracker, signals, trial, folder / "checkpoints", workers),
+        build_callbacks(config, training, evaluate, tracker, signals, trial, folder, workers),
     )
     sink_size = training.batches.sink_size
     try:
@@ -142,19 +143,24 @@ def train(
 
 
 def build_callbacks(
+    config: Config,
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
     signals: SignalWatch,
     trial: Trial,
-    checkpoints: Path,
+    folder: Path,
     workers: Workers = ALONE,
 ) -> list[callback.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
-    save = callback.SaveCheckpoints(checkpoints, training.model.train_network, training.network)
+    save = callback.SaveCheckpoints(folder / "checkpoints", training.model.train_network, training.network)
+    record = Trouble(training, tracker, folder) if workers.first else lambda state, what: "written down by the first"
+    batches, loss = training.batches, config.loss
+    chance = callback.chance_loss(batches.labels, batches.num_classes, batches.sampler, loss.label_smoothing)
     of_each = [
         callback.Agree(workers, signals),
-        callback.NanGuard(save.last),
+        callback.NanGuard(save.last, record),
+        callback.StuckGuard(chance, loss.stuck_epochs, loss.stuck, record),
         callback.Throughput(tracker),
         callback.Evaluate(evaluate),
         callback.Prune(trial),
