@@ -13,7 +13,7 @@ from typing import Any
 
 _VARIABLE = "RP2K_LAB_ADDRESSES"
 # A file's path may have an @ in it.
-_USER = re.compile(r"(?<!sqlite:)(?<!file:)//[^\s'\"]*@")
+_USER = re.compile(r"(?<=:)(?<!sqlite:)(?<!file:)//[^\s'\"]*@")
 _PARAMETER = re.compile(r"([?&;][^=&\s'\"]*(?:pass|pwd|token|secret|key|auth)[^=&\s'\"]*\\?=)[^&\s'\"]+", re.IGNORECASE)
 
 

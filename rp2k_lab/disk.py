@@ -35,8 +35,9 @@ def check_room(needs: Sequence[Need]) -> None:
         wanted, free = sum(need.size for _, need in on_disk), shutil.disk_usage(on_disk[0][0]).free
         if wanted > free:
             parts = ", ".join(f"{need.what} {readable(need.size)}" for _, need in on_disk if need.size)
+            place = shown(on_disk[0][1].folder)
             raise RequestError(
-                f"{shown(on_disk[0][1].folder)}: the run takes {readable(wanted)} ({parts}), {readable(free)} are free\n"
+                f"{place}: the run takes {readable(wanted)} ({parts}), {readable(free)} are free\n"
                 "make room, lower dataset.cache_gb, or put the run elsewhere: hydra.run.dir=<folder>"
             )
 

@@ -89,7 +89,7 @@ class PhotoViews:
 
 
 class EpochBatches:
-    """Endless epochs of shuffled batches; a subclass has `batch(epoch, order, batch)`, which makes one, and `path(row)`.
+    """Endless epochs of shuffled batches; a subclass makes one, `batch(epoch, order, batch)`, and has `path(row)`.
 
     Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
     the last batch (with `sink_steps`, the last sink) are left out of that epoch; the next one is shuffled anew.

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from mindspore import nn
+
 from rp2k_lab import callback, device
 from rp2k_lab.build import (
     Training,
@@ -16,9 +18,10 @@ from rp2k_lab.build import (
 )
 from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import PhotoViews
+from rp2k_lab.dataset.batches import PhotoViews, ResizedPhotos
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.index import Index, build_index
+from rp2k_lab.disk import Need, check_room
 from rp2k_lab.errors import Pruned
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
@@ -27,10 +30,15 @@ from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.sweep.trial import Trial
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.tracker import MemoryTracker, MlflowTracker, store_uri
 from rp2k_lab.trouble import Trouble
 
 log = logging.getLogger(__name__)
+
+# Predictions of a photo; the confusion pairs are fewer.  Figures, lists and the log of a run.
+_BYTES_A_PHOTO, _BYTES_OF_FIGURES = 200, 20_000_000
+# Loss and learning rate; a row with its index in SQLite.
+_METRICS_A_STEP, _BYTES_A_METRIC = 2, 250
 
 
 def run(config: Config, folder: Path) -> float:
@@ -46,6 +54,8 @@ def run(config: Config, folder: Path) -> float:
     index = build_index(config.dataset)
     photos = build_photos(config, index)
     training = build_training(config, build_batches(config, index, photos, index.split("train"), workers), workers)
+    if workers.first:
+        check_room(room_taken(config, training, photos, folder))
     with workers.ending_together(), SignalWatch() as signals, open_tracker(config, trial.name, workers) as tracker:
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
@@ -87,6 +97,27 @@ def open_tracker(config: Config, name: str | None, workers: Workers = ALONE) -> 
         return MemoryTracker()
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
     return MlflowTracker(config.tracking, config.tracking.run_name or name)
+
+
+def room_taken(config: Config, training: Training, photos: ResizedPhotos, folder: Path) -> list[Need]:
+    """What a run will put on disks: into its folder, a store on this machine and the cache."""
+    best, last = (_bytes_of(net) for net in (training.network, training.model.train_network))
+    tables = _BYTES_OF_FIGURES + _BYTES_A_PHOTO * len(photos.paths)
+    needs = [
+        Need("checkpoints", folder, 2 * (best + last)),  # each new one is written beside the old
+        Need("tables and figures", folder, tables),
+    ]
+    store = store_uri(config.tracking.uri)
+    if store.startswith("sqlite:///"):
+        metrics = _METRICS_A_STEP * training.steps * _BYTES_A_METRIC
+        needs.append(Need("the store", Path(store.removeprefix("sqlite:///")).parent, best + tables + metrics))
+    if photos.cache:
+        needs.append(Need("the cache", photos.cache.folder, photos.cache.to_come))
+    return needs
+
+
+def _bytes_of(net: nn.Cell) -> int:
+    return sum(parameter.nbytes for parameter in net.get_parameters())
 
 
 def announce(config: Config, index: Index, training: Training) -> None:

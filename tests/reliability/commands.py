@@ -21,7 +21,6 @@ import mlflow  # noqa: F401
 import optuna  # noqa: F401
 import pandas  # noqa: F401
 
-import rp2k_lab.config
 from rp2k_lab import PROJECT
 
 # A command that is not refused trains: it is killed.
