@@ -2,7 +2,8 @@
 
     python -m tests.reliability.commands < list
 
-reads a JSON list of argument lists, and writes a JSON list of [exit code, stderr].  What commands import is imported
+reads a JSON list of argument lists, and writes [place in the list, exit code, stderr] as a line of JSON for each, as
+they end.  What commands import is imported
 once, but for MindSpore, whose threads allow no copies; each command then runs in a forked copy of that process, through
 the very `run.py`, so that nothing of one reaches the next.
 """
@@ -27,15 +28,15 @@ from rp2k_lab import PROJECT
 _LIMIT_SECONDS = 12
 
 
-def answers(commands: list[list[str]]) -> list[tuple[int, str]]:
-    """(exit code, stderr) of each command, a process a core at a time; what they say on stdout is left out."""
-    found, running = {}, {}
+def answer(commands: list[list[str]]) -> None:
+    """Run each command, a process a core at a time, and write its answer; its stdout is left out."""
+    running = {}
 
     def wait() -> None:
         child, status = os.wait()
         number, said = running.pop(child)
         said.seek(0)
-        found[number] = os.waitstatus_to_exitcode(status), said.read().decode()
+        print(json.dumps([number, os.waitstatus_to_exitcode(status), said.read().decode()]), flush=True)
         said.close()
 
     for number, arguments in enumerate(commands):
@@ -48,7 +49,6 @@ def answers(commands: list[list[str]]) -> list[tuple[int, str]]:
         running[child] = number, said
     while running:
         wait()
-    return [found[number] for number in range(len(commands))]
 
 
 def _become(arguments: list[str], said: int) -> None:
@@ -70,4 +70,4 @@ def _become(arguments: list[str], said: int) -> None:
 
 if __name__ == "__main__":
     hydra.core.plugins.Plugins.instance()  # looks through the installed plugins
-    json.dump(answers(json.load(sys.stdin)), sys.stdout)
+    answer(json.load(sys.stdin))
