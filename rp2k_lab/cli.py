@@ -108,7 +108,8 @@ def main(hydra_main: Callable[[], None]) -> int:
         check_arguments(sys.argv[1:])
         hydra_main()
     except OSError as error:
-        if _REPORTED not in getattr(error, "__notes__", ()):  # Hydra could not make the run's folder
+        reported = _REPORTED in getattr(error, "__notes__", ())
+        if not reported and error.filename and not explain_full_disk(error):  # Hydra could not make the run's folder
             error = RequestError(f"{error.filename}: {error.strerror}\nname another folder: hydra.run.dir=<folder>")
         return report_error(error)
     except (Exception, KeyboardInterrupt) as error:
@@ -132,7 +133,8 @@ def _check_jobs_together() -> None:
 
         for overrides in batch:
             composed = sweeper.config_loader.load_sweep_config(sweeper.config, list(overrides))
-            parse(OmegaConf.to_container(OmegaConf.masked_copy(composed, composed.keys() - {"hydra"}), resolve=True))
+            ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+            parse(OmegaConf.to_container(ours, resolve=True))
 
     BasicSweeper.validate_batch_is_legal = check
 
