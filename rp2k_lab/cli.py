@@ -15,6 +15,9 @@ from typing import NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab import PROJECT
+from rp2k_lab.arguments import CONF, check_arguments, choices, groups
+from rp2k_lab.credentials import hide, without_credentials
+from rp2k_lab.disk import explain_full_disk
 from rp2k_lab.errors import RequestError
 from rp2k_lab.interrupt import claim_sigint, claim_sigterm
 from rp2k_lab.launch import check_launch, is_launched, is_spokesman
@@ -38,8 +41,13 @@ rp2k-lab: train, track and compare recognisers of retail products
 
 
 def register_resolvers() -> None:
-    """`${project:folder}`: a folder of the clone, whatever the shell's folder."""
+    """`${project:folder}`: a folder of the clone, whatever the shell's folder.
+
+    OmegaConf's own, which read the environment (oc.env) or make configurations of texts, are taken out.
+    """
     OmegaConf.register_new_resolver("project", lambda folder: str(PROJECT / folder), replace=True)
+    for name in ("env", "decode", "create", "select", "deprecated", "dict.keys", "dict.values"):
+        OmegaConf.clear_resolver(f"oc.{name}")
 
 
 def run_task(composed: DictConfig) -> float | None:
@@ -56,7 +64,6 @@ def run_task(composed: DictConfig) -> float | None:
     try:
         from rp2k_lab.config import parse
 
-        _refuse_second_choices(HydraConfig.get().overrides.task)
         settings = OmegaConf.to_container(composed, resolve=True)
         config = parse(settings)
         check_launch(config, sweep)
@@ -76,7 +83,7 @@ def run_task(composed: DictConfig) -> float | None:
         # The other jobs of a sweep go on; Hydra raises this error again when they are done.
         error.add_note(_REPORTED)
         if is_spokesman():
-            print(f"job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+            _say(f"job {HydraConfig.get().job.num}: {error}")
         raise
     finally:
         _remove_if_empty(folder)
@@ -86,12 +93,14 @@ def main(hydra_main: Callable[[], None]) -> int:
     """Run Hydra's entry; returns the exit code."""
     claim_sigint()
     claim_sigterm()
+    sys.argv[1:] = hide(sys.argv[1:])
     if is_launched():
         sys.stdout.reconfigure(line_buffering=True)  # msrun shows the file that a worker writes to
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
     register_resolvers()
     argparse.ArgumentParser.error = _refuse_arguments
     _compose_once()
+    _check_jobs_together()
     # argparse wants flags before or after all overrides; `run.py epochs=2 -m seed=1,2` is as clear.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     if {"-m", "--multirun"} & set(sys.argv[1:]) and any(a.startswith("ablation=") for a in sys.argv[1:]):
@@ -99,7 +108,13 @@ def main(hydra_main: Callable[[], None]) -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         _show_help()
     try:
+        check_arguments(sys.argv[1:])
         hydra_main()
+    except OSError as error:
+        reported = _REPORTED in getattr(error, "__notes__", ())
+        if not reported and error.filename and not explain_full_disk(error):  # Hydra could not make the run's folder
+            error = RequestError(f"{error.filename}: {error.strerror}\nname another folder: hydra.run.dir=<folder>")
+        return report_error(error)
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
     return 0
@@ -112,23 +127,30 @@ def _compose_once() -> None:
     Hydra.get_mode = lambda *_, **__: None
 
 
+def _check_jobs_together() -> None:
+    """Of the jobs of -m Hydra composes each before the first is started; here their values are checked too."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    def check(sweeper: BasicSweeper, batch: Iterable[Iterable[str]]) -> None:
+        from rp2k_lab.config import parse
+
+        for overrides in batch:
+            composed = sweeper.config_loader.load_sweep_config(sweeper.config, list(overrides))
+            ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+            parse(OmegaConf.to_container(ours, resolve=True))
+
+    BasicSweeper.validate_batch_is_legal = check
+
+
 def _show_help() -> None:
     """Print our words and the choices, and leave the keys to Hydra's --cfg, whose own list of choices takes longer
     than all the rest together: it copies the whole configuration twice a group."""
     print(_HELP)
     print("Choices (group=choice)")
-    for group in _groups():
-        print(f"  {group}: {', '.join(_choices(group))}")
+    for group in groups():
+        print(f"  {group}: {', '.join(choices(group))}")
     print("\nKeys (key=value; what each means: rp2k_lab/config.py)", flush=True)
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
-
-
-def _refuse_second_choices(overrides: Iterable[str]) -> None:
-    """`+model=resnet18` would lay one choice over another, where Hydra does not refuse it itself."""
-    for override in overrides:
-        group = override.lstrip("+").partition("=")[0]
-        if override.startswith("+") and (PROJECT / "conf" / group).is_dir():
-            raise RequestError(f"{override}: the group has its choice already\nleave out the +")
 
 
 def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -139,7 +161,7 @@ def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn
 def report_error(error: BaseException) -> int:
     """Print at most two lines on stderr (with debug=true the traceback first); returns the exit code."""
     if "debug=true" in sys.argv[1:]:
-        traceback.print_exception(error)
+        _say("".join(traceback.format_exception(error)))
     code = getattr(error, "exit_code", None)
     if _REPORTED in getattr(error, "__notes__", ()):
         return code or 1
@@ -149,14 +171,18 @@ def report_error(error: BaseException) -> int:
     wrong = str(error) if code == RequestError.exit_code else explain_composition_error(error)
     if wrong:
         if is_spokesman():  # every worker of msrun finds the same
-            print(wrong, file=sys.stderr)
+            _say(wrong)
         return RequestError.exit_code
     if code is not None:
-        print(error, file=sys.stderr)
+        _say(str(error))
         return code
     reason = (str(error).strip().splitlines() or ["no further words"])[0]
-    print(f"{type(error).__name__}: {reason}\nthe same command with debug=true shows where", file=sys.stderr)
+    _say(explain_full_disk(error) or f"{type(error).__name__}: {reason}\nthe same command with debug=true shows where")
     return 1
+
+
+def _say(words: str) -> None:
+    print(without_credentials(words), file=sys.stderr)
 
 
 def explain_composition_error(error: BaseException) -> str | None:
@@ -169,66 +195,50 @@ def explain_composition_error(error: BaseException) -> str | None:
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = found.groups()
-        return f"{group}={choice}: there is no such choice\nchoose one of {', '.join(_choices(group))}"
+        return f"{group}={choice}: there is no such choice\nchoose one of {', '.join(choices(group))}"
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found.group(1))
     if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{found.group(1)}: the key is there already\nleave out the +"
-    if found := re.search(r"Multiple values for (\w+)", text):
-        return f"+{found.group(1)}: the group has its choice already\nleave out the +"
     if isinstance(error, OverrideParseException):
         forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
         return f"{error.override}: cannot be read\nthe form is {forms}"
-    first = str(error).strip().splitlines()[0]
+    key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+    first = key + str(error).strip().splitlines()[0]
     return f"{first}\nthe form is group=choice or key=value; python run.py --help lists both"
 
 
 def _unknown_key(key: str) -> str:
-    known = _known_keys()
-    group = key.split(".")[0]
-    siblings = [k for k in known if k.startswith(f"{group}.")] if "." in key else [k for k in known if "." not in k]
-    if "." in key and key in known:
-        return f"{key}: the {group} of this request has no such key\nit is a key of {' and '.join(_choices_with(key))}"
-    close = difflib.get_close_matches(key, known, 3, 0.75)
-    if close:
+    group, in_group, _ = key.rpartition(".")
+    known = _keys_of_the_request()
+    others = [f"{group}={choice}" for choice in choices(group) if key in _keys_of(group, choice)] if in_group else []
+    if others:
+        return f"{key}: the {group} of this request has no such key\nit is a key of {' and '.join(others)}"
+    if close := difflib.get_close_matches(key, known, 3, 0.75):
         return f"{key}: there is no such key\ndid you mean {' or '.join(close)}?"
-    if siblings:
-        return f"{key}: there is no such key\nthere are {', '.join(siblings)}"
-    return f"{key}: there is no such key\npython run.py --help lists them"
+    siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k]
+    return f"{key}: there is no such key\nthere are {', '.join(siblings)}"
 
 
-def _groups() -> list[str]:
-    # conf/hydra is not one: it holds Hydra's own groups.
-    return sorted(folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra")
+def _keys_of_the_request() -> list[str]:
+    """The root's keys, and those of the choices that the command line names or that are the default; read from the
+    files, since the request itself cannot be composed."""
+    root = OmegaConf.load(CONF / "config.yaml")
+    chosen = {group: choice for entry in root.defaults if entry != "_self_" for group, choice in entry.items()}
+    chosen |= {"hydra.sweeper": "optuna", "recipe": "none"}
+    chosen |= {a.partition("=")[0]: a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0] in chosen}
+    keys = {key for key in root if key not in ("defaults", "hydra")} | set(groups())
+    return sorted(keys.union(*(_keys_of(group, choice) for group, choice in chosen.items())))
 
 
-def _choices(group: str) -> list[str]:
-    return sorted(file.stem for file in (PROJECT / "conf" / group).glob("[!_]*.yaml"))
-
-
-def _choices_with(key: str) -> list[str]:
-    """`aug=cutout` for `aug.length`: the choices whose own file, or a part that it is made of, states the key."""
-    group, leaf = key.split(".")
-    folder = PROJECT / "conf" / group
-    return [f"{group}={choice}" for choice in _choices(group) if leaf in _stated(folder / f"{choice}.yaml")]
-
-
-def _stated(file: Path) -> set[str]:
-    own = OmegaConf.load(file)
-    parts = [name for name in own.get("defaults", []) if name.startswith("_") and name != "_self_"]
-    return set(own).union(*(OmegaConf.load(file.with_name(f"{part}.yaml")) for part in parts))
-
-
-def _known_keys() -> list[str]:
-    """Every key of every choice, flat, read from the files: the request itself cannot be composed."""
-    keys, conf = set(), PROJECT / "conf"
-    for file in conf.rglob("*.yaml"):
-        group = file.parent.relative_to(conf).as_posix()
-        if group == "recipe":  # overlays keys of other files
-            continue
-        names = (k for k in OmegaConf.load(file) if k not in ("defaults", "hydra", "name", "_target_"))
-        keys |= {k if group == "." else f"{group.replace('/', '.')}.{k}" for k in names}
-    return sorted(keys | set(_groups()))
+def _keys_of(group: str, choice: str) -> set[str]:
+    """`aug.length` and others for aug=cutout; of a sweep's several choices none."""
+    file = CONF / group.replace(".", "/") / f"{choice}.yaml"
+    if not file.is_file():
+        return set()
+    stated = OmegaConf.load(file)
+    own = {f"{group}.{key}" for key in stated if key not in ("defaults", "name", "_target_")}
+    return own.union(*(_keys_of(group, base) for base in stated.get("defaults", []) if base != "_self_"))
 
 
 def _remove_if_empty(folder: Path) -> None:

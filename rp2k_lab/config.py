@@ -377,6 +377,10 @@ class CutMix(Mixup):
 class CrossEntropy(Group):
     name: Literal["cross_entropy"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    stuck_epochs: Count | None = Field(
+        description="epochs on end with a loss at chance, then `stuck`; null: any number"
+    )
+    stuck: Literal["stop", "warn"] = Field(description="what a training does that has learnt nothing for so long")
 
 
 class LogitAdjusted(CrossEntropy):
@@ -545,6 +549,15 @@ def _first_problem(error: ValidationError) -> str:
     if first["type"] == "union_tag_invalid":
         tag, choices = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
         return f"{key}.name={tag}: there is no such choice\nchoose one of {choices}"
-    if isinstance(first["input"], dict):  # two keys contradict each other, and the reason names them
+    if first["type"] == "missing":
+        return f"{key}={_as_typed(first['input'])}: has too few values{more}"
+    if isinstance(first["input"], dict) and "name" in first["input"]:  # two keys of a group contradict each other
         return f"{key}.{reason}{more}"
-    return f"{key}={first['input']}: {reason[0].lower()}{reason[1:]}{more}"
+    return f"{key}={_as_typed(first['input'])}: {reason[0].lower()}{reason[1:].replace('tuple', 'list')}{more}"
+
+
+def _as_typed(value: Any) -> str:
+    """A value as a command line has it: null, true, [0.1,0.9]."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_as_typed, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

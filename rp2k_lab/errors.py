@@ -32,7 +32,7 @@ class Pruned(Exception):
 
 
 class TrainingDiverged(Exception):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite, or stayed at chance."""
 
     exit_code = 1
 

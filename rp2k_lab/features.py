@@ -93,12 +93,17 @@ class FeatureBatches(EpochBatches):
 
     Args:
         features: float32 (rows, width), in the order of `labels`; may be filled until the first epoch begins.
+        paths: of the photos, in the same order.
         options: as of `EpochBatches`.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, *options, **more_options):
+    def __init__(self, features: np.ndarray, paths: Sequence[str], labels: np.ndarray, *options, **more_options):
         super().__init__(labels, *options, **more_options)
-        self.features = features
+        self.features, self.paths = features, paths
+
+    def path(self, row: int) -> str:
+        """The photo of one of the rows that `order` gives."""
+        return self.paths[row]
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""

@@ -6,11 +6,11 @@ import yaml
 
 from rp2k_lab import figures, metrics
 from rp2k_lab.config import Config
+from rp2k_lab.credentials import clean
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.evaluation import Evaluation, Evaluator
 from rp2k_lab.metrics import Score
 from rp2k_lab.provenance import environment, flatten, git_state
-from rp2k_lab.store import without_credentials
 from rp2k_lab.tracker import MemoryTracker
 
 
@@ -33,9 +33,8 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
 def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None:
     """Configuration, environment and code of a run."""
     # Those of tables, and those of a command, are not of a run.
-    settings = config.model_dump(mode="json", exclude={"ablation": True, "scale": True, "task": {"resume", "verify"}})
-    if settings["tracking"]["uri"]:
-        settings["tracking"]["uri"] = without_credentials(settings["tracking"]["uri"])
+    of_none = {"ablation": True, "scale": True, "task": {"resume", "verify"}}
+    settings = clean(config.model_dump(mode="json", exclude=of_none))
     tracker.log_params(dict(flatten(settings)))
     tracker.set_tags(git_state() | {"task": config.task.name, "device": config.device.name, "folder": folder})
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)

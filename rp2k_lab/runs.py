@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rp2k_lab.arguments import choices
 from rp2k_lab.config import Config, parse
 from rp2k_lab.errors import RequestError
 from rp2k_lab.provenance import differences
@@ -16,6 +17,7 @@ from rp2k_lab.stored import RunStore, StoredRun
 CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
 # Always this request's own.
 _OF_THE_REQUEST = ("task", "tracking", "runs", "ablation", "scale")
+_GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "device")
 # Of a trained network, whatever photos it is shown.
 _COLOURS = ("mean", "std")
 
@@ -57,7 +59,7 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
     checkpoint = folder / CHECKPOINT if run else Path(reference).absolute()
     if not checkpoint.is_file():
         raise RequestError(_no_checkpoint(reference, run))
-    config = yaml.safe_load(_read(folder / CONFIG, reference))
+    config = _record(folder, reference)
     classes = tuple(_read(folder / CLASSES, reference).removesuffix("\n").split("\n"))
     if run is None:
         return EarlierRun(reference, reference, None, None, config, checkpoint, classes)
@@ -92,7 +94,7 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:
             _, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
-            recorded = yaml.safe_load(_read(folder / CONFIG, reference))
+            recorded = _record(folder, reference)
             merged.append(merge(composed, recorded, overrides, composed_choice))
             colours.append({key: recorded["dataset"][key] for key in _COLOURS})
     photos = merged[0]["dataset"]
@@ -207,6 +209,19 @@ def _no_checkpoint(reference: str, run: StoredRun) -> str:
     if parent := run.tags.get("parent"):
         way_out = f"it trained nothing; it started from runs=[{parent}]"
     return f"runs={reference}: the run is {run.status} and logged no best weights\n{way_out}"
+
+
+def _record(folder: Path, reference: str) -> dict[str, Any]:
+    """The recorded configuration: plain data, whose groups are choices of `conf/`; the rest is checked by `parse`."""
+    try:
+        recorded = yaml.safe_load(_read(folder / CONFIG, reference))
+        known = all(recorded[group]["name"] in choices(group) for group in _GROUPS if group in recorded)
+        known = known and set(_COLOURS) <= set(recorded["dataset"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise RequestError(f"runs={reference}: {folder / CONFIG} is no configuration of a run\nrestore the file")
+    return recorded
 
 
 def _read(file: Path, reference: str) -> str:

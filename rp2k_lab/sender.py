@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import RequestError, shown
 from rp2k_lab.journal import Journal, read
-from rp2k_lab.store import StoreAway, connect, in_a_line, is_transient, mark_dead_runs, store_uri, without_credentials
+from rp2k_lab.store import StoreAway, connect, in_a_line, is_transient, mark_dead_runs, store_uri
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 from filelock import FileLock
 
 from rp2k_lab import PROJECT
+from rp2k_lab.credentials import reveal, without_credentials
 from rp2k_lab.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -29,18 +29,13 @@ class StoreAway(Exception):
 
 def store_uri(uri: str | None) -> str:
     """The tracking URI: the given one, or the clone's own sqlite store as an absolute path."""
-    return uri or f"sqlite:///{STORE / 'mlflow.db'}"
+    return reveal(uri) if uri else f"sqlite:///{STORE / 'mlflow.db'}"
 
 
 def store_is_there(uri: str | None) -> bool:
     """Whether there is a database; of a server, whose answer would take time, always true."""
     store = store_uri(uri)
     return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
-
-
-def without_credentials(uri: str) -> str:
-    """The URI without the user and password that may stand in it."""
-    return re.sub(r"//[^/@\s]*@", "//", uri)
 
 
 def how_to_see(uri: str | None, experiment_id: str, run_id: str) -> str:

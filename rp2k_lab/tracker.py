@@ -15,20 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import Pruned, RequestError, shown
 from rp2k_lab.journal import SUFFIX, Journal, read
 from rp2k_lab.sender import LOCAL_ID, Sender, SenderThread, Sent, header_of, is_sent
-from rp2k_lab.store import (
-    STORE,
-    StoreAway,
-    connect,
-    how_to_see,
-    in_a_line,
-    process_tags,
-    store_uri,
-    unreachable,
-    without_credentials,
-)
+from rp2k_lab.store import STORE, StoreAway, connect, how_to_see, in_a_line, process_tags, store_uri, unreachable
 from rp2k_lab.study_page import VIEW_TAG, grouped_view, page_url
 
 log = logging.getLogger(__name__)

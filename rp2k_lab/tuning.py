@@ -106,10 +106,12 @@ def training_on_features(
     config: Config, index: Index, member: Member, arrays: dict[str, np.ndarray], check: Callable[[], None]
 ) -> tuple[Training, Evaluator]:
     """(training of dropout and classifier on train's features, shuffled as photos are; an evaluator on val's)."""
-    labels, size, val = index.split("train")["label"].to_numpy(np.int32), config.batch_size, arrays["val"]
+    train, size, val = index.split("train"), config.batch_size, arrays["val"]
+    labels = train["label"].to_numpy(np.int32)
     check_batch_size(size, len(labels))
     batches = FeatureBatches(
         arrays["train"],
+        train["path"].tolist(),
         labels,
         size,
         config.seed,

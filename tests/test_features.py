@@ -74,7 +74,7 @@ def test_features_come_in_the_order_of_their_photos(sampler):
     )
     photos.photos.size = (8, 8)
     numbers = np.arange(7, dtype=np.float32)[:, None]
-    batches = FeatureBatches(numbers, labels, 2, 5, 3, sampler=sampler)
+    batches = FeatureBatches(numbers, [f"{i}.jpg" for i in range(len(numbers))], labels, 2, 5, 3, sampler=sampler)
     assert batches.steps_per_epoch == photos.steps_per_epoch == 3
     for _ in range(2):
         for (images, of_images), (rows, of_rows) in zip(photos, batches, strict=True):
@@ -83,6 +83,6 @@ def test_features_come_in_the_order_of_their_photos(sampler):
 
 
 def test_they_reach_the_device_as_float32_with_int32_labels():
-    batches = FeatureBatches(np.ones((4, 3), np.float32), np.arange(4, dtype=np.int32), 2, 0, 4)
+    batches = FeatureBatches(np.ones((4, 3), np.float32), list("abcd"), np.arange(4, dtype=np.int32), 2, 0, 4)
     ((values, labels), *more) = mindspore_dataset(batches).create_tuple_iterator(num_epochs=1, output_numpy=True)
     assert (values.dtype, values.shape, labels.dtype, len(more)) == (np.float32, (2, 3), np.int32, 1)

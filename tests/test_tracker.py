@@ -9,8 +9,8 @@ import mlflow
 import pytest
 
 from rp2k_lab import PROJECT
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import Interrupted, RequestError
-from rp2k_lab.store import without_credentials
 from rp2k_lab.stored import RunStore
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker
 

@@ -7,6 +7,7 @@ from rp2k_lab.callback.evaluate import Evaluate
 from rp2k_lab.callback.nan_guard import NanGuard
 from rp2k_lab.callback.progress import ProgressBar
 from rp2k_lab.callback.prune import Prune
+from rp2k_lab.callback.stuck_guard import StuckGuard, chance_loss
 from rp2k_lab.callback.throughput import Throughput
 from rp2k_lab.callback.track import Track
 
@@ -19,7 +20,9 @@ __all__ = [
     "ProgressBar",
     "Prune",
     "SaveCheckpoints",
+    "StuckGuard",
     "Throughput",
     "Track",
     "TrainingState",
+    "chance_loss",
 ]

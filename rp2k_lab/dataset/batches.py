@@ -89,7 +89,7 @@ class PhotoViews:
 
 
 class EpochBatches:
-    """Endless epochs of shuffled batches; a subclass has `batch(epoch, order, batch)`, which makes one.
+    """Endless epochs of shuffled batches; a subclass makes one, `batch(epoch, order, batch)`, and has `path(row)`.
 
     Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
     the last batch (with `sink_steps`, the last sink) are left out of that epoch; the next one is shuffled anew.
@@ -176,6 +176,10 @@ class TrainingBatches(EpochBatches):
     ):
         super().__init__(rows["label"].to_numpy(np.int32), batch_size, seed, num_classes, **options)
         self.photos, self.augmentation, self.size, self.rows = photos, augmentation, size, rows["row"].tolist()
+
+    def path(self, row: int) -> str:
+        """The file of one of the rows that `order` gives."""
+        return self.photos.paths[self.rows[row]]
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch of an epoch."""

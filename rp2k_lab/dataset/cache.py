@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from rp2k_lab.dataset.image import decoder_version
 from rp2k_lab.dataset.index import DATA_FOLDER, Index
+from rp2k_lab.disk import readable
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ class PhotoCache:
         for name in ("_photos", "_entries"):
             if name in self.__dict__:
                 os.close(self.__dict__[name])
+
+    @property
+    def to_come(self) -> int:
+        """Bytes that it may still take."""
+        return max(0, self.room - self.filled) * self._bytes
 
     def get(self, place: int) -> np.ndarray | None:
         """The photo, an array of its own; None where there is none, or one that is damaged."""
@@ -128,17 +134,13 @@ def open_cache(index: Index, size: tuple[int, int], resize: str, cache_gb: float
         log.warning("cache: the disk has room for %d photos only", cache.room)
     share = "all" if cache.room == count else f"the first {cache.room}"
     log.info("cache: %s of %d photos at %d×%d in at most %s, %d of them there (%s)",
-             share, count, *size, _readable(cache.room * most), cache.filled, folder)  # fmt: skip
+             share, count, *size, readable(cache.room * most), cache.filled, folder)  # fmt: skip
     return cache
 
 
 def photo_bytes(size: tuple[int, int]) -> int:
     """The length of a place for photos of at most (height, width)."""
     return 3 * size[0] * size[1]
-
-
-def _readable(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def _entry(photo: np.ndarray) -> bytes:

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 from rp2k_lab import PROJECT
 from rp2k_lab.cli import report_error
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.runs import stored_run
-from rp2k_lab.store import without_credentials
 from rp2k_lab.stored import RunStore
 
 NOTEBOOKS = ("error_cases", "data_tour")

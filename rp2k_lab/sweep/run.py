@@ -17,10 +17,10 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rp2k_lab.config import Config, parse
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.launch import check_launch
-from rp2k_lab.store import without_credentials
 from rp2k_lab.sweep.display import Display, failure_table
 from rp2k_lab.sweep.space import Point, Search, Table, parse_search, parse_seeds
 from rp2k_lab.sweep.storage import exclusive, open_storage

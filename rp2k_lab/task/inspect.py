@@ -149,7 +149,7 @@ def print_models(config: Config, folder: Path) -> None:
     names = task.models or list_models()
     device.set_up(config.device)
     with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as scratch:
-        bar = tqdm(names, unit="model", leave=False)
+        bar = tqdm(names, unit="model", leave=False, disable=None)
         rows = []
         for name in bar:
             bar.set_description(name)

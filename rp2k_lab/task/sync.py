@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rp2k_lab import PROJECT
 from rp2k_lab.config import Config
+from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import RequestError, shown
 from rp2k_lab.journal import SUFFIX, Journal, read
 from rp2k_lab.sender import Sender, Sent, is_sent
-from rp2k_lab.store import StoreAway, how_to_see, store_uri, unreachable, without_credentials
+from rp2k_lab.store import StoreAway, how_to_see, store_uri, unreachable
 
 OUTPUTS = PROJECT / "outputs"
 

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from mindspore import nn
+
 from rp2k_lab import callback, device
 from rp2k_lab.build import (
     Training,
@@ -16,9 +18,10 @@ from rp2k_lab.build import (
 )
 from rp2k_lab.checkpoint import CheckpointFolder, load_checkpoint
 from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import PhotoViews
+from rp2k_lab.dataset.batches import PhotoViews, ResizedPhotos
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.index import Index, build_index
+from rp2k_lab.disk import Need, check_room
 from rp2k_lab.errors import Pruned
 from rp2k_lab.interrupt import SignalWatch
 from rp2k_lab.metrics import Score, class_groups
@@ -28,11 +31,18 @@ from rp2k_lab.record import record_evaluation, record_origin, record_training
 from rp2k_lab.report import closing_table
 from rp2k_lab.rerun import verify
 from rp2k_lab.resume import Start, check_record, check_state, earlier_run, is_finished, starting
+from rp2k_lab.store import store_uri
 from rp2k_lab.stored import StoredRun
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.trouble import Trouble
 
 log = logging.getLogger(__name__)
+
+# Predictions of a photo; the confusion pairs are fewer.  Figures, lists and the log of a run.
+_BYTES_A_PHOTO, _BYTES_OF_FIGURES = 200, 20_000_000
+# Loss and learning rate; a row with its index in SQLite.
+_METRICS_A_STEP, _BYTES_A_METRIC = 2, 250
 
 
 def run(config: Config, folder: Path) -> float:
@@ -72,6 +82,8 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
     photos = build_photos(config, index)
     batches = build_batches(config, index, photos, index.split("train"), workers, start.step)
     training = build_training(config, batches, workers)
+    if workers.first:
+        check_room(room_taken(config, training, photos, folder))
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
     if config.task.verify:
         name = f"verify_{earlier.name}"
@@ -130,6 +142,28 @@ def open_tracker(
     return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 
 
+def room_taken(config: Config, training: Training, photos: ResizedPhotos, folder: Path) -> list[Need]:
+    """What a run will put on disks: into its folder, a store on this machine and the cache."""
+    best, last = (_bytes_of(net) for net in (training.network, training.model.train_network))
+    generations = config.task.checkpoints_kept + 1  # each new one is written beside the old
+    tables = _BYTES_OF_FIGURES + _BYTES_A_PHOTO * len(photos.paths)
+    needs = [
+        Need("checkpoints", folder, generations * (best + last)),
+        Need("tables and figures", folder, tables),
+    ]
+    store = store_uri(config.tracking.uri)
+    if store.startswith("sqlite:///") and config.tracking.name != "offline":
+        metrics = _METRICS_A_STEP * training.steps * _BYTES_A_METRIC
+        needs.append(Need("the store", Path(store.removeprefix("sqlite:///")).parent, best + tables + metrics))
+    if photos.cache:
+        needs.append(Need("the cache", photos.cache.folder, photos.cache.to_come))
+    return needs
+
+
+def _bytes_of(net: nn.Cell) -> int:
+    return sum(parameter.nbytes for parameter in net.get_parameters())
+
+
 def announce(config: Config, index: Index, training: Training) -> None:
     """What is about to run, in a few lines."""
     counts = ", ".join(f"{n} {split}" for split, n in index.table["split"].value_counts().items())
@@ -155,7 +189,7 @@ def train(
     Raises:
         Interrupted: a signal came; the last checkpoint is saved.
         DataError: a photo that could not be read.
-        TrainingDiverged: the loss is no number any more.
+        TrainingDiverged: the loss is no number any more, or stays at chance.
         Pruned: the study that the run is a trial of asked it to stop.
     """
     checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
@@ -211,17 +245,23 @@ def build_callbacks(
     workers: Workers = ALONE,
 ) -> list[callback.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
-    nets, often = (training.model.train_network, training.network), config.task
+    often, loss, batches = config.task, config.loss, training.batches
+    nets = (training.model.train_network, training.network)
     save = callback.SaveCheckpoints(checkpoints, *nets, tracker, often.checkpoint_epochs, often.checkpoint_minutes)
+    record = Trouble(training, tracker, checkpoints.folder.parent) if workers.first else lambda *_: "see worker 0"
+    chance = callback.chance_loss(batches.labels, batches.num_classes, batches.sampler, loss.label_smoothing)
     of_each = [
         callback.Agree(workers, signals),
-        callback.NanGuard(checkpoints.last),
+        callback.NanGuard(checkpoints.last, record),
         callback.Throughput(tracker),
         callback.Evaluate(evaluate),
         callback.Prune(trial),
         callback.Track(tracker),
     ]
-    return [*of_each, save, callback.ProgressBar()] if workers.first else of_each
+    if not workers.first:
+        return of_each
+    stuck = callback.StuckGuard(tracker, chance, loss.stuck_epochs, loss.stuck, record)
+    return [*of_each, stuck, save, callback.ProgressBar()]
 
 
 def print_where_to_look(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:

@@ -62,13 +62,76 @@ def test_the_first_of_equal_epochs_stays_the_best(state):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_the_nan_guard_says_where_and_what_is_left(state, tmp_path, loss):
-    guard = callback.NanGuard(tmp_path / "last.ckpt")
+    guard = callback.NanGuard(tmp_path / "last.ckpt", lambda state, what: f"written for {what}")
     advance(state, guard)
-    with pytest.raises(TrainingDiverged, match=r"at step 2 \(epoch 1\), learning rate 0.82; no checkpoint yet"):
+    words = r"at step 2 \(epoch 1\), learning rate 0.82, written for the loss is no number; no checkpoint yet"
+    with pytest.raises(TrainingDiverged, match=words):
         advance(state, guard, loss=loss)
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(TrainingDiverged, match=r"the last good checkpoint is .*last\.ckpt"):
         advance(state, guard, loss=loss)
+
+
+class TestStuckGuard:
+    def guard(self, *options, chance=1.0):
+        self.written, self.tracker = [], MemoryTracker()
+        return callback.StuckGuard(self.tracker, chance, *options, self.record)
+
+    def record(self, state, what):
+        self.written.append(state.step)
+        return "written"
+
+    def advance(self, state, guard, loss):
+        advance(state, callback.Track(self.tracker), guard, loss=loss)
+
+    def test_it_stops_after_so_many_epochs_on_end(self, state):
+        guard = self.guard(2, "stop")
+        for _ in range(5):
+            self.advance(state, guard, 0.995)
+        with pytest.raises(TrainingDiverged, match=r"loss=0.995 in epoch 2, at chance \(1\) for 2 epochs.*written\n"):
+            self.advance(state, guard, 0.995)
+        assert self.written == [6]
+
+    def test_an_epoch_below_chance_begins_the_count_anew(self, state):
+        guard = self.guard(2, "stop")
+        for loss in [1.0] * 3 + [1.0, 1.0, 0.9] + [1.0] * 3:  # the second epoch's mean is 0.967
+            self.advance(state, guard, loss)
+        assert self.written == []
+
+    @pytest.mark.parametrize("epochs", [None, 3])
+    def test_it_does_nothing_before(self, state, epochs):
+        guard = self.guard(epochs, "stop")
+        for _ in range(6):
+            self.advance(state, guard, 7.0)
+        assert self.written == []
+
+    def test_it_warns_once_a_stretch(self, state, caplog):
+        guard = self.guard(1, "warn")
+        state.learning_rate = np.ones(12)
+        for loss in [1.0] * 6 + [0.1] * 3 + [1.0] * 3:
+            self.advance(state, guard, loss)
+        assert (len(caplog.records), self.written) == (2, [3, 12])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "smoothing", "expected"),
+    [
+        ("uniform", 0.0, -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))),
+        ("class_balanced", 0.0, math.log(2)),
+        ("uniform", 1 / 3, -(0.6111111 * math.log(0.6111111) + 0.2777778 * math.log(0.2777778) + math.log(1 / 9) / 9)),
+    ],
+)
+def test_chance_is_the_entropy_of_the_mean_target(sampler, smoothing, expected):
+    labels = np.array([0, 0, 0, 1])
+    assert callback.chance_loss(labels, 3, sampler, smoothing) == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_constant_prediction_is_below_chance():
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(5), [50, 20, 10, 5, 1])
+    chance = callback.chance_loss(labels, 5, "uniform", 0.1)
+    targets = 0.9 * np.eye(5)[labels] + 0.02
+    losses = [-(targets * np.log(guess)).sum(1).mean() for guess in rng.dirichlet(np.ones(5), 2000)]
+    assert chance <= min(losses) < 1.2 * chance
 
 
 def test_throughput_is_measured_from_the_first_steps_end(state, monkeypatch):

@@ -1,0 +1,170 @@
+"""Wrong command lines: the right exit code, at most two lines that begin with what is wrong, no run left behind.
+
+wrong_commands.txt has one a line: the exit code, the command, and behind ` => ` how its answer begins.
+"""
+
+import json
+import os
+import pickle
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from rp2k_lab import PROJECT
+
+LIST = Path(__file__).with_name("wrong_commands.txt")
+# Nobody may see it.
+SECRET = "Sesame0pen"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    exit_code: int
+    command: str
+    begins: str
+
+    @property
+    def arguments(self) -> list[str]:
+        return shlex.split(self.command)
+
+
+def listed() -> list[Wrong]:
+    lines = [line for line in LIST.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    parts = [(*line.partition(" ")[::2],) for line in lines]
+    return [Wrong(int(code), *rest.split(" => ")) for code, rest in parts]
+
+
+class Executed:
+    """What a hostile pickle does."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, compose, write_photo):
+    """The shell's folder of all commands: photos, broken files, and a store with runs that left nothing."""
+    folder = tmp_path_factory.mktemp("commands")
+    for split in ("train", "test"):
+        for name in ("甲", "乙"):
+            for i in range(4):
+                write_photo(folder / "photos" / split / name / f"{i}.png", seed=i)
+    (folder / "nothing").mkdir()
+    (folder / "note.txt").write_text("a note\n")
+    (folder / "list.csv").write_text("file\na.png\n")
+    (folder / "broken.pth").write_bytes(b"PK\x03\x04 broken")
+    (folder / "hostile.pth").write_bytes(pickle.dumps(Executed()))
+    record = yaml.safe_dump(compose("dataset=rp2k", f"dataset.root={folder}/photos"), allow_unicode=True)
+    records = {
+        "run": record,
+        "hostile": record,
+        "tagged": "!!python/object/apply:os.mkdir [executed]\n",
+        "listed": "[]",
+    }
+    records["outside"] = record.replace("name: resnet18", "name: ../../photos")
+    for name, text in records.items():
+        (folder / name / "checkpoints").mkdir(parents=True)
+        (folder / name / "config.yaml").write_text(text, "utf-8")
+        (folder / name / "classes.txt").write_text("乙\n甲\n")
+        (folder / name / "checkpoints" / "best.ckpt").write_bytes(pickle.dumps(Executed()))
+    (folder / "bare" / "checkpoints").mkdir(parents=True)
+    (folder / "bare" / "checkpoints" / "best.ckpt").write_bytes(b"x")
+    (folder / "store").mkdir()
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
+    experiment = client.create_experiment("rp2k-lab", (folder / "store" / "artifacts").as_uri())
+    for name in ("earlier", "twin", "twin"):
+        client.set_terminated(client.create_run(experiment, run_name=name).info.run_id)
+    return folder
+
+
+def completed(number: int, wrong: Wrong) -> list[str]:
+    """The command with a store and folders of the test's."""
+    arguments = wrong.arguments
+    if not any("tracking.uri" in a or a.startswith(("tracking=", "~")) for a in arguments):
+        arguments.append("tracking.uri=sqlite:///store/mlflow.db")
+    if not any("hydra.run.dir" in a for a in arguments):
+        arguments.append(f"hydra.run.dir=out/{number}")
+    return arguments + ([f"hydra.sweep.dir=out/{number}"] if "-m" in arguments else [])
+
+
+def check(wrong: Wrong, code: int, said: str) -> str | None:
+    """What is wrong with an answer."""
+    lines = said.strip().splitlines()
+    if code != wrong.exit_code:
+        return f"exit code {code}"
+    if not 1 <= len(lines) <= 2 or "Traceback" in said:
+        return "not one or two lines"
+    if not said.startswith(wrong.begins):
+        return "it does not begin so"
+    return "a secret is shown" if SECRET in said else None
+
+
+def runs(folder: Path) -> int:
+    with sqlite3.connect(folder / "store" / "mlflow.db") as store:
+        return store.execute("select count(*) from runs").fetchone()[0]
+
+
+def check_nothing_left(folder: Path) -> None:
+    assert runs(folder) == 3
+    assert not (folder / "executed").exists()
+    assert not [file for file in folder.glob("**/*.db") if file != folder / "store" / "mlflow.db"]
+    assert not [file for file in (folder / "out").glob("**/*") if file.is_file()]
+
+
+def test_every_wrong_command_is_answered_in_one_process(folder):
+    wrong = listed()
+    commands = [completed(i, w) for i, w in enumerate(wrong)]
+    program = [sys.executable, "-m", "tests.reliability.commands"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        program, cwd=folder, env=environment, input=json.dumps(commands), capture_output=True, text=True, check=True
+    )
+    failed = []
+    answers = sorted(map(json.loads, done.stdout.splitlines()))
+    for each, (_, code, said) in zip(wrong, answers, strict=True):
+        if problem := check(each, code, said):
+            failed.append(f"{problem}: {each.command}\n    {code} {said}")
+    assert not failed, "\n".join(failed)
+    check_nothing_left(folder)
+
+
+def test_the_list_reaches_every_task_and_every_group():
+    wrong = listed()
+    words = {argument.lstrip("+~").split("=")[0].split(".")[0] for w in wrong for argument in w.arguments}
+    words |= {argument for w in wrong for argument in w.arguments}
+    conf = PROJECT / "conf"
+    groups = {path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"}
+    tasks = {f"task={path.stem}" for path in (conf / "task").glob("[!_]*.yaml")} - {"task=train", "task=sync"}
+    assert groups | tasks <= words
+    assert len(wrong) >= 200
+    assert len({w.command for w in wrong}) == len(wrong)
+
+
+def run_alone(folder: Path, number: int, wrong: Wrong) -> None:
+    command = [sys.executable, str(PROJECT / "run.py"), *completed(number, wrong)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    problem = check(wrong, done.returncode, done.stderr)
+    assert not problem, f"{problem}: {wrong.command}\n{done.returncode} {done.stderr}"
+
+
+def test_ten_of_them_as_processes_of_their_own(folder):
+    wrong = listed()
+    for number in range(0, len(wrong), len(wrong) // 10):
+        run_alone(folder, number, wrong[number])
+    check_nothing_left(folder)
+
+
+@pytest.mark.soak
+def test_all_of_them_as_processes_of_their_own(folder):
+    for number, wrong in enumerate(listed()):
+        run_alone(folder, number, wrong)
+    check_nothing_left(folder)
+    shutil.rmtree(folder / "out", ignore_errors=True)

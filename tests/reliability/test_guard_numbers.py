@@ -1,0 +1,74 @@
+"""A loss that is no number, or stays at chance: stopped, with what is needed to find out why."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from mindspore import Model, nn
+
+from rp2k_lab.trouble import gradient_norm
+from tests.task.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step", "words"),
+    [
+        (["optimizer.lr=1e38", "optimizer.warmup_epochs=0"], None, "loss=nan|loss=inf"),
+        (["optimizer.lr=1e-12", "loss.stuck_epochs=1"], 9, "loss=2"),
+    ],
+    ids=["nan", "stuck"],
+)
+def test_the_photos_learning_rate_and_gradient_are_written_down(start, arguments, step, words):
+    command = start(*TINY, "epochs=1", *arguments)
+    code, _, said = command.wait()
+    assert code == 1, said
+    assert any(said.startswith(word) for word in words.split("|")), said
+    assert len(said.splitlines()) == 2, said
+    (run,) = command.store.runs()
+    assert (run.info.status, run.data.tags["status"]) == ("FAILED", "FAILED")
+    file = command.store.artifacts(run) / "trouble.json"
+    assert str(command.folder / "out" / "trouble.json") in said
+    found = json.loads(file.read_text())
+    assert step in (None, found["step"])
+    ((at, photos),) = found["photos"].items()
+    assert int(at) == found["step"]
+    assert len(set(photos)) == 32
+    assert all(path.endswith((".jpg", ".png")) for path in photos)
+    assert 0 < found["learning_rate"] <= 1e38
+    if step:
+        assert 0.01 < found["gradient_norm"] < 100
+        assert found["parameters_not_finite"] == []
+    else:
+        assert found["gradient_norm"] in ("nan", "inf") or found["gradient_norm"] > 1e3
+
+
+class Small(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.dense = nn.BatchNorm1d(3), nn.Dense(3, 2)
+
+    def construct(self, values):
+        return self.dense(self.norm(values))
+
+
+def test_the_gradients_norm_is_that_of_one_more_batch_and_moves_nothing(graph_mode):
+    net = Small().set_train()
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    model = Model(net, loss, nn.Momentum(net.trainable_params(), 0.1, 0.9))
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(size=(8, 3)).astype(np.float32), rng.integers(0, 2, 8).astype(np.int32)
+    before = {p.name: p.asnumpy().copy() for p in model.train_network.get_parameters()}
+    norm = gradient_norm(model.train_network, (values, labels))
+    for parameter in model.train_network.get_parameters():
+        np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name], parameter.name)
+
+    # By hand: normalise, softmax, and the gradients of the dense layer and of the norm's scale and shift.
+    normal = (values - values.mean(0)) / np.sqrt(values.var(0) + net.norm.eps)
+    weight, bias = before["dense.weight"], before["dense.bias"]
+    logits = normal @ weight.T + bias
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    of_logits = (share - np.eye(2)[labels]) / len(labels)
+    of_normal = of_logits @ weight
+    gradients = [of_logits.T @ normal, of_logits.sum(0), (of_normal * normal).sum(0), of_normal.sum(0)]
+    assert norm == pytest.approx(math.sqrt(sum(np.square(g).sum() for g in gradients)), rel=1e-4)

@@ -1,0 +1,65 @@
+"""A password or token in an address reaches nothing that is shown or kept."""
+
+import json
+import os
+
+import psutil
+import pytest
+
+from rp2k_lab import credentials
+from tests.task.conftest import TINY
+
+SECRET = "Sesame0pen"
+
+
+def found_in(folder) -> list[str]:
+    """The files below a folder, databases included, that hold the secret."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return [str(file) for file in files if SECRET.encode() in file.read_bytes() or SECRET in file.name]
+
+
+def test_a_study_and_its_runs_never_write_it_down(start, server, tmp_path):
+    address = server.address.replace("http://", f"http://user:{SECRET}@")
+    arguments = ["-m", "hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=1", "hydra.sweeper.study=hidden"]
+    command = start(*arguments, f"hydra.sweeper.storage=sqlite:///{tmp_path}/optuna.db", *TINY, "epochs=1", uri=address)
+    for line in command.process.stdout:
+        if line.startswith("trial 0 starts"):
+            break
+    trials = psutil.Process(command.process.pid).children(recursive=True)
+    assert [p for p in trials if any("tracking.uri=" in word for word in p.cmdline())]
+    assert not [p for p in trials if SECRET in " ".join(p.cmdline())]
+    code, out, err = command.wait()
+    assert code == 0, err
+    assert SECRET not in out + err
+    assert found_in(command.folder) + found_in(tmp_path) == []
+
+
+class TestHide:
+    @pytest.fixture(autouse=True)
+    def _nothing_known(self, monkeypatch):
+        monkeypatch.setitem(os.environ, credentials._VARIABLE, "{}")
+
+    @pytest.mark.parametrize(
+        ("argument", "shown", "address"),
+        [
+            ("tracking.uri=http://u:s3cret@h:1/x", "tracking.uri=http://h:1/x", "http://u:s3cret@h:1/x"),
+            ("tracking.uri='http://u:p@ss@h'", "tracking.uri='http://h'", "http://u:p@ss@h"),
+            ("tracking.uri=http://u:p/ss@h", "tracking.uri=http://h", "http://u:p/ss@h"),
+            ("tracking.uri='http://h?token=s&a=1'", "tracking.uri='http://h?token=***&a=1'", "http://h?token=s&a=1"),
+            (r"task.storage=pg://h?password\=s", r"task.storage=pg://h?password\=***", "pg://h?password=s"),
+        ],
+    )
+    def test_a_secret_leaves_the_command_line_and_is_known_where_a_store_is_opened(self, argument, shown, address):
+        assert credentials.hide([argument, "seed=1"]) == [shown, "seed=1"]
+        public = shown.partition("=")[2].strip("'").replace("\\=", "=")
+        assert credentials.reveal(public) == address
+        assert credentials.without_credentials(f"cannot open {address} today") == f"cannot open {public} today"
+
+    @pytest.mark.parametrize("argument", ["tracking.uri=sqlite:////a@b/c.db", "tracking.uri=http://h:1", "-m", "a=b@c"])
+    def test_nothing_else_is_changed(self, argument):
+        assert credentials.hide([argument]) == [argument]
+        assert json.loads(os.environ[credentials._VARIABLE]) == {}
+
+    def test_nested_settings_are_cleaned(self):
+        settings = {"tracking": {"uri": "http://u:p@h"}, "runs": ["a", None], "seed": 1}
+        assert credentials.clean(settings) == {"tracking": {"uri": "http://h"}, "runs": ["a", None], "seed": 1}
