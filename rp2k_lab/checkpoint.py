@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,14 +23,24 @@ def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[s
 
     Returns:
         The file's SHA-256, hexadecimal.
+
+    Raises:
+        OSError: the disk does not take it; what was there before is whole.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}.tmp.ckpt")  # save_checkpoint insists on the suffix
     kept = [{"name": p.name, "data": p} for p in net.get_parameters() if p.name not in leave_out]
-    mindspore.save_checkpoint(kept, str(temporary), append_dict={"step": step})
-    temporary.chmod(0o644)
-    digest = _sha256(temporary)
-    _move(temporary, file)
+    try:
+        with _quiet_mindspore():
+            mindspore.save_checkpoint(kept, str(temporary), append_dict={"step": step})
+        temporary.chmod(0o644)
+        digest = _sha256(temporary)
+        _move(temporary, file)
+    except OSError as error:
+        for part in file.parent.glob(f".{file.stem}.*"):  # which would fill what is left of a full disk
+            part.unlink()
+        error.filename = error.filename or str(file)
+        raise
     return digest
 
 
@@ -174,6 +184,17 @@ class CheckpointFolder:
         for file in [*self.folder.glob("step-*"), *self.folder.glob("best-*")]:
             if file.stem not in needed:
                 file.unlink()
+
+
+@contextmanager
+def _quiet_mindspore() -> Iterator[None]:
+    """Without its log, where it says the error that it then raises."""
+    its_log = logging.getLogger(f"ME.mindspore.log.{os.getpid()}")  # mindspore/log.py, _setup_logger
+    its_log.disabled = True
+    try:
+        yield
+    finally:
+        its_log.disabled = False
 
 
 def _step_of(file: Path) -> int:

@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rp2k_lab.errors import RequestError, shown
 log = logging.getLogger(__name__)
 
 SUFFIX = ".journal"
+# Held back for the last words of a run whose disk is full: how it ended is a line.
+_RESERVE_BYTES = 2**18
 
 
 class JournalNotWritten(Exception):
@@ -31,8 +34,8 @@ class JournalNotWritten(Exception):
 class Journal:
     """A run's journal, open for appending by this process alone.
 
-    What a full disk does not take stays in memory, with one message, and is written as soon as there is room again;
-    but for the first record, without which nothing has been begun.
+    What a full disk does not take, though a reserve has been given up for it, stays in memory, with one message, and
+    is written as soon as there is room again; but for the first record, without which nothing has been begun.
 
     Attributes:
         file: where it is.
@@ -47,6 +50,7 @@ class Journal:
 
     def __init__(self, file: Path):
         self.file, self._unwritten, self._warned = file, b"", False
+        self._reserve: Path | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -73,6 +77,7 @@ class Journal:
         try:
             self._write()
             self._begun = True
+            self._hold_back()
         except OSError as error:
             if not self._begun:
                 raise _not_written(self.file, error) from None
@@ -97,11 +102,24 @@ class Journal:
             raise _not_written(self.file, error) from None
         finally:
             os.close(self._descriptor)
+            if self._reserve:
+                self._reserve.unlink(missing_ok=True)
 
     def _write(self) -> None:
         # A line that was taken in part is continued with its next byte.
         while self._unwritten:
-            self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
+            try:
+                self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
+            except OSError:
+                if not (self._reserve and self._reserve.exists()):
+                    raise
+                self._reserve.unlink()
+
+    def _hold_back(self) -> None:
+        if self._reserve is None:
+            self._reserve = self.file.with_suffix(".reserve")
+            with suppress(OSError), self._reserve.open("wb") as reserve:
+                os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
 
 
 def read(file: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

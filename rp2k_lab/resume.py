@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,6 +137,8 @@ def starting(config: Config, run: StoredRun | None, folder: Path, workers: Worke
     finally:
         (folder / ".lock").unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # a run that was refused leaves no folder
+            folder.rmdir()
 
 
 def _point(config: Config, folder: Path, run: StoredRun) -> Point | None:

@@ -58,10 +58,13 @@ class Sent:
             return cls()
 
     def keep(self, journal: Path) -> None:
-        """Replace what is kept beside the journal."""
+        """Replace what is kept beside the journal; a full disk leaves the former, and more is sent again."""
         temporary = _beside(journal).with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(_beside(journal))
+        try:
+            temporary.write_text(json.dumps(asdict(self)))
+            temporary.replace(_beside(journal))
+        except OSError:
+            temporary.unlink(missing_ok=True)
 
 
 def _beside(journal: Path) -> Path:

@@ -41,7 +41,7 @@ def store(compose, recorded, tmp_path_factory):
     uri = f"sqlite:///{folder}/mlflow.db"
     for name in ("it's 冰炫", "twice", "twice", "killed"):
         tracking = parse(compose(f"tracking.uri={uri}")).tracking
-        with contextlib.suppress(KeyboardInterrupt), MlflowTracker(tracking, name, folder / name) as tracker:
+        with contextlib.suppress(KeyboardInterrupt), MlflowTracker(tracking, name, folder / "out") as tracker:
             tracker.set_tags({"folder": folder / name})
             tracker.log_artifact(left / "config.yaml")
             tracker.log_artifact(left / "classes.txt")
@@ -267,7 +267,7 @@ def gone_on_with(compose, recorded, tmp_path):
     }
     for name, task in tasks.items():
         left = leave(tmp_path / name, recorded | {"task": task})
-        with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, name) as tracker:
+        with MlflowTracker(parse(compose(f"tracking.uri={uri}")).tracking, name, tmp_path) as tracker:
             tracker.log_artifact(left / "config.yaml")
 
     def gone_on_with(*overrides, name="run"):

@@ -140,12 +140,13 @@ def test_credentials_are_taken_out_of_a_uri():
 
 @pytest.mark.parametrize("kind", ["memory", "mlflow"])
 def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, kind):
-    """Two deaths; of the scores of the last step there are two by right: the last epoch's and the best weights'."""
+    """Two ends too early; of the last step there are two scores by right: the last epoch's and the best weights'."""
     settings = tracking(tmp_path)
 
     def reopened(former):
         if kind == "mlflow":
-            return MlflowTracker(settings, "any", former.run_id)
+            former.close("KILLED")
+            return MlflowTracker(settings, "any", tmp_path, former.run_id)
         return former
 
     def train(tracker, first, last):
@@ -154,7 +155,7 @@ def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, k
             if step % 3 == 0:
                 tracker.log_metrics({"top1": step / 10}, step)
 
-    first = MemoryTracker() if kind == "memory" else MlflowTracker(settings, "run")
+    first = MemoryTracker() if kind == "memory" else MlflowTracker(settings, "run", tmp_path)
     train(first, 1, 4)
     point = first.logged()
     assert point == {"loss": 4, "rate": 4, "top1": 1}
@@ -186,6 +187,6 @@ def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, k
 def test_runs_are_found_by_a_tag_the_newest_first(tmp_path):
     settings = tracking(tmp_path)
     for name, value in (("a", "x"), ("b", "y"), ("c", "x")):
-        with MlflowTracker(settings, name) as tracker:
+        with MlflowTracker(settings, name, tmp_path) as tracker:
             tracker.set_tags({"config_fingerprint": value})
     assert [run.name for run in RunStore(settings.uri).tagged("config_fingerprint", "x")] == ["c", "a"]

@@ -3,9 +3,8 @@
     python -m tests.reliability.commands < list
 
 reads a JSON list of argument lists, and writes [place in the list, exit code, stderr] as a line of JSON for each, as
-they end.  What commands import is imported
-once, but for MindSpore, whose threads allow no copies; each command then runs in a forked copy of that process, through
-the very `run.py`, so that nothing of one reaches the next.
+they end.  What commands import is imported once, but for MindSpore, whose threads allow no copies; each command then
+runs in a forked copy of that process, through the very `run.py`, so that nothing of one reaches the next.
 """
 
 import json
@@ -25,7 +24,7 @@ import pandas  # noqa: F401
 from rp2k_lab import PROJECT
 
 # A command that is not refused trains: it is killed.
-_LIMIT_SECONDS = 12
+_LIMIT_SECONDS = 60
 
 
 def answer(commands: list[list[str]]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from rp2k_lab.disk import Need, check_room, explain_full_disk
 from rp2k_lab.errors import RequestError
+from rp2k_lab.journal import Journal, read
 from tests.task.conftest import TINY
 
 
@@ -34,8 +35,8 @@ def test_what_a_run_takes_is_refused_with_the_numbers_where_it_cannot_fit(start,
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_last_checkpoint_whole(start, small_disk):
-    disk = small_disk("60m")
-    command = start(*TINY, "epochs=200", f"hydra.run.dir={disk}/out")
+    disk = small_disk("80m")
+    command = start(*TINY, "epochs=2000", f"hydra.run.dir={disk}/out")
     for line in command.process.stdout:
         if line.startswith("epoch 1/"):
             break
@@ -44,6 +45,8 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_last_checkpoint_whole(
     assert code == 1, said
     assert "no space left on device" in said.lower()
     assert len(said.splitlines()) == 2, said
+    assert str(disk / "out") in said
+    assert not list((disk / "out" / "checkpoints").glob(".*"))
     assert "step" in mindspore.load_checkpoint(str(disk / "out" / "checkpoints" / "last.ckpt"))
     (run,) = command.store.runs()
     assert run.info.status == "FAILED"
@@ -60,6 +63,17 @@ def test_a_full_disk_under_the_store_is_told_and_leaves_its_runs(start, small_di
     assert len(said.splitlines()) <= 2, said
     (experiment,) = [e for e in client.search_experiments() if e.name == "other"]
     assert [run.info.run_name for run in client.search_runs([experiment.experiment_id])] == ["earlier"]
+
+
+def test_a_journal_has_room_for_the_last_words(small_disk):
+    disk = small_disk("1m")
+    journal = Journal(disk / "run.journal")
+    journal.append("run", name="a")
+    fill(disk)
+    journal.append("end", status="FAILED")
+    journal.close()
+    assert [record["kind"] for record, _ in read(disk / "run.journal")] == ["run", "end"]
+    assert sorted(file.name for file in disk.iterdir()) == ["filler", "run.journal"]
 
 
 class TestCheckRoom:

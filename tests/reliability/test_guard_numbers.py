@@ -34,7 +34,7 @@ def test_the_photos_learning_rate_and_gradient_are_written_down(start, arguments
     ((at, photos),) = found["photos"].items()
     assert int(at) == found["step"]
     assert len(set(photos)) == 32
-    assert all(path.endswith((".jpg", ".png")) for path in photos)
+    assert all(path.lower().endswith((".jpg", ".png")) for path in photos)
     assert 0 < found["learning_rate"] <= 1e38
     if step:
         assert 0.01 < found["gradient_norm"] < 100

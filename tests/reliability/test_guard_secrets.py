@@ -18,16 +18,16 @@ def found_in(folder) -> list[str]:
     return [str(file) for file in files if SECRET.encode() in file.read_bytes() or SECRET in file.name]
 
 
-def test_a_study_and_its_runs_never_write_it_down(start, server, tmp_path):
+def test_a_study_and_its_runs_never_write_it_down(start, server, tmp_path, wait_for):
     address = server.address.replace("http://", f"http://user:{SECRET}@")
     arguments = ["-m", "hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=1", "hydra.sweeper.study=hidden"]
     command = start(*arguments, f"hydra.sweeper.storage=sqlite:///{tmp_path}/optuna.db", *TINY, "epochs=1", uri=address)
     for line in command.process.stdout:
         if line.startswith("trial 0 starts"):
             break
-    trials = psutil.Process(command.process.pid).children(recursive=True)
-    assert [p for p in trials if any("tracking.uri=" in word for word in p.cmdline())]
-    assert not [p for p in trials if SECRET in " ".join(p.cmdline())]
+    study = psutil.Process(command.process.pid)
+    (trial,) = wait_for(lambda: [p for p in study.children() if any("tracking.uri=" in word for word in p.cmdline())])
+    assert SECRET not in " ".join(trial.cmdline())
     code, out, err = command.wait()
     assert code == 0, err
     assert SECRET not in out + err

@@ -86,7 +86,7 @@ def start(tmp_path_factory) -> Callable[..., Command]:
         folder = tmp_path_factory.mktemp("run")
         store = Store(folder)
         overrides = [f"tracking.uri={uri or store.uri}", f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
-        command = [sys.executable, str(PROJECT / "run.py"), *arguments, *overrides]
+        command = [sys.executable, str(PROJECT / "run.py"), *overrides, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         return Command(subprocess.Popen(command, cwd=folder, env=environment, **pipes), folder, store)
