@@ -129,17 +129,23 @@ def _compose_once() -> None:
 
 def _check_jobs_together() -> None:
     """Of the jobs of -m Hydra composes each before the first is started; here their values are checked too."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.plugins.sweeper import Sweeper
 
-    def check(sweeper: BasicSweeper, batch: Iterable[Iterable[str]]) -> None:
+    def check(sweeper: Sweeper, batch: Iterable[Iterable[str]]) -> None:
         from rp2k_lab.config import parse
 
-        for overrides in batch:
-            composed = sweeper.config_loader.load_sweep_config(sweeper.config, list(overrides))
-            ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-            parse(OmegaConf.to_container(ours, resolve=True))
+        try:
+            for overrides in batch:
+                composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+                ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+                parse(OmegaConf.to_container(ours, resolve=True))
+        except Exception:
+            folder = Path(sweeper.config.hydra.sweep.dir)
+            (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's, written before this
+            _remove_if_empty(folder)
+            raise
 
-    BasicSweeper.validate_batch_is_legal = check
+    Sweeper.validate_batch_is_legal = check
 
 
 def _show_help() -> None:
