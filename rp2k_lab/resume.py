@@ -14,8 +14,10 @@ from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.parallel import Workers
 from rp2k_lab.provenance import fingerprint, git_state
+from rp2k_lab.runs import stored_run
 from rp2k_lab.store import store_is_there
 from rp2k_lab.stored import RunStore, StoredRun
+from rp2k_lab.unsent import tagged
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +59,31 @@ def earlier_run(config: Config) -> StoredRun | None:
         RequestError: there is no such run, or its record is not whole.
     """
     if config.runs:
-        (run,) = RunStore(config.tracking.uri).find(config.runs[0])
+        run = stored_run(config.tracking.uri, config.runs[0])
         if FINGERPRINT not in run.tags:
             raise RequestError(
                 f"runs={config.runs[0]}: the run ended before its record was whole\ntrain anew: leave out runs="
             )
         return run
-    if config.task.resume == "never" or not store_is_there(config.tracking.uri):
+    if config.task.resume == "never":
         return None
-    found = RunStore(config.tracking.uri).tagged(FINGERPRINT, fingerprint(config))
-    found = [run for run in found if "verifies" not in run.tags]
+    key = fingerprint(config)
+    runs = [*_of_store(config.tracking, key), *tagged(config.tracking.uri, FINGERPRINT, key)]
+    found = [run for run in {run.own_id: run for run in runs}.values() if "verifies" not in run.tags]
     if not found:
         log.info("task.resume=auto: no earlier run of this configuration; a new one begins")
-    return found[0] if found else None
+    return max(found, key=lambda run: run.started, default=None)
+
+
+def _of_store(tracking, key: str) -> list[StoredRun]:
+    """The runs of a configuration that the store has; one that does not answer holds nothing up."""
+    if not store_is_there(tracking.uri):
+        return []
+    try:
+        return RunStore(tracking.uri).tagged(FINGERPRINT, key)
+    except RequestError as error:
+        log.warning("task.resume=auto: looks under outputs/ alone (%s)", str(error).splitlines()[0])
+        return []
 
 
 def is_finished(run: StoredRun) -> bool:

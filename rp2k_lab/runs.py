@@ -13,8 +13,10 @@ from rp2k_lab.config import Config, parse
 from rp2k_lab.errors import RequestError
 from rp2k_lab.provenance import differences
 from rp2k_lab.stored import RunStore, StoredRun
+from rp2k_lab.unsent import answers, journals, run_of, unsent
 
 CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
+FORMS = "an id (6 characters are enough), a name or a run's folder"
 # Always this request's own.
 _OF_THE_REQUEST = ("task", "tracking", "runs", "ablation", "scale")
 _GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "device")
@@ -63,7 +65,7 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
     classes = tuple(_read(folder / CLASSES, reference).removesuffix("\n").split("\n"))
     if run is None:
         return EarlierRun(reference, reference, None, None, config, checkpoint, classes)
-    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}" if run.experiment_id else None
     return EarlierRun(reference, run.name, run.run_id, page, config, checkpoint, classes)
 
 
@@ -174,12 +176,12 @@ def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Pat
         if not Path(reference).is_file():
             raise RequestError(f"runs={reference}: there is no such file")
         return None, Path(reference).absolute().parent.parent
-    run = stored_run(uri, reference, "an id (6 characters are enough), a name or a .ckpt file")
-    return run, RunStore(uri).fetch(run, files, downloads)
+    run = stored_run(uri, reference, f"a .ckpt file, {FORMS}")
+    return run, run.folder_of_artifacts or RunStore(uri).fetch(run, files, downloads)
 
 
-def stored_run(uri: str | None, reference: str, forms: str = "an id (6 characters are enough) or a name") -> StoredRun:
-    """The run of the store that an id, a unique begin of one or a name means.
+def stored_run(uri: str | None, reference: str, forms: str = FORMS) -> StoredRun:
+    """The run that an id, a unique begin of one, a name or its folder means, whether or not the store has all of it.
 
     Args:
         forms: what may be given instead of a reference that means no run.
@@ -187,8 +189,17 @@ def stored_run(uri: str | None, reference: str, forms: str = "an id (6 character
     Raises:
         RequestError: no such run, or several.
     """
-    store = RunStore(uri)
-    found = store.find(reference)
+    is_folder = Path(reference).is_dir()
+    files = journals(Path(reference)) if is_folder else [file for file in unsent(uri) if answers(file, reference)]
+    runs = {run.own_id: run for run in map(run_of, files)}
+    if not (is_folder and runs):
+        try:
+            store = RunStore(uri)
+            runs = {run.own_id: run for run in store.find(reference)} | runs
+        except RequestError:
+            if not runs:
+                raise
+    found = sorted(runs.values(), key=lambda run: run.started, reverse=True)
     if not found:
         newest = ", ".join(f"{run.run_id[:8]} {run.name}" for run in store.newest(3)) or "none"
         raise RequestError(f"runs={reference}: there is no such run\ngive {forms}; the newest runs are {newest}")

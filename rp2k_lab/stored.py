@@ -12,13 +12,16 @@ from rp2k_lab.errors import RequestError
 from rp2k_lab.sender import LOCAL_ID
 from rp2k_lab.store import quieten, store_is_there, store_uri, unreachable
 
+# Metric name to its (step, value) in order.
+History = dict[str, list[tuple[int, float]]]
+
 
 @dataclass(frozen=True)
 class StoredRun:
     """A run in the store.
 
     Attributes:
-        experiment_id: MLflow's.
+        experiment_id: MLflow's; empty where MLflow has not heard of the run.
         status: RUNNING, FINISHED, FAILED or KILLED.
         started: local time.
         folder: the run's own folder on the machine where it ran, or empty.
@@ -35,6 +38,17 @@ class StoredRun:
     artifact_uri: str
     tags: dict[str, str] = field(compare=False)
     metrics: dict[str, float] = field(compare=False)
+
+    @property
+    def own_id(self) -> str:
+        """Which MLflow did not give, and which it has had from the first."""
+        return self.tags.get(LOCAL_ID, self.run_id)
+
+    @property
+    def folder_of_artifacts(self) -> Path | None:
+        """On this machine, or None where a server has them."""
+        uri = urlsplit(self.artifact_uri)
+        return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
 
 class RunStore:
@@ -74,14 +88,17 @@ class RunStore:
         """The runs of any experiment with this tag, newest first."""
         return self._search(f"tags.{tag} = '{value}'")
 
-    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        """Metric name to its (step, value) in order."""
+    def history(self, run_id: str) -> History:
+        """All values of all metrics."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return metric_history(self._client, self._client.get_run(run_id))
+            names = self._client.get_run(run_id).data.metrics
+            found = {name: self._client.get_metric_history(run_id, name) for name in names}
         except MlflowException as error:
             raise unreachable(self._uri, error) from None
+        in_order = {name: sorted(values, key=lambda m: (m.step, m.timestamp)) for name, values in found.items()}
+        return {name: [(m.step, m.value) for m in values] for name, values in in_order.items()}
 
     def newest(self, count: int) -> list[StoredRun]:
         """The last runs started."""
@@ -99,9 +116,8 @@ class RunStore:
         """
         from mlflow.exceptions import MlflowException
 
-        uri = urlsplit(run.artifact_uri)
-        if uri.scheme in ("", "file"):
-            return Path(url2pathname(uri.path))
+        if here := run.folder_of_artifacts:
+            return here
         folder = downloads / run.run_id
         folder.mkdir(exist_ok=True)
         try:
@@ -123,12 +139,6 @@ class RunStore:
         except MlflowException as error:
             raise unreachable(self._uri, error) from None
         return [_stored(run) for run in found]
-
-
-def metric_history(client, run) -> dict[str, list[tuple[int, float]]]:
-    """Metric name to its (step, value) in the order in which they were logged, of MLflow's client and run."""
-    found = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-    return {n: [(m.step, m.value) for m in sorted(ms, key=lambda m: (m.step, m.timestamp))] for n, ms in found.items()}
 
 
 def _stored(run) -> StoredRun:

@@ -1,17 +1,15 @@
 """task=sync: send what runs have in their folders and the store has not got."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from rp2k_lab import PROJECT
 from rp2k_lab.config import Config
 from rp2k_lab.credentials import without_credentials
 from rp2k_lab.errors import RequestError, shown
-from rp2k_lab.journal import SUFFIX, Journal, read
-from rp2k_lab.sender import Sender, Sent, is_sent
+from rp2k_lab.journal import Journal
+from rp2k_lab.sender import Sender, header_of, is_sent
 from rp2k_lab.store import StoreAway, how_to_see, store_uri, unreachable
-
-OUTPUTS = PROJECT / "outputs"
+from rp2k_lab.unsent import OUTPUTS, answers, journals
 
 
 def run(config: Config, folder: Path) -> None:
@@ -27,8 +25,8 @@ def run(config: Config, folder: Path) -> None:
     Raises:
         RequestError: no such run, or a store that does not answer; what goes to others is sent first.
     """
-    journals = [file for file in _journals(config.runs) if next(read(file), None)]
-    waiting, away = [file for file in journals if not is_sent(file)], {}
+    found = _journals(config.runs)
+    waiting, away = [file for file in found if not is_sent(file)], {}
     for file in waiting:
         name, meant = _of(file)
         uri = config.tracking.uri or meant
@@ -39,7 +37,7 @@ def run(config: Config, folder: Path) -> None:
                 print(_send(file, uri))
             except (StoreAway, RequestError) as error:
                 away[uri] = error
-    print(f"{sum(map(is_sent, waiting))} sent, {len(journals) - len(waiting)} had been sent before")
+    print(f"{sum(map(is_sent, waiting))} sent, {len(found) - len(waiting)} had been sent before")
     for uri, error in away.items():
         raise error if isinstance(error, RequestError) else unreachable(store_uri(uri), error)
 
@@ -66,10 +64,10 @@ def _journals(references: Iterable[str]) -> list[Path]:
         RequestError: one that there is not.
     """
     if not references:
-        return sorted(OUTPUTS.rglob(f"*{SUFFIX}"))
+        return journals(OUTPUTS)
     found: dict[Path, None] = {}
     for reference in references:
-        of_it = list(_named(reference))
+        of_it = _named(reference)
         if not of_it:
             raise RequestError(
                 f"runs={reference}: no run under outputs/ has this id or name, and no such folder holds one\n"
@@ -79,19 +77,13 @@ def _journals(references: Iterable[str]) -> list[Path]:
     return list(found)
 
 
-def _named(reference: str) -> Iterator[Path]:
+def _named(reference: str) -> list[Path]:
     if Path(reference).is_dir():
-        yield from sorted(Path(reference).absolute().rglob(f"*{SUFFIX}"))
-        return
-    for file in sorted(OUTPUTS.rglob(f"*{SUFFIX}")):
-        ids = (file.stem, Sent.of(file).run_id or "")
-        if next(read(file), None) and (
-            reference == _of(file)[0] or (len(reference) >= 6 and any(i.startswith(reference) for i in ids))
-        ):
-            yield file
+        return journals(Path(reference))
+    return [file for file in journals(OUTPUTS) if answers(file, reference)]
 
 
 def _of(file: Path) -> tuple[str, str | None]:
     """(a run's name, the store that it was meant for)."""
-    header = next(read(file))[0]
+    header = header_of(file)
     return header["name"], header["store"]

@@ -20,6 +20,7 @@ from rp2k_lab.task import sync
 from rp2k_lab.tracker import MlflowTracker
 
 from ..task.conftest import TINY
+from .test_resume import STRUCK
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +150,27 @@ def test_a_training_whose_server_comes_late_is_recorded_by_itself(server, tmp_pa
     assert store.get(journal.stem).run_id == run.run_id
 
 
-def test_an_offline_training_ends_with_the_command_that_syncs_it(server, tmp_path):
-    """By the real commands, each a process."""
+def test_an_offline_training_is_killed_goes_on_and_ends_with_the_command_that_syncs_it(server, tmp_path):
+    """By the real commands, each a process; no store is there, and no file of one is made."""
 
-    def run_py(*arguments):
-        command = [sys.executable, str(PROJECT / "run.py"), *arguments, f"hydra.run.dir={tmp_path}/out"]
+    def run_py(what, *arguments):
+        command = [sys.executable, str(STRUCK), what, *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done.returncode, done.stdout
 
-    out = run_py(*TINY, "tracking=offline", "epochs=1")
+    minutes = "task.checkpoint_minutes=0.000001"
+    code, _ = run_py("step 4 KILL", *TINY, "tracking=offline", "epochs=1", minutes, f"hydra.run.dir={tmp_path}/out")
+    assert code == -signal.SIGKILL
+    code, out = run_py("- 0 -", f"runs={tmp_path}/out", "task.resume=continue", "tracking=offline")
+    assert code == 0, out
+    assert "goes on from step 3" in out
     (command,) = re.findall(r"next +offline: python run\.py (task=sync runs=\S+)", out)
     assert not list(tmp_path.rglob("*.db"))
-    out = run_py(*command.split(), f"tracking.uri={server.address}")
+    code, out = run_py("- 0 -", *command.split(), f"tracking.uri={server.address}")
     (page,) = re.findall(r"sent        resnet18_shelf_none_seed0: (\S+)", out)
     run = RunStore(server.address).get(page.rpartition("/")[2])
-    assert run.status == "FINISHED"
-    assert run.metrics["val/top1"] >= 0
+    assert (run.status, run.tags["resumed_from"]) == ("FINISHED", "3")
+    assert [step for step, _ in RunStore(server.address).history(run.run_id)["train/loss"]] == list(range(1, 10))
     (tmp_path / "downloads").mkdir()
     folder = RunStore(server.address).fetch(run, ["checkpoints/best.ckpt"], tmp_path / "downloads")
     best = tmp_path / "out" / "checkpoints" / "best.ckpt"

@@ -129,7 +129,7 @@ def test_a_wrong_run_is_two_lines_and_exit_code_2(store, capsys, tmp_path, run):
     assert out == ""
     first, second = err.splitlines()
     assert first == f"runs={run}: there is no such run"
-    assert second.startswith("give an id (6 characters are enough) or a name")
+    assert second.startswith("give an id (6 characters are enough), a name")
     assert not (tmp_path / "pages").exists()
 
 

@@ -1,0 +1,72 @@
+"""Runs that no store has all of, read from the journals in their folders."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from rp2k_lab import PROJECT
+from rp2k_lab.credentials import without_credentials
+from rp2k_lab.journal import SUFFIX, read
+from rp2k_lab.sender import LOCAL_ID, Sent, header_of, is_sent
+from rp2k_lab.store import store_uri
+from rp2k_lab.stored import History, StoredRun
+
+OUTPUTS = PROJECT / "outputs"
+
+
+def journals(folder: Path) -> list[Path]:
+    """Those in a folder and below it; of a run killed before its first record there is none."""
+    return [file for file in sorted(folder.absolute().rglob(f"*{SUFFIX}")) if next(read(file), None)]
+
+
+def answers(file: Path, reference: str) -> bool:
+    """Whether the run of a journal has this name, or an id that begins so (six or more characters)."""
+    ids = (file.stem, Sent.of(file).run_id or "")
+    return reference == header_of(file)["name"] or (len(reference) >= 6 and any(i.startswith(reference) for i in ids))
+
+
+def unsent(uri: str | None) -> list[Path]:
+    """The journals under outputs/ that were meant for a store, or for none, and are not all in one."""
+    meant = (None, without_credentials(store_uri(uri)))
+    return [file for file in journals(OUTPUTS) if header_of(file)["store"] in meant and not is_sent(file)]
+
+
+def run_of(file: Path) -> StoredRun:
+    """What a journal says of its run; the run's folder has its files where a store would have them."""
+    header, sent = header_of(file), Sent.of(file)
+    tags, metrics, status = header["tags"] | {LOCAL_ID: header[LOCAL_ID]}, {}, "RUNNING"
+    for record, _ in read(file):
+        if record["kind"] == "tags":
+            tags |= record["tags"]
+        elif record["kind"] == "metrics":
+            metrics |= record["metrics"]
+        elif record["kind"] in ("end", "resumed"):
+            status = record.get("status", "RUNNING")
+    return StoredRun(
+        sent.run_id or header[LOCAL_ID],
+        sent.experiment_id or "",
+        header["name"],
+        status,
+        datetime.fromtimestamp(header["time"] / 1000),
+        str(file.parent),
+        file.parent.as_uri(),
+        tags,
+        metrics,
+    )
+
+
+def tagged(uri: str | None, tag: str, value: str) -> Iterator[StoredRun]:
+    """Those of `unsent` with this tag."""
+    return (run for run in map(run_of, unsent(uri)) if run.tags.get(tag) == value)
+
+
+def history_of(uri: str | None, run_id: str) -> History | None:
+    """Metric name to its (step, value) in order; None where the run is not of `unsent`."""
+    for file in unsent(uri):
+        if run_id in (file.stem, Sent.of(file).run_id):
+            history: History = {}
+            for record, _ in read(file):
+                for name, value in record.get("metrics", {}).items():
+                    history.setdefault(name, []).append((record["step"], value))
+            return history
+    return None
