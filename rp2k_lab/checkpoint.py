@@ -39,7 +39,8 @@ def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[s
     except OSError as error:
         for part in file.parent.glob(f".{file.stem}.*"):  # which would fill what is left of a full disk
             part.unlink()
-        error.filename = error.filename or str(file)
+        if error.errno and not error.filename:
+            error.filename = str(file)
         raise
     return digest
 

@@ -213,7 +213,8 @@ class SenderThread:
         self._warned = False
         self._journal, self._sender, self._seconds = journal, sender, seconds
         self._wrong: RequestError | None = None
-        self._tried, self._closing = threading.Event(), threading.Event()
+        self._tried, self._closing, self._wake = threading.Event(), threading.Event(), threading.Event()
+        self._awaited: list[threading.Event] = []
         self._thread = threading.Thread(target=self._run, daemon=True, name="tracking")
 
     def start(self) -> None:
@@ -229,6 +230,14 @@ class SenderThread:
         if self._wrong:
             raise self._wrong
 
+    def deliver(self) -> None:
+        """Send at once what the journal has now; waits a moment for it, but not for a store known to be away."""
+        done = threading.Event()
+        self._awaited.append(done)
+        self._wake.set()
+        if not self.away:
+            done.wait(START_SECONDS)
+
     def close(self, at_once: bool) -> None:
         """Send the rest.
 
@@ -236,6 +245,7 @@ class SenderThread:
             at_once: wait a few seconds for a server's answers; otherwise as long as it gives any.
         """
         self._closing.set()
+        self._wake.set()
         patient = self._sender is not None and (self._sender.local or not at_once)
         until = time.monotonic() + (END_SECONDS if patient else STOP_SECONDS)
         while self._thread.is_alive() and time.monotonic() < until:
@@ -247,12 +257,16 @@ class SenderThread:
 
     def _run(self) -> None:
         while True:
-            closing = self._closing.is_set()  # looked at first: what was appended before it was set is sent below
+            self._wake.clear()
+            # Looked at first: what was appended before is sent below.
+            closing, awaited, self._awaited = self._closing.is_set(), self._awaited, []
             self._send()
             self._tried.set()
+            for done in awaited:
+                done.set()
             if closing or self._wrong:
                 return
-            self._closing.wait(self._seconds)
+            self._wake.wait(self._seconds)
 
     def _send(self) -> None:
         try:

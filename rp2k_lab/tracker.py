@@ -77,6 +77,9 @@ class MemoryTracker:
     def flush(self) -> None:
         """Have everything logged so far outlive this process, and a power cut."""
 
+    def deliver(self) -> None:
+        """Have the store know by now what was logged so far, unless it is away."""
+
     def _unrecorded(self, metrics: dict[str, float]) -> dict[str, float]:
         """Those that a reopened run has not had before."""
         new = {name: value for name, value in metrics.items() if not self._repeats.get(name)}
@@ -176,6 +179,9 @@ class MlflowTracker(MemoryTracker):
     def flush(self):
         with suppress(OSError):  # the sender's thread syncs too, and says so
             self._journal.sync()
+
+    def deliver(self):
+        self._thread.deliver()
 
     def log_artifact(self, file, folder=""):
         super().log_artifact(file, folder)

@@ -21,6 +21,7 @@ from rp2k_lab.checkpoint import load_checkpoint
 from rp2k_lab.comparison import Verdict, judge, paired_difference
 from rp2k_lab.config import Config, NoAug
 from rp2k_lab.dataset.index import build_index
+from rp2k_lab.disk import check_room
 from rp2k_lab.errors import RequestError
 from rp2k_lab.evaluation import Evaluation, Evaluator
 from rp2k_lab.interrupt import SignalWatch
@@ -33,7 +34,7 @@ from rp2k_lab.resume import Start
 from rp2k_lab.runs import EarlierRun
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
-from rp2k_lab.task.train import open_tracker, print_where_to_look, train
+from rp2k_lab.task.train import open_tracker, print_where_to_look, room_taken, train
 from rp2k_lab.tracker import MemoryTracker
 from rp2k_lab.tuning import Tuning, tuning_of
 
@@ -51,7 +52,7 @@ def run(config: Config, folder: Path) -> float:
 
     Raises:
         RequestError: weights, classes or a size that do not fit, no val or test, a network without the norm that is to
-            be trained, or averaged weights.
+            be trained, averaged weights, or no room for what it will save.
         DataError: a photo that cannot be read, or no room for the features.
     """
     trial = Trial.of_this_process()
@@ -65,6 +66,7 @@ def run(config: Config, folder: Path) -> float:
         check_splits(config, index, SPLITS)
         with tuning_of(config, index, member, SPLITS, folder, signals.check) as tuning:
             before = replace(member, preprocessing=recorded_preprocessing(earlier))
+            check_room(room_taken(config, tuning.training, len(index.table), folder))
             predictor = Predictor([before], config.batch_size, check=signals.check)
             old = required_evaluators(config, index, predictor, SPLITS)
             with open_tracker(config, trial.name or f"fixres{config.size[0]}_{member.name}", folder) as tracker:

@@ -18,7 +18,7 @@ from rp2k_lab.build import (
 )
 from rp2k_lab.checkpoint import CheckpointFolder, load_checkpoint
 from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import PhotoViews, ResizedPhotos
+from rp2k_lab.dataset.batches import PhotoViews
 from rp2k_lab.dataset.feed import mindspore_dataset
 from rp2k_lab.dataset.index import Index, build_index
 from rp2k_lab.disk import Need, check_room
@@ -83,7 +83,8 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
     batches = build_batches(config, index, photos, index.split("train"), workers, start.step)
     training = build_training(config, batches, workers)
     if workers.first:
-        check_room(room_taken(config, training, photos, folder))
+        cache = [Need("the cache", photos.cache.folder, photos.cache.to_come)] if photos.cache else []
+        check_room(room_taken(config, training, len(photos.paths), folder) + cache)
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
     if config.task.verify:
         name = f"verify_{earlier.name}"
@@ -100,6 +101,7 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
         if workers.first and not start.run:
             record_origin(tracker, config, index, folder)
         tracker.set_tags(trial.tags | {"workers": workers.count} | start.tags(config, earlier))
+        tracker.deliver()  # from here on task.resume=auto finds the run
         trial.started(tracker.run_id, folder)
         others = config.dataset.others
 
@@ -142,21 +144,20 @@ def open_tracker(
     return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 
 
-def room_taken(config: Config, training: Training, photos: ResizedPhotos, folder: Path) -> list[Need]:
-    """What a run will put on disks: into its folder, a store on this machine and the cache."""
+def room_taken(config: Config, training: Training, photos: int, folder: Path) -> list[Need]:
+    """What a run of so many photos will put into its folder and into a store on this machine."""
     best, last = (_bytes_of(net) for net in (training.network, training.model.train_network))
+    there = sum(file.stat().st_size for file in folder.glob("checkpoints/*.ckpt") if not file.is_symlink())
     generations = config.task.checkpoints_kept + 1  # each new one is written beside the old
-    tables = _BYTES_OF_FIGURES + _BYTES_A_PHOTO * len(photos.paths)
+    tables = _BYTES_OF_FIGURES + _BYTES_A_PHOTO * photos
     needs = [
-        Need("checkpoints", folder, generations * (best + last)),
+        Need("checkpoints", folder, max(0, generations * (best + last) - there)),
         Need("tables and figures", folder, tables),
     ]
     store = store_uri(config.tracking.uri)
     if store.startswith("sqlite:///") and config.tracking.name != "offline":
         metrics = _METRICS_A_STEP * training.steps * _BYTES_A_METRIC
         needs.append(Need("the store", Path(store.removeprefix("sqlite:///")).parent, best + tables + metrics))
-    if photos.cache:
-        needs.append(Need("the cache", photos.cache.folder, photos.cache.to_come))
     return needs
 
 

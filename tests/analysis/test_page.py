@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from rp2k_lab.analysis.causes import CAUSES
 from rp2k_lab.analysis.page import MOST_BYTES, page_order, write_page
@@ -66,7 +67,7 @@ def opened(browser):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
         page.goto(file.as_uri())
-        page.wait_for_function("document.getElementById('count').textContent")
+        expect(page.locator("#count")).not_to_be_empty(timeout=20_000)  # its policy forbids wait_for_function
         return SimpleNamespace(page=page, asked=[url for url in asked if not url.startswith("data:")], said=said)
 
     yield open_page
@@ -132,7 +133,7 @@ def test_errors_are_filtered(opened, small):
     page.check("#main")
     assert count(page) == (cases["cause"] == "tail").sum() < cases["cause_tail"].sum()
     page.click("#filters button[type=reset]")
-    page.wait_for_function(f"document.getElementById('count').textContent.startsWith('{len(cases)} of')")
+    expect(page.locator("#count")).to_have_text(re.compile(f"^{len(cases)} of"))
     for state in STATES:
         page.select_option("#state", label=state)
         assert count(page) == (cases["state"] == state).sum() > 0

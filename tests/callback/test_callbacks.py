@@ -94,6 +94,7 @@ class TestStuckGuard:
 
     def test_an_epoch_below_chance_begins_the_count_anew(self, state):
         guard = self.guard(2, "stop")
+        state.learning_rate = np.ones(9)
         for loss in [1.0] * 3 + [1.0, 1.0, 0.9] + [1.0] * 3:  # the second epoch's mean is 0.967
             self.advance(state, guard, loss)
         assert self.written == []

@@ -39,7 +39,8 @@ def exported(first_run, start):
 def trained_on(first_run, compose):
     """(configuration, index) of the first run."""
     recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
-    config = parse(compose() | recorded)
+    composed = compose()
+    config = parse(composed | recorded | {"task": composed["task"]})
     return config, build_index(config.dataset)
 
 

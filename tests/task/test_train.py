@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import cv2
 import numpy as np
@@ -203,9 +204,11 @@ def test_a_signal_in_mid_epoch_ends_the_run_in_order(start, signum, exit_code):
     for line in command.process.stdout:
         if line.startswith("epoch 1/50"):
             break
+    sent = time.monotonic()
     command.process.send_signal(signum)
     code, _, err = command.wait(60)
     assert code == exit_code
+    assert time.monotonic() - sent < 10  # a step takes far less than one
     assert err.strip().endswith("stopped")
     (run,) = command.store.runs()
     assert run.info.status == run.data.tags["status"] == "KILLED"

@@ -1,0 +1,53 @@
+"""Names of files and classes that would be markup, control characters or paths elsewhere."""
+
+import pytest
+import yaml
+
+CLASSES = ("<img src=x onerror=alert(1)>", "\x1b[2Jred\nline", "=HYPERLINK(1)$x_{$", "..\\..\\up {{ 7*7 }} \u202eoc")
+
+
+@pytest.fixture(scope="module")
+def trained(start, tmp_path_factory, write_photo):
+    """A finished run on photos of such classes, with such names of their own."""
+    root = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 8), ("test", 3)):
+        for place, name in enumerate(CLASSES):
+            for i in range(count):
+                write_photo(root / split / name / f"{i}{name}.png", seed=10 * place + i)
+    options = ["dataset=rp2k", f"dataset.root={root}", "size=32", "epochs=1", "batch_size=8", "dataset.cache_gb=0"]
+    command = start(*options, "model.width_multiplier=0.25", "optimizer.warmup_epochs=0")
+    command.result = command.wait()
+    return command
+
+
+def test_a_run_prints_them_harmlessly_and_writes_nowhere_else(trained):
+    code, out, err = trained.result
+    assert code == 0, err
+    assert err == ""
+    assert all(line.isprintable() for line in out.splitlines())
+    (run,) = trained.store.runs()
+    inside = {trained.folder / "mlflow.db", trained.folder / "mlflow.db.lock"}
+    written = {file for file in trained.folder.rglob("*") if file.is_file()} - inside
+    assert all(file.is_relative_to(trained.folder / "out") or "artifacts" in file.parts for file in written)
+    assert not [file for file in written if any(part in file.name for part in ("img", "HYPERLINK", "up", "red"))]
+    left = trained.store.artifacts(run)
+    assert {file.suffix for file in left.rglob("*") if file.is_file()} >= {".parquet", ".png", ".ckpt", ".yaml"}
+
+
+@pytest.mark.parametrize("task", ["errors", "inspect"])
+def test_a_page_shows_them_as_text(trained, start, task):
+    (run,) = trained.store.runs()
+    options = [f"runs={run.info.run_id}", "task.split=test"] if task == "errors" else []
+    config = yaml.safe_load((trained.folder / "out" / "config.yaml").read_text())
+    photos = [] if options else ["dataset=rp2k", f"dataset.root={config['dataset']['root']}"]
+    command = start(f"task={task}", *options, *photos, uri=trained.store.uri)
+    code, out, err = command.wait()
+    assert code == 0, err
+    assert all(line.isprintable() for line in out.splitlines())
+    pages = [file for file in command.folder.rglob("*.html") if file.is_file()]
+    assert pages
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert "<img src=x" not in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
