@@ -20,8 +20,8 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not soak" --durations=25
 	$(BIN)/python -m pytest -m alone
 
-soak: $(INSTALLED)  ## the long tests
-	$(BIN)/python -m pytest -m soak
+soak: $(INSTALLED)  ## the long tests: 200 kills, every table, every wrong command as a process
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=25
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from matplotlib import font_manager
 
 from rp2k_lab.dataset.image import letterbox, read_image
 from rp2k_lab.dataset.index import Index
+from rp2k_lab.errors import shown
 
 matplotlib.use("Agg")
 GROUP_COLORS = {"head": "#1f5fa8", "medium": "#2a9d6f", "tail": "#d1495b"}
@@ -100,6 +101,7 @@ def _photo(path: Path) -> np.ndarray:
 
 def _short(name: str) -> str:
     """A class name that fits over a photo; a dollar sign would start matplotlib's formulas."""
+    name = shown(name)  # a font has no control characters
     return (name if len(name) <= 22 else name[:21] + "…").replace("$", r"\$")
 
 

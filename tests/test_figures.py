@@ -95,7 +95,8 @@ def test_figures_are_closed(tmp_path, index):
 
 
 @pytest.mark.parametrize(
-    ("name", "short"), [("雪碧", "雪碧"), ("a" * 22, "a" * 22), ("a" * 23, "a" * 21 + "…"), ("$1$", r"\$1\$")]
+    ("name", "short"),
+    [("雪碧", "雪碧"), ("a" * 22, "a" * 22), ("a" * 23, "a" * 21 + "…"), ("$1$", r"\$1\$"), ("a\tb", r"a\tb")],
 )
 def test_short_names(name, short):
     assert _short(name) == short

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-CLASSES = ("<img src=x onerror=alert(1)>", "\x1b[2Jred\nline", "=HYPERLINK(1)$x_{$", "..\\..\\up {{ 7*7 }} \u202eoc")
+CLASSES = ("<img src=x onerror=alert(1)>", "\x1b[2Joops\tline", "=HYPERLINK(1)$x_{$", "..\\..\\up {{ 7*7 }} \u202eoc")
 
 
 @pytest.fixture(scope="module")
@@ -13,10 +13,11 @@ def trained(start, tmp_path_factory, write_photo):
     for split, count in (("train", 8), ("test", 3)):
         for place, name in enumerate(CLASSES):
             for i in range(count):
-                write_photo(root / split / name / f"{i}{name}.png", seed=10 * place + i)
+                write_photo(root / split / name / f"{i}\n{name}.png", seed=10 * place + i)
     options = ["dataset=rp2k", f"dataset.root={root}", "size=32", "epochs=1", "batch_size=8", "dataset.cache_gb=0"]
     command = start(*options, "model.width_multiplier=0.25", "optimizer.warmup_epochs=0")
     command.result = command.wait()
+    (command.run,) = command.store.runs()
     return command
 
 
@@ -25,19 +26,17 @@ def test_a_run_prints_them_harmlessly_and_writes_nowhere_else(trained):
     assert code == 0, err
     assert err == ""
     assert all(line.isprintable() for line in out.splitlines())
-    (run,) = trained.store.runs()
     inside = {trained.folder / "mlflow.db", trained.folder / "mlflow.db.lock"}
     written = {file for file in trained.folder.rglob("*") if file.is_file()} - inside
     assert all(file.is_relative_to(trained.folder / "out") or "artifacts" in file.parts for file in written)
-    assert not [file for file in written if any(part in file.name for part in ("img", "HYPERLINK", "up", "red"))]
-    left = trained.store.artifacts(run)
+    assert not [file for file in written if any(part in file.name for part in ("img", "HYPERLINK", "7*7", "oops"))]
+    left = trained.store.artifacts(trained.run)
     assert {file.suffix for file in left.rglob("*") if file.is_file()} >= {".parquet", ".png", ".ckpt", ".yaml"}
 
 
 @pytest.mark.parametrize("task", ["errors", "inspect"])
 def test_a_page_shows_them_as_text(trained, start, task):
-    (run,) = trained.store.runs()
-    options = [f"runs={run.info.run_id}", "task.split=test"] if task == "errors" else []
+    options = [f"runs={trained.run.info.run_id}", "task.split=test"] if task == "errors" else []
     config = yaml.safe_load((trained.folder / "out" / "config.yaml").read_text())
     photos = [] if options else ["dataset=rp2k", f"dataset.root={config['dataset']['root']}"]
     command = start(f"task={task}", *options, *photos, uri=trained.store.uri)
