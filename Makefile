@@ -17,11 +17,11 @@ run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to 
 	$(BIN)/python run.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not soak" --durations=25
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not long and not soak" --durations=25
 	$(BIN)/python -m pytest -m alone
 
 soak: $(INSTALLED)  ## the long tests: 200 kills, every table, every wrong command as a process
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=25
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or soak" --durations=25
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -36,8 +36,7 @@ QUICK = {
 }  # fmt: skip
 
 
-# Six runs, each a process.
-LONG = ("overhead", "sweep")
+LONG = ("input_pipeline", "overhead", "sweep", "train_step")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in QUICK])

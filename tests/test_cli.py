@@ -8,6 +8,7 @@ import time
 import pytest
 
 from rp2k_lab import PROJECT
+from tests.commands import answers
 
 REFUSED = [
     (["model=resnet19"], 2, ["model=resnet19", "resnet18"]),
@@ -65,16 +66,28 @@ def run_py(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize(("arguments", "exit_code", "words"), REFUSED, ids=lambda value: str(value)[:40])
-def test_a_wrong_request_gets_two_lines_and_leaves_nothing(tmp_path, arguments, exit_code, words):
-    done = run_py(tmp_path, *arguments)
-    assert done.returncode == exit_code, done.stderr
-    assert 1 <= len(done.stderr.strip().splitlines()) <= 2, done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """(folder, the answers to REFUSED), each command in a process of its own that starts with its imports done."""
+    folder = tmp_path_factory.mktemp("refused")
+    places = [
+        [f"tracking.uri=sqlite:///{folder}/store/mlflow.db", f"hydra.run.dir={folder}/out/{i}"] for i in range(99)
+    ]
+    commands = [[*arguments, *place] for (arguments, *_), place in zip(REFUSED, places, strict=False)]
+    return folder, answers(commands, folder)
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=lambda number: str(REFUSED[number][0])[:40])
+def test_a_wrong_request_gets_two_lines_and_leaves_nothing(refused, number):
+    folder, found = refused
+    (code, said), (_, exit_code, words) = found[number], REFUSED[number]
+    assert code == exit_code, said
+    assert 1 <= len(said.strip().splitlines()) <= 2, said
+    assert "Traceback" not in said
     for word in words:
-        assert word in done.stderr
-    assert not (tmp_path / "store").exists()
-    assert not any((tmp_path / "out").rglob("*"))
+        assert word in said
+    assert not (folder / "store").exists()
+    assert not any((folder / "out" / str(number)).rglob("*"))
 
 
 @pytest.mark.parametrize("arguments", [["model=resnet19"], ["epochs=0"], ["device.parallel=none"]])

@@ -6,6 +6,11 @@ import pytest
 from mindspore.nn.utils import no_init_parameters
 
 from rp2k_lab import model as zoo
+from rp2k_lab.model import list_models
+
+# What takes seconds a model: these in the ordinary tests, all in `make soak`.
+_OFTEN = ("efficientnet_b0", "resnet18", "seresnext50", "swin_tiny")
+SLOW = [pytest.param(name, marks=[] if name in _OFTEN else pytest.mark.soak) for name in list_models()]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from rp2k_lab.model.resnet import ResNet
 from rp2k_lab.model.torch_weights import torch_name
 from tests.parity import draw
 
-from .conftest import no_weights
+from .conftest import SLOW, no_weights
 
 # Parameters at 1000 classes of the reference implementations (published.md); resnet18: torchvision.
 PUBLISHED = {
@@ -101,6 +101,7 @@ def test_saved_and_loaded_gives_equal_logits(net, name, images, logits, tmp_path
     np.testing.assert_array_equal(other(images).asnumpy(), logits)
 
 
+@pytest.mark.parametrize("name", SLOW, indirect=True)
 @pytest.mark.usefixtures("pynative")
 def test_mindir_gives_equal_logits(net, name, images, logits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

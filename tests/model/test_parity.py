@@ -10,6 +10,8 @@ from rp2k_lab.loss import CrossEntropy
 from rp2k_lab.model import create_model, list_models, load_torch_weights, torch_weights
 from tests.parity import draw
 
+from .conftest import SLOW
+
 SIZES = {"224x224": draw.SQUARE, "256x224": draw.TALL}
 
 
@@ -60,7 +62,7 @@ def test_logits_are_the_references(reference, name):
         )
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", SLOW)
 @pytest.mark.usefixtures("graph_mode")
 def test_a_training_step_is_the_references_and_lowers_the_loss(reference, name):
     """Graph mode; loss, running statistics, first and last weights after one step of SGD on one batch."""

@@ -127,7 +127,7 @@ def left_alone(tmp_path_factory):
     return lab, [line for line in out.splitlines() if line.startswith("event ")]
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [pytest.param(20, marks=pytest.mark.long), pytest.param(200, marks=pytest.mark.soak)])
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(left_alone, tmp_path, kills):
     """One run after the other, each killed and resumed until it is done, at any event and after it."""
     alone, events = left_alone

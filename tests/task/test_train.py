@@ -1,6 +1,5 @@
 """The main job, end to end: `python run.py` as a user starts it."""
 
-import json
 import signal
 import time
 
@@ -118,29 +117,19 @@ def test_the_best_checkpoint_gives_the_recorded_predictions(first_run, graph_mod
     assert [classes[i] for i in logits.argmax(1)] == list(predictions["top1"])
 
 
-def test_the_same_command_twice_gives_the_same_bits(first_run, start):
-    again = start(*TINY)
-    assert again.wait()[0] == 0
-    first, second = (command.store.history(command.store.runs()[0]) for command in (first_run, again))
-    assert first == second
-
-
-def test_averaged_clipped_accumulated_training_gives_the_same_bits_and_saves_the_average(first_run, start):
+def test_averaged_clipped_accumulated_training_saves_the_average(first_run, start):
     """In one epoch, so that the best checkpoint is that of the last step: the ninth, which no update takes."""
     import mindspore
 
     options = ("ema_decay=0.8", "clip_norm=1.0", "accumulate_steps=2", "lr_batch_size=32")
-    commands = [start(*TINY, "epochs=1", *(f"optimizer.{option}" for option in options)) for _ in range(2)]
-    for command in commands:
-        code, _, err = command.wait()
-        assert code == 0, err
-    first, second = (command.store.history(command.store.runs()[0]) for command in commands)
-    assert first == second
-    rates = [rate for _, rate in first["train/lr"]]
+    command = start(*TINY, "epochs=1", *(f"optimizer.{option}" for option in options))
+    code, _, err = command.wait()
+    assert code == 0, err
+    rates = [rate for _, rate in command.store.history(command.store.runs()[0])["train/lr"]]
     assert len(rates) == 9
     assert rates[4] == rates[5] != rates[6]
     assert max(rates) == pytest.approx(0.1)
-    checkpoints = commands[0].folder / "out" / "checkpoints"
+    checkpoints = command.folder / "out" / "checkpoints"
     last, best = (mindspore.load_checkpoint(str(checkpoints / f"{name}.ckpt")) for name in ("last", "best"))
     plain = mindspore.load_checkpoint(str(first_run.folder / "out" / "checkpoints" / "best.ckpt"))
     assert best.keys() == plain.keys()
@@ -152,17 +141,16 @@ def test_averaged_clipped_accumulated_training_gives_the_same_bits_and_saves_the
 
 
 def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(first_run, start):
-    sweep = start(*TINY, "-m", "aug=none,cutout", "seed=0,1")
+    sweep = start(*TINY, "-m", "seed=0,1")
     code, _, err = sweep.wait(600)
     assert code == 0, err
     runs = {run.info.run_name: run for run in sweep.store.runs()}
-    assert sorted(runs) == [f"resnet18_shelf_{aug}_seed{seed}" for aug in ("cutout", "none") for seed in (0, 1)]
+    assert sorted(runs) == ["resnet18_shelf_none_seed0", "resnet18_shelf_none_seed1"]
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    losses = {json.dumps(sweep.store.history(run)["train/loss"]) for run in runs.values()}
-    assert len(losses) == 4  # another seed, or another augmentation, is another training
     single = first_run.store.history(first_run.store.runs()[0])
-    assert sweep.store.history(runs["resnet18_shelf_none_seed0"]) == single
-    assert len({run.data.tags["folder"] for run in runs.values()}) == 4
+    assert sweep.store.history(runs["resnet18_shelf_none_seed0"]) == single  # the same command, the same bits
+    assert sweep.store.history(runs["resnet18_shelf_none_seed1"])["train/loss"] != single["train/loss"]
+    assert len({run.data.tags["folder"] for run in runs.values()}) == 2
 
 
 def test_a_sweep_goes_on_after_a_job_that_fails(start):

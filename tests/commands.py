@@ -1,28 +1,33 @@
 """Answers of `run.py` to many command lines, at the cost of one start.
 
-    python -m tests.reliability.commands < list
+    python -m tests.commands < list
 
 reads a JSON list of argument lists, and writes [place in the list, exit code, stderr] as a line of JSON for each, as
 they end.  What commands import is imported once, but for MindSpore, whose threads allow no copies; each command then
 runs in a forked copy of that process, through the very `run.py`, so that nothing of one reaches the next.
 """
 
+import importlib
 import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
-
-import hydra._internal.hydra
-import hydra.core.override_parser.overrides_parser
-import hydra.core.plugins
-import mlflow  # noqa: F401
-import optuna  # noqa: F401
-import pandas  # noqa: F401
+from pathlib import Path
 
 from rp2k_lab import PROJECT
 
+SLOW_IMPORTS = (
+    "hydra._internal.hydra",
+    "hydra.core.override_parser.overrides_parser",
+    "matplotlib.pyplot",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "optuna",
+    "pandas",
+    "rp2k_lab.config",
+)
 # A command that is not refused trains: it is killed.
 _LIMIT_SECONDS = 60
 
@@ -67,6 +72,22 @@ def _become(arguments: list[str], said: int) -> None:
         os._exit(code or 0)
 
 
+def answers(commands: list[list[str]], folder: Path) -> list[tuple[int, str]]:
+    """(exit code, stderr) of each command, all run in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.commands"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [(code, said) for _, code, said in sorted(map(json.loads, done.stdout.splitlines()))]
+
+
 if __name__ == "__main__":
-    hydra.core.plugins.Plugins.instance()  # looks through the installed plugins
+    for module in SLOW_IMPORTS:
+        importlib.import_module(module)
+    importlib.import_module("hydra.core.plugins").Plugins.instance()  # looks through the installed plugins
     answer(json.load(sys.stdin))
