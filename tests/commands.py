@@ -18,16 +18,8 @@ import tempfile
 from pathlib import Path
 
 from rp2k_lab import PROJECT
+from tests.preloaded import SLOW_IMPORTS
 
-SLOW_IMPORTS = (
-    "hydra._internal.hydra",
-    "hydra.core.override_parser.overrides_parser",
-    "matplotlib.pyplot",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "optuna",
-    "pandas",
-    "rp2k_lab.config",
-)
 # A command that is not refused trains: it is killed.
 _LIMIT_SECONDS = 60
 

@@ -1,16 +1,14 @@
 """Runs that are killed, stopped and broken off, as real processes, and end as if nothing had happened."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from ..preloaded import Process, start_run
 from ..task.conftest import TINY, Store
 
 STRUCK = Path(__file__).with_name("struck.py")
@@ -24,14 +22,11 @@ class Lab:
     def __init__(self, folder: Path):
         self.folder, self.store, self._commands = folder, Store(folder), 0
 
-    def start(self, what: str, *arguments: str) -> subprocess.Popen:
+    def start(self, what: str, *arguments: str) -> Process:
         """`python run.py` to which `what` happens (struck.py), in an output folder of its own."""
         self._commands += 1
         overrides = [f"tracking.uri={self.store.uri}", f"hydra.run.dir={self.folder}/out{self._commands}"]
-        command = [sys.executable, str(STRUCK), what, *OPTIONS, *overrides, *arguments]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, **pipes)
+        return start_run([what, *OPTIONS, *overrides, *arguments], self.folder, STRUCK)
 
     def run(self, what: str, *arguments: str) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)."""

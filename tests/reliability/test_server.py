@@ -19,6 +19,7 @@ from rp2k_lab.stored import RunStore
 from rp2k_lab.task import sync
 from rp2k_lab.tracker import MlflowTracker
 
+from ..preloaded import start_run
 from ..task.conftest import TINY
 from .test_resume import STRUCK
 
@@ -154,9 +155,9 @@ def test_an_offline_training_is_killed_goes_on_and_ends_with_the_command_that_sy
     """By the real commands, each a process; no store is there, and no file of one is made."""
 
     def run_py(what, *arguments):
-        command = [sys.executable, str(STRUCK), what, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        return done.returncode, done.stdout
+        process = start_run([what, *arguments], tmp_path, STRUCK)
+        out, _ = process.communicate(300)
+        return process.returncode, out
 
     minutes = "task.checkpoint_minutes=0.000001"
     code, _ = run_py("step 4 KILL", *TINY, "tracking=offline", "epochs=1", minutes, f"hydra.run.dir={tmp_path}/out")

@@ -1,9 +1,6 @@
 """Runs of the real command: a process of its own, real files, a real MLflow store."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rp2k_lab import PROJECT
+from tests.preloaded import Process, start_run
 
 # Eight classes, 300 photos.
 FEW_PHOTOS = (
@@ -68,7 +65,7 @@ class Store:
 class Command:
     """A started `python run.py`: its process, its folder for outputs, its store."""
 
-    process: subprocess.Popen
+    process: Process
     folder: Path
     store: Store
 
@@ -86,10 +83,7 @@ def start(tmp_path_factory) -> Callable[..., Command]:
         folder = tmp_path_factory.mktemp("run")
         store = Store(folder)
         overrides = [f"tracking.uri={uri or store.uri}", f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
-        command = [sys.executable, str(PROJECT / "run.py"), *overrides, *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        return Command(subprocess.Popen(command, cwd=folder, env=environment, **pipes), folder, store)
+        return Command(start_run([*overrides, *arguments], folder), folder, store)
 
     return start
 
