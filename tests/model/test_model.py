@@ -83,6 +83,7 @@ def test_logits_depend_on_the_picture(logits):
     assert np.abs(logits[0] - logits[1]).max() > 1e-3 * logits.std()
 
 
+@pytest.mark.parametrize("name", SLOW, indirect=True)
 @pytest.mark.usefixtures("pynative")
 def test_images_need_not_be_square(net, logits):
     least = net.backbone.smallest_input
@@ -92,6 +93,7 @@ def test_images_need_not_be_square(net, logits):
     assert np.isfinite(result).all()
 
 
+@pytest.mark.parametrize("name", SLOW, indirect=True)
 @pytest.mark.usefixtures("pynative")
 def test_saved_and_loaded_gives_equal_logits(net, name, images, logits, tmp_path):
     save_checkpoint(net, tmp_path / "a.ckpt", 5)
