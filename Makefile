@@ -9,6 +9,7 @@ endif
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PORT ?= 5000
+HOST := 127.0.0.1
 
 .PHONY: run test soak check ui bench notebooks
 .DEFAULT_GOAL := run
@@ -28,8 +29,8 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(MAKE) test
 
-ui: $(INSTALLED)  ## the MLflow page on this machine alone
-	$(BIN)/python -m rp2k_lab.tracker $(PORT)
+ui: $(INSTALLED)  ## the MLflow page on this machine alone; HOST=0.0.0.0 shows it to others: see the README first
+	$(BIN)/python -m rp2k_lab.tracker $(PORT) $(HOST)
 
 notebooks: $(INSTALLED)  ## execute both into outputs/notebooks; of one run: make notebooks RUN=<id>
 	$(BIN)/python -m rp2k_lab.notebook --run '$(RUN)' --uri '$(URI)'

@@ -12,6 +12,8 @@ from typing import Any
 from rp2k_lab import PROJECT
 from rp2k_lab.config import Config
 
+# The tag by which a training is found again; set when its record is whole.
+FINGERPRINT = "config_fingerprint"
 # On a training's metrics.
 _WITHOUT_EFFECT = {
     "runs": True,

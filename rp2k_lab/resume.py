@@ -13,16 +13,13 @@ from rp2k_lab.config import Config
 from rp2k_lab.dataset.index import Index
 from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.parallel import Workers
-from rp2k_lab.provenance import fingerprint, git_state
+from rp2k_lab.provenance import FINGERPRINT, fingerprint, git_state
 from rp2k_lab.runs import stored_run
 from rp2k_lab.store import store_is_there
 from rp2k_lab.stored import RunStore, StoredRun
 from rp2k_lab.unsent import tagged
 
 log = logging.getLogger(__name__)
-
-# The tag by which a run is found again; set when its record is whole.
-FINGERPRINT = "config_fingerprint"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from rp2k_lab.study_page import VIEW_TAG, grouped_view, page_url
 
 log = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
+
 
 class MemoryTracker:
     """A run that is recorded in this process alone.
@@ -296,19 +298,25 @@ def _mlflow_status(status: str) -> str:
     return "KILLED" if status == "PRUNED" else status
 
 
-def serve(port: int) -> int:
-    """Serve the MLflow page of the clone's own store on this machine alone, until interrupted."""
+def serve(port: int, host: str = LOOPBACK) -> int:
+    """Serve the MLflow page of the clone's own store until interrupted, by default on this machine alone.
+
+    Args:
+        host: the address to listen at; at any but the default others can read, change and delete runs.
+    """
     import mlflow
 
     STORE.mkdir(parents=True, exist_ok=True)
     mlflow.MlflowClient(store_uri(None)).search_experiments(max_results=1)  # creates the database in one process
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(None)]
     command += ["--default-artifact-root", (STORE / "artifacts").as_uri()]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    print(f"the MLflow page: http://127.0.0.1:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    print(f"the MLflow page: http://{host}:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
+    if host != LOOPBACK:
+        print("whoever reaches this address can read, change and delete every run: there is no login", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
 if __name__ == "__main__":
-    sys.exit(serve(int(sys.argv[1])))
+    sys.exit(serve(int(sys.argv[1]), *sys.argv[2:]))

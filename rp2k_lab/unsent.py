@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rp2k_lab import PROJECT
 from rp2k_lab.credentials import without_credentials
-from rp2k_lab.journal import SUFFIX, read
+from rp2k_lab.errors import RequestError
+from rp2k_lab.journal import SUFFIX, Journal, JournalNotWritten, read
+from rp2k_lab.provenance import FINGERPRINT
 from rp2k_lab.sender import LOCAL_ID, Sent, header_of, is_sent
 from rp2k_lab.store import store_uri
 from rp2k_lab.stored import History, StoredRun
@@ -53,6 +55,21 @@ def run_of(file: Path) -> StoredRun:
         tags,
         metrics,
     )
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether a folder holds one training, whose record is whole, that has not finished and that no process writes."""
+    files = journals(folder)
+    if len(files) != 1:
+        return False
+    run = run_of(files[0])
+    if FINGERPRINT not in run.tags or run.status == "FINISHED":
+        return False
+    try:
+        Journal(files[0]).close()
+    except (RequestError, JournalNotWritten):
+        return False
+    return True
 
 
 def tagged(uri: str | None, tag: str, value: str) -> Iterator[StoredRun]:

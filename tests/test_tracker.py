@@ -1,11 +1,14 @@
 """The tracker against a real sqlite store and a real server."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import mlflow
+import psutil
 import pytest
 
 from rp2k_lab import PROJECT
@@ -190,3 +193,33 @@ def test_runs_are_found_by_a_tag_the_newest_first(tmp_path):
         with MlflowTracker(settings, name, tmp_path) as tracker:
             tracker.set_tags({"config_fingerprint": value})
     assert [run.name for run in RunStore(settings.uri).tagged("config_fingerprint", "x")] == ["c", "a"]
+
+
+def listening_at(port):
+    """The addresses at which a process listens on the port."""
+    found = [c.laddr for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    return {address.ip for address in found if address.port == port}
+
+
+@pytest.mark.parametrize("host", [(), pytest.param(("127.0.0.2",), marks=pytest.mark.long)], ids=["default", "told"])
+def test_the_page_listens_on_this_machine_alone_unless_told_otherwise(tmp_path, wait_for, host):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = f"""
+import pathlib, sys
+from rp2k_lab import store
+store.STORE = pathlib.Path("{tmp_path}")
+from rp2k_lab import tracker
+sys.exit(tracker.serve({port}, *{host}))
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    # In a session of its own, since MLflow's workers are processes too.
+    with subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, start_new_session=True, **pipes) as process:
+        try:
+            assert wait_for(lambda: listening_at(port)) == {*(host or ("127.0.0.1",))}
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+        said = process.stdout.read().splitlines()
+    assert said[0].startswith(f"the MLflow page: http://{(*host, '127.0.0.1')[0]}:{port} ")
+    assert any("there is no login" in line for line in said) == bool(host)

@@ -1,6 +1,6 @@
 """Runs that a store has not got, or not all of, are found by their journals."""
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +8,9 @@ import pytest
 from rp2k_lab import unsent
 from rp2k_lab.config import parse
 from rp2k_lab.errors import RequestError
-from rp2k_lab.provenance import fingerprint
-from rp2k_lab.resume import FINGERPRINT, earlier_run
+from rp2k_lab.journal import Journal
+from rp2k_lab.provenance import FINGERPRINT, fingerprint
+from rp2k_lab.resume import earlier_run
 from rp2k_lab.runs import find_run, stored_run
 from rp2k_lab.stored import RunStore
 from rp2k_lab.tracker import MlflowTracker
@@ -27,13 +28,14 @@ def uri(tmp_path):
 
 
 def left_by(folder, uri=None, kind="offline", name="run", tags=(), end=KeyboardInterrupt):
-    """The journal of a run that a signal ended."""
+    """The journal of a run that a signal ended, or an error, or nothing."""
     tracking = SimpleNamespace(name=kind, uri=uri, experiment="study", flush_seconds=60)
     with suppress(end), MlflowTracker(tracking, name, folder) as tracker:
         tracker.set_tags(dict(tags))
         tracker.log_metrics({"loss": 0.5}, 1)
         tracker.log_metrics({"loss": 0.25, "top1": 0.1}, 2)
-        raise end
+        if end:
+            raise end
     return tracker.journal
 
 
@@ -87,3 +89,16 @@ def test_auto_finds_its_unfinished_run_without_a_store_or_beside_one_that_is_awa
     away = parse(compose("tracking.uri=http://127.0.0.1:9", "task.resume=auto"))
     assert earlier_run(away).run_id == file.stem
     assert "task.resume=auto: looks under outputs/ alone (tracking.uri=http://127.0.0.1:9: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("tags", "end", "can"),
+    [({FINGERPRINT: "x"}, KeyboardInterrupt, True), ({}, KeyboardInterrupt, False), ({FINGERPRINT: "x"}, None, False)],
+    ids=["interrupted", "not begun", "finished"],
+)
+def test_what_a_study_may_go_on_with(outputs, tags, end, can):
+    folder = left_by(outputs / "a", tags=tags, end=end).parent
+    assert unsent.can_go_on(folder) is can
+    assert not unsent.can_go_on(outputs / "elsewhere")
+    with closing(Journal(next(folder.glob("*.journal")))):
+        assert not unsent.can_go_on(folder)

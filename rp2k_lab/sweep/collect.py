@@ -41,7 +41,7 @@ def collect(
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for (level, seed), trial in cells.items():
             row, image = _cell(trial, store, definition, Path(downloads))
-            results.append({"level": level, "seed": seed} | row)
+            results.append({"level": level, "seed": seed} | _time_taken(trial, trials) | row)
             images |= {image["digest"]: image} if image else {}
     return pd.DataFrame(results), pd.DataFrame(images.values())
 
@@ -52,16 +52,25 @@ def _command(trial: FrozenTrial, definition: dict[str, str]) -> str:
     return " ".join([definition[trial.params["level"]], *started, f"seed={trial.params['seed']}"])
 
 
+def _time_taken(trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]:
+    """When the work on a trial's run began and how much it was, that of interrupted trials it went on with included."""
+    seconds, part = 0.0, trial
+    while True:
+        ended = part.datetime_complete
+        seconds += (ended - part.datetime_start).total_seconds() if ended else np.nan
+        if "goes_on_with" not in part.user_attrs:
+            began = part.datetime_start.astimezone(UTC)
+            return {"started": began.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
+        part = trials[part.user_attrs["goes_on_with"]]
+
+
 def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downloads: Path) -> tuple[dict, dict | None]:
-    """(the row of a trial, but for level and seed; the test images that it was scored on, if it came so far)."""
-    started, ended = trial.datetime_start, trial.datetime_complete
+    """(what else stands in a trial's row; the test images that it was scored on, if it came so far)."""
     row: dict[str, Any] = {
         "state": _STATES.get(trial.state, "running"),
         "reason": trial.user_attrs.get("reason", ""),
         "trial": trial.number,
         "command": _command(trial, definition),
-        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
-        "seconds": round((ended - started).total_seconds(), 1) if ended else np.nan,
         "run_id": trial.user_attrs.get("run_id", ""),
     }
     run = store.get(row["run_id"]) if row["run_id"] else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rp2k_lab import PROJECT
+from rp2k_lab.errors import Interrupted
 from rp2k_lab.sweep.trial import VARIABLE
 
 # What a trial's process runs.
@@ -20,6 +21,8 @@ ENTRY = PROJECT / "run.py"
 _POLL_SECONDS = 0.5
 # A run stops after the step under way and saves; then it is killed.
 _STOP_SECONDS = 60
+# The exit codes of a run that a signal stopped in order.
+_STOPPED = tuple(Interrupted(signum).exit_code for signum in (signal.SIGINT, signal.SIGTERM))
 _DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
 
 
@@ -27,7 +30,11 @@ class TrialFailed(Exception):
     """A trial that came to nothing; the message is the reason in one line."""
 
 
-class TrialStopped(TrialFailed):
+class TrialInterrupted(TrialFailed):
+    """A trial that a signal ended: its run may go on."""
+
+
+class TrialStopped(TrialInterrupted):
     """A trial that was stopped with its study, and does not count as failed."""
 
 
@@ -42,7 +49,7 @@ def run_trial(
     """`run.py` with some overrides in a process of its own; returns its objective, or None where it was pruned.
 
     Args:
-        folder: the run's own; `log.txt` in it is what the run printed.
+        folder: the run's own; `log.txt` in it is what the run printed, from each time that it was started.
         link: name and tags for the run's record.
         device: the only GPU or NPU that the process sees; None: as this process.
         heard: called with each message; says whether the run is to be pruned.
@@ -58,7 +65,7 @@ def run_trial(
         environment |= dict.fromkeys(_DEVICE_VARIABLES, str(device))
     command = [sys.executable, str(ENTRY), *overrides, f"hydra.run.dir='{folder}'"]
     folder.mkdir(parents=True, exist_ok=True)
-    with ours, (folder / "log.txt").open("wb") as log:
+    with ours, (folder / "log.txt").open("ab") as log:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         # In a session of its own: Ctrl-C in the terminal reaches the study, which passes it on.
         process = subprocess.Popen(
@@ -76,6 +83,8 @@ def run_trial(
         return None
     if signum() is not None and code != 0:
         raise TrialStopped("stopped with its study")
+    if code < 0 or code in _STOPPED:
+        raise TrialInterrupted(_reason(code, folder / "log.txt"))
     if code != 0 or objective is None:
         raise TrialFailed(_reason(code, folder / "log.txt"))
     if objective != objective:

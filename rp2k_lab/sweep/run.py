@@ -117,6 +117,8 @@ def _plan(overrides: list[Override], config) -> Table | Search:
     for override in overrides:
         if override.get_key_element() == "task" and override.value() != "train":
             raise RequestError(f"{override.input_line}: a study's trials train\nleave task= out")
+        if override.get_key_element() in ("task.resume", "task.verify"):
+            raise RequestError(f"{override.input_line}: a study's interrupted trials go on by themselves\nleave it out")
     if config.ablation.name == "none":
         return parse_search(overrides)
     parsed = parse(_settings(config))

@@ -125,6 +125,15 @@ def runs_of(points: list[Point], attempts: dict[str, list[FrozenTrial]]) -> list
     return [trials[-1].user_attrs.get("run_id") if (trials := done(point)) else None for point in points]
 
 
+def interrupted(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The last of a point's trials that have ended, where it did not fail by itself: a signal ended it, or its worker
+    died.  Without a folder its run had not begun."""
+    ended = [trial for trial in trials if trial.state == TrialState.FAIL]
+    if not ended or "folder" not in ended[-1].user_attrs:
+        return None
+    return ended[-1] if ended[-1].user_attrs.get("interrupted", "reason" not in ended[-1].user_attrs) else None
+
+
 def is_open(trials: list[FrozenTrial], retries: int) -> bool:
     """Whether a point has neither been run, nor is it being run, nor has it failed too often."""
     if any(trial.state in ENDED or trial.state in _UNDER_WAY for trial in trials):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from rp2k_lab.sweep.display import Display
-from rp2k_lab.sweep.process import TrialFailed, TrialStopped, run_trial
+from rp2k_lab.sweep.process import TrialFailed, TrialInterrupted, TrialStopped, run_trial
 from rp2k_lab.sweep.space import Point, Search, Table
 from rp2k_lab.sweep.storage import exclusive, heartbeat, patiently
-from rp2k_lab.sweep.study import by_point, claim, finished_points, refill, runs_of
+from rp2k_lab.sweep.study import by_point, claim, finished_points, interrupted, refill, runs_of
+from rp2k_lab.unsent import can_go_on
 
 # How often a worker without work looks whether another's trial has come back.
 _WAIT_SECONDS = 2.0
@@ -97,13 +99,19 @@ class Worker:
         if runs:
             patiently(lambda: trial.set_user_attr("runs", runs))
         overrides, folder = [*self._plan.overrides(point, runs), *self._extra], self._folder / str(trial.number)
+        former = interrupted(attempts[trial.user_attrs["point"]])
+        if former and can_go_on(Path(former.user_attrs["folder"])):
+            folder = Path(former.user_attrs["folder"])
+            overrides += [f"runs='{folder}'", "task.resume=continue"]
+            patiently(lambda: _take_over(trial, former))
         link = self._link(trial, self._plan.label(point))
         try:
             result = run_trial(overrides, folder, link, device, lambda said: self._heard(trial, said), self._signum)
             told = {"state": TrialState.PRUNED} if result is None else {"values": result}
         except TrialFailed as error:
             result, told = str(error), {"state": TrialState.FAIL}
-            attributes = {"reason": result, "stopped": isinstance(error, TrialStopped)}
+            attributes = {"reason": result, "interrupted": isinstance(error, TrialInterrupted)}
+            attributes["stopped"] = isinstance(error, TrialStopped)
             patiently(lambda: _set_user_attrs(trial, attributes))
         left = patiently(lambda: self._study.tell(trial, **told, skip_if_finished=True))
         if left.state == TrialState.FAIL and "values" in told:
@@ -115,7 +123,7 @@ class Worker:
         patiently(lambda: _set_user_attrs(trial, {k: message[k] for k in ("run_id", "folder") if k in message}))
         if "epoch" not in message:
             return False
-        patiently(lambda: trial.report(message["top1"], message["epoch"]))
+        patiently(lambda: _report(trial, message["top1"], message["epoch"]))
         self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
         return bool(patiently(trial.should_prune))  # a NumPy bool from some pruners
 
@@ -123,6 +131,20 @@ class Worker:
 def _set_user_attrs(trial: optuna.Trial, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         trial.set_user_attr(name, value)
+
+
+def _take_over(trial: optuna.Trial, former: FrozenTrial) -> None:
+    """Have a trial know what the run that it goes on with has come to."""
+    _set_user_attrs(trial, {"goes_on_with": former.number, "folder": former.user_attrs["folder"]})
+    for epoch, top1 in former.intermediate_values.items():
+        _report(trial, top1, epoch)
+
+
+def _report(trial: optuna.Trial, top1: float, epoch: int) -> None:
+    """Keep val top-1 of an epoch; a run that goes on from before an epoch's end comes to it again."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
+        trial.report(top1, epoch)
 
 
 def missing(study: Study, plan: Table | Search, n_trials: int) -> int:

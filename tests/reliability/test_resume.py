@@ -4,6 +4,9 @@ import json
 import random
 import signal
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -115,44 +118,53 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
 
 @pytest.fixture(scope="module")
 def left_alone(tmp_path_factory):
-    """The same run without any strike, and its events."""
+    """The same run without any strike, and the kinds of its events."""
     lab = Lab(tmp_path_factory.mktemp("alone"))
     code, out, err = lab.run("- 0 -")
     assert (code, err) == (0, "")
-    return lab, [line for line in out.splitlines() if line.startswith("event ")]
+    return lab, list(filter(None, map(event_of, out.splitlines())))
 
 
-@pytest.mark.parametrize("kills", [pytest.param(20, marks=pytest.mark.long), pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.soak)])
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(left_alone, tmp_path, kills):
-    """One run after the other, each killed and resumed until it is done, at any event and after it."""
+    """Run after run, two at a time, each killed and resumed until it is done: at each kind of event in turn, its
+    number and how long after it by chance."""
     alone, events = left_alone
-    rng, done, runs = random.Random(kills), 0, 0
-    where = {}
-    while done < kills:
-        (folder := tmp_path / str(runs)).mkdir()
-        lab, finished = Lab(folder), False
-        while not finished:
-            process = lab.start("- 0 -", "task.resume=auto")
-            wanted = rng.randrange(len(events) // 3) if done < kills else len(events)  # several deaths a run
-            heard = [line for _, line in zip(range(wanted + 1), events_of(process), strict=False)]
-            if len(heard) == wanted + 1:
-                time.sleep(rng.uniform(0, 0.05))  # between two events too
-                process.kill()
-                kind = heard[-1].split()[1]
-                where[kind] = where.get(kind, 0) + 1
-            code = process.wait(300)
-            process.stdout.close()
-            process.stderr.close()
-            done += code == -signal.SIGKILL
-            finished = code == 0
-            assert code in (0, -signal.SIGKILL)
-        (run,) = [run for run in lab.store.runs() if run.info.status == "FINISHED"]
-        expected = alone.store.history(alone.first_run())
-        assert lab.store.history(run) == expected, f"run {runs}, {folder}"
-        runs += 1
-    assert where.keys() == {event.split()[1] for event in events}
-    print(f"{done} kills, {runs} runs, killed at {where}")
+    expected, kinds = alone.store.history(alone.first_run()), Counter(events)
+
+    def strike(name: str) -> tuple[int, Counter]:
+        rng, struck, runs = random.Random(f"{kills} {name}"), Counter(), 0
+        while struck.total() < kills // 2:
+            (folder := tmp_path / f"{name}{runs}").mkdir()
+            lab, code = Lab(folder), None
+            while code != 0:
+                kind = list(kinds)[struck.total() % len(kinds)] if struck.total() < kills // 2 else None
+                code = killed_at(lab, kind, rng.randint(1, 1 + kinds[kind] // 3), rng.uniform(0, 0.05))
+                assert code in (0, -signal.SIGKILL)
+                struck[kind] += code != 0
+            (run,) = [run for run in lab.store.runs() if run.info.status == "FINISHED"]
+            assert lab.store.history(run) == expected, folder
+            runs += 1
+        return runs, struck
+
+    with ThreadPoolExecutor(2) as pool:
+        (runs, struck), (more_runs, more) = pool.map(strike, "ab")
+    assert (struck + more).keys() == kinds.keys()
+    assert (struck + more).total() == kills
+    print(f"{kills} kills, {runs + more_runs} runs, killed at {dict(struck + more)}")
 
 
-def events_of(process):
-    return (line for line in process.stdout if line.startswith("event "))
+def killed_at(lab: Lab, kind: str | None, number: int, seconds: float) -> int:
+    """The exit code of the run that goes on, killed so many seconds after an event, unless it ends before."""
+    process = lab.start("- 0 -", "task.resume=auto")
+    heard = (event for event in map(event_of, process.stdout) if event == kind)
+    if kind and sum(1 for _ in islice(heard, number)) == number:
+        time.sleep(seconds)
+        process.kill()
+    process.communicate(300)
+    return process.returncode
+
+
+def event_of(line: str) -> str | None:
+    """The kind of the event that a line of the run's output says."""
+    return line.split()[1] if line.startswith("event ") else None

@@ -13,6 +13,8 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from rp2k_lab.journal import Journal
+from rp2k_lab.provenance import FINGERPRINT
 from rp2k_lab.sweep.trial import Trial
 
 EPOCHS = 3
@@ -44,6 +46,11 @@ def main() -> int | None:
         return None
     if behaviour == "nan":
         return trial.finished(float("nan"))
+    if behaviour == "killed with a record":
+        trial.report(top1, 1, EPOCHS)
+        header = {"local_id": "0" * 32, "name": "", "experiment": "", "store": None, "tags": {FINGERPRINT: "0" * 16}}
+        Journal(folder / "0.journal").append("run", **header)
+        os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "hung up":

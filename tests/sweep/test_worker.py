@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import optuna
 import pytest
@@ -72,6 +73,28 @@ def test_a_point_that_fails_is_tried_again_and_named_and_the_others_are_finished
     work(retries=3)
     assert missing(work.study, work.plan, 4) == 0
     assert failure_table(work.study, work.plan) == ""
+
+
+def test_a_trial_that_was_killed_goes_on_where_it_was_and_one_that_failed_begins_anew(work, behave):
+    behave(("task.resume=continue", "top1:0.25"), ("seed=2", "killed with a record"), ("seed=3", "refused"))
+    work(retries=1)
+    former, trial = (t for t in work.study.get_trials() if t.params["seed"] == 2)
+    assert (former.state, former.user_attrs["reason"][:17]) == (TrialState.FAIL, "killed by SIGKILL")
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.25)
+    assert trial.user_attrs["goes_on_with"] == former.number
+    folder = former.user_attrs["folder"]
+    assert trial.user_attrs["folder"] == folder == str(work.folder / str(former.number))
+    assert trial.intermediate_values == {1: 0.5, 2: 0.25}  # the first epoch's is the killed process's
+    seen = json.loads((Path(folder) / "seen.json").read_text())["overrides"]
+    assert seen == [
+        "seed=2",
+        "task.test=false",
+        f"runs='{folder}'",
+        "task.resume=continue",
+        f"hydra.run.dir='{folder}'",
+    ]
+    failed = [t.user_attrs["folder"] for t in work.study.get_trials() if t.params["seed"] == 3]
+    assert len(set(failed)) == 2
 
 
 def test_each_trial_says_where_its_run_is(work):

@@ -1,6 +1,7 @@
 """A study whose trials are real runs."""
 
 import optuna
+import psutil
 import pytest
 import yaml
 
@@ -51,3 +52,26 @@ def test_trial_run_and_folder_know_each_other(searched):
         link = yaml.safe_load((folder / "trial.yaml").read_text("utf-8"))
         assert (link["study"], link["trial"], link["run_id"]) == ("two", trial.number, run.info.run_id)
         assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_trial_that_is_killed_goes_on_in_the_same_run(start, tmp_path, wait_for):
+    """As by a kernel without memory: its study tries the point again, from the checkpoint of the first epoch."""
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    sweeper = ["hydra/sweeper=optuna", f"hydra.sweeper.storage={storage}", "hydra.sweeper.study=struck"]
+    command = start("-m", *sweeper, "hydra.sweeper.n_trials=1", "seed=0,1", *TINY)
+    log = command.folder / "out" / "0" / "log.txt"
+    wait_for(lambda: log.exists() and "epoch 1/2" in log.read_text())
+    (process,) = psutil.Process(command.process.pid).children()
+    process.kill()
+    code, _, err = command.wait()
+    assert code == 0, err
+    former, trial = optuna.load_study(study_name="struck", storage=storage).get_trials()
+    assert former.state.name == "FAIL"
+    (run,) = [run for run in command.store.runs() if "trial" in run.data.tags]
+    assert trial.user_attrs["run_id"] == former.user_attrs["run_id"] == run.info.run_id
+    assert (run.info.status, run.data.tags["trial"], run.data.tags["resumed_from"]) == ("FINISHED", "1", "9")
+    assert [step for step, _ in command.store.history(run)["train/loss"]] == list(range(1, 19))
+    assert trial.intermediate_values == former.intermediate_values
+    assert trial.value == run.data.metrics["val/top1"]
+    assert log.read_text().count("goes on from step 9") == 1
+    assert [file.name for file in (command.folder / "out").iterdir() if file.is_dir()] == ["0"]
