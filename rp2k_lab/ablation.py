@@ -15,6 +15,8 @@ Overrides = Annotated[tuple[str, ...], Field(strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Of the machine, not of the experiment: they may differ between two cells of one table.
 MACHINE_KEYS = re.compile(r"tracking(\..*)?|dataset\.(root|cache_gb)|device\.data_workers|debug")
+# Of a training alone, which comes out the same whatever they are.
+_CHECKPOINT_KEYS = re.compile(r"task\.checkpoint\w+")
 
 
 class _Part(BaseModel):
@@ -112,8 +114,9 @@ def names() -> list[str]:
 
 
 def of_the_experiment(overrides: Iterable[str]) -> list[str]:
-    """Those that decide what comes out, sorted: without paths and tracking."""
-    return sorted(override for override in overrides if not MACHINE_KEYS.fullmatch(_key(override)))
+    """Those that decide what comes out, sorted: without paths, tracking and checkpoints."""
+    without_effect = (MACHINE_KEYS, _CHECKPOINT_KEYS)
+    return sorted(o for o in overrides if not any(keys.fullmatch(_key(o)) for keys in without_effect))
 
 
 def _key(override: str) -> str:

@@ -145,6 +145,7 @@ def test_contradictions_are_refused(levels, changes, words):
 
 def test_machines_are_no_part_of_an_experiment():
     machine = ["device.data_workers=4", "dataset.root=/x", "dataset.cache_gb=3", "tracking.uri=x", "debug=true"]
+    machine += ["task.checkpoint_minutes=5", "task.checkpoints_kept=1"]
     experiment = ["dataset=rp2k", "device.precision=O2", "size=2"]
     assert of_the_experiment([*experiment[::-1], *machine]) == experiment
 

@@ -83,7 +83,6 @@ class Worker:
 
     def _run(self, trial: optuna.Trial, point: Point, device: int | None) -> None:
         """Run a trial and tell the study what came of it; one that was given to another meanwhile is dropped."""
-        self._display.started(trial.number, self._plan.label(point))
         started = time.monotonic()
         try:
             with heartbeat(self._storage, trial):
@@ -92,10 +91,11 @@ class Worker:
             result = "lost: no heartbeat reached the database, and another worker has it now"
         self._display.ended(trial.number, result, time.monotonic() - started)
 
-    def _result(self, trial: optuna.Trial, point: Point, device: int | None) -> float | str | None:
-        """Val top-1, None where it was pruned, or the reason why it failed."""
+    def _prepare(self, trial: optuna.Trial, point: Point) -> tuple[list[str], Path, str]:
+        """(a trial's command, its run's folder, its point in words); it goes on with the run of a former trial of the
+        point where that was interrupted and its folder is here."""
         attempts = by_point(patiently(lambda: self._study.get_trials(deepcopy=False)))
-        runs = runs_of(self._plan.sources(point), attempts)
+        runs, label = runs_of(self._plan.sources(point), attempts), self._plan.label(point)
         if runs:
             patiently(lambda: trial.set_user_attr("runs", runs))
         overrides, folder = [*self._plan.overrides(point, runs), *self._extra], self._folder / str(trial.number)
@@ -104,6 +104,13 @@ class Worker:
             folder = Path(former.user_attrs["folder"])
             overrides += [f"runs='{folder}'", "task.resume=continue"]
             patiently(lambda: _take_over(trial, former))
+            label += f", goes on with the run of trial {former.number}"
+        return overrides, folder, label
+
+    def _result(self, trial: optuna.Trial, point: Point, device: int | None) -> float | str | None:
+        """Val top-1, None where it was pruned, or the reason why it failed."""
+        overrides, folder, label = self._prepare(trial, point)
+        self._display.started(trial.number, label)
         link = self._link(trial, self._plan.label(point))
         try:
             result = run_trial(overrides, folder, link, device, lambda said: self._heard(trial, said), self._signum)
