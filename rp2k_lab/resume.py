@@ -1,7 +1,7 @@
 """Which run a training goes on with, and from where."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,10 @@ from rp2k_lab.stored import RunStore, StoredRun
 from rp2k_lab.unsent import tagged
 
 log = logging.getLogger(__name__)
+
+# The tag with the code of each time that a run was taken up.
+RESUMED_WITH = "resumed_with"
+_CHANGED = " with changes"
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,11 @@ class Start:
         return self.point.step if self.point else 0
 
     def tags(self, config: Config, earlier: StoredRun | None) -> dict[str, str]:
-        """How the run is found again, what it verifies (`earlier`), and the steps it was taken up at."""
+        """How the run is found again, what it verifies (`earlier`), and where and by which code it was taken up."""
         if self.run is None:
             return {FINGERPRINT: fingerprint(config)} | ({"verifies": earlier.run_id} if earlier else {})
-        former = self.run.tags.get("resumed_from")
-        return {"resumed_from": f"{former},{self.step}" if former else str(self.step)}
+        now, former = {"resumed_from": str(self.step), RESUMED_WITH: _code(git_state())}, self.run.tags
+        return {tag: f"{former[tag]},{value}" if tag in former else value for tag, value in now.items()}
 
 
 def earlier_run(config: Config) -> StoredRun | None:
@@ -109,13 +113,17 @@ def check_record(run: StoredRun, index: Index) -> None:
             f"{index.root}: not the photos of run {run.name} (fingerprint {here}, was {there})\n"
             "bring back what it was trained on, or train a new run"
         )
-    commit, now = run.tags["git_commit"], git_state()
-    changed = " with changes" if now["git_dirty"] == "true" else ""
-    if commit != now["git_commit"] or changed or run.tags["git_dirty"] == "true":
-        had = " with changes" if run.tags["git_dirty"] == "true" else ""
-        log.warning("code: the run had commit %s%s, here is %s%s", commit[:12], had, now["git_commit"][:12], changed)
+    later = run.tags.get(RESUMED_WITH)
+    had, code = {_code(run.tags), *(later.split(",") if later else ())}, _code(git_state())
+    if had == {code} and _CHANGED not in code:
+        log.info("code: commit %s, as the run had", code)
     else:
-        log.info("code: commit %s, as the run had", commit[:12])
+        log.warning("code: the run had commit %s, here is %s", " and ".join(sorted(had)), code)
+
+
+def _code(state: Mapping[str, str]) -> str:
+    """The commit of `git_state`, or of a run's tags, in a word or three."""
+    return state["git_commit"][:12] + (_CHANGED if state["git_dirty"] == "true" else "")
 
 
 @contextmanager

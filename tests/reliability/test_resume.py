@@ -103,6 +103,8 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     assert run.info.run_id == run_id
     assert run.info.status == run.data.tags["status"] == "FINISHED"
     assert run.data.tags["resumed_from"] == f"2,9,9,{taken_up},18"
+    assert len(set(run.data.tags["resumed_with"].split(","))) == 1
+    assert run.data.tags["resumed_with"].count(",") == 4
     assert run.data.tags["folder"] == str(lab.folder / "out1")
     assert [file.parent.name for file in lab.folder.glob("out*/*.yaml")] == ["out1"]
 

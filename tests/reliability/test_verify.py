@@ -92,9 +92,12 @@ def test_other_photos_are_refused_and_other_code_is_said(caplog, monkeypatch):
     resume.check_record(run_with(), index)
     code["git_commit"] = "b" * 40
     resume.check_record(run_with(git_dirty="true"), index)
+    code["git_commit"] = "a" * 40
+    resume.check_record(run_with(resumed_with="aaaaaaaaaaaa,cccccccccccc with changes"), index)
     assert [record.getMessage() for record in caplog.records] == [
         "code: commit aaaaaaaaaaaa, as the run had",
         "code: the run had commit aaaaaaaaaaaa with changes, here is bbbbbbbbbbbb",
+        "code: the run had commit aaaaaaaaaaaa and cccccccccccc with changes, here is aaaaaaaaaaaa",
     ]
     with pytest.raises(DataError, match=r"photos: not the photos of run earlier \(fingerprint g, was f\)\n"):
         resume.check_record(run_with(), SimpleNamespace(root="photos", fingerprint="g"))
