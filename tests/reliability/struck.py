@@ -15,6 +15,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -24,15 +25,17 @@ EVENT = "event "
 
 import rp2k_lab  # noqa: E402, F401 (before MindSpore: its environment defaults must stand first)
 
-seen = Counter()
+seen, one_at_a_time = Counter(), threading.Lock()
 event, number, action = sys.argv.pop(1).split()
 
 
 def happens(name: str, before=lambda: None) -> None:
     """Say so, and do what was asked for."""
-    seen[name] += 1
-    print(f"{EVENT}{name} {seen[name]}", flush=True)
-    if (name, seen[name]) != (event, int(number)):
+    with one_at_a_time:  # batches are made by several threads
+        seen[name] += 1
+        at = seen[name]
+        print(f"{EVENT}{name} {at}\n", end="", flush=True)  # in one piece, whatever else is printed
+    if (name, at) != (event, int(number)):
         return
     before()
     if action == "MemoryError":
