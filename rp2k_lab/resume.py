@@ -139,7 +139,10 @@ def starting(config: Config, run: StoredRun | None, folder: Path, workers: Worke
     if run:
         folder = Path(run.folder)
         if workers.first and not folder.is_dir():
-            raise RequestError(f"{folder}: the folder of run {run.name} is not here\ngo on where it was trained")
+            raise RequestError(
+                f"{folder}: the folder of run {run.name} is not here\n"
+                "go on where it was trained, or name the folder that it was moved to: runs=FOLDER"
+            )
     folder = Path(workers.told_by_first(str(folder)))
     if not workers.first:
         point = CheckpointFolder(folder / "checkpoints", 1).newest() if run else None

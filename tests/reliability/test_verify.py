@@ -7,6 +7,7 @@ import pytest
 from rp2k_lab import rerun, resume
 from rp2k_lab.config import parse
 from rp2k_lab.errors import DataError, NotReproduced, RequestError
+from rp2k_lab.parallel import ALONE
 from rp2k_lab.provenance import differences, fingerprint
 from rp2k_lab.rerun import changes, verify
 
@@ -120,6 +121,26 @@ def test_only_the_unfinished_goes_on_and_only_the_finished_is_verified(status, v
     with pytest.raises(RequestError) as error:
         resume.check_state(config, run_with(status))
     assert str(error.value).startswith(f"runs=x: {said}")
+
+
+def test_a_folder_is_trained_in_by_one_process_and_left_when_empty(tmp_path):
+    with resume.starting(None, None, tmp_path / "out", ALONE) as start:
+        assert (start.folder, start.step) == (tmp_path / "out", 0)
+        with (
+            pytest.raises(RequestError, match=r"out: another process trains this run\n"),
+            resume.starting(None, None, tmp_path / "out", ALONE),
+        ):
+            pass
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_folder_is_elsewhere_is_refused_with_the_way_out(tmp_path):
+    run = SimpleNamespace(name="earlier", folder=str(tmp_path / "gone"))
+    with (
+        pytest.raises(RequestError, match=r"gone: the folder of run earlier is not here\n.*runs=FOLDER"),
+        resume.starting(None, run, tmp_path / "out", ALONE),
+    ):
+        pass
 
 
 def test_a_pruned_trial_is_finished():
