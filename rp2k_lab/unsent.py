@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rp2k_lab import PROJECT
 from rp2k_lab.credentials import without_credentials
-from rp2k_lab.errors import RequestError
+from rp2k_lab.errors import RequestError, shown
 from rp2k_lab.journal import SUFFIX, Journal, JournalNotWritten, read
 from rp2k_lab.provenance import FINGERPRINT
 from rp2k_lab.sender import LOCAL_ID, Sent, header_of, is_sent
@@ -70,6 +70,16 @@ def can_go_on(folder: Path) -> bool:
     except (RequestError, JournalNotWritten):
         return False
     return True
+
+
+def check_unused(folder: Path) -> None:
+    """Raise RequestError where a folder holds a training: what is written there would be taken for that run's."""
+    for file in folder.glob(f"*{SUFFIX}"):
+        if next(read(file), None) and FINGERPRINT in (run := run_of(file)).tags:
+            raise RequestError(
+                f"{shown(folder)}: is the folder of run {run.name}, id {run.run_id}\n"
+                f"name another: hydra.run.dir=FOLDER; or go on with that run: runs={run.run_id} task.resume=continue"
+            )
 
 
 def tagged(uri: str | None, tag: str, value: str) -> Iterator[StoredRun]:

@@ -99,6 +99,11 @@ def test_auto_finds_its_unfinished_run_without_a_store_or_beside_one_that_is_awa
 def test_what_a_study_may_go_on_with(outputs, tags, end, can):
     folder = left_by(outputs / "a", tags=tags, end=end).parent
     assert unsent.can_go_on(folder) is can
+    if tags:
+        with pytest.raises(RequestError, match=r"a: is the folder of run run, id [0-9a-f]{32}\nname another: "):
+            unsent.check_unused(folder)
+    else:
+        unsent.check_unused(folder)
     assert not unsent.can_go_on(outputs / "elsewhere")
     with closing(Journal(next(folder.glob("*.journal")))):
         assert not unsent.can_go_on(folder)

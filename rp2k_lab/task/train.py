@@ -36,6 +36,7 @@ from rp2k_lab.stored import StoredRun
 from rp2k_lab.sweep.trial import Trial
 from rp2k_lab.tracker import MemoryTracker, MlflowTracker
 from rp2k_lab.trouble import Trouble
+from rp2k_lab.unsent import check_unused
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +138,14 @@ def open_tracker(
     Args:
         folder: the run's own, where the record is kept until the store has it.
         run_id: of a run to be reopened; None: a new one.
+
+    Raises:
+        RequestError: the folder of a new run is that of a training.
     """
     if not workers.first:
         return MemoryTracker()
+    if run_id is None:
+        check_unused(folder)
     name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
     return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 

@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
+from rp2k_lab.journal import Journal
+from rp2k_lab.provenance import FINGERPRINT
 from tests.commands import answers
 
 LIST = Path(__file__).with_name("wrong_commands.txt")
@@ -77,6 +79,8 @@ def folder(tmp_path_factory, compose, write_photo):
         (folder / name / "checkpoints" / "best.ckpt").write_bytes(pickle.dumps(Executed()))
     (folder / "bare" / "checkpoints").mkdir(parents=True)
     (folder / "bare" / "checkpoints" / "best.ckpt").write_bytes(b"x")
+    header = {"local_id": "0" * 32, "name": "trained", "store": None, "tags": {FINGERPRINT: "0" * 16}}
+    Journal(folder / "trained" / "0.journal").append("run", **header)
     (folder / "store").mkdir()
     client = mlflow.MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
     experiment = client.create_experiment("rp2k-lab", (folder / "store" / "artifacts").as_uri())

@@ -33,12 +33,15 @@ EVERYTHING = (
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    """launch(*arguments, workers=2): `run.py` with a small network, by msrun, or with workers=0 as it is."""
+    """launch(*arguments, workers=2): `run.py` with a small network, by msrun, or with workers=0 as it is.
+
+    In a folder of its own, or in that of an earlier command: `after=command`.
+    """
 
     commands = []
 
-    def start(*arguments, workers=2) -> Command:
-        folder = tmp_path_factory.mktemp("run")
+    def start(*arguments, workers=2, after=None) -> Command:
+        folder = after.folder if after else tmp_path_factory.mktemp("run")
         store = Store(folder)
         entry = [str(Path(__file__).with_name("small.py")), *SMALL, *arguments]
         entry += [f"tracking.uri={store.uri}", f"hydra.run.dir={folder}/out"]
@@ -107,6 +110,23 @@ def test_the_first_worker_alone_writes_and_speaks(one_and_two):
     assert [line for line in silent if not line.startswith("[INFO]")] == []  # MindSpore's own, when it ends
     assert two.out.count(run.info.run_id) == one.out.count("next  ") * 2  # the closing lines: id and page
     assert one.out.count("epoch 2/2") == two.out.count("epoch 2/2") == 1
+
+
+@pytest.mark.soak
+def test_workers_that_were_killed_go_on_and_end_as_those_that_were_left_alone(one_and_two, launch):
+    _, two = one_and_two
+    again = ("batch_size=16", *EVERYTHING, "task.resume=auto", "task.checkpoint_minutes=0.000001")
+    command = launch(*again)
+    for worker in workers(command):
+        worker.kill()
+    command.wait(60)
+    resumed = launch(*again, after=command)
+    code, out, err = resumed.wait()
+    assert code == 0, out + err
+    assert "goes on from step" in out
+    (run,) = command.store.runs()
+    assert (run.info.status, run.data.tags["workers"]) == ("FINISHED", "2")
+    assert command.store.history(run) == two.store.history(two.store.runs()[0])
 
 
 @pytest.mark.soak
