@@ -35,7 +35,7 @@ EVERYTHING = (
 def launch(tmp_path_factory):
     """launch(*arguments, workers=2): `run.py` with a small network, by msrun, or with workers=0 as it is.
 
-    In a folder of its own, or in that of an earlier command: `after=command`.
+    In a folder of its own, or with the store of an earlier command: `after=command`.
     """
 
     commands = []
@@ -44,7 +44,7 @@ def launch(tmp_path_factory):
         folder = after.folder if after else tmp_path_factory.mktemp("run")
         store = Store(folder)
         entry = [str(Path(__file__).with_name("small.py")), *SMALL, *arguments]
-        entry += [f"tracking.uri={store.uri}", f"hydra.run.dir={folder}/out"]
+        entry += [f"tracking.uri={store.uri}", f"hydra.run.dir={folder}/{'later' if after else 'out'}"]
         binaries = Path(sys.executable).parent
         command = [sys.executable, *entry]
         if workers:
@@ -127,6 +127,10 @@ def test_workers_that_were_killed_go_on_and_end_as_those_that_were_left_alone(on
     (run,) = command.store.runs()
     assert (run.info.status, run.data.tags["workers"]) == ("FINISHED", "2")
     assert command.store.history(run) == two.store.history(two.store.runs()[0])
+    verifying = launch(f"runs={run.info.run_id}", "task.verify=true", after=command)
+    code, out, err = verifying.wait()
+    assert code == 0, out + err
+    assert f"are those of run {run.info.run_name}, id {run.info.run_id}, bit for bit" in out
 
 
 @pytest.mark.soak
