@@ -84,14 +84,14 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
         RequestError: no such run, colours on the command line, augmentation where it has no effect, a configuration
             that cannot be, or of a run that is to be gone on with, one that is another than its own.
     """
+    if request.task.name == "train":
+        return (_same_training(request, composed, overrides),)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key in [f"dataset.{name}" for name in _COLOURS]:
             raise RequestError(f"{override}: a trained network keeps its colours (mean, std)\nleave {key} out")
         if request.task.name == "fixres" and key.partition(".")[0] == "aug":
             raise RequestError(f"{override}: task=fixres trains on photos as evaluation shows them\nleave {key} out")
-    if request.task.name == "train":
-        return (_same_training(request, composed, overrides),)
     merged, colours = [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:

@@ -72,6 +72,11 @@ def can_go_on(folder: Path) -> bool:
     return True
 
 
+def going_on(folder: Path) -> list[str]:
+    """What a command that trained in a folder says besides to go on with that run, where `can_go_on`."""
+    return [f"runs='{folder}'", "task.resume=continue"]
+
+
 def check_unused(folder: Path) -> None:
     """Raise RequestError where a folder holds a training: what is written there would be taken for that run's."""
     for file in folder.glob(f"*{SUFFIX}"):

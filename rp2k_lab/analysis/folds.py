@@ -26,6 +26,7 @@ from rp2k_lab.prediction import Member, Predictor
 from rp2k_lab.runs import EarlierRun, find_run
 from rp2k_lab.stored import RunStore
 from rp2k_lab.sweep.process import TrialFailed, run_trial
+from rp2k_lab.unsent import can_go_on, going_on
 
 log = logging.getLogger(__name__)
 
@@ -128,15 +129,18 @@ def _quoted(value: Any) -> str:
 def _fold_run(
     config: Config, index: Index, fold: str, parent: EarlierRun, folder: Path, signals: SignalWatch, downloads: Path
 ) -> EarlierRun:
-    """The finished run of a fold: one of the same command on the same photos, or a new one."""
+    """The finished run of a fold: one of the same command on the same photos, perhaps gone on with, or a new one."""
     overrides, uri = fold_overrides(config, fold), config.tracking.uri
     name = f"fold{fold.replace('/', 'of')}_{parent.name}"
     asked = [o for o in overrides if not o.startswith(("tracking", "device.data_workers", "dataset.cache_gb"))]
     key = hashlib.sha256("\n".join([index.fingerprint, *asked]).encode()).hexdigest()[:16]
-    done = [r for r in RunStore(uri).find(name) if r.status == "FINISHED" and r.tags.get("fold_key") == key]
-    if done:
+    earlier = [r for r in RunStore(uri).find(name) if r.tags.get("fold_key") == key]
+    if done := [r for r in earlier if r.status == "FINISHED"]:
         log.info("fold %s: trained before, run %s", fold, done[0].run_id)
         return find_run(uri, done[0].run_id, downloads)
+    if left := [Path(r.folder) for r in earlier if r.folder and can_go_on(Path(r.folder))]:
+        folder, overrides = left[0], [*overrides, *going_on(left[0])]
+        log.info("fold %s: goes on in %s", fold, folder)
     tags = {"parent": parent.run_id or str(parent.checkpoint), "fold": fold, "fold_key": key}
     if parent.run_id:
         tags["mlflow.parentRunId"] = parent.run_id

@@ -17,7 +17,7 @@ from rp2k_lab.sweep.process import TrialFailed, TrialInterrupted, TrialStopped, 
 from rp2k_lab.sweep.space import Point, Search, Table
 from rp2k_lab.sweep.storage import exclusive, heartbeat, patiently
 from rp2k_lab.sweep.study import by_point, claim, finished_points, interrupted, refill, runs_of
-from rp2k_lab.unsent import can_go_on
+from rp2k_lab.unsent import can_go_on, going_on
 
 # How often a worker without work looks whether another's trial has come back.
 _WAIT_SECONDS = 2.0
@@ -102,7 +102,7 @@ class Worker:
         former = interrupted(attempts[trial.user_attrs["point"]])
         if former and can_go_on(Path(former.user_attrs["folder"])):
             folder = Path(former.user_attrs["folder"])
-            overrides += [f"runs='{folder}'", "task.resume=continue"]
+            overrides += going_on(folder)
             patiently(lambda: _take_over(trial, former))
             label += f", goes on with the run of trial {former.number}"
         return overrides, folder, label

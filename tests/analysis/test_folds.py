@@ -1,6 +1,7 @@
 """The command lines of folds, and what is refused; two of them in real processes: tests/task/test_errors.py."""
 
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from rp2k_lab.config import parse
 from rp2k_lab.dataset.index import build_index
 from rp2k_lab.errors import DataError, Interrupted, RequestError, StudyIncomplete
 from rp2k_lab.interrupt import SignalWatch
+from rp2k_lab.provenance import FINGERPRINT
 from rp2k_lab.runs import EarlierRun
 from rp2k_lab.sweep.process import TrialFailed
 from rp2k_lab.tracker import MlflowTracker
@@ -65,10 +67,11 @@ def analysed(compose, tmp_path_factory):
 
 @pytest.fixture
 def never(monkeypatch):
-    """never(error): no fold is trained; it ends with the error."""
+    """never(error): no fold is trained; it ends with the error; `never.asked` is what `run_trial` was last told."""
 
     def never(error):
         def run_trial(*arguments):
+            never.asked = arguments
             raise error
 
         monkeypatch.setattr(module, "run_trial", run_trial)
@@ -83,6 +86,22 @@ def test_a_fold_that_fails_is_named_with_its_log(analysed, tmp_path, never):
     never(TrialFailed("killed by SIGKILL"))
     with pytest.raises(StudyIncomplete, match=r"^fold 1/4: killed by SIGKILL\n.*folds/1of4/log\.txt; the same command"):
         held_out_probabilities(*analysed[:2], 4, analysed[2], tmp_path, SILENCE)
+
+
+def test_a_fold_that_was_interrupted_goes_on_where_it_was(analysed, tmp_path, never):
+    never(TrialFailed("stopped"))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(StudyIncomplete):
+        held_out_probabilities(*analysed[:2], 3, analysed[2], tmp_path / "first", SILENCE)
+    overrides, folder, link, *_ = never.asked
+    with suppress(KeyboardInterrupt), MlflowTracker(analysed[0].tracking, link["name"], folder) as tracker:
+        tracker.set_tags(link["tags"] | {"folder": folder, FINGERPRINT: "0" * 16})
+        raise KeyboardInterrupt
+    for again in ("first", "second"):
+        with pytest.raises(StudyIncomplete):
+            held_out_probabilities(*analysed[:2], 3, analysed[2], tmp_path / again, SILENCE)
+        assert never.asked[:3] == ([*overrides, f"runs='{folder}'", "task.resume=continue"], folder, link)
 
 
 def test_a_signal_ends_it_as_it_ends_a_run(analysed, tmp_path, never):
