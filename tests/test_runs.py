@@ -280,8 +280,9 @@ def gone_on_with(compose, recorded, tmp_path):
     return gone_on_with
 
 
-def test_a_training_goes_on_with_its_own_configuration(gone_on_with, compose):
-    config = gone_on_with("device.data_workers=3", "task.checkpoint_minutes=1", "batch_size=7")
+def test_a_training_goes_on_with_its_own_configuration(gone_on_with, compose, recorded):
+    colours = [f"dataset.{key}={recorded['dataset'][key]}" for key in ("mean", "std")]  # as a study may state them
+    config = gone_on_with("device.data_workers=3", "task.checkpoint_minutes=1", "batch_size=7", *colours)
     assert (config.batch_size, config.optimizer.lr, config.aug.length) == (7, 0.2, 20)
     assert (config.task.test, config.task.resume) == (False, "continue")
     assert config.task.checkpoints_kept == compose()["task"]["checkpoints_kept"]
@@ -295,6 +296,11 @@ def test_a_changed_configuration_is_refused_with_three_differences_and_their_num
         "runs=run: was trained with aug.length=20 (here None), aug.name=cutout (here none), batch_size=7 (here 8) "
         "and 2 more\nleave out what differs, or train a new run"
     )
+
+
+def test_other_colours_are_a_changed_configuration(gone_on_with):
+    with pytest.raises(RequestError, match=r"^runs=run: was trained with dataset\.std="):
+        gone_on_with("dataset.std=[0.5,0.5,0.5]")
 
 
 def test_only_a_recorded_training_can_go_on(gone_on_with, compose, recorded, tmp_path):
