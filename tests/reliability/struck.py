@@ -5,7 +5,7 @@ At the n-th occurrence of an event in this process: KILL and TERM send it that s
 
     photos      a thread begins to make a batch
     step        a step is done, nothing of it is recorded or saved
-    write       half of a checkpoint is written
+    write       a checkpoint is written and has not its name yet; before a strike it is cut to its half
     record      a checkpoint is written, its record is not
     evaluation  a batch of photos is predicted
     upload      a file is about to go to the store
