@@ -1,6 +1,5 @@
 """Photos as arrays: reading, and the resize that decides what a network sees.  Pure functions on uint8 RGB images."""
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +13,9 @@ from PIL import Image
 from rp2k_lab.dataset import formats
 from rp2k_lab.errors import DataError, shown
 
+# Of the code that turns files into pixels (this module and formats.py).  Raise it with every change that reads another
+# size or other pixels from the same file, or refuses another file.
+VERSION = 1
 # What to do about a photo that cannot be read: the second line of every such message.
 WAY_OUT = "task=inspect lists all such photos; dataset.on_bad_image=skip goes on without them"
 # JPEG can be decoded at 1/2, 1/4 and 1/8 of its size, in a fraction of the time.
@@ -92,9 +94,8 @@ def problem_of(path: Path | str) -> str | None:
 
 
 def decoder_version() -> str:
-    """Hash of the code that turns files into pixels; what another one found out or decoded is not kept."""
-    code = b"".join(Path(file).read_bytes() for file in (__file__, formats.__file__))
-    return hashlib.sha256(code + f"{cv2.__version__} {simplejpeg.__version__}".encode()).hexdigest()
+    """`VERSION` and the decoders' versions; the header cache, the image cache and the feature cache are named by it."""
+    return f"{VERSION} {cv2.__version__} {simplejpeg.__version__}"
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -17,7 +17,7 @@ import pytest
 from rp2k_lab.dataset.shelf.catalogue import OTHERS, build_catalogue
 from rp2k_lab.dataset.shelf.distributions import RATIO_BINS, RATIO_COUNTS, image_counts
 from rp2k_lab.dataset.shelf.generate import make_shelf
-from rp2k_lab.dataset.shelf.options import ShelfOptions
+from rp2k_lab.dataset.shelf.options import VERSION, ShelfOptions
 from rp2k_lab.dataset.shelf.plan import NUISANCES, TRUTH_COLUMNS, plan
 from rp2k_lab.dataset.shelf.scene import draw_image, redraw
 
@@ -127,7 +127,7 @@ def test_a_killed_making_is_not_a_finished_one(tmp_path):
     script.write_text(
         "import sys\nfrom pathlib import Path\n"
         "from rp2k_lab.dataset.shelf.generate import make_shelf\n"
-        "from rp2k_lab.dataset.shelf.options import ShelfOptions\n"
+        "from rp2k_lab.dataset.shelf.options import VERSION, ShelfOptions\n"
         "if __name__ == '__main__':\n"
         "    make_shelf(ShelfOptions.model_validate_json(sys.argv[1]), Path(sys.argv[2]), workers=2, progress=False)\n"
     )
@@ -440,7 +440,7 @@ def test_impossible_faults_are_refused():
         plan(ShelfOptions(classes=5, val_images=5, label_noise=0.5, noisy_splits=("val",)))
 
 
-def test_fingerprint_depends_on_options_code_and_opencv(monkeypatch):
+def test_fingerprint_depends_on_options_version_and_opencv(monkeypatch):
     options = ShelfOptions()
     assert options.fingerprint() == ShelfOptions(jpeg_quality=[60, 95]).fingerprint()
     assert options.fingerprint() != ShelfOptions(blur_share=0.26).fingerprint()
@@ -448,9 +448,16 @@ def test_fingerprint_depends_on_options_code_and_opencv(monkeypatch):
     monkeypatch.setattr(cv2, "__version__", "0")
     assert options.fingerprint() != before
     monkeypatch.undo()
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"#" * (path.name == "scene.py"))
+    monkeypatch.setattr("rp2k_lab.dataset.shelf.options.VERSION", 0)
     assert options.fingerprint() != before
+
+
+def test_other_bytes_need_another_version(faulty):
+    """If this fails on purpose, raise `VERSION` in options.py, and take the new digest over."""
+    _, folder, _ = faulty
+    files = sorted(file for file in folder.rglob("*") if file.suffix in (".jpg", ".png"))
+    sizes = "".join(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n" for file in files)
+    assert (VERSION, hashlib.sha256(sizes.encode()).hexdigest()[:16]) == (1, "910d98a603f25212")
 
 
 def test_size_is_no_part_of_the_art():
