@@ -30,7 +30,7 @@ check: $(INSTALLED)
 	$(MAKE) test
 
 ui: $(INSTALLED)  ## the MLflow page on this machine alone; HOST=0.0.0.0 shows it to others: see the README first
-	$(BIN)/python -m rp2k_lab.tracker $(PORT) $(HOST)
+	$(BIN)/python -m rp2k_lab.tracking.server $(PORT) $(HOST)
 
 notebooks: $(INSTALLED)  ## execute both into outputs/notebooks; of one run: make notebooks RUN=<id>
 	$(BIN)/python -m rp2k_lab.notebook --run '$(RUN)' --uri '$(URI)'

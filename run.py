@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from rp2k_lab.cli import main, run_task
+from rp2k_lab.cli.app import main, run_task
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -17,12 +17,12 @@ from mindspore import Tensor
 
 from benchmarks.overhead import compose
 from benchmarks.timing import interleave, median_interval, ratio_line
-from rp2k_lab import device
-from rp2k_lab.build import batches_for, build_network, build_views, preprocessing
-from rp2k_lab.config import Config
-from rp2k_lab.dataset.index import Index, build_index
-from rp2k_lab.metrics import top_k
-from rp2k_lab.prediction import Classifier, Member, Predictor
+from rp2k_lab.config.schema import Config
+from rp2k_lab.dataset.photo_index import Index, build_index
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.metrics import top_k
+from rp2k_lab.evaluation.predictor import Classifier, Member, Predictor
+from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
 
 ENSEMBLE = "ensemble, flip"
 
@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     configs = [compose([f"model={name}", *options.overrides]) for name in options.models]
     first = configs[0]
-    device.set_up(first.device)
+    target.set_up(first.device)
     index = build_index(first.dataset)
     rows = index.split("test")["row"].tolist()[: options.photos // first.batch_size * first.batch_size]
     members = [

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 
 from benchmarks.input_pipeline import write_photos
 from benchmarks.timing import interleave, median_interval, ratio_line
-from rp2k_lab.dataset import index
+from rp2k_lab.dataset import photo_index
 
 CLASSES, ORIGINALS = 2388, 400
 OPTIONS = {
-    "name": "rp2k", "val_share": 0.05, "val_seed": 0, "others": None, "drop_others": False, "min_images_per_class": 1,
+    "name": "rp2k",
+    "val_fraction": 0.05, "val_seed": 0, "catch_all_class": None, "drop_catch_all": False, "min_images_per_class": 1,
     "fraction": 1.0, "on_bad_image": "error", "fold": None, "relabel": None,
 }  # fmt: skip
 
@@ -31,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        index.DATA_FOLDER = folder / "data"
+        photo_index.DATA_FOLDER = folder / "data"
         write_photos(folder / "originals", ORIGINALS)
         twins = {photos: make_twin(folder, photos) for photos in options.photos}
         parts = {
@@ -64,10 +65,10 @@ def make_twin(folder: Path, photos: int) -> Path:
 
 def microseconds_a_photo(root: Path, start: str) -> float:
     if start == "first":
-        for file in (index.DATA_FOLDER / "index").glob(f"{root.name}-*"):
+        for file in (photo_index.DATA_FOLDER / "index").glob(f"{root.name}-*"):
             file.unlink()
     started = time.perf_counter()
-    photos = len(index.build_index(SimpleNamespace(root=root, **OPTIONS)).table)
+    photos = len(photo_index.build_index(SimpleNamespace(root=root, **OPTIONS)).table)
     return (time.perf_counter() - started) / photos * 1e6
 
 

@@ -24,10 +24,10 @@ import pandas as pd
 
 from benchmarks.timing import interleave, median_interval, ratio_line
 from rp2k_lab.aug import build_augmentation
-from rp2k_lab.config import Cutout
-from rp2k_lab.dataset.batches import ResizedPhotos, TrainingBatches
-from rp2k_lab.dataset.cache import PhotoCache
+from rp2k_lab.config.schema import Cutout
 from rp2k_lab.dataset.image import resized_size
+from rp2k_lab.dataset.image_cache import PhotoCache
+from rp2k_lab.dataset.loader import ResizedPhotos, TrainingBatches
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 
 BATCH_SIZE = 64

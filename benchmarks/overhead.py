@@ -21,22 +21,24 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import ratio_line
-from rp2k_lab import PROJECT, callback, device
-from rp2k_lab.build import Training, build_batches, build_photos, build_training
-from rp2k_lab.checkpoint import CheckpointFolder
-from rp2k_lab.cli import register_resolvers
-from rp2k_lab.config import Config, parse
-from rp2k_lab.dataset.feed import mindspore_dataset
-from rp2k_lab.dataset.index import build_index
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.metrics import Score
-from rp2k_lab.sweep.trial import Trial
+from rp2k_lab import PROJECT
+from rp2k_lab.cli.app import register_resolvers
+from rp2k_lab.config.schema import Config, parse
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
+from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.task.train import build_callbacks, open_tracker
+from rp2k_lab.tracking.trial_client import Trial
+from rp2k_lab.train import callbacks
+from rp2k_lab.train.build import Training, build_batches, build_photos, build_training
+from rp2k_lab.train.checkpoint import CheckpointFolder
 
 TURN_STEPS = 5
 
 
-class BareTurns(callback.Callback):
+class BareTurns(callbacks.Callback):
     """After every five tracked steps, five of the bare loop; their wall time is kept apart."""
 
     def __init__(self, training: Training):
@@ -77,14 +79,14 @@ def main() -> None:
         # The schedule must last for the bare steps too.
         epochs = f"epochs={100 * options.rounds}"
         config = compose([epochs, f"tracking.uri={uri}", *options.overrides])
-        device.set_up(config.device)
+        target.set_up(config.device)
         index = build_index(config.dataset)
         training = build_training(
             config, build_batches(config, index, build_photos(config, index), index.split("train"))
         )
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
-        with SignalWatch() as signals, open_tracker(config, None, Path(folder)) as tracker:
+        with StopSignal() as signals, open_tracker(config, None, Path(folder)) as tracker:
             calls = time_calls(tracker)
             measure(config, training, bare, tracker, signals, Path(folder))  # compiles
             rounds = [measure(config, training, bare, tracker, signals, Path(folder)) for _ in range(options.rounds)]
@@ -127,14 +129,14 @@ def compose(overrides: list[str]) -> Config:
         return parse(OmegaConf.to_container(hydra.compose("config", overrides), resolve=True))
 
 
-def measure(config: Config, training: Training, bare: BareTurns, tracker, signals: SignalWatch, folder: Path):
+def measure(config: Config, training: Training, bare: BareTurns, tracker, signals: StopSignal, folder: Path):
     """One epoch of both: (tracked images/s, bare images/s, CPU seconds by hook)."""
     batches = training.batches
     scores = {"top1": Score(0.5, 100, 0.4, 0.6)}
     checkpoints = CheckpointFolder(folder, config.task.checkpoints_kept)
     callbacks = [*build_callbacks(config, training, lambda: scores, tracker, signals, Trial(), checkpoints), bare]
-    state = callback.TrainingState(1, batches.steps_per_epoch, batches.batch_size, training.learning_rate)
-    dispatch = callback.Dispatch(state, callbacks)
+    state = callbacks.TrainingState(1, batches.steps_per_epoch, batches.batch_size, training.learning_rate)
+    dispatch = callbacks.Dispatch(state, callbacks)
     bare.seconds = bare.steps = 0
     started = time.perf_counter()
     data = mindspore_dataset(batches)

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial
 from benchmarks.timing import interleave, median_interval
 from rp2k_lab import PROJECT
 from rp2k_lab.sweep.space import point_key
-from rp2k_lab.sweep.storage import stored_study
+from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.sweep.study import PRUNERS, Unrepeated
 
 # Small enough that a grid of 42 runs takes about twenty minutes on two cores.
@@ -128,7 +128,7 @@ def run_study(name: str, dimensions: list[str], overrides: list[str], folder: Pa
     places = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.sweep.dir={folder}/{name}"]
     study = ["hydra/sweeper=optuna", f"hydra.sweeper.study={name}", f"hydra.sweeper.storage={storage}"]
     run(["-m", *study, "hydra.sweeper.n_trials=10000", *options, *places, *overrides, *dimensions])
-    with stored_study(storage, name) as study:
+    with read_study(storage, name) as study:
         return study.get_trials()
 
 

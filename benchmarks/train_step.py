@@ -5,7 +5,7 @@
                                                              against PyTorch (the `parity` extra)
     [--models resnet18 …] [--size 64] [--batch-size 32] [--rounds 5]
 
-Two processes a model take steps in turn: uint8 images, normalising, forward, loss, backward, SGD with momentum.
+Two processes a model take steps in turn: uint8 images, normalizing, forward, loss, backward, SGD with momentum.
 """
 
 import argparse
@@ -88,8 +88,8 @@ def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: st
     import numpy as np
     from mindspore import Model, Tensor, nn, set_context, set_device
 
-    from rp2k_lab.loss import CrossEntropy
     from rp2k_lab.model import WithPreprocessing, create_model
+    from rp2k_lab.train.loss import CrossEntropy
 
     set_context(mode=0)
     set_device("CPU")

@@ -15,10 +15,10 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from rp2k_lab.metrics import Score  # noqa: E402
-from rp2k_lab.report import top1_table  # noqa: E402
-from rp2k_lab.statistics import wilson_interval  # noqa: E402
-from rp2k_lab.stored import RunStore  # noqa: E402
+from rp2k_lab.evaluation.console import top1_table  # noqa: E402
+from rp2k_lab.evaluation.intervals import wilson_interval  # noqa: E402
+from rp2k_lab.evaluation.metrics import Score  # noqa: E402
+from rp2k_lab.tracking.mlflow_runs import RunStore  # noqa: E402
 
 TRAININGS = {
     "ResNet-18": ["model=resnet18"],

@@ -18,14 +18,14 @@ from after_training import PROJECT, run_command  # and with it the project's pat
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rp2k_lab.analysis.record import LABEL_ERRORS
-from rp2k_lab.cli import register_resolvers
-from rp2k_lab.comparison import judge, paired_difference
-from rp2k_lab.config import parse
-from rp2k_lab.dataset.index import Index, build_index
+from rp2k_lab.ablation.significance import judge, paired_difference
+from rp2k_lab.ablation.verdict import class_weights
+from rp2k_lab.analysis.artifacts import LABEL_ERRORS
+from rp2k_lab.cli.app import register_resolvers
+from rp2k_lab.config.schema import parse
+from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
-from rp2k_lab.stored import RunStore
-from rp2k_lab.verdict import class_weights
+from rp2k_lab.tracking.mlflow_runs import RunStore
 
 SEEDS = (0, 1, 2)
 SCORE = 0.8  # as task.suspicion
@@ -33,7 +33,7 @@ LEVELS = ("list, unseen", "list, reviewed", "truth")
 TRAINED_AS = [
     "dataset.train_images=8000",
     "dataset.label_noise=0.05",
-    "dataset.look_alike_noise_share=1",
+    "dataset.look_alike_noise_fraction=1",
     "dataset.cache_gb=1",
     "model.width_multiplier=0.25",
     "size=48",

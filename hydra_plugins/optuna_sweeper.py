@@ -14,6 +14,6 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments):
         # Hydra imports this file at every start, and Optuna takes its time.
-        from rp2k_lab.sweep.run import run_study
+        from rp2k_lab.sweep.command import run_study
 
         return run_study(arguments, self._options, self._config, self._loader)

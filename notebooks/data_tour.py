@@ -6,7 +6,7 @@
 
 # %%
 from rp2k_lab.notebook import data_tour
-from rp2k_lab.notebook.opened import open_data
+from rp2k_lab.notebook.run_context import open_data
 
 # %% [markdown]
 # `run` is the id or the name of a run in MLflow. `None` takes the newest finished training run in this clone's store.
@@ -59,7 +59,7 @@ data_tour.letterbox_and_stretch(data)
 # %% [markdown]
 # ## What augmentation makes of one photo
 #
-# The same photo in the first epochs of training, once for each augmentation. Crop, flip and colour are in every line as
+# The same photo in the first epochs of training, once for each augmentation. Crop, flip and color are in every line as
 # the run had them, and from line to line they come out the same, so that what differs is the augmentation alone. Mixup
 # and CutMix bring in a second photo, and with it a share of its label.
 
@@ -86,7 +86,7 @@ data_tour.first_batch(data)
 data_tour.nuisances(data)
 
 # %% [markdown]
-# Classes of one brand share shape and layout and differ in flavour or size: look-alikes by construction.
+# Classes of one brand share shape and layout and differ in flavor or size: look-alikes by construction.
 
 # %%
 data_tour.families(data)

@@ -7,7 +7,7 @@
 
 # %%
 from rp2k_lab.notebook import error_cases
-from rp2k_lab.notebook.opened import open_errors
+from rp2k_lab.notebook.run_context import open_errors
 
 # %% [markdown]
 # `run` is the id or the name of a run in MLflow: of the analysis itself, or of the training run that it looked at.
@@ -57,7 +57,7 @@ error_cases.examples(errors, "photo")
 
 # %% [markdown]
 # **Look-alikes.** Two classes that lie near one another in feature space and are taken for each other in both
-# directions: often the same brand in another flavour or size. More pixels may help.
+# directions: often the same brand in another flavor or size. More pixels may help.
 
 # %%
 error_cases.examples(errors, "look_alike")
@@ -104,7 +104,7 @@ error_cases.clusters(errors)
 # %% [markdown]
 # ## Was it the photo's fault?
 #
-# A shelf set can be drawn again without blur or bad light. Where the network then recognises the product, the photo
+# A shelf set can be drawn again without blur or bad light. Where the network then recognizes the product, the photo
 # *was* at fault, which shows how far the rule for `photo` can be trusted: how often it blames the photo rightly, and
 # how many of the photo's faults it finds.
 

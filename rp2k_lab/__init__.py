@@ -1,4 +1,4 @@
-"""A research harness for recognising retail products: Hydra, MindSpore, MLflow and Optuna in a straight line.
+"""A research harness for recognizing retail products: Hydra, MindSpore, MLflow and Optuna in a straight line.
 
 Every entry (run.py, the tests, the benchmarks, a notebook) imports this package before MindSpore, so the
 process-wide settings below live here and nowhere else.  Each is a default: a value set by the user wins.
@@ -17,7 +17,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("GLOG_v", "3")
 # OpenCV's: silent, since what cannot be decoded is named in a message of our own.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-# The largest picture that OpenCV decodes (rp2k_lab/dataset/formats.py): its own 2³⁰ pixels are 3 GB a thread.
+# The largest picture that OpenCV decodes (rp2k_lab/dataset/image_formats.py): its own 2³⁰ pixels are 3 GB a thread.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 # Seconds after which a worker of msrun that is not heard of any more ends the job; by default twice as many.
 os.environ.setdefault("MS_NODE_TIMEOUT", "15")
@@ -26,6 +26,6 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # At a run's end MLflow prints its page with the user and password of the address.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 # A tracking server that went away: by default a call blocks for four minutes.  Who writes tries again on its own
-# (rp2k_lab/sender.py); a repeated request could create a run twice.
+# (rp2k_lab/tracking/uploader.py); a repeated request could create a run twice.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import rp2k_lab  # before MindSpore: its environment defaults must stand first
-from rp2k_lab.cli import register_resolvers
+from rp2k_lab.cli.app import register_resolvers
+from tests.helpers.forked_run import start_run
+from tests.helpers.tiny_runs import Command, Store
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,7 +35,7 @@ def _device():
 def _first_pynative_operation():
     """MindSpore 2.10 beside NumPy 2: a process's first PyNative operation on a Python number fails, the next do not.
 
-    Absorbed here, so that it does not hit whichever test comes first.  A run has graph mode alone (rp2k_lab/device.py).
+    Absorbed here, so that it does not hit whichever test comes first.  A run has graph mode alone (device/target.py).
     """
     import mindspore
     import numpy as np
@@ -92,9 +95,9 @@ def defaults(_defaults) -> dict:
 @pytest.fixture
 def data_folder(monkeypatch, tmp_path) -> Path:
     """In place of the clone's data/, so that the index's kept headers land in the test's own folder."""
-    import rp2k_lab.dataset.index
+    import rp2k_lab.dataset.photo_index
 
-    monkeypatch.setattr(rp2k_lab.dataset.index, "DATA_FOLDER", tmp_path / "data")
+    monkeypatch.setattr(rp2k_lab.dataset.photo_index, "DATA_FOLDER", tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -204,3 +207,16 @@ class Server:
         if self.process.poll() is None:
             self.send(signal.SIGKILL)
             self.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> Callable[..., Command]:
+    """start(*arguments): `python run.py` with outputs and store in a new folder of its own."""
+
+    def start(*arguments: str, uri: str | None = None) -> Command:
+        folder = tmp_path_factory.mktemp("run")
+        store = Store(folder)
+        overrides = [f"tracking.uri={uri or store.uri}", f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
+        return Command(start_run([*overrides, *arguments], folder), folder, store)
+
+    return start

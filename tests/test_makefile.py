@@ -52,8 +52,8 @@ def test_notebooks_are_of_the_named_run_or_of_the_newest():
 
 def test_the_page_is_for_this_machine_unless_told_otherwise():
     python = f"PYTHON={sys.executable}"
-    assert "-m rp2k_lab.tracker 5000 127.0.0.1" in make("ui", python).stdout
-    assert "-m rp2k_lab.tracker 5001 0.0.0.0" in make("ui", "PORT=5001", "HOST=0.0.0.0", python).stdout
+    assert "-m rp2k_lab.tracking.tracker 5000 127.0.0.1" in make("ui", python).stdout
+    assert "-m rp2k_lab.tracking.tracker 5001 0.0.0.0" in make("ui", "PORT=5001", "HOST=0.0.0.0", python).stdout
 
 
 def test_ci_runs_what_the_readme_tells():

@@ -1,4 +1,4 @@
-"""Why a photo was recognised as something else: rules on what was measured, each written down, none of them a guess.
+"""Why a photo was recognized as something else: rules on what was measured, each written down, none of them a guess.
 
 - suspected_label: another class is suggested (off the diagonal of the confident joint), with enough suspicion.
 - others: into the catch-all class or out of it, which has no look of its own.
@@ -16,7 +16,8 @@ model: a look-alike names the class to tell apart from, few training photos only
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.rules import Rules
+from rp2k_lab.config.thresholds import Rules
+from rp2k_lab.core.text import escape_controls, text_table
 
 MEANINGS = {
     "suspected_label": "The given label is probably wrong.",
@@ -35,7 +36,7 @@ def add_causes(
 ) -> pd.DataFrame:
     """The cases with a column `cause_<cause>` (bool) for each of CAUSES and `cause` (str, the main one).
 
-    Where a photo was recognised they are False and "".
+    Where a photo was recognized they are False and "".
 
     Args:
         cases: columns true, top1, correct, train_images, group, suspicion, suggested, ratio, brightness, sharpness,
@@ -87,7 +88,7 @@ def confused_pairs(cases: pd.DataFrame, classes: list[str], means: np.ndarray, r
     Args:
         cases: columns true, top1, correct.
         classes: every name, in the order of `means`.
-        means: float32 (classes, width), as of `neighbours.class_means`; nan where a class has no training photo.
+        means: float32 (classes, width), as of `neighbors.class_means`; nan where a class has no training photo.
 
     Returns:
         Columns first, second (names, first before second in `classes`), first_as_second, second_as_first (photos),
@@ -130,3 +131,20 @@ def cause_table(cases: pd.DataFrame) -> pd.DataFrame:
         top = having.value_counts(sort=False).sort_values(ascending=False, kind="stable").index[:TOP_CLASSES].tolist()
         rows.append((cause, len(having), main, main / errors if errors else np.nan, top))
     return pd.DataFrame(rows, columns=["cause", "errors", "main", "share", "top_classes"])
+
+
+def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
+    """A row a cause: of how many errors it is the main one, their share, how many have it, in which classes most.
+
+    Args:
+        causes: of `analysis.causes.cause_table`.
+        correct: bool (photos,).
+    """
+    cells = [["cause", "main", "share", "have it", "most in"]]
+    for row in causes.itertuples():
+        share = f"{100 * row.share:5.1f} %" if row.main else "–"
+        cells.append(
+            [row.cause, str(row.main), share, str(row.errors), ", ".join(map(escape_controls, row.top_classes[:3]))]
+        )
+    wrong = int((~correct).sum())
+    return f"\n{text_table(cells)}\n\nerrors      {wrong} of {len(correct)} photos"

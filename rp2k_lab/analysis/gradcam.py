@@ -24,7 +24,7 @@ from rp2k_lab.model.layers import global_mean
 LEAST_PLACES = 4  # along a side, for Grad-CAM: inputs of 128 pixels
 
 
-class Explained(NamedTuple):
+class Explanation(NamedTuple):
     """Where a class was seen: float32 maps (photos, h, w), and by which method they were made."""
 
     maps: np.ndarray
@@ -56,7 +56,7 @@ class GradCam(nn.Cell):
 
     def construct(self, images, chosen):
         net = self.network.network
-        maps = net.head.widen(net.backbone(self.network.normalise(images)))
+        maps = net.head.widen(net.backbone(self.network.normalize(images)))
         batch, channels, height, width = maps.shape
         weights = global_mean(self.gradient(maps, chosen)).reshape(batch, 1, channels)  # equation 1
         heat = ops.relu(ops.matmul(weights, maps.reshape(batch, channels, height * width)))  # equation 2
@@ -69,7 +69,7 @@ def explain(
     labels: np.ndarray,
     batch_size: int,
     check: Callable[[], None] = lambda: None,
-) -> Explained:
+) -> Explanation:
     """Where a class was seen in each photo; the network is left in evaluation mode.
 
     By `GradCam`, in one pass, or where its map has fewer than `LEAST_PLACES` along a side, by `Occlusion`, in 26:
@@ -77,7 +77,7 @@ def explain(
     Both are in the logit's unit and not negative.
 
     Args:
-        batches: of one view each, as `rp2k_lab.build.batches_for` gives them: uint8 (n, height, width, 3), n =
+        batches: of one view each, as `rp2k_lab.train.build.batches_for` gives them: uint8 (n, height, width, 3), n =
             `batch_size` but for the last one.
         labels: int (photos,), the class to explain in each photo, in the order of `batches`.
         check: called between batches; raises to stop (a signal).
@@ -90,11 +90,11 @@ def explain(
         if covering is None:
             maps = _grad_cam(cell, images, theirs, batch_size)
             if min(maps.shape[1:]) < LEAST_PLACES:
-                covering = Occlusion(network, network.normalise.mean_colour(), batch_size)
+                covering = Occlusion(network, network.normalize.mean_color(), batch_size)
         found.append(maps if covering is None else covering(images, theirs))
         first += len(images)
     method = "Grad-CAM" if covering is None else "occlusion"
-    return Explained(np.concatenate(found or [np.zeros((0, 1, 1), np.float32)]), method)
+    return Explanation(np.concatenate(found or [np.zeros((0, 1, 1), np.float32)]), method)
 
 
 def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size:
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The heat over the very image that the network was given, uint8 RGB (height, width, 3).
 
-    Where the map has its maximum the image keeps its colours and is tinted red; where it has nothing it is grey and
+    Where the map has its maximum the image keeps its colors and is tinted red; where it has nothing it is gray and
     darker, so that red packaging is not taken for heat.
 
     Args:
@@ -118,6 +118,6 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     size = image.shape[1], image.shape[0]
     share = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     share = (share / max(float(heat.max()), 1e-12))[..., None]
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * 0.55
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * 0.55
     tinted = image * 0.65 + np.array([255, 40, 0]) * 0.35
-    return np.clip(grey + share * (tinted - grey), 0, 255).round().astype(np.uint8)
+    return np.clip(gray + share * (tinted - gray), 0, 255).round().astype(np.uint8)

@@ -3,27 +3,27 @@
 import numpy as np
 from mindspore import Tensor
 
+from rp2k_lab.evaluation.predictor import Logits
 from rp2k_lab.model import WithPreprocessing
-from rp2k_lab.prediction import Logits
 
 GRID = 5  # windows along each side
-WINDOW = 0.3  # of the side: neighbouring windows overlap
+WINDOW = 0.3  # of the side: neighboring windows overlap
 
 
-def occluded(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
+def occluded(image: np.ndarray, color: np.ndarray) -> np.ndarray:
     """The image with each window covered in turn: uint8 (h, w, 3) to uint8 (GRID², h, w, 3), row by row.
 
     Letterbox's padding, exactly black, is left as it is: a patch there would be a thing of its own.
 
     Args:
-        colour: uint8 (3,).
+        color: uint8 (3,).
     """
     near = []
     for side in image.shape[:2]:
-        centres, places = (np.arange(GRID) + 0.5) / GRID, (np.arange(side) + 0.5) / side
-        near.append(np.abs(places - centres[:, None]) <= max(WINDOW / 2, 0.5 / side))
+        centers, places = (np.arange(GRID) + 0.5) / GRID, (np.arange(side) + 0.5) / side
+        near.append(np.abs(places - centers[:, None]) <= max(WINDOW / 2, 0.5 / side))
     covered = near[0][:, None, :, None] & near[1][None, :, None, :] & image.any(-1)
-    return np.where(covered[..., None], colour, image).reshape(GRID**2, *image.shape).astype(np.uint8)
+    return np.where(covered[..., None], color, image).reshape(GRID**2, *image.shape).astype(np.uint8)
 
 
 class Occlusion:
@@ -31,11 +31,11 @@ class Occlusion:
 
     Args:
         network: uint8 images (batch, height, width, 3) to logits; has to be in evaluation mode.
-        colour: of the patch, uint8 (3,); the data's mean colour says least.
+        color: of the patch, uint8 (3,); the data's mean color says least.
     """
 
-    def __init__(self, network: WithPreprocessing, colour: np.ndarray, batch_size: int):
-        self._logits, self._colour, self._batch_size = Logits(network).set_train(False), colour, batch_size
+    def __init__(self, network: WithPreprocessing, color: np.ndarray, batch_size: int):
+        self._logits, self._color, self._batch_size = Logits(network).set_train(False), color, batch_size
 
     def __call__(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The logit of each image's class less that with a window covered, 0 where it rises: float32 (n, GRID, GRID).
@@ -43,7 +43,7 @@ class Occlusion:
         Args:
             images: uint8 (n, height, width, 3); labels: int (n,).
         """
-        shown = np.concatenate([np.concatenate([image[None], occluded(image, self._colour)]) for image in images])
+        shown = np.concatenate([np.concatenate([image[None], occluded(image, self._color)]) for image in images])
         more = -len(shown) % self._batch_size  # one graph for all
         shown = np.concatenate([shown, np.zeros((more, *shown.shape[1:]), np.uint8)])
         parts = [shown[i : i + self._batch_size] for i in range(0, len(shown), self._batch_size)]

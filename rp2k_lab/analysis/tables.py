@@ -1,6 +1,6 @@
 """From predictions, features and measures to the tables of an analysis.
 
-`Tables.cases` has a row a photo of the split, in the index's order:
+`ErrorTables.cases` has a row a photo of the split, in the index's order:
 
 - path, true, correct, top1…top5, p1…p5 as in a run's predictions.parquet (`metrics.predictions_table`); p_true
   (float32, probability of the given label); row (int, the index's); train_images (int) and group (head, medium, tail)
@@ -18,16 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.analysis.accuracy_curves import accuracy_curves
 from rp2k_lab.analysis.causes import add_causes, cause_table, confused_pairs
 from rp2k_lab.analysis.clusters import cluster_table, look_alike_clusters
-from rp2k_lab.analysis.curves import accuracy_curves
-from rp2k_lab.analysis.rules import Rules
-from rp2k_lab.dataset.index import Index
-from rp2k_lab.metrics import Predictions, class_groups, per_class, predictions_table
+from rp2k_lab.config.thresholds import Rules
+from rp2k_lab.dataset.class_groups import class_groups
+from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.evaluation.metrics import Predictions, per_class, predictions_table
 
 
 @dataclass(frozen=True)
-class Tables:
+class ErrorTables:
     """What an analysis found.
 
     Attributes:
@@ -69,7 +70,7 @@ def photo_table(
     )
 
 
-def analyse(
+def analyze(
     photos: pd.DataFrame,
     predictions: Predictions,
     classes: list[str],
@@ -78,14 +79,14 @@ def analyse(
     usual: pd.DataFrame,
     rules: Rules,
     others: str | None,
-) -> Tables:
+) -> ErrorTables:
     """All tables, the cases without their nearest training photos.
 
     Args:
         photos: of `photo_table`, with suspicion and suggested.
         classes: names in the labels' order.
         train_counts: int (classes,).
-        means: of `neighbours.class_means`.
+        means: of `neighbors.class_means`.
         usual: of `photo.usual_measures`.
         others: the catch-all class, or None.
     """
@@ -93,11 +94,11 @@ def analyse(
     cases = add_causes(photos, pairs, usual, rules, others)
     clusters = cluster_table(look_alike_clusters(pairs, others), cases)
     table = class_table(per_class(predictions, classes, train_counts), cases, clusters)
-    return Tables(cases, table, clusters, cause_table(cases), accuracy_curves(cases))
+    return ErrorTables(cases, table, clusters, cause_table(cases), accuracy_curves(cases))
 
 
 def class_table(accuracies: pd.DataFrame, cases: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
-    """`Tables.classes`.
+    """`ErrorTables.classes`.
 
     Args:
         accuracies: of `metrics.per_class`.

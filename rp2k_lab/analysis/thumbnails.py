@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.analysis.gradcam import overlay
-from rp2k_lab.dataset.image import centre_crop, fit, padded_centre, read_resized, read_shrunk
-from rp2k_lab.dataset.index import Index
-from rp2k_lab.errors import DataError
-from rp2k_lab.prediction import Preprocessing
+from rp2k_lab.core.errors import DataError
+from rp2k_lab.dataset.image import center_crop, fit, pad_to_center, read_resized, read_shrunk
+from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.evaluation.predictor import Preprocessing
 
 SIDE = 104  # pixels, the longer side
 
@@ -56,9 +56,9 @@ class Thumbnails:
             resized = read_resized(self._index.root / self._paths[row], way.resized, way.resize)
         except DataError:
             return None
-        shown = overlay(padded_centre(resized, way.resized, way.size), self._heats[row])
+        shown = overlay(pad_to_center(resized, way.resized, way.size), self._heats[row])
         inner = tuple(min(side, most) for side, most in zip(resized.shape[:2], way.size, strict=True))
-        return fit(centre_crop(shown, inner), (SIDE, SIDE))
+        return fit(center_crop(shown, inner), (SIDE, SIDE))
 
 
 def _small(image: np.ndarray) -> np.ndarray:

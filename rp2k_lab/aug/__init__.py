@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rp2k_lab.aug._color import ColorJitter
-from rp2k_lab.aug._erase import Cutout, RandomErasing
-from rp2k_lab.aug._geometry import HorizontalFlip, RandomResizedCrop
-from rp2k_lab.aug._mix import CutMix, Mix, Mixup, soft_targets
-from rp2k_lab.aug._policy import AutoAugment, RandAugment
+from rp2k_lab.aug.color import ColorJitter
+from rp2k_lab.aug.erase import Cutout, RandomErasing
+from rp2k_lab.aug.geometry import HorizontalFlip, RandomResizedCrop
+from rp2k_lab.aug.mix import CutMix, Mix, Mixup, soft_targets
+from rp2k_lab.aug.policy import AutoAugment, RandAugment
 
 __all__ = [
     "Augmentation",
@@ -42,7 +42,7 @@ class Augmentation:
     """What a `conf/aug` choice does.
 
     Attributes:
-        crop: the random crop from the resized photo; None: evaluation's centre crop.
+        crop: the random crop from the resized photo; None: evaluation's center crop.
         operations: what follows on each image, in order.
         mix: what follows on each batch (mixup, CutMix), or None.
     """
@@ -53,10 +53,10 @@ class Augmentation:
 
 
 def build_augmentation(aug, size: tuple[int, int], mean) -> Augmentation:
-    """The augmentation of a `conf/aug` choice, in the published order: crop, flip, colour, policy, erasing.
+    """The augmentation of a `conf/aug` choice, in the published order: crop, flip, color, policy, erasing.
 
     Args:
-        aug: the configuration group (rp2k_lab/config.py).
+        aug: the configuration group (rp2k_lab/config/schema.py).
         size: (height, width) of the network's input; lengths are given at 224 and in proportion to its smaller side.
         mean: the data set's RGB mean on the scale 0 to 1, which fills what has no pixel.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.core.errors import DataError, RequestError
 
 SPLITS = ("train", "val", "test")
 

@@ -10,8 +10,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from rp2k_lab.dataset import formats
-from rp2k_lab.errors import DataError, shown
+from rp2k_lab.core.errors import DataError
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset import image_formats
 
 # Of the code that turns files into pixels (this module and formats.py).  Raise it with every change that reads another
 # size or other pixels from the same file, or refuses another file.
@@ -36,7 +37,7 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns from a thread; formats
 def read_image(path: Path | str) -> np.ndarray:
     """Decode a JPEG, PNG, WebP, BMP or GIF file to uint8 RGB (height, width, 3), turned upright as its EXIF says.
 
-    16 bits become 8, grey and CMYK become RGB, and what is transparent is black, as the letterbox's padding is.
+    16 bits become 8, gray and CMYK become RGB, and what is transparent is black, as the letterbox's padding is.
 
     Raises:
         DataError: the file is missing, empty, damaged or no picture; the message names it.
@@ -66,7 +67,7 @@ def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -
         DataError: as `read_image`.
     """
     data, decoded, resized = _read(path), {}, []
-    frame = formats.jpeg_frame(data) if formats.format_of(data) == "JPEG" else None
+    frame = image_formats.jpeg_frame(data) if image_formats.format_of(data) == "JPEG" else None
     for size, resize in views:
         reduction = _reduction(frame, size, resize) if frame else 1
         if reduction not in decoded:
@@ -78,7 +79,7 @@ def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -
 def read_shrunk(path: Path | str, least: int) -> np.ndarray:
     """`read_image`, but a JPEG at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `least` pixels."""
 
-    def reduction(frame: formats.JpegFrame) -> int:
+    def reduction(frame: image_formats.JpegFrame) -> int:
         return next(r for r in _REDUCTIONS if r == 1 or min(frame.height, frame.width) >= least * r)
 
     return _decode(path, _read(path), reduction)
@@ -89,7 +90,7 @@ def problem_of(path: Path | str) -> str | None:
     try:
         _decode(path, _read(path), lambda frame: 8)
     except DataError as error:
-        return str(error).removeprefix(f"{shown(path)}: ").split("\n")[0]
+        return str(error).removeprefix(f"{escape_controls(path)}: ").split("\n")[0]
     return None
 
 
@@ -99,11 +100,11 @@ def decoder_version() -> str:
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Structure-Retention Resize: the whole image scaled to fit `size` (height, width), centred on black.
+    """Structure-Retention Resize: the whole image scaled to fit `size` (height, width), centered on black.
 
     uint8 (h, w, 3) to uint8 (*size, 3).  The contest entry's most effective single change (published.md, table 3).
     """
-    return padded_centre(fit(image, size), size, size)
+    return pad_to_center(fit(image, size), size, size)
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -123,22 +124,22 @@ def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
 
 
-def padded_centre(image: np.ndarray, canvas: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def pad_to_center(image: np.ndarray, canvas: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """The middle (*size, 3) of a black canvas (height, width) with the image, no larger than that, in its middle."""
     top, left = (canvas[0] - image.shape[0]) // 2, (canvas[1] - image.shape[1]) // 2
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return centre_crop(padded, size)
+    return center_crop(padded, size)
 
 
-def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The middle (*size, 3) of a uint8 image that is at least as large."""
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
     return image[top : top + size[0], left : left + size[1]]
 
 
 def resized_size(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
-    """(height, width) of which a centre crop of `size` keeps `crop_ratio` of each side: 224 / 0.875 = 256."""
+    """(height, width) of which a center crop of `size` keeps `crop_ratio` of each side: 224 / 0.875 = 256."""
     return round(size[0] / crop_ratio), round(size[1] / crop_ratio)
 
 
@@ -153,39 +154,43 @@ def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        raise DataError(f"{shown(path)}: {error.strerror or error}\n{WAY_OUT}") from None
+        raise DataError(f"{escape_controls(path)}: {error.strerror or error}\n{WAY_OUT}") from None
     return data
 
 
-def _decode(path: Path | str, data: bytes, reduction_of: Callable[[formats.JpegFrame], int]) -> np.ndarray:
-    kind = formats.format_of(data)
+def _decode(path: Path | str, data: bytes, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray:
+    kind = image_formats.format_of(data)
     try:
         image = _pixels(data, kind, reduction_of)
     except Exception:  # Pillow alone raises a dozen types for damaged files; whatever it is, the photo is named
         image = None
     if image is None:
-        raise DataError(f"{shown(path)}: {_what_is_wrong(data, kind)}\n{WAY_OUT}")
+        raise DataError(f"{escape_controls(path)}: {_what_is_wrong(data, kind)}\n{WAY_OUT}")
     return image
 
 
-def _pixels(data: bytes, kind: str | None, reduction_of: Callable[[formats.JpegFrame], int]) -> np.ndarray | None:
+def _pixels(data: bytes, kind: str | None, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray | None:
     if kind is None:
         return None
     if kind == "JPEG":
         return _jpeg_pixels(data, reduction_of)
     if kind == "PNG":
-        data = formats.png_pixels(data)
+        data = image_formats.png_pixels(data)
         if data is None:
             return None
-    if formats.may_be_transparent(data, kind):
+    if image_formats.may_be_transparent(data, kind):
         return _over_black(data)
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def _jpeg_pixels(data: bytes, reduction_of: Callable[[formats.JpegFrame], int]) -> np.ndarray | None:
+def _jpeg_pixels(data: bytes, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray | None:
     """The same pixels as OpenCV's, from the same libjpeg-turbo, but sooner, and with its warnings as errors."""
-    frame = formats.jpeg_frame(data)
-    if frame is None or not formats.jpeg_has_end(data, frame) or frame.height * frame.width > formats.MOST_PIXELS:
+    frame = image_formats.jpeg_frame(data)
+    if (
+        frame is None
+        or not image_formats.jpeg_has_end(data, frame)
+        or frame.height * frame.width > image_formats.MOST_PIXELS
+    ):
         return None
     if frame.components == 4:  # CMYK: OpenCV knows Adobe's inverted kind
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -199,7 +204,7 @@ def _jpeg_pixels(data: bytes, reduction_of: Callable[[formats.JpegFrame], int]) 
                 raise
             with Image.open(io.BytesIO(data)) as whole:  # some cameras leave bytes between segments, which do no harm
                 image = np.array(whole.convert("RGB"))
-    turn = _UPRIGHT.get(formats.jpeg_orientation(data, frame))
+    turn = _UPRIGHT.get(image_formats.jpeg_orientation(data, frame))
     return image if turn is None else turn(image)
 
 
@@ -212,17 +217,17 @@ def _what_is_wrong(data: bytes, kind: str | None) -> str:
 
 
 def _over_black(data: bytes) -> np.ndarray:
-    """OpenCV drops alpha and shows whatever colour lies under it; Pillow composes."""
+    """OpenCV drops alpha and shows whatever color lies under it; Pillow composes."""
     with Image.open(io.BytesIO(data)) as image:
-        if image.width * image.height > formats.MOST_PIXELS:
+        if image.width * image.height > image_formats.MOST_PIXELS:
             raise ValueError("too large")
-        turn = _UPRIGHT.get(formats.orientation(image.info.get("exif")))
-        colours = image.convert("RGBA")
-    composed = np.array(Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours).convert("RGB"))
+        turn = _UPRIGHT.get(image_formats.orientation(image.info.get("exif")))
+        colors = image.convert("RGBA")
+    composed = np.array(Image.alpha_composite(Image.new("RGBA", colors.size, "black"), colors).convert("RGB"))
     return composed if turn is None else turn(composed)
 
 
-def _reduction(frame: formats.JpegFrame, size: tuple[int, int], resize: str) -> int:
+def _reduction(frame: image_formats.JpegFrame, size: tuple[int, int], resize: str) -> int:
     """The largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as it is wanted, upright or lying."""
     needed, (height, width) = max if resize == "stretch" else min, size
     upright = needed(height / frame.height, width / frame.width)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from rp2k_lab.dataset import formats
+from rp2k_lab.core.errors import DataError
+from rp2k_lab.core.files import write_atomically
+from rp2k_lab.dataset import image_formats
 from rp2k_lab.dataset.image import decoder_version, problem_of, read_image
-from rp2k_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +149,15 @@ def _header(path: str) -> Header:
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
             # Not getexif(), which decodes a PNG without eXIf.
-            turned = formats.orientation(image.info.get("exif")) >= 5
+            turned = image_formats.orientation(image.info.get("exif")) >= 5
     except Exception:  # Pillow raises a dozen types for damaged files, and refuses some that can be decoded
         return _from_pixels(path)
-    if width * height > formats.MOST_PIXELS:
-        return 0, 0, f"{width}×{height} pixels, more than the {formats.MOST_PIXELS // 10**6} million that are decoded"
+    if width * height > image_formats.MOST_PIXELS:
+        return (
+            0,
+            0,
+            f"{width}×{height} pixels, more than the {image_formats.MOST_PIXELS // 10**6} million that are decoded",
+        )
     return (height, width, None) if turned else (width, height, None)
 
 
@@ -183,11 +187,9 @@ def _read_kept(file: Path) -> pd.DataFrame:
 
 def _write_kept(table: pd.DataFrame, file: Path) -> None:
     """Whole or not at all: two runs may write the same file at once.  Without room for it, the run goes on."""
-    temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
-            table.to_parquet(temporary, index=False)
-            temporary.replace(file)
+        with write_atomically(file) as part:
+            table.to_parquet(part, index=False)
     except OSError as error:
         log.warning("%s: the photos' headers cannot be kept (%s)", file, error.strerror or error)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.errors import RequestError, shown
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.text import escape_controls
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def read_relabels(file: Path) -> pd.DataFrame:
     Raises:
         RequestError: no such CSV, a column is missing, another decision, a path twice.
     """
-    name = f"dataset.relabel={shown(file)}"
+    name = f"dataset.relabel={escape_controls(file)}"
     try:
         lines = pd.read_csv(file, **_AS_WRITTEN)
     except (OSError, ValueError) as error:
@@ -60,7 +61,7 @@ def write_relabels(suspects: pd.DataFrame, file: Path) -> None:
     """A list to be reviewed: a CSV with the columns path, given, suggested and score, in the order of `suspects`.
 
     Args:
-        suspects: with these columns at least, as `analysis.labels.LabelErrors.ranked` has them.
+        suspects: with these columns at least, as `analysis.labels.LabelIssues.ranked` has them.
     """
     suspects.to_csv(file, columns=[*_COLUMNS, "score"], index=False, float_format="%.4f")
 
@@ -81,7 +82,7 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
         RequestError: an unknown path, a photo of val or test, another label than `given`, an unknown class, a class
             that is left without a training photo; or what `read_relabels` refuses.
     """
-    lines, source = read_relabels(file), f"dataset.relabel={shown(file)}"
+    lines, source = read_relabels(file), f"dataset.relabel={escape_controls(file)}"
     photos = listed.set_index("path").reindex(lines["path"]).set_axis(lines.index)
     paths = lines["path"]
     _refuse(source, paths[photos["class"].isna()], "is no photo of this data set", "paths are relative to dataset.root")
@@ -108,7 +109,7 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
     empty = set(table.loc[table["split"] == "train", "class"]) - set(new[table["split"] == "train"])
     if empty:
         raise RequestError(
-            f"{source}: leaves no training photo of the class {shown(min(empty))}\n"
+            f"{source}: leaves no training photo of the class {escape_controls(min(empty))}\n"
             "leave one of its photos out of the list"
         )
     log.info("%d of %d training photos have the label that %s gives them",
@@ -120,4 +121,4 @@ def _refuse(name: str, wrong: pd.Series, reason: str, way_out: str) -> None:
     """Raise RequestError where there is a wrong value; it names the first and its line, and counts the others."""
     if len(wrong):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise RequestError(f"{name}, line {wrong.index[0]}: {shown(wrong.iloc[0])} {reason}{more}\n{way_out}")
+        raise RequestError(f"{name}, line {wrong.index[0]}: {escape_controls(wrong.iloc[0])} {reason}{more}\n{way_out}")

@@ -9,16 +9,16 @@ from typing import Literal
 from mindspore.nn.utils import no_init_parameters
 
 from rp2k_lab.model.attention import BAM, CBAM, SqueezeExcitation
+from rp2k_lab.model.dropout import seed_masks
 from rp2k_lab.model.efficientnet import EfficientNet
 from rp2k_lab.model.inception_resnet_v2 import InceptionResNetV2
-from rp2k_lab.model.initialise import initialise
+from rp2k_lab.model.init import initialize
 from rp2k_lab.model.network import Head, Network, freeze_backbone
-from rp2k_lab.model.preprocess import Normalise, WithPreprocessing
+from rp2k_lab.model.normalize import Normalize, WithPreprocessing
 from rp2k_lab.model.resnet import ResNet
 from rp2k_lab.model.scaling import check_multipliers
-from rp2k_lab.model.stochastic import seed_masks
 from rp2k_lab.model.swin import Swin
-from rp2k_lab.model.torch_weights import load_torch_weights
+from rp2k_lab.model.weights.torch_names import load_torch_weights
 
 _MODELS = {
     "efficientnet_b0": EfficientNet,
@@ -51,7 +51,7 @@ def create_model(
     freeze: Literal["none", "backbone"] = "none",
     **options,
 ) -> Network:
-    """Build a network: normalised float32 NCHW images to logits (batch, num_classes), weights drawn from `seed`.
+    """Build a network: normalized float32 NCHW images to logits (batch, num_classes), weights drawn from `seed`.
 
     Args:
         name: one of `list_models()`, or `inception_resnet_v2_wider`, `resnet50_bam_wider`, `seresnext50_wider`, which
@@ -73,10 +73,10 @@ def create_model(
     if freeze not in ("none", "backbone"):
         raise ValueError(f"model.freeze={freeze}: choose none or backbone")
     check_multipliers(**options)
-    with no_init_parameters():  # every layer would draw weights that `initialise` replaces
+    with no_init_parameters():  # every layer would draw weights that `initialize` replaces
         backbone = _MODELS[name](**options)
         net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate), name)
-    initialise(net, seed)
+    initialize(net, seed)
     net.init_parameters_data()
     seed_masks(net, seed)
     if freeze == "backbone":
@@ -84,4 +84,4 @@ def create_model(
     return net
 
 
-__all__ = ["Network", "Normalise", "WithPreprocessing", "create_model", "list_models", "load_torch_weights"]
+__all__ = ["Network", "Normalize", "WithPreprocessing", "create_model", "list_models", "load_torch_weights"]

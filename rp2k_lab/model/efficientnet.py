@@ -5,9 +5,9 @@ import math
 from mindspore import nn, ops
 
 from rp2k_lab.model.attention import SqueezeExcitation
+from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import SiLU, batch_norm, conv
 from rp2k_lab.model.scaling import scaled_to_eights
-from rp2k_lab.model.stochastic import drop_path
 
 # Per stage: blocks, kernel, stride of the first block, expansion, channels (Tan & Le, arXiv 1905.11946, table 1).
 STAGES = (
@@ -60,7 +60,7 @@ class MobileBlock(nn.Cell):
 
 
 class EfficientNet(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
+    """Normalized float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
 
     Tan & Le, ICML 2019, arXiv 1905.11946, table 1; 1280 channels unless multiplied.
 

@@ -85,7 +85,7 @@ class Residual(nn.Cell):
 
 
 class InceptionResNetV2(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width), sides from 75 on, to features (batch, channels, h, w).
+    """Normalized float32 images (batch, 3, height, width), sides from 75 on, to features (batch, channels, h, w).
 
     Figure 15 of the paper with the stem of Inception-ResNet-v1 (figure 14) and Mixed_5b after it, as in the authors'
     own code, whose weights are in use, and in timm.

@@ -31,7 +31,7 @@ def conv(
 
 
 def batch_norm(channels: int, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm2d:
-    """Batch normalisation with PyTorch's statistics: MindSpore's momentum 0.9 keeps 90 % of the running value."""
+    """Batch normalization with PyTorch's statistics: MindSpore's momentum 0.9 keeps 90 % of the running value."""
     return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
 
 
@@ -79,7 +79,7 @@ class GELU(nn.Cell):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Normalises the last axis (Ba et al., arXiv 1607.06450); float32 (…, channels) to the same shape.
+    """Normalizes the last axis (Ba et al., arXiv 1607.06450); float32 (…, channels) to the same shape.
 
     Means as matrix products, see below: half the time of `nn.LayerNorm` on CPU, forward and backward.  A subclass,
     since mixed precision keeps those in float32: the squares overflow halves.
@@ -92,9 +92,9 @@ class LayerNorm(nn.LayerNorm):
     def construct(self, x):
         rows = x.reshape(-1, self.channels)
         mean = ops.full((self.channels, 1), 1.0 / self.channels, dtype=x.dtype)
-        centred = rows - ops.matmul(ops.matmul(rows, mean), ops.ones((1, self.channels), dtype=x.dtype))
-        scale = ops.rsqrt(ops.matmul(centred * centred, mean) + self.eps)
-        return (centred * ops.matmul(scale, self.gamma.reshape(1, -1)) + self.beta).reshape(x.shape)
+        centered = rows - ops.matmul(ops.matmul(rows, mean), ops.ones((1, self.channels), dtype=x.dtype))
+        scale = ops.rsqrt(ops.matmul(centered * centered, mean) + self.eps)
+        return (centered * ops.matmul(scale, self.gamma.reshape(1, -1)) + self.beta).reshape(x.shape)
 
 
 # On CPU, reductions over several axes and broadcast products are slow; as matrix products with a constant vector their

@@ -2,8 +2,8 @@
 
 from mindspore import nn
 
+from rp2k_lab.model.dropout import Dropout, DropPath
 from rp2k_lab.model.layers import ConvNorm, global_mean
-from rp2k_lab.model.stochastic import Dropout, DropPath
 
 
 class Head(nn.Cell):
@@ -35,7 +35,7 @@ class Head(nn.Cell):
 
 
 class Network(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width) to logits (batch, num_classes).
+    """Normalized float32 images (batch, 3, height, width) to logits (batch, num_classes).
 
     Parameters are named without `backbone.` and `head.`: conv1.weight, layer1.0.conv1.weight, …, fc.weight.
 
@@ -78,7 +78,7 @@ def freeze_backbone(net: Network) -> None:
 def freeze(part: nn.Cell) -> None:
     """Fix every parameter of a part of a network, and whatever else training would change or draw in it.
 
-    Batch norms normalise with their running statistics and no longer update them; stochastic depth lets all pass.
+    Batch norms normalize with their running statistics and no longer update them; stochastic depth lets all pass.
     """
     for parameter in part.get_parameters():
         parameter.requires_grad = False
@@ -92,7 +92,7 @@ def freeze(part: nn.Cell) -> None:
 def freeze_all_but_last(net: Network, with_norm: bool) -> None:
     """Fix all but the classifier and, on request, the last batch norm before the mean: FixRes (arXiv 1906.06423, 4.2).
 
-    Dropout before the classifier stays.  In training that norm normalises by the batch and moves its running
+    Dropout before the classifier stays.  In training that norm normalizes by the batch and moves its running
     statistics, as in the authors' code (`bn3.train()` of the last block, in a network that is otherwise in evaluation
     mode).  That code keeps the norm's scale and shift; here they are trained, as section 4.2 has it.
 

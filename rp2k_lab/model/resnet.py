@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from mindspore import nn, ops
 
+from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import MaxPool, batch_norm, conv
 from rp2k_lab.model.scaling import scaled
-from rp2k_lab.model.stochastic import drop_path
 
 STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 PLANES = (64, 128, 256, 512)
@@ -79,7 +79,7 @@ class Bottleneck(nn.Cell):
 
 
 class ResNet(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
+    """Normalized float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
 
     Args:
         depth: 18 (basic blocks), 50 or 101 (bottlenecks).

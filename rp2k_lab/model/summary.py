@@ -48,7 +48,7 @@ class Summary:
     source: str
 
 
-def summarise(name: str, size: tuple[int, int], batch_size: int, seconds: float, folder: Path) -> Summary:
+def summarize(name: str, size: tuple[int, int], batch_size: int, seconds: float, folder: Path) -> Summary:
     """Build a model, count, and time its forward pass in graph mode.
 
     Args:

@@ -4,9 +4,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import GELU, LayerNorm, conv
 from rp2k_lab.model.scaling import scaled
-from rp2k_lab.model.stochastic import drop_path
 
 WINDOW = 7
 DEPTHS, HEADS, CHANNELS = (2, 2, 6, 2), (3, 6, 12, 24), 96  # Swin-T
@@ -81,7 +81,7 @@ def _roll(x, down: int, right: int):
 
 
 class WindowAttention(nn.Cell):
-    """Multi-head self-attention within windows, with a learnt bias by relative position (section 3.2 of the paper)."""
+    """Multi-head self-attention within windows, with a learned bias by relative position (section 3.2 of the paper)."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -125,7 +125,7 @@ class Mlp(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Attention within (shifted) windows, then an MLP, each on normalised tokens and with a residual (figure 3b)."""
+    """Attention within (shifted) windows, then an MLP, each on normalized tokens and with a residual (figure 3b)."""
 
     def __init__(self, channels: int, heads: int, shifted: bool, drops):
         super().__init__()
@@ -210,7 +210,7 @@ def _heads(channels: int, multiplier: float) -> list[int]:
 
 
 class Swin(nn.Cell):
-    """Normalised float32 images (batch, 3, height, width), 4 divides the sides, to features (batch, channels, h, w).
+    """Normalized float32 images (batch, 3, height, width), 4 divides the sides, to features (batch, channels, h, w).
 
     Section 3 of the paper, Swin-T; 768 channels unless multiplied.  The reference fixes the input size when it is
     built; here every size runs with the same weights, windows that a feature map does not fill being cut to its side,

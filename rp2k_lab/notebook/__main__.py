@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rp2k_lab import PROJECT
-from rp2k_lab.cli import report_error
-from rp2k_lab.credentials import without_credentials
-from rp2k_lab.errors import DataError, RequestError
-from rp2k_lab.runs import stored_run
-from rp2k_lab.stored import RunStore
+from rp2k_lab.cli.app import report_error
+from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.redaction import redact
+from rp2k_lab.tracking.mlflow_runs import RunStore
+from rp2k_lab.tracking.run_lookup import lookup_run
 
 NOTEBOOKS = ("error_cases", "data_tour")
 _CELL_SECONDS = 3600  # for a data set whose photos are listed for the first time
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     request = parser.parse_args(arguments)
     parameters = {"run": request.run or None, "uri": request.uri or None}
     try:
-        stored_run(parameters["uri"], parameters["run"]) if parameters["run"] else RunStore(parameters["uri"])
+        lookup_run(parameters["uri"], parameters["run"]) if parameters["run"] else RunStore(parameters["uri"])
         codes = [_try(name, parameters, request.folder) for name in NOTEBOOKS]
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
@@ -113,7 +113,7 @@ def execute(source: Path, parameters: dict[str, str | None]):
         failed = next(c for c in notebook.cells if any(o.output_type == "error" for o in c.get("outputs", ())))
         where, reason = failed.source.splitlines()[-1], (error.evalue.splitlines() or [""])[0]
         raise CellFailed(f"{source.name}, the cell that ends with {where}: {error.ename}: {reason}") from error
-    cell.source = _assignments({name: value and without_credentials(value) for name, value in parameters.items()})
+    cell.source = _assignments({name: value and redact(value) for name, value in parameters.items()})
     return notebook
 
 

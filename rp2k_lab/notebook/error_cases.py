@@ -4,19 +4,19 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.analysis.causes import CAUSES, MEANINGS
-from rp2k_lab.analysis.label_score import curve_chart
-from rp2k_lab.analysis.page import MEASURES
-from rp2k_lab.charts import accuracy_chart, bar_chart
-from rp2k_lab.notebook.display import Shot, Shown, charts, note, photo_rows, table, together
-from rp2k_lab.notebook.opened import OpenedErrors
-from rp2k_lab.page import percent
-from rp2k_lab.statistics import wilson_interval
+from rp2k_lab.analysis.error_page import MEASURES
+from rp2k_lab.analysis.label_issue_score import curve_chart
+from rp2k_lab.core.text import percent
+from rp2k_lab.evaluation.intervals import wilson_interval
+from rp2k_lab.notebook.cells import Shot, Shown, charts, note, photo_rows, table, together
+from rp2k_lab.notebook.run_context import ErrorsContext
+from rp2k_lab.pages.charts import accuracy_chart, bar_chart
 
 _NEAREST = 3
 _CLUSTER_CLASSES = 8
 
 
-def summary(errors: OpenedErrors) -> Shown:
+def summary(errors: ErrorsContext) -> Shown:
     """Which run it is, and how often it was wrong."""
     cases, run = errors.tables.cases, errors.run
     right, count = int(cases["correct"].sum()), len(cases)
@@ -32,7 +32,7 @@ def summary(errors: OpenedErrors) -> Shown:
     return table(pd.DataFrame({"": facts.keys(), "this run": facts.values()}))
 
 
-def causes(errors: OpenedErrors) -> Shown:
+def causes(errors: ErrorsContext) -> Shown:
     """How many errors each cause explains, and what top-1 would be without them."""
     found, correct = errors.tables.causes, errors.tables.cases["correct"]
     bars = [(row.cause, row.main, f"{row.main:,} ({percent(row.share)})") for row in found.itertuples()]
@@ -49,7 +49,7 @@ def causes(errors: OpenedErrors) -> Shown:
     return together(charts({"errors by main cause": bar_chart("errors by main cause", bars)}), table(details))
 
 
-def examples(errors: OpenedErrors, cause: str, count: int = 3) -> Shown:
+def examples(errors: ErrorsContext, cause: str, count: int = 3) -> Shown:
     """Errors of a main cause beside both classes and the nearest training photos, those the network was surest of.
 
     Args:
@@ -64,7 +64,7 @@ def examples(errors: OpenedErrors, cause: str, count: int = 3) -> Shown:
     rows = []
     for case in chosen.to_dict("records"):
         near = [int(row) for row in case["nearest"][:_NEAREST]]
-        words = f"labelled {case['true']}, recognised as {case['top1']}: {percent(case['p1'])} sure of it, "
+        words = f"labeled {case['true']}, recognized as {case['top1']}: {percent(case['p1'])} sure of it, "
         words += f"{percent(case['p_true'])} of its label"
         shots = [Shot(thumbnails.photo(case["row"])), Shot(thumbnails.example(case["true"]), case["true"])]
         shots.append(Shot(thumbnails.example(case["top1"]), case["top1"]))
@@ -73,13 +73,13 @@ def examples(errors: OpenedErrors, cause: str, count: int = 3) -> Shown:
     return photo_rows(["the photo", "its class", "what it was taken for", "nearest in train", "", ""], rows)
 
 
-def accuracy_over_measures(errors: OpenedErrors) -> Shown:
+def accuracy_over_measures(errors: ErrorsContext) -> Shown:
     """Accuracy with its interval over class size, shape, sharpness and brightness."""
     curves = errors.tables.curves
     return charts({words: accuracy_chart(curves[curves["measure"] == name], words) for name, words in MEASURES.items()})
 
 
-def hardest_classes(errors: OpenedErrors, count: int = 10) -> Shown:
+def hardest_classes(errors: ErrorsContext, count: int = 10) -> Shown:
     """Classes that are surely hard: in the order of their interval's upper end, so that one photo proves nothing."""
     classes = errors.tables.classes
     hard = classes[classes["images"] > 0].sort_values(["high", "class"], kind="stable")[:count]
@@ -97,7 +97,7 @@ def hardest_classes(errors: OpenedErrors, count: int = 10) -> Shown:
     )
 
 
-def clusters(errors: OpenedErrors, count: int = 4) -> Shown:
+def clusters(errors: ErrorsContext, count: int = 4) -> Shown:
     """The families of look-alikes with the most errors among themselves, a training photo of each class."""
     found = errors.tables.clusters[:count]
     if found.empty:
@@ -111,7 +111,7 @@ def clusters(errors: OpenedErrors, count: int = 4) -> Shown:
     return photo_rows([""] * max(len(shots) for _, shots in rows), rows)
 
 
-def photo_score(errors: OpenedErrors) -> Shown:
+def photo_score(errors: ErrorsContext) -> Shown:
     """Whether the photo was at fault, against a shelf set's truth."""
     score = errors.photo_score
     if score is None:
@@ -122,7 +122,7 @@ def photo_score(errors: OpenedErrors) -> Shown:
             {
                 "drawn again without": score["left_out"].map(what),
                 "errors": score["errors"],
-                "then recognised: the photo's fault": score["fault"],
+                "then recognized: the photo's fault": score["fault"],
                 "blamed on the photo": score["flagged"],
                 "rightly": [_share(*each) for each in zip(score["both"], score["flagged"], strict=True)],
                 "found of its faults": [_share(*each) for each in zip(score["both"], score["fault"], strict=True)],
@@ -131,7 +131,7 @@ def photo_score(errors: OpenedErrors) -> Shown:
     )
 
 
-def suspected_labels(errors: OpenedErrors, count: int = 6) -> Shown:
+def suspected_labels(errors: ErrorsContext, count: int = 6) -> Shown:
     """The labels that are doubted most, beside the class that is given and the one that is suggested."""
     listed = errors.label_errors
     if listed is None:
@@ -148,7 +148,7 @@ def suspected_labels(errors: OpenedErrors, count: int = 6) -> Shown:
     return together(note(f"{len(listed):,} labels are doubted; the first {len(rows)}:"), shown)
 
 
-def label_curve(errors: OpenedErrors) -> Shown:
+def label_curve(errors: ErrorsContext) -> Shown:
     """Precision over recall of the ranked labels, where a shelf set knows which are wrong."""
     curve = errors.label_curve
     if curve is None:

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from rp2k_lab.ablation import Ablation, Scale
-from rp2k_lab.metrics import GROUPS
-from rp2k_lab.results import image_row, images_digest, pack
-from rp2k_lab.stored import RunStore
-from rp2k_lab.sweep.storage import stored_study
+from rp2k_lab.ablation.results import image_row, images_digest, pack
+from rp2k_lab.config.ablation import Ablation, Scale
+from rp2k_lab.config.migrations import trial_attributes
+from rp2k_lab.dataset.class_groups import GROUPS
+from rp2k_lab.sweep.storage import read_study
+from rp2k_lab.tracking.mlflow_runs import RunStore
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
 SCORES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1")
@@ -32,7 +33,7 @@ def collect(
         storage: its database; None: the clone's own.
         tracking: the `conf/tracking` choice: where the runs are.
     """
-    with stored_study(storage, study or f"{ablation.name}_{scale}") as found:
+    with read_study(storage, study or f"{ablation.name}_{scale}") as found:
         if found is None:
             return None
         definition, trials = found.user_attrs["definition"], found.get_trials()
@@ -58,10 +59,11 @@ def _time_taken(trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]
     while True:
         ended = part.datetime_complete
         seconds += (ended - part.datetime_start).total_seconds() if ended else np.nan
-        if "goes_on_with" not in part.user_attrs:
+        attributes = trial_attributes(part.user_attrs)
+        if "resumes" not in attributes:
             began = part.datetime_start.astimezone(UTC)
             return {"started": began.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-        part = trials[part.user_attrs["goes_on_with"]]
+        part = trials[attributes["resumes"]]
 
 
 def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downloads: Path) -> tuple[dict, dict | None]:

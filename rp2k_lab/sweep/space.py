@@ -9,15 +9,15 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rp2k_lab.ablation import Ablation, Scale, of_the_experiment
-from rp2k_lab.errors import RequestError
+from rp2k_lab.config.ablation import Ablation, Scale, of_the_experiment
+from rp2k_lab.core.errors import RequestError
 
-Point = Mapping[str, Any]
+Params = Mapping[str, Any]
 _LAST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
-class Table:
+class AblationGrid:
     """Levels × seeds: a fixed grid, each cell run once and to its end."""
 
     ablation: Ablation
@@ -40,15 +40,15 @@ class Table:
         return {"level": CategoricalDistribution(levels), "seed": IntDistribution(0, _LAST_SEED)}
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[Params]:
         """Seed by seed, so that a table that is stopped early compares all levels."""
         return [{"level": level, "seed": s} for s in self.seeds for level in self.ablation.level_names(self.scale)]
 
-    def sources(self, point: Point) -> list[Point]:
+    def sources(self, point: Params) -> list[Params]:
         """The points whose runs a point's run starts from."""
         return [point | {"level": level} for level in self.ablation.starts_from(point["level"], self.scale)]
 
-    def overrides(self, point: Point, runs: Sequence[str] = ()) -> list[str]:
+    def overrides(self, point: Params, runs: Sequence[str] = ()) -> list[str]:
         """The command line of a point's run.
 
         Args:
@@ -57,7 +57,7 @@ class Table:
         started = [f"runs=[{','.join(runs)}]"] if runs else []
         return [*self.ablation.overrides(point["level"], self.scale, self.extra), *started, f"seed={point['seed']}"]
 
-    def label(self, point: Point) -> str:
+    def label(self, point: Params) -> str:
         """A point in a few words."""
         return f"{point['level']}, seed {point['seed']}"
 
@@ -89,7 +89,7 @@ class Search:
         return next((key for key, d in self.space.items() if isinstance(d, CategoricalDistribution)), None)
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[Params]:
         """None are set beforehand."""
         return []
 
@@ -98,15 +98,15 @@ class Search:
         """How many points there are."""
         return math.prod(_count(distribution) for distribution in self.space.values())
 
-    def sources(self, point: Point) -> list[Point]:
+    def sources(self, point: Params) -> list[Params]:
         """None: each run is trained anew."""
         return []
 
-    def overrides(self, point: Point, runs: Sequence[str] = ()) -> list[str]:
+    def overrides(self, point: Params, runs: Sequence[str] = ()) -> list[str]:
         """The command line of a point's run, which leaves test alone."""
         return [*self.fixed, *(f"{key}={value}" for key, value in point.items()), "task.test=false"]
 
-    def label(self, point: Point) -> str:
+    def label(self, point: Params) -> str:
         """A point in a few words."""
         shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in point.items()}
         return " ".join(f"{key}={value}" for key, value in shown.items())
@@ -146,7 +146,7 @@ def parse_seeds(override: Override) -> tuple[int, ...]:
     return tuple(map(int, seeds))
 
 
-def point_key(point: Point) -> str:
+def point_key(point: Params) -> str:
     """A point as text: equal points, equal texts."""
     return json.dumps(dict(point), sort_keys=True, ensure_ascii=False)
 

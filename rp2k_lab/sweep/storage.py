@@ -15,9 +15,9 @@ from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from rp2k_lab.credentials import reveal, without_credentials
-from rp2k_lab.errors import RequestError
-from rp2k_lab.store import STORE
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.redaction import redact, restore_uri
+from rp2k_lab.tracking.mlflow_store import STORE
 
 Returned = TypeVar("Returned")
 # A database that is started anew is back by then.
@@ -34,8 +34,8 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
     Raises:
         RequestError: it cannot be opened.
     """
-    url = reveal(url) if url else _own_url()
-    shown = f"hydra.sweeper.storage={without_credentials(url)}"
+    url = restore_uri(url) if url else _own_url()
+    shown = f"hydra.sweeper.storage={redact(url)}"
     # Each worker thread has a connection or two of its own.
     options: dict[str, Any] = {"pool_pre_ping": True, "max_overflow": -1}
     if url.startswith("sqlite:///"):
@@ -51,7 +51,7 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
     except ImportError as error:
         raise RequestError(f"{shown}: {error}\ninstall it: pip install 'psycopg[binary]'") from error
     except Exception as error:  # whatever the database's driver raises
-        reason = without_credentials(str(error).strip().split("\n")[0])[:160]
+        reason = redact(str(error).strip().split("\n")[0])[:160]
         raise RequestError(f"{shown}: {reason}\nleave it out for a file in the clone") from error
     try:
         yield storage
@@ -60,7 +60,7 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
 
 
 @contextmanager
-def stored_study(url: str | None, name: str) -> Iterator[optuna.Study | None]:
+def read_study(url: str | None, name: str) -> Iterator[optuna.Study | None]:
     """The study of this name, to be read; None where there is none.  Makes no database."""
     url = url or _own_url()
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():

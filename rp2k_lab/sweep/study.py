@@ -15,8 +15,9 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from rp2k_lab.errors import RequestError
-from rp2k_lab.sweep.space import Point, Search, Table, point_key
+from rp2k_lab.config.migrations import migrate_definition
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.sweep.space import AblationGrid, Params, Search, point_key
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -33,7 +34,7 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 }
 
 
-def refuse_another(storage: optuna.storages.RDBStorage, plan: Table | Search, name: str) -> None:
+def refuse_another(storage: optuna.storages.RDBStorage, plan: AblationGrid | Search, name: str) -> None:
     """Make sure that a study of this name, if there is one, is the plan's.
 
     Raises:
@@ -42,14 +43,16 @@ def refuse_another(storage: optuna.storages.RDBStorage, plan: Table | Search, na
     if name not in optuna.get_all_study_names(storage):
         return
     there = optuna.load_study(study_name=name, storage=storage).user_attrs.get("definition", plan.definition())
-    if difference := _difference(there, plan.definition()):
+    if difference := _difference(migrate_definition(there), plan.definition()):
         raise RequestError(
             f"study {name} is there and asks something else: {difference}\n"
             "start another beside it: hydra.sweeper.study=NAME"
         )
 
 
-def open_study(storage: optuna.storages.RDBStorage, plan: Table | Search, name: str, pruner: str, seed: int) -> Study:
+def open_study(
+    storage: optuna.storages.RDBStorage, plan: AblationGrid | Search, name: str, pruner: str, seed: int
+) -> Study:
     """The study of this name, made if it is not there.  To be called inside `exclusive`."""
     sampler = Unrepeated(plan.space, seed)
     options = {"storage": storage, "sampler": sampler, "pruner": PRUNERS[pruner if plan.prunes else "none"]()}
@@ -90,7 +93,7 @@ class Unrepeated(optuna.samplers.BaseSampler):
         raise NotImplementedError("every dimension is known beforehand")
 
 
-def refill(study: Study, plan: Table | Search, retries: int) -> None:
+def refill(study: Study, plan: AblationGrid | Search, retries: int) -> None:
     """Put into the queue what is missing: cells that nobody has run, and points that failed and may be tried again.
 
     A point that starts from others' runs waits until these are complete.  To be called inside `exclusive`: what is
@@ -119,7 +122,7 @@ def by_point(trials: list[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
     return dict(attempts)
 
 
-def runs_of(points: list[Point], attempts: dict[str, list[FrozenTrial]]) -> list[str | None]:
+def runs_of(points: list[Params], attempts: dict[str, list[FrozenTrial]]) -> list[str | None]:
     """The id of the run that completed each point, or None where none has."""
     done = lambda point: [t for t in attempts.get(point_key(point), []) if t.state == TrialState.COMPLETE]  # noqa: E731
     return [trials[-1].user_attrs.get("run_id") if (trials := done(point)) else None for point in points]
@@ -147,13 +150,15 @@ def failures(trials: list[FrozenTrial]) -> int:
     return sum(not trial.user_attrs.get("stopped") for trial in failed)
 
 
-def finished_points(trials: list[FrozenTrial], plan: Table | Search) -> set[str]:
+def finished_points(trials: list[FrozenTrial], plan: AblationGrid | Search) -> set[str]:
     """Those of the plan's points that were run to their end, or pruned."""
     ended = {key for key, tried in by_point(trials).items() if any(t.state in ENDED for t in tried)}
     return ended if plan.prunes else ended & {point_key(point) for point in plan.points}
 
 
-def claim(study: Study, storage: optuna.storages.RDBStorage, plan: Table | Search) -> tuple[optuna.Trial, Point]:
+def claim(
+    study: Study, storage: optuna.storages.RDBStorage, plan: AblationGrid | Search
+) -> tuple[optuna.Trial, Params]:
     """A trial for this worker alone: the next in the queue, or a new one.  To be called inside `exclusive`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # heartbeats are meant for Study.optimize; here is `heartbeat`
@@ -180,7 +185,7 @@ def _difference(there: dict[str, str], asked: dict[str, str]) -> str:
             return f"{key} is new"
         if key not in asked:
             return f"{key} is not in this command"
-        if there[key] != asked[key]:
+        if sorted(there[key].split()) != sorted(asked[key].split()):
             old, new = there[key].split(), asked[key].split()
             gone, come = [x for x in old if x not in new], [x for x in new if x not in old]
             return f"{key} has {' '.join(gone) or 'nothing'} there and {' '.join(come) or 'nothing'} here"

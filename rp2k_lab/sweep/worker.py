@@ -12,18 +12,18 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from rp2k_lab.sweep.display import Display
-from rp2k_lab.sweep.process import TrialFailed, TrialInterrupted, TrialStopped, run_trial
-from rp2k_lab.sweep.space import Point, Search, Table
+from rp2k_lab.sweep.progress import Display
+from rp2k_lab.sweep.space import AblationGrid, Params, Search
 from rp2k_lab.sweep.storage import exclusive, heartbeat, patiently
 from rp2k_lab.sweep.study import by_point, claim, finished_points, interrupted, refill, runs_of
-from rp2k_lab.unsent import can_go_on, going_on
+from rp2k_lab.sweep.trial_process import TrialFailed, TrialInterrupted, TrialStopped, run_trial
+from rp2k_lab.tracking.local_runs import is_resumable, resume_overrides
 
 # How often a worker without work looks whether another's trial has come back.
 _WAIT_SECONDS = 2.0
 
 
-class Worker:
+class StudyWorker:
     """Runs trials one after another.
 
     Args:
@@ -41,7 +41,7 @@ class Worker:
         self,
         study: Study,
         storage: optuna.storages.RDBStorage,
-        plan: Table | Search,
+        plan: AblationGrid | Search,
         n_trials: int,
         extra: list[str],
         folder: Path,
@@ -67,7 +67,7 @@ class Worker:
             else:
                 return
 
-    def _claim(self) -> tuple[tuple[optuna.Trial, Point] | None, bool]:
+    def _claim(self) -> tuple[tuple[optuna.Trial, Params] | None, bool]:
         """A trial and its point, or None where nothing is to do; and whether any trial runs."""
         with exclusive(self._storage, self._study.study_name):
             refill(self._study, self._plan, self._retries)
@@ -81,7 +81,7 @@ class Worker:
             return True
         return self._plan.prunes and len(by_point(trials)) < self._n_trials
 
-    def _run(self, trial: optuna.Trial, point: Point, device: int | None) -> None:
+    def _run(self, trial: optuna.Trial, point: Params, device: int | None) -> None:
         """Run a trial and tell the study what came of it; one that was given to another meanwhile is dropped."""
         started = time.monotonic()
         try:
@@ -91,7 +91,7 @@ class Worker:
             result = "lost: no heartbeat reached the database, and another worker has it now"
         self._display.ended(trial.number, result, time.monotonic() - started)
 
-    def _prepare(self, trial: optuna.Trial, point: Point) -> tuple[list[str], Path, str]:
+    def _prepare(self, trial: optuna.Trial, point: Params) -> tuple[list[str], Path, str]:
         """(a trial's command, its run's folder, its point in words); it goes on with the run of a former trial of the
         point where that was interrupted and its folder is here."""
         attempts = by_point(patiently(lambda: self._study.get_trials(deepcopy=False)))
@@ -100,14 +100,14 @@ class Worker:
             patiently(lambda: trial.set_user_attr("runs", runs))
         overrides, folder = [*self._plan.overrides(point, runs), *self._extra], self._folder / str(trial.number)
         former = interrupted(attempts[trial.user_attrs["point"]])
-        if former and can_go_on(Path(former.user_attrs["folder"])):
+        if former and is_resumable(Path(former.user_attrs["folder"])):
             folder = Path(former.user_attrs["folder"])
-            overrides += going_on(folder)
+            overrides += resume_overrides(folder)
             patiently(lambda: _take_over(trial, former))
             label += f", goes on with the run of trial {former.number}"
         return overrides, folder, label
 
-    def _result(self, trial: optuna.Trial, point: Point, device: int | None) -> float | str | None:
+    def _result(self, trial: optuna.Trial, point: Params, device: int | None) -> float | str | None:
         """Val top-1, None where it was pruned, or the reason why it failed."""
         overrides, folder, label = self._prepare(trial, point)
         self._display.started(trial.number, label)
@@ -142,7 +142,7 @@ def _set_user_attrs(trial: optuna.Trial, attributes: dict[str, Any]) -> None:
 
 def _take_over(trial: optuna.Trial, former: FrozenTrial) -> None:
     """Have a trial know what the run that it goes on with has come to."""
-    _set_user_attrs(trial, {"goes_on_with": former.number, "folder": former.user_attrs["folder"]})
+    _set_user_attrs(trial, {"resumes": former.number, "folder": former.user_attrs["folder"]})
     for epoch, top1 in former.intermediate_values.items():
         _report(trial, top1, epoch)
 
@@ -154,6 +154,6 @@ def _report(trial: optuna.Trial, top1: float, epoch: int) -> None:
         trial.report(top1, epoch)
 
 
-def missing(study: Study, plan: Table | Search, n_trials: int) -> int:
+def missing(study: Study, plan: AblationGrid | Search, n_trials: int) -> int:
     """How many points have not come to an end."""
     return max(0, n_trials - len(finished_points(study.get_trials(deepcopy=False), plan)))

@@ -1,19 +1,19 @@
 """task=convert: weights of PyTorch to a checkpoint of MindSpore, every name accounted for."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import mindspore
 import numpy as np
 
-from rp2k_lab.build import create_network
-from rp2k_lab.checkpoint import save_checkpoint
-from rp2k_lab.config import Config
-from rp2k_lab.errors import RequestError
-from rp2k_lab.model.torch_weights import Match, load_torch_weights, match_torch_weights, renamed
-from rp2k_lab.torch_file import read_torch_file
-from rp2k_lab.torch_pickle import shown
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.files import sha256_of
+from rp2k_lab.model.weights.torch_names import Match, load_torch_weights, match_torch_weights, renamed
+from rp2k_lab.model.weights.torch_reader import read_torch_file
+from rp2k_lab.model.weights.torch_unpickler import excerpt
+from rp2k_lab.train.build import create_network
+from rp2k_lab.train.checkpoint import save_checkpoint
 
 
 def run(config: Config, folder: Path) -> None:
@@ -60,7 +60,7 @@ def print_report(match: Match, file: Path, model: str, with_classifier: bool) ->
     for name in match.missing:
         print(f"  only in the network: {name}")
     for name in match.unexpected:
-        print(f"  only in the file: {shown(name)}")
+        print(f"  only in the file: {excerpt(name)}")
     for name, ours, theirs in match.other_shape:
         print(f"  of another shape: {name} is {theirs} in the file, {ours} in the network")
 
@@ -68,11 +68,9 @@ def print_report(match: Match, file: Path, model: str, with_classifier: bool) ->
 def record(config: Config, match: Match) -> dict:
     """Where a converted checkpoint comes from, for the file beside it."""
     task = config.task
-    with task.input.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "source": task.input.name,
-        "sha256": sha256,
+        "sha256": sha256_of(task.input),
         "bytes": task.input.stat().st_size,
         "model": config.model.model_dump(mode="json", exclude={"pretrained"}),
         "parameters": len(match.loaded),

@@ -12,21 +12,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab import device
-from rp2k_lab.comparison import Verdict, judge, paired_difference
-from rp2k_lab.config import Config
-from rp2k_lab.dataset.index import build_index
-from rp2k_lab.evaluation import Evaluation
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.members import check_classes, check_held_out, load_members, parents
-from rp2k_lab.metrics import Score
-from rp2k_lab.prediction import Predictor
-from rp2k_lab.record import record_evaluation, record_origin
-from rp2k_lab.report import ensemble_table
-from rp2k_lab.sweep.trial import Trial
+from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
+from rp2k_lab.ablation.wording import gain_text
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin
+from rp2k_lab.evaluation.console import top1_table
+from rp2k_lab.evaluation.evaluator import Evaluation
+from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.evaluate import required_evaluators
 from rp2k_lab.task.train import open_tracker, print_where_to_look
-from rp2k_lab.tracker import MemoryTracker
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.tracking.trial_client import Trial
+from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +47,21 @@ def run(config: Config, folder: Path, *others: Config) -> float:
         DataError: a photo that cannot be read.
     """
     task, trial = config.task, Trial.of_this_process()
-    device.set_up(config.device)
+    target.set_up(config.device)
     index = build_index(config.dataset)
-    with SignalWatch() as signals:
+    with StopSignal() as signals:
         runs, members = load_members([config, *others])
         check_classes(index, runs[0], config.dataset.name)
         check_held_out(config, runs)
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         evaluators = required_evaluators(config, index, predictor, SPLITS)
-        log.info("%d networks, tta %s, on %s", len(members), task.tta, device.describe(config.device))
+        log.info("%d networks, tta %s, on %s", len(members), task.tta, target.describe(config.device))
         with open_tracker(config, trial.name or f"ensemble{len(members)}_{members[0].name}", folder) as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)
             found = {
-                split: [evaluator.judge(each, config.dataset.others) for each in evaluator.predict_each()]
+                split: [evaluator.judge(each, config.dataset.catch_all_class) for each in evaluator.predict_each()]
                 for split, evaluator in evaluators.items()
             }
             for split, evaluator in evaluators.items():
@@ -113,3 +114,19 @@ def record_members(
     difference = gain.difference
     tracker.log_metrics({"test/gain": difference.value, "test/gain_low": gain.low, "test/gain_high": gain.high}, 0)
     tracker.set_tags({"best_member": names[best]})
+
+
+def ensemble_table(names: list[str], scores: dict[str, list[dict[str, Score]]], best: int, gain: Verdict) -> str:
+    """Top-1 of every member and of their average, and what the average gains on test over the member best on val.
+
+    Args:
+        names: of the members, and of the average as the last.
+        scores: split to the scores of each of `names`.
+        best: the position of that member.
+        gain: the average against it.
+    """
+    return (
+        f"{top1_table(names, scores)}\n\n"
+        f"gain        {gain_text(gain)} over {names[best]}, the best member on val\n"
+        "            of these very networks: the spread between seeds is not in the interval"
+    )

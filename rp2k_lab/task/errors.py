@@ -5,36 +5,38 @@ from pathlib import Path
 
 import numpy as np
 
-from rp2k_lab import device
-from rp2k_lab.analysis.folds import held_out_probabilities
-from rp2k_lab.analysis.one_run import Measured, analyse_run
-from rp2k_lab.analysis.pair import STATES, pair_table
-from rp2k_lab.analysis.photo import measure_photos, usual_measures
-from rp2k_lab.analysis.record import (
+from rp2k_lab.analysis.analyze_run import Measured, analyze_run
+from rp2k_lab.analysis.artifacts import (
     LABEL_ERRORS,
     explain_errors,
-    record_labels,
+    record_label_issues,
     record_page,
     record_photo_score,
     record_tables,
 )
+from rp2k_lab.analysis.causes import causes_table
+from rp2k_lab.analysis.compare import STATES, pair_table
+from rp2k_lab.analysis.cross_validation import held_out_probabilities
+from rp2k_lab.analysis.label_issue_score import label_lines
+from rp2k_lab.analysis.photo_quality import measure_photos, usual_measures
+from rp2k_lab.analysis.redraw_check import photo_score_lines
 from rp2k_lab.analysis.thumbnails import Thumbnails
-from rp2k_lab.config import Config
-from rp2k_lab.dataset.index import Index, build_index
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.members import check_classes, check_held_out, load_members, parents
-from rp2k_lab.record import record_origin
-from rp2k_lab.report import causes_table, label_lines, photo_score_lines
-from rp2k_lab.runs import EarlierRun
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.dataset.photo_index import Index, build_index
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.task.evaluate import check_splits, print_where_to_look
 from rp2k_lab.task.train import open_tracker
-from rp2k_lab.tracker import MemoryTracker
+from rp2k_lab.tracking.run_lookup import EarlierRun
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: Path, *others: Config) -> None:
-    """Analyse and record; of two runs, the tables are the second's.
+    """Analyze and record; of two runs, the tables are the second's.
 
     Args:
         config: the first run's, restored: its data set, batch size and device serve both.
@@ -46,10 +48,10 @@ def run(config: Config, folder: Path, *others: Config) -> None:
         DataError: a photo that cannot be read, or no room for the features.
         StudyIncomplete: a fold failed.
     """
-    split, folds = config.task.analysed, config.task.folds
-    device.set_up(config.device)
+    split, folds = config.task.analyzed, config.task.folds
+    target.set_up(config.device)
     index = build_index(config.dataset)
-    with SignalWatch() as signals:
+    with StopSignal() as signals:
         check = signals.check
         runs, members = load_members([config, *others])
         check_classes(index, runs[0], config.dataset.name)
@@ -62,13 +64,13 @@ def run(config: Config, folder: Path, *others: Config) -> None:
             held_out = hold_out(tracker, config, index, runs[0], folder, signals) if folds else None
             measured = measure(config, index, held_out, signals)
             found = [
-                analyse_run(config, index, run, member, measured, held_out, check)
+                analyze_run(config, index, run, member, measured, held_out, check)
                 for run, member in zip(runs, members, strict=True)
             ]
             tables, labels = found[-1].tables, found[-1].labels
             pairs = pair_table(*(each.tables.cases for each in found)) if len(found) == 2 else None
             record_tables(tracker, tables, pairs, split, folder)
-            label_score = record_labels(tracker, index, measured.rows, labels, split, folder) if labels else None
+            label_score = record_label_issues(tracker, index, measured.rows, labels, split, folder) if labels else None
             # Neither asks the folds' networks, whose errors those of train are.
             photo_score, heats, method = None, {}, ""
             if split != "train":
@@ -97,7 +99,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
 
 
 def hold_out(
-    tracker: MemoryTracker, config: Config, index: Index, run: EarlierRun, folder: Path, signals: SignalWatch
+    tracker: MemoryTracker, config: Config, index: Index, run: EarlierRun, folder: Path, signals: StopSignal
 ) -> np.ndarray:
     """Probabilities of the training photos by networks that never saw them, float32 (photos, classes)."""
     held_out = held_out_probabilities(config, index, config.task.folds, run, folder, signals)
@@ -105,14 +107,14 @@ def hold_out(
     return held_out.probabilities
 
 
-def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: SignalWatch) -> Measured:
+def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: StopSignal) -> Measured:
     """The split's photos and their measures; of train with folds, the photos that a fold left out."""
-    split, workers = config.task.analysed, config.device.data_workers
+    split, workers = config.task.analyzed, config.device.num_threads
     rows = index.split(split)
     if held_out is not None and (alone := np.isnan(held_out[:, 0])).any():
         log.warning("%d photos are left out: each is the only one of its class, which every fold needs", alone.sum())
         rows = rows[~alone].reset_index(drop=True)
-    log.info("%d photos of %s, %s", len(rows), split, device.describe(config.device))
+    log.info("%d photos of %s, %s", len(rows), split, target.describe(config.device))
     return Measured(
         rows,
         measure_photos(index.root, rows["path"].tolist(), workers, signals.check),

@@ -4,19 +4,19 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from rp2k_lab import device
-from rp2k_lab.build import build_evaluators, build_views
-from rp2k_lab.config import Config
-from rp2k_lab.dataset.index import Index, build_index
-from rp2k_lab.errors import RequestError
-from rp2k_lab.evaluation import Evaluator
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.members import check_classes, check_held_out, load_members, parents
-from rp2k_lab.prediction import Predictor
-from rp2k_lab.record import record_origin, record_split
-from rp2k_lab.report import closing_table
-from rp2k_lab.sweep.trial import Trial
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.dataset.photo_index import Index, build_index
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.artifacts import record_origin, record_split
+from rp2k_lab.evaluation.console import closing_table
+from rp2k_lab.evaluation.evaluator import Evaluator
+from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.train import open_tracker, print_where_to_look
+from rp2k_lab.tracking.trial_client import Trial
+from rp2k_lab.train.build import build_evaluators, build_views
+from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ def run(config: Config, folder: Path) -> float:
         DataError: a photo that cannot be read.
     """
     task, trial = config.task, Trial.of_this_process()
-    device.set_up(config.device)
+    target.set_up(config.device)
     index = build_index(config.dataset)
-    with SignalWatch() as signals:
+    with StopSignal() as signals:
         runs, members = load_members([config])
         check_classes(index, runs[0], config.dataset.name)
         if "val" in task.split:
@@ -43,13 +43,13 @@ def run(config: Config, folder: Path) -> float:
         predictor = Predictor(members, config.batch_size, task.tta, check=signals.check)
         evaluators = required_evaluators(config, index, predictor, task.split)
         for split, evaluator in evaluators.items():
-            log.info("%d photos of %s, %s", len(evaluator.rows), split, device.describe(config.device))
+            log.info("%d photos of %s, %s", len(evaluator.rows), split, target.describe(config.device))
         with open_tracker(config, trial.name or f"evaluate_{members[0].name}", folder) as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)
             scores = {
-                split: record_split(tracker, evaluator, config.dataset.others, 0, folder)
+                split: record_split(tracker, evaluator, config.dataset.catch_all_class, 0, folder)
                 for split, evaluator in evaluators.items()
             }
     print(closing_table(scores))

@@ -1,7 +1,6 @@
 """task=export: a run's network as files that other programs load, with the preprocessing in the graph."""
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import logging
@@ -16,16 +15,17 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from rp2k_lab import device
-from rp2k_lab.config import Config
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.files import sha256_of
+from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.image import resized_size
-from rp2k_lab.errors import RequestError
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.members import load_network
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.predictor import Classifier
 from rp2k_lab.model.layers import GELU
-from rp2k_lab.model.pretrained import normalisation
-from rp2k_lab.prediction import Classifier
-from rp2k_lab.runs import EarlierRun, find_run
+from rp2k_lab.model.weights.pretrained import normalization
+from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
+from rp2k_lab.train.trained_models import load_network
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def run(config: Config, folder: Path) -> None:
     """
     output = config.task.output or folder
     check_replaceable(output)
-    device.set_up(config.device)
-    with SignalWatch() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+    target.set_up(config.device)
+    with StopSignal() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         earlier = find_run(config.tracking.uri, config.runs[0], Path(downloads))
         classifier = Classifier(load_network(config, earlier)).set_train(False)
         log.info("%s: %s, %d classes", earlier.name, config.model.name, len(earlier.classes))
@@ -98,11 +98,11 @@ def check_replaceable(output: Path) -> None:
 
 
 def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarray:
-    """uint8 (batches, *shape): noise around a random colour, each image with its own contrast."""
+    """uint8 (batches, *shape): noise around a random color, each image with its own contrast."""
     rng = np.random.default_rng(0)
-    colour = rng.uniform(0, 255, (batches, shape[0], 1, 1, 3))
+    color = rng.uniform(0, 255, (batches, shape[0], 1, 1, 3))
     contrast = rng.uniform(0, 128, (batches, shape[0], 1, 1, 1))
-    return np.clip(colour + contrast * rng.normal(size=(batches, *shape)), 0, 255).astype(np.uint8)
+    return np.clip(color + contrast * rng.normal(size=(batches, *shape)), 0, 255).astype(np.uint8)
 
 
 @contextlib.contextmanager
@@ -190,12 +190,10 @@ def write_card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> None
 def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, Any]:
     """What a program that uses the files has to know, and where they come from."""
     batch, (height, width), classes = config.task.batch_size, config.size, len(earlier.classes)
-    mean, std = normalisation(config.model, config.dataset)
+    mean, std = normalization(config.model, config.dataset)
     counters = ("moving_mean", "moving_variance", "step")
     weights = [p for p in classifier.get_parameters() if p.name.rpartition(".")[2] not in counters]
-    mean, std = normalisation(config.model, config.dataset)
-    with earlier.checkpoint.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    mean, std = normalization(config.model, config.dataset)
     return {
         "architecture": config.model.model_dump(mode="json"),
         "parameters": sum(parameter.size for parameter in weights),
@@ -205,9 +203,9 @@ def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, 
         "input": {"name": "images", "dtype": "uint8", "layout": "NHWC, RGB", "shape": [batch, height, width, 3]},
         "output": {"name": "probabilities", "dtype": "float32", "layout": "NC", "shape": [batch, classes]},
         "preparation": preparation(config),
-        "normalisation": {"where": "in the graph", "mean": mean, "std": std},
+        "normalization": {"where": "in the graph", "mean": mean, "std": std},
         "run": {"id": earlier.run_id, "name": earlier.name},
-        "checkpoint": {"file": earlier.checkpoint.name, "sha256": sha256},
+        "checkpoint": {"file": earlier.checkpoint.name, "sha256": sha256_of(earlier.checkpoint)},
         "mindspore": mindspore.__version__,
     }
 
@@ -228,7 +226,7 @@ def preparation(config: Config) -> list[dict[str, Any]]:
             "jpeg": reduced,
         },
         {"step": config.resize, "size": [height, width], "how": resize[config.resize], "scaling": scaling},
-        {"step": "centre_crop", "size": list(config.size), "how": "offsets rounded down"},
+        {"step": "center_crop", "size": list(config.size), "how": "offsets rounded down"},
     ]
 
 

@@ -1,7 +1,7 @@
 """task=fixres: an earlier run's network brought to another test size by training its last layers alone.
 
 Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, arXiv 1906.06423, section 4.2: the last
-layers are trained on the training photos, at the new size and on what evaluation shows of them (resize, centre crop, no
+layers are trained on the training photos, at the new size and on what evaluation shows of them (resize, center crop, no
 augmentation).  Which layers those are: `model.network.freeze_all_but_last`.
 
 With `task.tune=classifier` all before the head's dropout is the same in every epoch: train and val pass it once.  The
@@ -15,28 +15,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab import device
-from rp2k_lab.build import release
-from rp2k_lab.checkpoint import load_checkpoint
-from rp2k_lab.comparison import Verdict, judge, paired_difference
-from rp2k_lab.config import Config, NoAug
-from rp2k_lab.dataset.index import build_index
-from rp2k_lab.disk import check_room
-from rp2k_lab.errors import RequestError
-from rp2k_lab.evaluation import Evaluation, Evaluator
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.members import check_classes, check_held_out, load_members, parents
-from rp2k_lab.metrics import Score
-from rp2k_lab.prediction import Predictor, Preprocessing
-from rp2k_lab.record import record_evaluation, record_origin, record_training
-from rp2k_lab.report import fixres_table
-from rp2k_lab.resume import Start
-from rp2k_lab.runs import EarlierRun
-from rp2k_lab.sweep.trial import Trial
+from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
+from rp2k_lab.ablation.wording import gain_text
+from rp2k_lab.config.schema import Config, NoAug
+from rp2k_lab.core.disk import check_disk_space
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin, record_training
+from rp2k_lab.evaluation.console import top1_table
+from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
+from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
-from rp2k_lab.task.train import open_tracker, print_where_to_look, room_taken, train
-from rp2k_lab.tracker import MemoryTracker
-from rp2k_lab.tuning import Tuning, tuning_of
+from rp2k_lab.task.train import open_tracker, print_where_to_look, required_space, train
+from rp2k_lab.tracking.run_lookup import EarlierRun
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.tracking.trial_client import Trial
+from rp2k_lab.train.build import release
+from rp2k_lab.train.checkpoint import load_checkpoint
+from rp2k_lab.train.head_tuning import HeadTuning, build_head_tuning
+from rp2k_lab.train.resume import Start
+from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
 
 SPLITS = ("val", "test")
 AS_EVALUATED = NoAug(name="none", crop=None, flip=0.0, color=0.0)
@@ -56,17 +57,17 @@ def run(config: Config, folder: Path) -> float:
         DataError: a photo that cannot be read, or no room for the features.
     """
     trial = Trial.of_this_process()
-    device.set_up(config.device)
+    target.set_up(config.device)
     config = checked(config)
     index = build_index(config.dataset)
-    with SignalWatch() as signals:
+    with StopSignal() as signals:
         (earlier,), (member,) = load_members([config])
         check_classes(index, earlier, config.dataset.name)
         check_held_out(config, [earlier])
         check_splits(config, index, SPLITS)
-        with tuning_of(config, index, member, SPLITS, folder, signals.check) as tuning:
+        with build_head_tuning(config, index, member, SPLITS, folder, signals.check) as tuning:
             before = replace(member, preprocessing=recorded_preprocessing(earlier))
-            check_room(room_taken(config, tuning.training, len(index.table), folder))
+            check_disk_space(required_space(config, tuning.training, len(index.table), folder))
             predictor = Predictor([before], config.batch_size, check=signals.check)
             old = required_evaluators(config, index, predictor, SPLITS)
             with open_tracker(config, trial.name or f"fixres{config.size[0]}_{member.name}", folder) as tracker:
@@ -106,10 +107,10 @@ def recorded_preprocessing(run: EarlierRun) -> Preprocessing:
 
 def tune(
     config: Config,
-    tuning: Tuning,
+    tuning: HeadTuning,
     old: dict[str, Evaluator],
     tracker: MemoryTracker,
-    signals: SignalWatch,
+    signals: StopSignal,
     trial: Trial,
     folder: Path,
 ) -> tuple[dict[str, list[Evaluation]], Path]:
@@ -118,7 +119,7 @@ def tune(
     Returns:
         (split to the untuned network's evaluations in the old way and the new, and the tuned one's; its checkpoint).
     """
-    others, training = config.dataset.others, tuning.training
+    others, training = config.dataset.catch_all_class, tuning.training
     found = {
         split: [old[split].evaluate(others), evaluator.evaluate(others)]
         for split, evaluator in tuning.evaluators.items()
@@ -177,3 +178,16 @@ def record_comparison(
     file = folder / "fixres.csv"
     pd.DataFrame(columns).to_csv(file, index=False)
     tracker.log_artifact(file)
+
+
+def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], gains: list[Verdict]) -> str:
+    """Top-1 of the untuned networks and, as the last, of the tuned one, and what it gains on test over each of them.
+
+    Args:
+        names: of the networks.
+        scores: split to the scores of each of `names`.
+        gains: of the tuned network over each of the others.
+    """
+    lines = [f"gain        {gain_text(gain)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
+    lines.append("            of these very networks: the spread between seeds is not in the intervals")
+    return "\n".join([top1_table(names, scores), "", *lines])

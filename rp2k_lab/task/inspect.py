@@ -9,22 +9,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rp2k_lab import device
-from rp2k_lab.build import build_photos
-from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import evaluation_batches
-from rp2k_lab.dataset.cache import photo_bytes
-from rp2k_lab.dataset.duplicates import find_copies
-from rp2k_lab.dataset.index import Index, Listing, build_index, index_of, list_photos
-from rp2k_lab.dataset.inspection import SPLITS, class_table, copies_by_relation
-from rp2k_lab.errors import RequestError
-from rp2k_lab.inspection_page import Inspection, inspection_page
+from rp2k_lab.analysis.data_page import Inspection, inspection_page
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.text import escape_controls, text_table
+from rp2k_lab.dataset.image_cache import photo_bytes
+from rp2k_lab.dataset.loader import evaluation_batches
+from rp2k_lab.dataset.near_duplicates import find_copies
+from rp2k_lab.dataset.photo_index import Index, Listing, build_index, index_of, list_photos
+from rp2k_lab.dataset.summary import SPLITS, class_table, copies_by_relation
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.model import list_models
-from rp2k_lab.model.summary import Summary, summarise
-from rp2k_lab.page import printable
-from rp2k_lab.record import record_origin
+from rp2k_lab.model.summary import Summary, summarize
 from rp2k_lab.task.train import open_tracker
-from rp2k_lab.tracker import MemoryTracker
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.train.build import build_photos
 
 
 def run(config: Config, folder: Path) -> None:
@@ -67,14 +67,14 @@ def readable_index(listing: Listing) -> Index:
     table = listing.table[listing.table["problem"].isna()]
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
     index = index_of(listing.root, table, classes, listing.table[listing.table["problem"].notna()])
-    return replace(index, classes=[printable(name) for name in classes])
+    return replace(index, classes=[escape_controls(name) for name in classes])
 
 
 def look(config: Config, listing: Listing) -> Inspection:
     """Everything that the page tells, before it is drawn."""
     photos = listing.table
     readable = photos[photos["problem"].isna()]
-    workers = config.device.data_workers or os.cpu_count() or 1
+    workers = config.device.num_threads or os.cpu_count() or 1
     copies = find_copies(listing.root, readable, workers).join(photos[["path", "class", "split"]])
     return Inspection(listing, class_table(photos), copies, copies_by_relation(copies))
 
@@ -91,7 +91,7 @@ def record_tables(tracker: MemoryTracker, inspection: Inspection, folder: Path) 
     for name, table in tables.items():
         texts = [column for column in ("path", "class") if column in table]
         file = folder / f"{name}.parquet"
-        table.assign(**{column: table[column].map(printable) for column in texts}).to_parquet(file, index=False)
+        table.assign(**{column: table[column].map(escape_controls) for column in texts}).to_parquet(file, index=False)
         tracker.log_artifact(file)
 
 
@@ -132,7 +132,7 @@ def fill_cache(config: Config, folder: Path) -> None:
         )
     rows = index.table.reset_index(names="row")[: photos.cache.room]
     with tqdm(total=len(rows), desc="cache", unit=" photos", leave=False, disable=None) as bar:
-        for batch in evaluation_batches(photos, rows, config.size, 64, config.device.data_workers):
+        for batch in evaluation_batches(photos, rows, config.size, 64, config.device.num_threads):
             bar.update(len(batch))
     print(f"\ncache       {photos.cache.folder}: {len(rows):,} photos of {len(index.table):,}")
     print("next        the same words without task=inspect task.what=cache")
@@ -147,19 +147,19 @@ def print_models(config: Config, folder: Path) -> None:
     """
     task = config.task
     names = task.models or list_models()
-    device.set_up(config.device)
+    target.set_up(config.device)
     with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as scratch:
         bar = tqdm(names, unit="model", leave=False, disable=None)
         rows = []
         for name in bar:
             bar.set_description(name)
             try:
-                rows.append(summarise(name, (task.size, task.size), task.batch_size, task.seconds, Path(scratch)))
+                rows.append(summarize(name, (task.size, task.size), task.batch_size, task.seconds, Path(scratch)))
             except ValueError as error:
                 bar.close()
                 raise RequestError(f"task=inspect: {error}") from None
     print(table(rows, task.size))
-    print(f"\n1000 classes; images/s: forward, batch {task.batch_size}, {device.describe(config.device)}, ", end="")
+    print(f"\n1000 classes; images/s: forward, batch {task.batch_size}, {target.describe(config.device)}, ", end="")
     print(
         f"{os.cpu_count()} cores\nwider: model.final_width (ResNet family, Inception-ResNet-v2), model.head_width (all)"
     )
@@ -181,7 +181,4 @@ def table(rows: Iterable[Summary], size: int) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    align = ["<", *[">"] * (len(head) - 2), "<"]
-    return "\n".join("  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(line, align, widths, strict=True)).rstrip()
-                     for line in [head, *lines])  # fmt: skip
+    return text_table([head, *lines], "<" + ">" * (len(head) - 2) + "<", rule=False)

@@ -10,18 +10,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from rp2k_lab import device
-from rp2k_lab.build import batches_for
-from rp2k_lab.config import Config
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.files import write_atomically
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.folder import IMAGE_SUFFIXES
 from rp2k_lab.dataset.image import read_views
-from rp2k_lab.dataset.rp2k import IMAGE_SUFFIXES
-from rp2k_lab.errors import DataError, RequestError, shown
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.members import load_members, parents
-from rp2k_lab.metrics import top_k
-from rp2k_lab.prediction import Predictor
-from rp2k_lab.record import record_request
+from rp2k_lab.device import target
+from rp2k_lab.evaluation.artifacts import record_request
+from rp2k_lab.evaluation.metrics import top_k
+from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.train import open_tracker
+from rp2k_lab.train.build import batches_for
+from rp2k_lab.train.trained_models import load_members, parents
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,12 @@ def run(config: Config, folder: Path, *others: Config) -> None:
     task = config.task
     root, names = find_photos(task.input)
     output = task.output or folder / "predictions.csv"
-    device.set_up(config.device)
-    with SignalWatch() as signals:
+    target.set_up(config.device)
+    with StopSignal() as signals:
         runs, members = load_members([config, *others])
         config = config.model_copy(update={"batch_size": min(config.batch_size, len(names))})
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
-        log.info("%d photos, tta %s, on %s", len(names), task.tta, device.describe(config.device))
+        log.info("%d photos, tta %s, on %s", len(names), task.tta, target.describe(config.device))
         with open_tracker(config, f"predict_{members[0].name}", folder) as tracker:
             record_request(tracker, config, folder)
             tracker.set_tags(parents(runs))
@@ -58,7 +60,7 @@ def run(config: Config, folder: Path, *others: Config) -> None:
                 tracker.log_artifact(file)
             tracker.set_tags({"photos": len(names), "unreadable_photos": len(problems)})
             if len(problems) == len(names):
-                first = shown(os.path.join(root, names[0]))
+                first = escape_controls(os.path.join(root, names[0]))
                 raise DataError(f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {written[-1]}")
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, compiling included")
     if problems:
@@ -83,7 +85,9 @@ def find_photos(source: Path) -> tuple[Path, list[str]]:
     else:
         root, names = source.parent, [source.name]
     if not names:
-        raise DataError(f"{shown(source)}: names no photo\na photo's name ends in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(
+            f"{escape_controls(source)}: names no photo\na photo's name ends in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return root, names
 
 
@@ -106,7 +110,7 @@ def _listed(file: Path) -> list[str]:
     except (OSError, ValueError) as error:  # UnicodeDecodeError and pandas' own are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise RequestError(
-            f"task.input={shown(file)}: cannot be read as a list ({reason})\n"
+            f"task.input={escape_controls(file)}: cannot be read as a list ({reason})\n"
             "a .txt has a path a line, a .csv a column named path, both in UTF-8"
         ) from None
 
@@ -142,7 +146,7 @@ def readable_views(
                 raise DataError("no regular file")
             return read_views(path, ways)
         except (DataError, ValueError) as error:  # ValueError: a path with a zero byte in it
-            problems[position] = str(error).removeprefix(f"{shown(path)}: ").split("\n")[0]
+            problems[position] = str(error).removeprefix(f"{escape_controls(path)}: ").split("\n")[0]
             return [np.zeros((1, 1, 3), np.uint8)] * len(ways)
 
     return views
@@ -180,6 +184,5 @@ def write(
 
 def _write_table(table: pd.DataFrame, file: Path) -> None:
     """Whole or not at all."""
-    temporary = file.with_name(f".{file.name}.part")
-    table.to_parquet(temporary, index=False) if file.suffix == ".parquet" else table.to_csv(temporary, index=False)
-    temporary.replace(file)
+    with write_atomically(file) as part:
+        table.to_parquet(part, index=False) if file.suffix == ".parquet" else table.to_csv(part, index=False)

@@ -5,16 +5,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from rp2k_lab import PROJECT, run_pair
-from rp2k_lab.ablation import Ablation, Scale, names
-from rp2k_lab.config import Config
-from rp2k_lab.document import Code, Document, Item, Items, Section, text_table, to_html, to_markdown
-from rp2k_lab.errors import RequestError
-from rp2k_lab.results import RESULTS, Results, read_results, replace_file, write_results
-from rp2k_lab.runs import composed_choice
-from rp2k_lab.verdict import Table, judge_table
-from rp2k_lab.verdict_page import FIGURE, PAGE, README, write_documents
-from rp2k_lab.verdict_words import grid, run_command, sentence, summary
+from rp2k_lab import PROJECT
+from rp2k_lab.ablation import compare_runs
+from rp2k_lab.ablation.report import FIGURE, PAGE, README, write_documents
+from rp2k_lab.ablation.results import RESULTS, Results, read_results, write_results
+from rp2k_lab.ablation.verdict import JudgedTable, judge_table
+from rp2k_lab.ablation.wording import grid, run_command, sentence, summary
+from rp2k_lab.config.ablation import Ablation, Scale, names
+from rp2k_lab.config.choices import defaults_of
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.files import write_text
+from rp2k_lab.pages.document import Code, Document, Item, Items, Section, grid_text, to_html, to_markdown
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def report_one(config: Config, folder: Path) -> None:
             f"make them: {run_command(ablation, scale, ablation.seeds)}"
         )
     files = write_documents(table, folder)
-    print(f"\n{ablation.question}\n\n{text_table(grid(table))}\n")
+    print(f"\n{ablation.question}\n\n{grid_text(grid(table))}\n")
     for item in (sentence(row) for row in table.rows if row.baseline):
         print(f"{item.lead}: {item.tag.word}: {item.text}")
     print(f"\nverdict     {summary(table)}")
@@ -65,7 +67,7 @@ def report_one(config: Config, folder: Path) -> None:
 
 def report_all(config: Config, folder: Path) -> None:
     """Every table that has results at the scale, and an overview of them and of the other scales' in `folder`."""
-    tables = {name: Ablation.model_validate(composed_choice("ablation", name)) for name in names()}
+    tables = {name: Ablation.model_validate(defaults_of("ablation", name)) for name in names()}
     judged = {name: judge(config, ablation, folder / name / config.scale) for name, ablation in tables.items()}
     if not any(judged.values()):
         raise RequestError(
@@ -83,7 +85,7 @@ def report_all(config: Config, folder: Path) -> None:
                for name, table in judged.items() if not table]  # fmt: skip
     sections += [Section(f"Without results at scale {config.scale}", [Items(without)])] if without else []
     again = Section("How to compute it again", [Code([f"python run.py task=report ablation=all scale={config.scale}"])])
-    replace_file(folder / README, to_markdown(Document("Experiments", _LEAD, [*sections, again])))
+    write_text(folder / README, to_markdown(Document("Experiments", _LEAD, [*sections, again])))
     for section in sections:
         print(f"\n{section.title}")
         for item in section.blocks[0].items:
@@ -92,18 +94,18 @@ def report_all(config: Config, folder: Path) -> None:
     print(f"next        open {folder / next(n for n, table in judged.items() if table) / config.scale / PAGE}")
 
 
-def _line(table: Table) -> Item:
+def _line(table: JudgedTable) -> Item:
     name = table.ablation.name
     return Item(name, None, f"{table.ablation.question} {summary(table)}", f"{name}/{table.scale}/{README}")
 
 
-def stored(ablation: Ablation, scale: Scale, folder: Path) -> Table | None:
+def stored(ablation: Ablation, scale: Scale, folder: Path) -> JudgedTable | None:
     """A table judged from its committed results in `folder`/<name>/<scale>, or None."""
     place = folder / ablation.name / scale
     return judge_table(ablation, scale, read_results(place)) if (place / RESULTS).is_file() else None
 
 
-def judge(config: Config, ablation: Ablation, folder: Path) -> Table | None:
+def judge(config: Config, ablation: Ablation, folder: Path) -> JudgedTable | None:
     """A table's results, collected from its study or else as they stand in `folder`, judged; None without any."""
     results = collected(config, ablation, folder)
     if results is None and (folder / RESULTS).is_file():
@@ -129,17 +131,17 @@ def collected(config: Config, ablation: Ablation, folder: Path) -> Results | Non
 def report_pair(config: Config, folder: Path) -> None:
     """Two runs: README.md, report.html and the figure, and the table in the terminal."""
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
-        first, second = (run_pair.load_run(config.tracking.uri, one, Path(downloads)) for one in config.runs)
-    pair = run_pair.compare(first, second)
-    document = run_pair.pair_document(pair, FIGURE)
+        first, second = (compare_runs.load_run(config.tracking.uri, one, Path(downloads)) for one in config.runs)
+    pair = compare_runs.compare(first, second)
+    document = compare_runs.pair_document(pair, FIGURE)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {README: to_markdown(document), PAGE: to_html(document), FIGURE: str(run_pair.figure(pair))}
+    texts = {README: to_markdown(document), PAGE: to_html(document), FIGURE: str(compare_runs.figure(pair))}
     for name, text in texts.items():
-        replace_file(folder / name, text)
-    print(f"\nfirst       {first.name}\nsecond      {second.name}\n\n{text_table(run_pair.grid(pair))}\n")
+        write_text(folder / name, text)
+    print(f"\nfirst       {first.name}\nsecond      {second.name}\n\n{grid_text(compare_runs.grid(pair))}\n")
     for key, values in pair.differing.items():
         print(f"{key}: {values[0]} → {values[1]}")
-    print(f"\nresult      {run_pair.summary(pair)}")
+    print(f"\nresult      {compare_runs.summary(pair)}")
     print("            one run of each: the spread between seeds is not in it")
     print(f"documents   {', '.join(texts)} in {folder}")
     print("next        open report.html in a browser")

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rp2k_lab.config import Config
-from rp2k_lab.credentials import without_credentials
-from rp2k_lab.errors import RequestError, shown
-from rp2k_lab.journal import Journal
-from rp2k_lab.sender import Sender, header_of, is_sent
-from rp2k_lab.store import StoreAway, how_to_see, store_uri, unreachable
-from rp2k_lab.unsent import OUTPUTS, answers, journals
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.redaction import redact
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.tracking.journal import Journal
+from rp2k_lab.tracking.local_runs import OUTPUTS, answers, journals
+from rp2k_lab.tracking.mlflow_store import StoreAway, how_to_see, store_uri, unreachable
+from rp2k_lab.tracking.uploader import Uploader, header_of, is_sent
 
 
 def run(config: Config, folder: Path) -> None:
@@ -30,8 +31,10 @@ def run(config: Config, folder: Path) -> None:
     for file in waiting:
         name, meant = _of(file)
         uri = config.tracking.uri or meant
-        if meant not in (None, without_credentials(store_uri(uri))) and not config.runs:
-            print(f"left        {name}, meant for {meant}; runs={shown(file.parent)} sends it here all the same")
+        if meant not in (None, redact(store_uri(uri))) and not config.runs:
+            print(
+                f"left        {name}, meant for {meant}; runs={escape_controls(file.parent)} sends it here all the same"
+            )
         elif uri not in away:
             try:
                 print(_send(file, uri))
@@ -50,7 +53,7 @@ def _send(file: Path, uri: str | None) -> str:
     except RequestError:
         return f"running     {name}: its own process sends it"
     try:
-        sender = Sender(file, uri)
+        sender = Uploader(file, uri)
         sender.send(is_over=True)
     finally:
         journal.close()

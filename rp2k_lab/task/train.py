@@ -6,8 +6,27 @@ from pathlib import Path
 
 from mindspore import nn
 
-from rp2k_lab import callback, device
-from rp2k_lab.build import (
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.disk import SpaceNeed, check_disk_space
+from rp2k_lab.core.errors import Pruned
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.dataset.class_groups import class_groups
+from rp2k_lab.dataset.loader import PhotoViews
+from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
+from rp2k_lab.dataset.photo_index import Index, build_index
+from rp2k_lab.device import target
+from rp2k_lab.device.workers import ALONE, Workers, join_workers
+from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin, record_training
+from rp2k_lab.evaluation.console import closing_table
+from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.tracking.local_runs import check_unused
+from rp2k_lab.tracking.mlflow_runs import RunInfo
+from rp2k_lab.tracking.mlflow_store import store_uri
+from rp2k_lab.tracking.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.tracking.trial_client import Trial
+from rp2k_lab.train import callbacks
+from rp2k_lab.train.build import (
     Training,
     build_batches,
     build_evaluators,
@@ -16,27 +35,10 @@ from rp2k_lab.build import (
     preprocessing,
     release,
 )
-from rp2k_lab.checkpoint import CheckpointFolder, load_checkpoint
-from rp2k_lab.config import Config
-from rp2k_lab.dataset.batches import PhotoViews
-from rp2k_lab.dataset.feed import mindspore_dataset
-from rp2k_lab.dataset.index import Index, build_index
-from rp2k_lab.disk import Need, check_room
-from rp2k_lab.errors import Pruned
-from rp2k_lab.interrupt import SignalWatch
-from rp2k_lab.metrics import Score, class_groups
-from rp2k_lab.parallel import ALONE, Workers, join_workers
-from rp2k_lab.prediction import Member, Predictor
-from rp2k_lab.record import record_evaluation, record_origin, record_training
-from rp2k_lab.report import closing_table
-from rp2k_lab.rerun import verify
-from rp2k_lab.resume import Start, check_record, check_state, earlier_run, is_finished, starting
-from rp2k_lab.store import store_uri
-from rp2k_lab.stored import StoredRun
-from rp2k_lab.sweep.trial import Trial
-from rp2k_lab.tracker import MemoryTracker, MlflowTracker
-from rp2k_lab.trouble import Trouble
-from rp2k_lab.unsent import check_unused
+from rp2k_lab.train.checkpoint import CheckpointFolder, load_checkpoint
+from rp2k_lab.train.failure_dump import FailureDump
+from rp2k_lab.train.resume import Start, acquire_run_folder, check_record, check_state, earlier_run, is_finished
+from rp2k_lab.train.verify import verify
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +67,13 @@ def run(config: Config, folder: Path) -> float:
     if earlier:
         check_state(config, earlier)
     trial = Trial.of_this_process()
-    device.set_up(config.device)
+    target.set_up(config.device)
     workers = join_workers(config.device)
-    with starting(config, None if config.task.verify else earlier, folder, workers) as start:
+    with acquire_run_folder(config, None if config.task.verify else earlier, folder, workers) as start:
         return run_from(start, earlier, config, trial, workers)
 
 
-def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Trial, workers: Workers) -> float:
+def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial, workers: Workers) -> float:
     """The same from a start on.
 
     Args:
@@ -83,15 +85,15 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
     photos = build_photos(config, index)
     batches = build_batches(config, index, photos, index.split("train"), workers, start.step)
     training = build_training(config, batches, workers)
-    if workers.first:
-        cache = [Need("the cache", photos.cache.folder, photos.cache.to_come)] if photos.cache else []
-        check_room(room_taken(config, training, len(photos.paths), folder) + cache)
+    if workers.is_rank_zero:
+        cache = [SpaceNeed("the cache", photos.cache.folder, photos.cache.to_come)] if photos.cache else []
+        check_disk_space(required_space(config, training, len(photos.paths), folder) + cache)
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
     if config.task.verify:
         name = f"verify_{earlier.name}"
     with (
         workers.ending_together(),
-        SignalWatch() as signals,
+        StopSignal() as signals,
         open_tracker(config, name, folder, workers, run_id) as tracker,
     ):
         splits = ("val", "test") if config.task.test else ("val",)
@@ -99,32 +101,32 @@ def run_from(start: Start, earlier: StoredRun | None, config: Config, trial: Tri
         predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
         evaluators = build_evaluators(config, index, PhotoViews([photos]), predictor, splits, workers)
         announce(config, index, training)
-        if workers.first and not start.run:
+        if workers.is_rank_zero and not start.run:
             record_origin(tracker, config, index, folder)
         tracker.set_tags(trial.tags | {"workers": workers.count} | start.tags(config, earlier))
         tracker.deliver()  # from here on task.resume=auto finds the run
         trial.started(tracker.run_id, folder)
-        others = config.dataset.others
+        others = config.dataset.catch_all_class
 
         def evaluate():
             workers.average_batch_statistics(training.model.train_network)
             return evaluators["val"].evaluate(others)[2]
 
         best = train(config, training, evaluate, tracker, signals, trial, start, workers)
-        if workers.first:
+        if workers.is_rank_zero:
             load_checkpoint(training.network, best)
-        workers.take_from_first(training.network)
+        workers.broadcast_parameters(training.network)
         found = {split: evaluator.evaluate(others) for split, evaluator in evaluators.items()}
-        if workers.first:
+        if workers.is_rank_zero:
             for split, evaluator in evaluators.items():
                 record_evaluation(tracker, evaluator, found[split], training.steps, folder)
             record_training(tracker, best, folder)
     scores = {split: scores for split, (_, _, scores) in found.items()}
-    if workers.first:
+    if workers.is_rank_zero:
         print(closing_table(scores))
         print_where_to_look(tracker, folder, best)
     release(training)
-    if workers.first and config.task.verify:
+    if workers.is_rank_zero and config.task.verify:
         print(f"verified    {verify(config.tracking.uri, earlier, tracker.history)}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
@@ -142,7 +144,7 @@ def open_tracker(
     Raises:
         RequestError: the folder of a new run is that of a training.
     """
-    if not workers.first:
+    if not workers.is_rank_zero:
         return MemoryTracker()
     if run_id is None:
         check_unused(folder)
@@ -150,20 +152,20 @@ def open_tracker(
     return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 
 
-def room_taken(config: Config, training: Training, photos: int, folder: Path) -> list[Need]:
+def required_space(config: Config, training: Training, photos: int, folder: Path) -> list[SpaceNeed]:
     """What a run of so many photos will put into its folder and into a store on this machine."""
     best, last = (_bytes_of(net) for net in (training.network, training.model.train_network))
     there = sum(file.stat().st_size for file in folder.glob("checkpoints/*.ckpt") if not file.is_symlink())
     generations = config.task.checkpoints_kept + 1  # each new one is written beside the old
     tables = _BYTES_OF_FIGURES + _BYTES_A_PHOTO * photos
     needs = [
-        Need("checkpoints", folder, max(0, generations * (best + last) - there)),
-        Need("tables and figures", folder, tables),
+        SpaceNeed("checkpoints", folder, max(0, generations * (best + last) - there)),
+        SpaceNeed("tables and figures", folder, tables),
     ]
     store = store_uri(config.tracking.uri)
     if store.startswith("sqlite:///") and config.tracking.name != "offline":
         metrics = _METRICS_A_STEP * training.steps * _BYTES_A_METRIC
-        needs.append(Need("the store", Path(store.removeprefix("sqlite:///")).parent, best + tables + metrics))
+        needs.append(SpaceNeed("the store", Path(store.removeprefix("sqlite:///")).parent, best + tables + metrics))
     return needs
 
 
@@ -177,7 +179,7 @@ def announce(config: Config, index: Index, training: Training) -> None:
     log.info("%s: %d classes, %s photos (%s)", config.dataset.name, len(index.classes), counts, index.root)
     log.info("groups: %s", class_groups(index.train_counts())[1])
     parameters = sum(p.size for p in training.network.trainable_params())
-    log.info("%s: %.1f M parameters on %s", config.model.name, parameters / 1e6, device.describe(config.device))
+    log.info("%s: %.1f M parameters on %s", config.model.name, parameters / 1e6, target.describe(config.device))
     log.info("%d epochs of %d steps; the first step compiles", config.epochs, training.batches.steps_per_epoch)
 
 
@@ -186,7 +188,7 @@ def train(
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
-    signals: SignalWatch,
+    signals: StopSignal,
     trial: Trial,
     start: Start,
     workers: Workers = ALONE,
@@ -200,9 +202,9 @@ def train(
         Pruned: the study that the run is a trial of asked it to stop.
     """
     checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
-    state, batches = take_up(start, config, training, tracker, checkpoints), training.batches
+    state, batches = restore_state(start, config, training, tracker, checkpoints), training.batches
     callbacks = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
-    dispatch, sink_size = callback.Dispatch(state, callbacks), batches.sink_size
+    dispatch, sink_size = callbacks.Dispatch(state, callbacks), batches.sink_size
 
     def train_epochs(epochs: int) -> None:
         training.model.train(
@@ -225,12 +227,12 @@ def train(
     return checkpoints.best
 
 
-def take_up(
+def restore_state(
     start: Start, config: Config, training: Training, tracker: MemoryTracker, checkpoints: CheckpointFolder
-) -> callback.TrainingState:
+) -> callbacks.TrainingState:
     """The state that the training begins in, with the weights and the metrics of then."""
     batches = training.batches
-    state = callback.TrainingState(
+    state = callbacks.TrainingState(
         config.epochs, batches.steps_per_epoch, batches.photos_per_step, training.learning_rate
     )
     if start.run:
@@ -246,29 +248,32 @@ def build_callbacks(
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
     tracker: MemoryTracker,
-    signals: SignalWatch,
+    signals: StopSignal,
     trial: Trial,
     checkpoints: CheckpointFolder,
     workers: Workers = ALONE,
-) -> list[callback.Callback]:
+) -> list[callbacks.Callback]:
     """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
     often, loss, batches = config.task, config.loss, training.batches
     nets = (training.model.train_network, training.network)
-    save = callback.SaveCheckpoints(checkpoints, *nets, tracker, often.checkpoint_epochs, often.checkpoint_minutes)
-    record = Trouble(training, tracker, checkpoints.folder.parent) if workers.first else lambda *_: "see worker 0"
-    chance = callback.chance_loss(batches.labels, batches.num_classes, batches.sampler, loss.label_smoothing)
+    save = callbacks.SaveCheckpoints(checkpoints, *nets, tracker, often.checkpoint_epochs, often.checkpoint_minutes)
+    record = (
+        FailureDump(training, tracker, checkpoints.folder.parent) if workers.is_rank_zero else lambda *_: "see worker 0"
+    )
+    chance = callbacks.chance_loss(batches.labels, batches.num_classes, batches.sampler, loss.label_smoothing)
     of_each = [
-        callback.Agree(workers, signals),
-        callback.NanGuard(checkpoints.last, record),
-        callback.Throughput(tracker),
-        callback.Evaluate(evaluate),
-        callback.Prune(trial),
-        callback.Track(tracker),
+        callbacks.SyncWorkers(workers, signals),
+        callbacks.NanGuard(checkpoints.last, record),
+        callbacks.Throughput(tracker),
+        callbacks.Evaluate(evaluate),
+        callbacks.Prune(trial),
+        callbacks.LogMetrics(tracker),
     ]
-    if not workers.first:
+    if not workers.is_rank_zero:
         return of_each
-    stuck = callback.StuckGuard(tracker, chance, loss.stuck_epochs, loss.stuck, record)
-    return [*of_each, stuck, save, callback.ProgressBar()]
+    guard = config.task.chance_guard
+    chance_guard = callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, record)
+    return [*of_each, chance_guard, save, callbacks.ProgressBar()]
 
 
 def print_where_to_look(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:

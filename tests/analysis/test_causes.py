@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.analysis.causes import CAUSES, add_causes, cause_table, confused_pairs, photo_problems
-from tests.analysis.made import RULES, case, cases, usual
+from tests.helpers.error_cases import RULES, case, cases, usual
 
 CLASSES = ["a", "b", "c", "others"]
 # a and b are near, c is not.

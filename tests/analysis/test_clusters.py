@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.analysis.clusters import cluster_table, look_alike_clusters
-from tests.analysis.made import case, cases
+from tests.helpers.error_cases import case, cases
 
 
 def pairs(*rows: tuple) -> pd.DataFrame:

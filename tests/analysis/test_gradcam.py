@@ -10,7 +10,7 @@ from rp2k_lab.analysis.occlusion import GRID
 from rp2k_lab.model import WithPreprocessing, create_model
 from rp2k_lab.model.layers import ConvNorm
 from rp2k_lab.model.network import Head, Network
-from tests.model import plain
+from tests.helpers import numpy_layers
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 128, 160, 3), np.uint8)
@@ -28,13 +28,15 @@ def network_of(name, **options):
 
 def last_map(network, images):
     """What the mean is taken of, float64 (batch, channels, h, w)."""
-    normalised = (images / 255.0 - np.array(MEAN)) / np.array(STD)
+    normalized = (images / 255.0 - np.array(MEAN)) / np.array(STD)
     net = network.network
-    maps = net.backbone(Tensor(normalised.transpose(0, 3, 1, 2).astype(np.float32)))
+    maps = net.backbone(Tensor(normalized.transpose(0, 3, 1, 2).astype(np.float32)))
     widen = net.head.widen
     maps = maps.asnumpy().astype(np.float64)
     if isinstance(widen, ConvNorm):
-        maps = plain.relu(plain.norm(plain.conv(maps, plain.array(widen.conv.weight)), widen.bn))
+        maps = numpy_layers.relu(
+            numpy_layers.norm(numpy_layers.conv(maps, numpy_layers.array(widen.conv.weight)), widen.bn)
+        )
     return maps
 
 
@@ -57,12 +59,14 @@ def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(name, options, mode):
     found = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2).maps
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     maps, classifier = last_map(network, IMAGES), network.network.head.fc
-    adds = np.einsum("nchw,nc->nhw", maps, plain.array(classifier.weight)[LABELS]) / np.prod(maps.shape[2:])
+    adds = np.einsum("nchw,nc->nhw", maps, numpy_layers.array(classifier.weight)[LABELS]) / np.prod(maps.shape[2:])
     assert min((adds < 0).sum(), (adds > 0).sum()) > 3
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.maximum(adds, 0), atol=2e-4 * np.abs(adds).max())
     logits = network(Tensor(IMAGES)).asnumpy()[np.arange(3), LABELS]
-    np.testing.assert_allclose(adds.sum((1, 2)) + plain.array(classifier.bias)[LABELS], logits, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        adds.sum((1, 2)) + numpy_layers.array(classifier.bias)[LABELS], logits, rtol=1e-3, atol=1e-3
+    )
 
 
 class Bright(nn.Cell):
@@ -86,7 +90,7 @@ def test_a_class_is_found_where_it_is():
     found, method = explain(network, [[image], [image]], np.array([0, 1]), 1)
     assert method == "Grad-CAM"
     corner = np.zeros((4, 4))
-    corner[0, 3] = 1  # white is normalised to 3, black to -1; the weights of brightness add up to 3 and to -1
+    corner[0, 3] = 1  # white is normalized to 3, black to -1; the weights of brightness add up to 3 and to -1
     np.testing.assert_allclose(found[0], corner * 9 / 16, atol=1e-5)
     np.testing.assert_allclose(found[1], (1 - corner) / 16, atol=1e-5)
 
@@ -120,7 +124,7 @@ def test_a_signal_is_heard_between_batches():
         explain(network, [[IMAGES[:2]]], LABELS, 2, stop)
 
 
-def test_the_overlay_is_red_at_the_maximum_and_grey_where_there_is_nothing():
+def test_the_overlay_is_red_at_the_maximum_and_gray_where_there_is_nothing():
     image = np.full((40, 60, 3), (40, 160, 90), np.uint8)
     heat = np.zeros((2, 3), np.float32)
     heat[0, 2] = 1e-3
@@ -132,6 +136,6 @@ def test_the_overlay_is_red_at_the_maximum_and_grey_where_there_is_nothing():
     np.testing.assert_allclose(hot, np.array([40, 160, 90]) * 0.65 + np.array([255, 40, 0]) * 0.35, atol=2)
 
 
-def test_without_heat_all_is_grey():
+def test_without_heat_all_is_gray():
     shown = overlay(IMAGES[0], np.zeros((2, 2), np.float32))
     assert np.ptp(shown, axis=-1).max() == 0

@@ -6,20 +6,20 @@ from mindspore import Tensor, nn
 
 from rp2k_lab.analysis.occlusion import GRID, WINDOW, Occlusion, occluded
 
-GREY = np.array([100, 110, 120], np.uint8)
+GRAY = np.array([100, 110, 120], np.uint8)
 
 
 def test_each_window_is_covered_in_turn():
     image = np.full((56, 28, 3), 200, np.uint8)
-    shown = occluded(image, GREY)
+    shown = occluded(image, GRAY)
     assert (shown.shape, shown.dtype) == ((GRID**2, 56, 28, 3), np.uint8)
-    covered = (shown == GREY).all(-1)
+    covered = (shown == GRAY).all(-1)
     assert (shown[~covered] == 200).all()
     for i, window in enumerate(covered):
         rows, columns = np.nonzero(window)
-        centre = (rows.mean() + 0.5) / 56, (columns.mean() + 0.5) / 28
+        center = (rows.mean() + 0.5) / 56, (columns.mean() + 0.5) / 28
         middle = (i // GRID + 0.5) / GRID, (i % GRID + 0.5) / GRID
-        np.testing.assert_allclose(centre, middle, atol=0.04)  # the outer ones are cut off by the image
+        np.testing.assert_allclose(center, middle, atol=0.04)  # the outer ones are cut off by the image
     assert covered[GRID**2 // 2].mean() == pytest.approx(WINDOW**2, abs=0.02)
     assert covered.any(0).all()
 
@@ -27,7 +27,7 @@ def test_each_window_is_covered_in_turn():
 def test_padding_is_never_covered():
     image = np.zeros((32, 32, 3), np.uint8)
     image[:, 8:24] = 200
-    shown = occluded(image, GREY)
+    shown = occluded(image, GRAY)
     assert not shown[:, :, :8].any()
     assert not shown[:, :, 24:].any()
 
@@ -50,9 +50,9 @@ def test_the_loss_of_the_logit_is_numpys(batch_size):
     rng = np.random.default_rng(0)
     weights, images = rng.normal(size=(16, 20)), rng.integers(1, 256, (3, 16, 20, 3), np.uint8)
     labels = np.array([0, 1, 0])
-    found = Occlusion(Weighed(weights), GREY, batch_size)(images, labels)
+    found = Occlusion(Weighed(weights), GRAY, batch_size)(images, labels)
     for image, label, heat in zip(images, labels, found, strict=True):
-        change = (occluded(image, GREY).astype(float) - image).sum(-1)
+        change = (occluded(image, GRAY).astype(float) - image).sum(-1)
         expected = np.maximum(-(change * weights).sum((1, 2)) / 1000 * (1, -1)[label], 0)
         np.testing.assert_allclose(heat.ravel(), expected, atol=1e-3)
         assert 5 < (expected > 0.01).sum() < GRID**2 - 5

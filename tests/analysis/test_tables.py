@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rp2k_lab.analysis.accuracy_curves import MEASURES
 from rp2k_lab.analysis.causes import CAUSES
-from rp2k_lab.analysis.curves import MEASURES
-from rp2k_lab.analysis.neighbours import class_means, nearest
-from rp2k_lab.analysis.tables import add_nearest, analyse, photo_table
-from rp2k_lab.dataset.index import Index
-from rp2k_lab.metrics import Predictions, predictions_table
-from rp2k_lab.statistics import wilson_interval
-from tests.analysis.made import GOOD_PHOTO, RULES, predictions, usual
+from rp2k_lab.analysis.neighbors import class_means, nearest
+from rp2k_lab.analysis.tables import add_nearest, analyze, photo_table
+from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.evaluation.intervals import wilson_interval
+from rp2k_lab.evaluation.metrics import Predictions, predictions_table
+from tests.helpers.error_cases import GOOD_PHOTO, RULES, predictions, usual
 
 
 def an_index(labels, classes: list[str]) -> Index:
-    """Photos of test as labelled, behind two training photos of each class."""
+    """Photos of test as labeled, behind two training photos of each class."""
     everything = [*np.repeat(np.arange(len(classes)), 2), *labels]
     split = ["train"] * (2 * len(classes)) + ["test"] * len(labels)
     table = pd.DataFrame({"label": everything, "split": split}).astype({"label": "int32"})
@@ -44,7 +44,7 @@ def small_tables():
     photos = photo_table(index, index.split("test"), small(), np.float32([0.25, 0.25, 0.25, 0.75, 0.75]), measures(5))
     photos = photos.assign(suspicion=np.float32(0), suggested="")
     means = np.float32([[1, 0], [0.8, 0.6], [-1, 0]])
-    return analyse(photos, small(), index.classes, index.train_counts(), means, usual(index.classes), RULES, "丙")
+    return analyze(photos, small(), index.classes, index.train_counts(), means, usual(index.classes), RULES, "丙")
 
 
 def test_cases_have_the_predictions_the_row_and_the_measures():
@@ -94,8 +94,8 @@ def test_39_027_photos_of_2388_classes_take_under_60_s_and_4_gib():
     names = [f"商品{i}" for i in range(classes)]
     rng = np.random.default_rng(0)
     train_labels = np.concatenate([np.arange(classes), rng.integers(0, classes, 20_000)])
-    centres = rng.normal(size=(classes // 2, width)).astype(np.float32)[np.arange(classes) // 2]
-    training = centres[train_labels] + rng.normal(0, 0.3, (len(train_labels), width)).astype(np.float32)
+    centers = rng.normal(size=(classes // 2, width)).astype(np.float32)[np.arange(classes) // 2]
+    training = centers[train_labels] + rng.normal(0, 0.3, (len(train_labels), width)).astype(np.float32)
     counts = np.bincount(train_labels, minlength=classes)
     tracemalloc.start()
     started = time.monotonic()
@@ -103,9 +103,9 @@ def test_39_027_photos_of_2388_classes_take_under_60_s_and_4_gib():
     drawn = {name: rng.random(photos, np.float32) for name in (*MEASURES[1:], "glare", "suspicion")}
     table = table.assign(row=np.arange(photos), train_images=counts[said.labels], suggested="", **drawn)
     means = class_means(training, train_labels, classes)
-    found = analyse(table, said, names, counts, means, usual(names), RULES, names[-1])
+    found = analyze(table, said, names, counts, means, usual(names), RULES, names[-1])
     errors = np.flatnonzero(~table["correct"])
-    positions, distances = nearest(centres[said.labels[errors]], training, 3)
+    positions, distances = nearest(centers[said.labels[errors]], training, 3)
     cases = add_nearest(found.cases, errors, positions, distances)
     seconds, (_, peak) = time.monotonic() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -115,7 +115,7 @@ def test_39_027_photos_of_2388_classes_take_under_60_s_and_4_gib():
     assert len(found.classes) == classes
     assert set(found.causes["cause"]) == set(CAUSES)
     assert found.causes["main"].sum() == len(errors)
-    # Neighbours i, i ^ 1 were drawn near, and are most of what is confused.
+    # Neighbors i, i ^ 1 were drawn near, and are most of what is confused.
     assert len(found.clusters) > 20
     assert all(len({int(name[2:]) // 2 for name in names}) == 1 for names in found.clusters["classes"])
     assert (train_labels[positions[:, 0]] // 2 == said.labels[errors] // 2).mean() > 0.9

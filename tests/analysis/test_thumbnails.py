@@ -6,15 +6,15 @@ import pytest
 from PIL import Image
 
 from rp2k_lab.analysis.thumbnails import SIDE, Thumbnails
-from rp2k_lab.dataset.index import index_of
-from rp2k_lab.prediction import Preprocessing
+from rp2k_lab.dataset.photo_index import index_of
+from rp2k_lab.evaluation.predictor import Preprocessing
 
 WAY = Preprocessing((64, 64), "letterbox", 1.0)
 
 
 @pytest.fixture
 def index(tmp_path):
-    """Train has a's of three shapes, each of its own grey, and a broken b; test a tall, white photo."""
+    """Train has a's of three shapes, each of its own gray, and a broken b; test a tall, white photo."""
     rows = []
     for i, (name, split, width, height) in enumerate(
         [("a", "train", 300, 100), ("a", "train", 100, 90), ("a", "train", 50, 400), ("b", "train", 10, 10),

@@ -19,7 +19,7 @@ from rp2k_lab.aug import (
     RandomResizedCrop,
     build_augmentation,
 )
-from rp2k_lab.config import parse
+from rp2k_lab.config.schema import parse
 
 MEAN = (0.4716, 0.4250, 0.3540)
 CHOICES = sorted(file.stem for file in (PROJECT / "conf" / "aug").glob("*.yaml"))

@@ -3,15 +3,15 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import ColorJitter, _color, _transforms
+from rp2k_lab.aug import ColorJitter, color, transforms
 
 
 class TestColorJitter:
     def test_is_the_identity_without_strength(self, image, rng):
         np.testing.assert_array_equal(ColorJitter(0.0)(image.copy(), rng()), image)
 
-    def test_grey_changes_by_brightness_alone_and_within_bounds(self, rng, assert_uniform):
-        """A flat grey image has neither contrast nor colour, so what remains is brightness in 1 ± strength."""
+    def test_gray_changes_by_brightness_alone_and_within_bounds(self, rng, assert_uniform):
+        """A flat gray image has neither contrast nor color, so what remains is brightness in 1 ± strength."""
         values = []
         for seed in range(500):
             result = ColorJitter(0.4)(np.full((6, 6, 3), 100, np.uint8), rng(seed))
@@ -21,7 +21,7 @@ class TestColorJitter:
         assert max(values) <= 140
         assert_uniform((np.array(values) - 59.5) / 81)
 
-    def test_saturation_moves_colour_and_leaves_greyness(self, rng):
+    def test_saturation_moves_color_and_leaves_grayness(self, rng):
         reds = [np.full((4, 4, 3), (200, 100, 100), np.uint8) for _ in range(200)]
         spreads = [int(np.ptp(ColorJitter(0.4)(red, rng(seed))[0, 0])) for seed, red in enumerate(reds)]
         # Each of the three factors scales the distance of the channels: 0.6³ to 1.4³ of 100.
@@ -38,7 +38,7 @@ class TestColorJitter:
         def record(name):
             return lambda image, factor: seen.append((name, factor))
 
-        monkeypatch.setattr(_color, "_ORDERS", tuple(permutations(record(name) for name in "bcs")))
+        monkeypatch.setattr(color, "_ORDERS", tuple(permutations(record(name) for name in "bcs")))
         generator = rng()
         for _ in range(1200):
             ColorJitter(0.4)(None, generator)
@@ -49,13 +49,13 @@ class TestColorJitter:
     @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
     def test_each_factor_is_uniform(self, name, rng, assert_uniform, monkeypatch):
         factors = []
-        orders = tuple(permutations((_transforms.brightness, _transforms.contrast, _transforms.saturation)))
-        assert orders == _color._ORDERS
+        orders = tuple(permutations((transforms.brightness, transforms.contrast, transforms.saturation)))
+        assert orders == color._ORDERS
 
         def record(transform):
             return lambda image, factor: factors.append(factor) if transform.__name__ == name else None
 
-        monkeypatch.setattr(_color, "_ORDERS", tuple(tuple(map(record, order)) for order in orders))
+        monkeypatch.setattr(color, "_ORDERS", tuple(tuple(map(record, order)) for order in orders))
         generator = rng()
         for _ in range(1000):
             ColorJitter(0.4)(None, generator)

@@ -37,13 +37,13 @@ class TestCutout:
 
     def test_is_cut_at_every_border_but_never_empty(self, masks):
         area = masks.sum((1, 2))
-        # The centre is always in the image, so at least 4×4 of the 7×7 are.
+        # The center is always in the image, so at least 4×4 of the 7×7 are.
         assert 16 <= area.min() < 49
         assert area.max() == 49
         assert all(border.any() for border in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
 
     @pytest.mark.parametrize(
-        ("centre", "rows", "columns"),
+        ("center", "rows", "columns"),
         [
             ((10, 15), (7, 13), (12, 18)),
             ((0, 0), (0, 3), (0, 3)),
@@ -52,8 +52,8 @@ class TestCutout:
             ((10, 1), (7, 13), (0, 4)),
         ],
     )
-    def test_square_lies_around_its_centre(self, centre, rows, columns):
-        drawn = (np.array(centre) + 0.5) / (20, 30)
+    def test_square_lies_around_its_center(self, center, rows, columns):
+        drawn = (np.array(center) + 0.5) / (20, 30)
         generator = SimpleNamespace(random=lambda size: drawn)
         mask = Cutout(7, (1, 1, 1))(np.zeros((20, 30, 3), np.uint8), generator)[..., 0]
         expected = np.zeros_like(mask)
@@ -120,14 +120,14 @@ class TestRandomErasing:
         assert width.max() > 70
 
     @pytest.mark.parametrize(
-        ("fill", "colour"), [("mean", (10, 20, 30)), ("black", (0, 0, 0)), ("white", (255, 255, 255))]
+        ("fill", "color"), [("mean", (10, 20, 30)), ("black", (0, 0, 0)), ("white", (255, 255, 255))]
     )
-    def test_fills_with_its_colour(self, fill, colour, rng):
-        grey = np.full((50, 50, 3), 77, np.uint8)
-        result = erasing(fill, p=1.0)(grey.copy(), rng())
-        changed = (result != grey).any(-1)
+    def test_fills_with_its_color(self, fill, color, rng):
+        gray = np.full((50, 50, 3), 77, np.uint8)
+        result = erasing(fill, p=1.0)(gray.copy(), rng())
+        changed = (result != gray).any(-1)
         rectangle(changed)
-        assert (result[changed] == colour).all()
+        assert (result[changed] == color).all()
 
     def test_random_fill_is_uniform_and_other_for_each_value(self, rng):
         result = erasing("random", p=1.0, area=(1.0, 1.0), ratio=1.0)(np.zeros((120, 120, 3), np.uint8), rng())

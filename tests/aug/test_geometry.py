@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rp2k_lab.aug import HorizontalFlip, RandomResizedCrop
-from rp2k_lab.dataset.image import padded_centre
+from rp2k_lab.dataset.image import pad_to_center
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ class TestRandomResizedCrop:
             assert 0 <= top <= shape[0] - height
             assert 0 <= left <= shape[1] - width
 
-    def test_falls_back_to_the_largest_centred_part(self, rng):
+    def test_falls_back_to_the_largest_centered_part(self, rng):
         """A strip of 20×400 cannot hold half its area at a ratio of at most 4/3."""
         crop = RandomResizedCrop((4, 4), area=(0.5, 0.5))
         assert crop._box(20, 400, rng()) == (0, (400 - 27) // 2, 20, 27)
@@ -57,7 +57,7 @@ class TestRandomResizedCrop:
         """But for the photo's edges, which fall between two pixels: smooth pictures, and rows and columns of edges."""
         photo = np.empty((*shape, 3), np.uint8)
         photo[:] = np.linspace(60, 250, shape[0])[:, None, None]
-        padded = padded_centre(photo, (256, 256), (256, 256))
+        padded = pad_to_center(photo, (256, 256), (256, 256))
         crop = RandomResizedCrop((224, 224), area=(0.6, 1.0))
         for seed in range(50):
             target = np.full((224, 224, 3), 99, np.uint8)

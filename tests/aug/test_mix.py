@@ -88,8 +88,8 @@ class TestMixup:
         assert (abs(shares - 0.5) < 0.1).all() == (alpha > 1)
 
 
-def stub(share, drawn=0.0, centre=(0.5, 0.5)):
-    return SimpleNamespace(beta=lambda a, b: share, random=lambda size: np.array([drawn, *centre]))
+def stub(share, drawn=0.0, center=(0.5, 0.5)):
+    return SimpleNamespace(beta=lambda a, b: share, random=lambda size: np.array([drawn, *center]))
 
 
 class TestCutMix:
@@ -114,7 +114,7 @@ class TestCutMix:
         np.testing.assert_array_equal(mixed[~own], images[::-1][~own])
 
     @pytest.mark.parametrize(
-        ("share", "centre", "rows", "columns"),
+        ("share", "center", "rows", "columns"),
         [
             (0.75, (0.5, 0.5), (5, 15), (10, 30)),  # half of each side
             (0.75, (0.0, 0.0), (0, 5), (0, 10)),
@@ -123,8 +123,8 @@ class TestCutMix:
             (1.0, (0.5, 0.5), (10, 10), (20, 20)),
         ],
     )
-    def test_rectangle_has_the_images_proportions_around_its_centre(self, two, share, centre, rows, columns):
-        mixed, shares = CutMix(1.0, 1.0)(two, [stub(share, centre=centre), stub(1.0)])
+    def test_rectangle_has_the_images_proportions_around_its_center(self, two, share, center, rows, columns):
+        mixed, shares = CutMix(1.0, 1.0)(two, [stub(share, center=center), stub(1.0)])
         expected = two[0].copy()
         expected[slice(*rows), slice(*columns)] = 2
         np.testing.assert_array_equal(mixed[0], expected)
@@ -137,7 +137,7 @@ class TestCutMix:
         boxes = [CutMix(1.0, 1.0)._box(1000, 1000, middle) for _ in range(1000)]
         assert_uniform(np.array([(rows.stop - rows.start) ** 2 / 1e6 for rows, _ in boxes]))
 
-    def test_centre_is_uniform(self, rng, assert_uniform):
+    def test_center_is_uniform(self, rng, assert_uniform):
         """A rectangle of 2×2 pixels, so that hardly one is cut."""
         generator = rng()
         small = SimpleNamespace(beta=lambda a, b: 1 - 4e-6, random=generator.random)

@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import AutoAugment, RandAugment, _transforms
-from rp2k_lab.aug._policy import (
+from rp2k_lab.aug import AutoAugment, RandAugment, transforms
+from rp2k_lab.aug.policy import (
     ARGUMENTS,
     AUTOAUGMENT_ARGUMENTS,
     IMAGENET_POLICY,
@@ -65,7 +65,7 @@ class TestMagnitudes:
     @pytest.mark.parametrize(("draw", "degrees"), [(0.49, 27), (0.51, -27)])
     def test_a_step_turns_its_magnitude_and_draw_into_the_transformation(self, draw, degrees, image):
         result = AutoAugment(FILL)._apply(image.copy(), "Rotate", 9, draw)
-        np.testing.assert_array_equal(result, _transforms.rotate(image.copy(), degrees, FILL))
+        np.testing.assert_array_equal(result, transforms.rotate(image.copy(), degrees, FILL))
 
 
 class TestTables:

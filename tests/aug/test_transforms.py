@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from rp2k_lab.aug import _transforms as transforms
+from rp2k_lab.aug import transforms as transforms
 
 FILL = (120, 108, 90)
 

@@ -1,10 +1,10 @@
 import pytest
 
 from rp2k_lab import PROJECT
+from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.dataset.grocery_store import scan
-from rp2k_lab.dataset.index import build_index
-from rp2k_lab.errors import DataError, RequestError
-from tests.dataset.options import dataset
+from rp2k_lab.dataset.photo_index import build_index
+from tests.helpers.dataset_options import dataset
 
 REAL = PROJECT.parent / "shared" / "data" / "grocery_store"
 

@@ -3,11 +3,12 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset import image as image_module
 from rp2k_lab.dataset.image import (
-    centre_crop,
+    center_crop,
     letterbox,
-    padded_centre,
+    pad_to_center,
     read_image,
     read_resized,
     read_shrunk,
@@ -15,7 +16,6 @@ from rp2k_lab.dataset.image import (
     resized_size,
     stretch,
 )
-from rp2k_lab.errors import DataError
 
 
 def gradient(height, width):
@@ -46,7 +46,7 @@ class TestLetterbox:
             ((20, 10), (64, 64), (0, 16, 64, 32)),
         ],
     )
-    def test_picture_is_centred_on_black(self, shape, size, box):
+    def test_picture_is_centered_on_black(self, shape, size, box):
         result = letterbox(np.full((*shape, 3), 200, np.uint8), size)
         top, left, height, width = box
         assert (result.shape, result.dtype) == ((*size, 3), np.uint8)
@@ -99,7 +99,7 @@ class TestStretch:
         assert (stretch(np.full((10, 90, 3), 200, np.uint8), (48, 64)) == 200).all()
 
     def test_shrinking_averages_areas(self):
-        """A fine chequerboard becomes grey; plain bilinear sampling would pick single squares."""
+        """A fine chequerboard becomes gray; plain bilinear sampling would pick single squares."""
         board = np.indices((64, 64)).sum(0) % 2 * 255
         result = stretch(np.repeat(board[..., None], 3, 2).astype(np.uint8), (16, 16))
         np.testing.assert_allclose(result, 127.5, atol=1)
@@ -126,9 +126,9 @@ def test_resized_size(size, ratio, expected):
 
 
 @pytest.mark.parametrize(("size", "corner"), [((4, 4), (3, 2)), ((3, 3), (3, 2)), ((10, 8), (0, 0)), ((1, 1), (4, 3))])
-def test_centre_crop_is_the_middle(size, corner):
+def test_center_crop_is_the_middle(size, corner):
     image = gradient(10, 8)
-    result = centre_crop(image, size)
+    result = center_crop(image, size)
     assert result.shape == (*size, 3)
     np.testing.assert_array_equal(result[0, 0], image[corner])
 
@@ -136,7 +136,7 @@ def test_centre_crop_is_the_middle(size, corner):
 class TestReadImage:
     @pytest.fixture
     def picture(self):
-        """Smooth, so that JPEG keeps it within a few grey levels."""
+        """Smooth, so that JPEG keeps it within a few gray levels."""
         return gradient(24, 40)
 
     def test_jpeg(self, tmp_path, picture):
@@ -156,7 +156,7 @@ class TestReadImage:
         np.testing.assert_array_equal(read_image(tmp_path / "截屏2019-12-09下午7.49.21.png"), picture)
 
     @pytest.mark.parametrize("suffix", ["png", "jpg"])
-    def test_greyscale_becomes_three_channels(self, tmp_path, picture, suffix):
+    def test_grayscale_becomes_three_channels(self, tmp_path, picture, suffix):
         Image.fromarray(picture[..., 0]).save(tmp_path / f"a.{suffix}", quality=95)
         result = read_image(tmp_path / f"a.{suffix}")
         assert result.shape == (24, 40, 3)
@@ -232,7 +232,7 @@ class TestReducedDecoding:
         reduced = read_resized(tmp_path / "a.jpg", size, resize)
         whole = read_image(tmp_path / "a.jpg")
         if resize == "letterbox":
-            reduced, expected = padded_centre(reduced, size, size), letterbox(whole, size)
+            reduced, expected = pad_to_center(reduced, size, size), letterbox(whole, size)
         else:
             expected = stretch(whole, size)
         assert reduced.shape == expected.shape == (*size, 3)

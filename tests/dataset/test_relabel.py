@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.config import parse
-from rp2k_lab.dataset.index import build_index
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.dataset.relabel import read_relabels, relabel, write_relabels
-from rp2k_lab.errors import RequestError
-from tests.dataset.options import dataset
+from tests.helpers.dataset_options import dataset
 
 CLASSES = ["NA", "红枣", "椰子"]
 TABLE = pd.DataFrame(

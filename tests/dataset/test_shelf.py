@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.dataset.shelf.catalogue import OTHERS, build_catalogue
+from rp2k_lab.dataset.shelf.catalog import OTHERS, build_catalog
 from rp2k_lab.dataset.shelf.distributions import RATIO_BINS, RATIO_COUNTS, image_counts
 from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import VERSION, ShelfOptions
@@ -28,13 +28,13 @@ SMALL = {
 FAULTS = {
     "label_noise": 0.15, "exact_duplicates": 0.05, "near_duplicates": 0.05, "exact_leaks": 0.1, "near_leaks": 0.1,
 }  # fmt: skip
-CLEAN = {f"{nuisance}_share": 0.0 for nuisance in NUISANCES} | {"multipack_class_share": 0.0}
+CLEAN = {f"{nuisance}_fraction": 0.0 for nuisance in NUISANCES} | {"multipack_class_fraction": 0.0}
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
     """A small set on disk with every fault planted: (options, folder, truth)."""
-    options = ShelfOptions(**SMALL, **FAULTS, png_share=0.2, seed=4)
+    options = ShelfOptions(**SMALL, **FAULTS, png_fraction=0.2, seed=4)
     folder = make_shelf(options, tmp_path_factory.mktemp("shelf"), progress=False)
     return options, folder, pd.read_parquet(folder / "truth.parquet")
 
@@ -94,7 +94,7 @@ def test_layout_and_truth_agree(faulty):
 
 
 def test_names_are_shaped_like_those_of_rp2k():
-    truth = plan(ShelfOptions(classes=200, train_images=8000, png_share=0.5))
+    truth = plan(ShelfOptions(classes=200, train_images=8000, png_fraction=0.5))
     names = truth["true_class"].unique()
     for mark in "（）_ .+":
         assert any(mark in name for name in names), mark
@@ -174,12 +174,12 @@ def test_a_failed_making_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("others_share", [0.0, 0.03])
-def test_counts_are_exact_and_fall(seed, others_share):
+@pytest.mark.parametrize("others_fraction", [0.0, 0.03])
+def test_counts_are_exact_and_fall(seed, others_fraction):
     rng = np.random.default_rng(seed)
     classes = int(rng.integers(10, 300))
     options = ShelfOptions(
-        seed=seed, classes=classes, min_train_images=10, others_share=others_share,
+        seed=seed, classes=classes, min_train_images=10, others_fraction=others_fraction,
         train_images=classes * int(rng.integers(10, 80)),
         val_images=classes + int(rng.integers(500)), test_images=classes * 4 + int(rng.integers(3000)),
     )  # fmt: skip
@@ -188,15 +188,15 @@ def test_counts_are_exact_and_fall(seed, others_share):
         wanted = getattr(options, f"{split}_images")
         assert counts.sum() == wanted
         assert counts.min() >= getattr(options, f"min_{split}_images")
-        products = counts[: classes - (others_share > 0)]
+        products = counts[: classes - (others_fraction > 0)]
         assert (np.diff(products) <= 0).all()
-        names = [product_class.name for product_class in build_catalogue(options).classes]
+        names = [product_class.name for product_class in build_catalog(options).classes]
         assert len(set(names)) == classes
         found = truth.loc[truth["split"] == split, "true_class"].value_counts()
         assert found.reindex(names).tolist() == counts.tolist()
-        if others_share:
+        if others_fraction:
             minimum = getattr(options, f"min_{split}_images")
-            assert (names[-1], counts[-1]) == (OTHERS, max(minimum, round(others_share * wanted)))
+            assert (names[-1], counts[-1]) == (OTHERS, max(minimum, round(others_fraction * wanted)))
 
 
 def test_full_size_can_be_planned_and_has_the_published_tail():
@@ -241,7 +241,7 @@ def test_sizes_of_a_product_have_disjoint_ratios(seed):
     sized = truth[truth["size"] > 0]
     assert sized["true_class"].nunique() == 16  # 0.4 of 39 classes
     assert plan(ShelfOptions(seed=seed, size_cue=0))["true_class"].nunique() == truth["true_class"].nunique() == 40
-    for _, product in sized.groupby(["brand", "flavour"]):
+    for _, product in sized.groupby(["brand", "flavor"]):
         bounds = product.groupby("size")["ratio"].agg(["min", "max"]).sort_index()
         assert len(bounds) in (2, 3)
         assert (bounds["max"].to_numpy()[:-1] < bounds["min"].to_numpy()[1:]).all()
@@ -249,19 +249,19 @@ def test_sizes_of_a_product_have_disjoint_ratios(seed):
 
 def test_stretched_to_a_square_two_sizes_look_the_same():
     options = ShelfOptions(**CLEAN)
-    catalogue = build_catalogue(options)
+    catalog = build_catalog(options)
     truth = plan(options)
     compared = 0
     for _, low in truth[truth["size"] == 1].groupby("true_class").head(1).iterrows():
-        same_product = (truth["brand"] == low["brand"]) & (truth["flavour"] == low["flavour"])
+        same_product = (truth["brand"] == low["brand"]) & (truth["flavor"] == low["flavor"])
         high = truth[same_product & (truth["size"] == 2)].iloc[0]
         assert high["ratio"] > 1.02 * low["ratio"]
-        siblings = {c.flavour.name for c in catalogue.classes if c.brand and c.brand.name == low["brand"]}
+        siblings = {c.flavor.name for c in catalog.classes if c.brand and c.brand.name == low["brand"]}
         as_high = pd.concat([low.drop(["width", "height"]), high[["width", "height"]]])
-        this, other_size = (square(draw_image(row, catalogue)) for row in (low, as_high))
-        for flavour in siblings - {low["flavour"]}:
-            other_flavour = square(draw_image(low.to_dict() | {"flavour": flavour}, catalogue))
-            assert np.abs(this - other_size).mean() < 0.5 * np.abs(this - other_flavour).mean()
+        this, other_size = (square(draw_image(row, catalog)) for row in (low, as_high))
+        for flavor in siblings - {low["flavor"]}:
+            other_flavor = square(draw_image(low.to_dict() | {"flavor": flavor}, catalog))
+            assert np.abs(this - other_size).mean() < 0.5 * np.abs(this - other_flavor).mean()
             compared += 1
     assert compared >= 5
 
@@ -270,19 +270,19 @@ def test_stretched_to_a_square_no_size_is_sharper():
     """The rank correlation of ratio and vertical sharpness over one product's pictures: small."""
     options = ShelfOptions(**CLEAN)
     truth = plan(options)
-    catalogue = build_catalogue(options)
+    catalog = build_catalog(options)
     row = truth.iloc[0].to_dict()
     shapes = truth[["height", "width", "ratio", "draw_key"]].head(200)
     sharpness = []
     for height, width, draw_key in shapes[["height", "width", "draw_key"]].to_numpy():
-        picture = draw_image(row | {"height": height, "width": width, "draw_key": draw_key}, catalogue)
+        picture = draw_image(row | {"height": height, "width": width, "draw_key": draw_key}, catalog)
         sharpness.append(np.abs(np.diff(square(picture), 2, axis=0)).mean())
     # Crops with a fixed shorter side gave over 0.5 here; chance alone stays within 3 / sqrt(200) = 0.21.
     assert abs(shapes["ratio"].reset_index(drop=True).corr(pd.Series(sharpness), method="spearman")) < 0.25
 
 
 def test_size_tells_nothing_but_the_ratio():
-    truth = plan(ShelfOptions(train_images=20_000, classes=10, others_share=0.0, multipack_class_share=1.0))
+    truth = plan(ShelfOptions(train_images=20_000, classes=10, others_fraction=0.0, multipack_class_fraction=1.0))
     sized = truth[truth["size"] > 0]
     for column in [*NUISANCES, "pack"]:
         present = sized[column] > (1 if column == "pack" else 0)
@@ -298,7 +298,7 @@ def test_size_tells_nothing_but_the_ratio():
 def test_nuisance_share_and_effect(nuisance):
     options = ShelfOptions(train_images=3000)
     truth = plan(options)
-    share = getattr(options, f"{nuisance}_share")
+    share = getattr(options, f"{nuisance}_fraction")
     # Four standard deviations of a binomial share.
     assert abs((truth[nuisance] > 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / len(truth))
     assert truth[nuisance].max() <= 1
@@ -330,22 +330,22 @@ def test_redraw_gives_the_file_again(faulty):
 
 
 def test_jpeg_quality_and_png_share():
-    truth = plan(ShelfOptions(train_images=5000, jpeg_quality=(70, 72), png_share=0.2))
+    truth = plan(ShelfOptions(train_images=5000, jpeg_quality=(70, 72), png_fraction=0.2))
     assert set(truth["jpeg_quality"]) == {0, 70, 71, 72}
     assert abs((truth["jpeg_quality"] == 0).mean() - 0.2) < 4 * np.sqrt(0.16 / len(truth))
 
 
-def test_flavours_differ_in_a_small_visible_part():
-    """At 64 × 64: two flavours differ somewhere clearly, yet over less than a quarter of the picture."""
+def test_flavors_differ_in_a_small_visible_part():
+    """At 64 × 64: two flavors differ somewhere clearly, yet over less than a quarter of the picture."""
     options = ShelfOptions(classes=30, **CLEAN)
-    catalogue = build_catalogue(options)
+    catalog = build_catalog(options)
     row = plan(options).iloc[0]
-    products = {c.product: c for c in catalogue.classes if c.brand and c.brand.name == row["brand"]}
+    products = {c.product: c for c in catalog.classes if c.brand and c.brand.name == row["brand"]}
     pictures = []
     for product in products.values():
         row = row.copy()
-        row["flavour"] = product.flavour.name
-        pictures.append(square(draw_image(row, catalogue)))
+        row["flavor"] = product.flavor.name
+        pictures.append(square(draw_image(row, catalog)))
     assert len(pictures) >= 2
     for picture in pictures[1:]:
         changed = np.abs(picture - pictures[0]).max(axis=2) > 30
@@ -361,8 +361,8 @@ def test_label_noise_has_its_rate_and_names_look_alikes(seed):
     truth = plan(options)
     assert ((truth["given_class"] != truth["true_class"]) == truth["label_error"]).all()
     assert truth.groupby("split")["label_error"].sum().to_dict() == {"train": 400, "val": 0, "test": 0}
-    catalogue = build_catalogue(options)
-    brand = {product_class.name: product_class.brand for product_class in catalogue.classes}
+    catalog = build_catalog(options)
+    brand = {product_class.name: product_class.brand for product_class in catalog.classes}
     wrong = truth[truth["label_error"]]
     similar = wrong["given_class"].map(brand) == wrong["true_class"].map(brand)
     assert 0.8 <= similar.mean() < 0.9
@@ -415,7 +415,7 @@ def test_copies_may_be_half_of_a_split():
     "wrong",
     [
         {"classes": 1}, {"classes": "40"}, {"seed": -1}, {"seed": True}, {"size_cue": 2}, {"size_cue": True},
-        {"label_noise": 0.6}, {"blur_share": 1.5}, {"jpeg_quality": (95, 60)}, {"jpeg_quality": (0, 60)},
+        {"label_noise": 0.6}, {"blur_fraction": 1.5}, {"jpeg_quality": (95, 60)}, {"jpeg_quality": (0, 60)},
         {"side_px": (8, 20)}, {"noisy_splits": ("training",)}, {"images": 3}, {"train_images": 10.5},
     ],
 )  # fmt: skip
@@ -443,7 +443,7 @@ def test_impossible_faults_are_refused():
 def test_fingerprint_depends_on_options_version_and_opencv(monkeypatch):
     options = ShelfOptions()
     assert options.fingerprint() == ShelfOptions(jpeg_quality=[60, 95]).fingerprint()
-    assert options.fingerprint() != ShelfOptions(blur_share=0.26).fingerprint()
+    assert options.fingerprint() != ShelfOptions(blur_fraction=0.26).fingerprint()
     before = options.fingerprint()
     monkeypatch.setattr(cv2, "__version__", "0")
     assert options.fingerprint() != before
@@ -462,9 +462,9 @@ def test_other_bytes_need_another_version(faulty):
 
 def test_size_is_no_part_of_the_art():
     """Two sizes differ in their class name and size alone, so nothing else can be drawn differently."""
-    catalogue = build_catalogue(ShelfOptions())
+    catalog = build_catalog(ShelfOptions())
     groups: dict[int, set] = {}
-    for product_class in catalogue.classes:
+    for product_class in catalog.classes:
         if product_class.size:
             groups.setdefault(product_class.product, set()).add(replace(product_class, name="", size=0))
     assert groups

@@ -5,39 +5,39 @@ import pytest
 from mindspore import Tensor
 
 from rp2k_lab.model.attention import BAM, CBAM, SqueezeExcitation
-from tests.model import plain
+from tests.helpers import numpy_layers
 
 pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def squeeze_excitation(x, cell):
     """The paper's formulation: mean, two dense layers, broadcast product."""
-    w1, w2 = (plain.array(p)[:, :, 0, 0] for p in (cell.fc1.weight, cell.fc2.weight))
-    hidden = plain.relu(x.mean((2, 3)) @ w1.T + plain.array(cell.fc1.bias))
-    return x * plain.sigmoid(hidden @ w2.T + plain.array(cell.fc2.bias))[:, :, None, None]
+    w1, w2 = (numpy_layers.array(p)[:, :, 0, 0] for p in (cell.fc1.weight, cell.fc2.weight))
+    hidden = numpy_layers.relu(x.mean((2, 3)) @ w1.T + numpy_layers.array(cell.fc1.bias))
+    return x * numpy_layers.sigmoid(hidden @ w2.T + numpy_layers.array(cell.fc2.bias))[:, :, None, None]
 
 
 def bam(x, cell):
     def conv(x, part, pad=0):
-        weight, bias = plain.array(part.weight), plain.array(part.bias)
-        return plain.conv(x, weight, bias, pads=(pad,) * 4, dilation=max(pad, 1))
+        weight, bias = numpy_layers.array(part.weight), numpy_layers.array(part.bias)
+        return numpy_layers.conv(x, weight, bias, pads=(pad,) * 4, dilation=max(pad, 1))
 
-    hidden = plain.relu(plain.norm(plain.dense(x.mean((2, 3)), cell.channel_fc1), cell.channel_bn))
-    channel = plain.dense(hidden, cell.channel_fc2)[:, :, None, None]
-    spatial = plain.relu(plain.norm(conv(x, cell.spatial_reduce), cell.spatial_bn0))
-    spatial = plain.relu(plain.norm(conv(spatial, cell.spatial_conv1, 4), cell.spatial_bn1))
-    spatial = plain.relu(plain.norm(conv(spatial, cell.spatial_conv2, 4), cell.spatial_bn2))
-    return x * (1 + plain.sigmoid(channel * conv(spatial, cell.spatial_final)))
+    hidden = numpy_layers.relu(numpy_layers.norm(numpy_layers.dense(x.mean((2, 3)), cell.channel_fc1), cell.channel_bn))
+    channel = numpy_layers.dense(hidden, cell.channel_fc2)[:, :, None, None]
+    spatial = numpy_layers.relu(numpy_layers.norm(conv(x, cell.spatial_reduce), cell.spatial_bn0))
+    spatial = numpy_layers.relu(numpy_layers.norm(conv(spatial, cell.spatial_conv1, 4), cell.spatial_bn1))
+    spatial = numpy_layers.relu(numpy_layers.norm(conv(spatial, cell.spatial_conv2, 4), cell.spatial_bn2))
+    return x * (1 + numpy_layers.sigmoid(channel * conv(spatial, cell.spatial_final)))
 
 
 def cbam(x, cell):
     def gate(pooled):
-        return plain.dense(plain.relu(plain.dense(pooled, cell.fc1)), cell.fc2)
+        return numpy_layers.dense(numpy_layers.relu(numpy_layers.dense(pooled, cell.fc1)), cell.fc2)
 
-    x = x * plain.sigmoid(gate(x.mean((2, 3))) + gate(x.max((2, 3))))[:, :, None, None]
+    x = x * numpy_layers.sigmoid(gate(x.mean((2, 3))) + gate(x.max((2, 3))))[:, :, None, None]
     pooled = np.stack((x.max(1), x.mean(1)), 1)
-    spatial = plain.conv(pooled, plain.array(cell.spatial.conv.weight), pads=(3, 3, 3, 3))
-    return x * plain.sigmoid(plain.norm(spatial, cell.spatial.bn))
+    spatial = numpy_layers.conv(pooled, numpy_layers.array(cell.spatial.conv.weight), pads=(3, 3, 3, 3))
+    return x * numpy_layers.sigmoid(numpy_layers.norm(spatial, cell.spatial.bn))
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 7, 7), (3, 32, 5, 9), (1, 16, 1, 1)])
@@ -47,7 +47,7 @@ def cbam(x, cell):
     ids=lambda value: value.__name__,
 )
 def test_equals_its_formula(module, formula, shape):
-    cell = plain.draw_parameters(module(shape[1]))
+    cell = numpy_layers.draw_parameters(module(shape[1]))
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     expected = formula(x.astype(np.float64), cell)
     result = cell(Tensor(x)).asnumpy()

@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor, amp, nn
 
 from rp2k_lab.model import layers
-from tests.model import plain
+from tests.helpers import numpy_layers
 
 pytestmark = pytest.mark.usefixtures("pynative")
 
@@ -52,12 +52,12 @@ def test_activations_are_exact():
 def layer_norm(x, cell):
     x = x.astype(np.float64)
     scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + cell.eps)
-    return scaled * plain.array(cell.gamma) + plain.array(cell.beta)
+    return scaled * numpy_layers.array(cell.gamma) + numpy_layers.array(cell.beta)
 
 
 @pytest.mark.parametrize("shape", [(3, 96), (2, 5, 7, 768), (1, 1, 8)])
 def test_layer_norm(shape):
-    cell = plain.draw_parameters(layers.LayerNorm(shape[-1]))
+    cell = numpy_layers.draw_parameters(layers.LayerNorm(shape[-1]))
     x = 5 + 3 * draw(*shape)
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), layer_norm(x, cell), rtol=1e-4, atol=1e-5)
 
@@ -88,9 +88,9 @@ def same(side, kernel, stride):
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2)])
 class TestPadding:
     def check(self, size, kernel, stride, padding, pads):
-        cell = plain.draw_parameters(layers.conv(3, 4, kernel, stride, padding=padding, bias=True))
+        cell = numpy_layers.draw_parameters(layers.conv(3, 4, kernel, stride, padding=padding, bias=True))
         x = draw(2, 3, *size)
-        expected = plain.conv(x, plain.array(cell.weight), plain.array(cell.bias), stride, pads)
+        expected = numpy_layers.conv(x, numpy_layers.array(cell.weight), numpy_layers.array(cell.bias), stride, pads)
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
     def test_by_default_half_the_kernel_on_each_side(self, size, kernel, stride):
@@ -116,21 +116,23 @@ class TestPadding:
     ids=str,
 )
 def test_other_convolutions(kernel, options, pads):
-    cell = plain.draw_parameters(layers.conv(4, 6, kernel, **options))
+    cell = numpy_layers.draw_parameters(layers.conv(4, 6, kernel, **options))
     x = draw(2, 4, 9, 8)
-    expected = plain.conv(x, plain.array(cell.weight), pads=pads, **options)
+    expected = numpy_layers.conv(x, numpy_layers.array(cell.weight), pads=pads, **options)
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("act", [True, False])
 def test_conv_norm_is_convolution_norm_and_activation(act):
     options = {} if act else {"act": None}
-    cell = plain.draw_parameters(layers.ConvNorm(3, 4, 3, stride=2, eps=0.1, **options))
+    cell = numpy_layers.draw_parameters(layers.ConvNorm(3, 4, 3, stride=2, eps=0.1, **options))
     x = draw(2, 3, 7, 6)
-    expected = plain.norm(plain.conv(x, plain.array(cell.conv.weight), stride=2, pads=(1, 1, 1, 1)), cell.bn)
+    expected = numpy_layers.norm(
+        numpy_layers.conv(x, numpy_layers.array(cell.conv.weight), stride=2, pads=(1, 1, 1, 1)), cell.bn
+    )
     assert cell.bn.eps == 0.1
     assert (expected < 0).any()
-    expected = plain.relu(expected) if act else expected
+    expected = numpy_layers.relu(expected) if act else expected
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -10,15 +10,14 @@ from mindspore.nn.utils import no_init_parameters
 
 from rp2k_lab import PROJECT
 from rp2k_lab import model as zoo
-from rp2k_lab.build import create_network
-from rp2k_lab.checkpoint import load_checkpoint, save_checkpoint
-from rp2k_lab.config import parse
+from rp2k_lab.config.schema import parse
 from rp2k_lab.model import create_model, list_models
 from rp2k_lab.model.resnet import ResNet
-from rp2k_lab.model.torch_weights import torch_name
-from tests.parity import draw
-
-from .conftest import SLOW, no_weights
+from rp2k_lab.model.weights.torch_names import torch_name
+from rp2k_lab.train.build import create_network
+from rp2k_lab.train.checkpoint import load_checkpoint, save_checkpoint
+from tests.helpers import parity_inputs
+from tests.helpers.zoo import SLOW, no_weights
 
 # Parameters at 1000 classes of the reference implementations (published.md); resnet18: torchvision.
 PUBLISHED = {
@@ -54,14 +53,14 @@ def net(name):
     with no_weights():
         net = create_model(name, 7)
     for parameter in net.get_parameters():
-        parameter.set_data(Tensor(draw.draw_weight(torch_name(parameter.name), parameter.shape)))
+        parameter.set_data(Tensor(parity_inputs.draw_weight(torch_name(parameter.name), parameter.shape)))
     return net.set_train(False)
 
 
 @pytest.fixture(scope="module")
 def images(net) -> Tensor:
     """As small as the network takes."""
-    return Tensor(draw.draw_images(2, (net.backbone.smallest_input,) * 2))
+    return Tensor(parity_inputs.draw_images(2, (net.backbone.smallest_input,) * 2))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,7 @@ def test_logits_depend_on_the_picture(logits):
 @pytest.mark.usefixtures("pynative")
 def test_images_need_not_be_square(net, logits):
     least = net.backbone.smallest_input
-    wide = draw.draw_images(2, (least, least + 8))
+    wide = parity_inputs.draw_images(2, (least, least + 8))
     result = net(Tensor(wide)).asnumpy()
     assert result.shape == logits.shape
     assert np.isfinite(result).all()
@@ -113,7 +112,7 @@ def test_mindir_gives_equal_logits(net, name, images, logits, tmp_path, monkeypa
 
 
 def test_every_weight_is_drawn_from_the_seed(name, monkeypatch):
-    """None is left to the framework's generator; how they are drawn: test_initialise.py."""
+    """None is left to the framework's generator; how they are drawn: test_initialize.py."""
     seeds = set()
 
     class Sevens:
@@ -224,7 +223,7 @@ class TestFinalWidth:
 @pytest.mark.usefixtures("pynative")
 def test_an_unusual_width_runs():
     net = create_model("resnet18", 5, final_width=96)
-    assert net(Tensor(draw.draw_images(2, (32, 32)))).shape == (2, 5)
+    assert net(Tensor(parity_inputs.draw_images(2, (32, 32)))).shape == (2, 5)
 
 
 def test_a_wider_last_stage_leaves_the_other_weights_as_they_were():

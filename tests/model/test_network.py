@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from mindspore import Model, Tensor, nn
 
-from rp2k_lab.loss import CrossEntropy
 from rp2k_lab.model import create_model
+from rp2k_lab.model.dropout import DropPath
 from rp2k_lab.model.network import Head, freeze_all_but_last
-from rp2k_lab.model.stochastic import DropPath
-from tests.model import plain
-from tests.parity import draw
+from rp2k_lab.train.loss import CrossEntropy
+from tests.helpers import numpy_layers, parity_inputs
 
 
 def checksums(cell) -> dict[str, int]:
@@ -21,13 +20,13 @@ def checksums(cell) -> dict[str, int]:
 @pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("width", [None, 8])
 def test_head_is_widening_mean_and_classifier(width):
-    head = plain.draw_parameters(Head(6, 4, width))
+    head = numpy_layers.draw_parameters(Head(6, 4, width))
     x = np.random.default_rng(0).normal(size=(2, 6, 3, 5)).astype(np.float32)
     features = x.astype(np.float64)
     if width:
-        widened = plain.conv(features, plain.array(head.widen.conv.weight))
-        features = plain.relu(plain.norm(widened, head.widen.bn))
-    expected = plain.dense(features.mean((2, 3)), head.fc)
+        widened = numpy_layers.conv(features, numpy_layers.array(head.widen.conv.weight))
+        features = numpy_layers.relu(numpy_layers.norm(widened, head.widen.bn))
+    expected = numpy_layers.dense(features.mean((2, 3)), head.fc)
     np.testing.assert_allclose(head(Tensor(x)).asnumpy(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -56,7 +55,7 @@ def test_head_width_leaves_the_backbones_weights_as_they_were(name):
 @pytest.mark.usefixtures("pynative")
 def test_head_width_of_a_network_runs():
     net = create_model("efficientnet_lite0", 5, head_width=64)
-    assert net(Tensor(draw.draw_images(2, (32, 40)))).shape == (2, 5)
+    assert net(Tensor(parity_inputs.draw_images(2, (32, 40)))).shape == (2, 5)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -95,7 +94,7 @@ def test_training_moves_the_head_alone():
     optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9)
     step = Model(net, CrossEntropy(), optimizer, amp_level="O0").train_network.set_train()
     backbone, head = checksums(net.backbone), checksums(net.head)
-    batch = Tensor(draw.draw_images(4, (32, 32))), Tensor(np.array([0, 1, 2, 3], np.int32))
+    batch = Tensor(parity_inputs.draw_images(4, (32, 32))), Tensor(np.array([0, 1, 2, 3], np.int32))
     for _ in range(2):
         step(*batch)
     assert checksums(net.backbone) == backbone

@@ -6,13 +6,13 @@ import pytest
 from mindspore import Tensor, nn
 
 from rp2k_lab import PROJECT
-from rp2k_lab.loss import CrossEntropy
-from rp2k_lab.model import create_model, list_models, load_torch_weights, torch_weights
-from tests.parity import draw
+from rp2k_lab.model import create_model, list_models, load_torch_weights
+from rp2k_lab.model.weights import torch_names
+from rp2k_lab.train.loss import CrossEntropy
+from tests.helpers import parity_inputs
+from tests.helpers.zoo import SLOW
 
-from .conftest import SLOW
-
-SIZES = {"224x224": draw.SQUARE, "256x224": draw.TALL}
+SIZES = {"224x224": parity_inputs.SQUARE, "256x224": parity_inputs.TALL}
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def drawn_state(reference, name, num_classes=1000) -> dict[str, np.ndarray]:
     sizes = shapes(reference, name)
     classifier = list(sizes)[-1].rpartition(".")[0]
     sizes |= {k: (num_classes, *v[1:]) for k, v in sizes.items() if k.startswith(f"{classifier}.")}
-    return {key: draw.draw_weight(key, shape) for key, shape in sizes.items()}
+    return {key: parity_inputs.draw_weight(key, shape) for key, shape in sizes.items()}
 
 
 def by_reference_name(net, state) -> dict[str, mindspore.Parameter]:
     """Our parameter for each of the reference's, in its order."""
-    parameters = torch_weights._parameters(net)
-    return {original: parameters[name] for name, (original, _) in torch_weights.renamed(state).items()}
+    parameters = torch_names._parameters(net)
+    return {original: parameters[name] for name, (original, _) in torch_names.renamed(state).items()}
 
 
 def relative_difference(ours, theirs) -> float:
@@ -55,7 +55,7 @@ def test_logits_are_the_references(reference, name):
     assert sizes[0] == "224x224"
     for size in sizes:
         expected = reference[f"{name}/logits_{size}"]
-        logits = net(Tensor(draw.draw_images(2, SIZES[size]))).asnumpy()
+        logits = net(Tensor(parity_inputs.draw_images(2, SIZES[size]))).asnumpy()
         assert relative_difference(logits, expected) < 1e-3, size
         assert np.abs(expected[0] - expected[1]).max() > 0.03 * expected.std(), (
             "the logits hardly depend on the picture"
@@ -66,26 +66,28 @@ def test_logits_are_the_references(reference, name):
 @pytest.mark.usefixtures("graph_mode")
 def test_a_training_step_is_the_references_and_lowers_the_loss(reference, name):
     """Graph mode; loss, running statistics, first and last weights after one step of SGD on one batch."""
-    net = create_model(name, draw.TRAINING_CLASSES)
-    state = drawn_state(reference, name, draw.TRAINING_CLASSES)
+    net = create_model(name, parity_inputs.TRAINING_CLASSES)
+    state = drawn_state(reference, name, parity_inputs.TRAINING_CLASSES)
     load_torch_weights(net, state)
     ours = by_reference_name(net, state)
     matrices = [parameter for parameter in ours.values() if parameter.ndim > 1]
     stem, classifier = matrices[0], matrices[-1]
     drawn_stem = stem.asnumpy().copy()
-    optimizer = nn.Momentum(net.trainable_params(), draw.learning_rate(name), 0.9)
-    step = mindspore.Model(net, CrossEntropy(draw.SMOOTHING), optimizer, amp_level="O0").train_network.set_train()
-    images = draw.draw_images(draw.TRAINING_BATCH, draw.training_size(name))
-    batch = Tensor(images), Tensor(draw.draw_labels())
+    optimizer = nn.Momentum(net.trainable_params(), parity_inputs.learning_rate(name), 0.9)
+    step = mindspore.Model(
+        net, CrossEntropy(parity_inputs.SMOOTHING), optimizer, amp_level="O0"
+    ).train_network.set_train()
+    images = parity_inputs.draw_images(parity_inputs.TRAINING_BATCH, parity_inputs.training_size(name))
+    batch = Tensor(images), Tensor(parity_inputs.draw_labels())
     expected = {key: reference[f"{name}/{key}"] for key in ("loss", "statistics", "stem", "classifier")}
 
     first = float(step(*batch).asnumpy())
     assert first == pytest.approx(float(expected["loss"]), rel=1e-3)
-    moved, drawn = draw.probe(stem.asnumpy(), 512), draw.probe(drawn_stem, 512)
+    moved, drawn = parity_inputs.probe(stem.asnumpy(), 512), parity_inputs.probe(drawn_stem, 512)
     assert relative_difference(moved, expected["stem"]) < 1e-3
     assert relative_difference(moved - drawn, expected["stem"] - drawn) < 0.05
-    assert relative_difference(draw.probe(classifier.asnumpy(), 512), expected["classifier"]) < 1e-3
-    statistics = [draw.probe(ours[key].asnumpy(), 16) for key in state if "running_" in key]
+    assert relative_difference(parity_inputs.probe(classifier.asnumpy(), 512), expected["classifier"]) < 1e-3
+    statistics = [parity_inputs.probe(ours[key].asnumpy(), 16) for key in state if "running_" in key]
     if statistics:
         assert relative_difference(np.concatenate(statistics), expected["statistics"]) < 1e-3
 

@@ -3,14 +3,13 @@
 import pytest
 from mindspore import Tensor
 
-from rp2k_lab.build import create_network
-from rp2k_lab.config import parse
-from rp2k_lab.errors import RequestError
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.model import create_model, list_models
 from rp2k_lab.model.scaling import scaled, scaled_to_eights
-from tests.parity import draw
-
-from .conftest import no_weights
+from rp2k_lab.train.build import create_network
+from tests.helpers import parity_inputs
+from tests.helpers.zoo import no_weights
 
 
 def shapes(name: str, **options) -> dict[str, tuple[int, ...]]:
@@ -213,7 +212,7 @@ def test_multipliers_out_of_range_are_refused(key, value):
 def test_the_smallest_of_a_family_runs(name):
     net = create_model(name, 5, width_multiplier=0.125, depth_multiplier=0.25).set_train(False)
     side = net.backbone.smallest_input
-    features = net.backbone(Tensor(draw.draw_images(2, (side, side))))
+    features = net.backbone(Tensor(parity_inputs.draw_images(2, (side, side))))
     assert features.shape[1] == net.backbone.num_features
     assert net.head(features).shape == (2, 5)
 

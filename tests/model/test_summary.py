@@ -5,7 +5,7 @@ from mindspore import Tensor, nn, ops
 
 from rp2k_lab.model import list_models
 from rp2k_lab.model.layers import conv
-from rp2k_lab.model.summary import SOURCES, count_multiply_adds, summarise
+from rp2k_lab.model.summary import SOURCES, count_multiply_adds, summarize
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -35,7 +35,7 @@ def test_multiply_adds_are_counted_from_shapes(tmp_path, monkeypatch):
 def test_a_summary_has_the_published_figures(tmp_path, monkeypatch):
     """ResNet-18: 1.81 G multiply-adds at 224 (arXiv 1512.03385, table 1: 1.8)."""
     monkeypatch.chdir(tmp_path)
-    summary = summarise("resnet18", (224, 224), 1, 0.01, tmp_path)
+    summary = summarize("resnet18", (224, 224), 1, 0.01, tmp_path)
     assert (summary.parameters, summary.last_width, summary.smallest_input) == (11_689_512, 512, 32)
     assert summary.multiply_adds / 1e9 == pytest.approx(1.81, abs=0.01)
     assert summary.images_per_second > 0

@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor
 
 from rp2k_lab.model import swin
-from tests.model import plain
+from tests.helpers import numpy_layers
 
 # (height, width) of feature maps: one window, several, sides that 7 does not divide, sides shorter than a window.
 MAPS = [(7, 7), (14, 14), (14, 21), (8, 8), (9, 16), (5, 20), (14, 3), (3, 4), (1, 1)]
@@ -72,14 +72,14 @@ def test_mask_lets_through_exactly_what_was_near_before_the_shift(height, width)
 def attended(x, cell, index, mask):
     """(area, channels) of one window, query by query."""
     area, width = len(x), CHANNELS // HEADS
-    query, key, value = plain.dense(x, cell.qkv).reshape(area, 3, HEADS, width).transpose(1, 2, 0, 3)
-    table = plain.array(cell.relative_position_bias_table)
+    query, key, value = numpy_layers.dense(x, cell.qkv).reshape(area, 3, HEADS, width).transpose(1, 2, 0, 3)
+    table = numpy_layers.array(cell.relative_position_bias_table)
     result = np.zeros((area, CHANNELS))
     for head, i in product(range(HEADS), range(area)):
         scores = [query[head, i] @ key[head, j] / np.sqrt(width) + table[index[i, j], head] for j in range(area)]
         weights = np.exp(np.array(scores) + mask[i])
         result[i, head * width : (head + 1) * width] = weights @ value[head] / weights.sum()
-    return plain.dense(result, cell.proj)
+    return numpy_layers.dense(result, cell.proj)
 
 
 @pytest.mark.usefixtures("pynative")
@@ -87,7 +87,7 @@ def attended(x, cell, index, mask):
 @pytest.mark.parametrize(("height", "width"), MAPS)
 def test_a_block_attends_within_its_windows(height, width, shifted):
     """Every map with the one table, of which smaller windows use a part; tokens of the padding are attended to."""
-    block = plain.draw_parameters(swin.Block(CHANNELS, HEADS, shifted, (None, None)))
+    block = numpy_layers.draw_parameters(swin.Block(CHANNELS, HEADS, shifted, (None, None)))
     x = np.random.default_rng(1).normal(size=(2, height, width, CHANNELS)).astype(np.float32)
     result = block.attend(Tensor(x)).asnumpy()
 
@@ -108,13 +108,13 @@ def test_a_block_attends_within_its_windows(height, width, shifted):
 @pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 4), (3, 1)])
 def test_merging_puts_two_by_two_tokens_one_behind_the_other(height, width):
-    cell = plain.draw_parameters(swin.PatchMerging(3))
+    cell = numpy_layers.draw_parameters(swin.PatchMerging(3))
     x = np.random.default_rng(1).normal(size=(2, height, width, 3)).astype(np.float32)
     result = cell(Tensor(x)).asnumpy()
     even = np.zeros((2, height + height % 2, width + width % 2, 3))
     even[:, :height, :width] = x
     joined = np.concatenate([even[:, down::2, right::2] for right, down in product((0, 1), repeat=2)], -1)
-    centred = joined - joined.mean(-1, keepdims=True)
-    normed = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5)
-    normed = normed * plain.array(cell.norm.gamma) + plain.array(cell.norm.beta)
-    np.testing.assert_allclose(result, normed @ plain.array(cell.reduction.weight).T, rtol=1e-4, atol=1e-4)
+    centered = joined - joined.mean(-1, keepdims=True)
+    normed = centered / np.sqrt(centered.var(-1, keepdims=True) + 1e-5)
+    normed = normed * numpy_layers.array(cell.norm.gamma) + numpy_layers.array(cell.norm.beta)
+    np.testing.assert_allclose(result, normed @ numpy_layers.array(cell.reduction.weight).T, rtol=1e-4, atol=1e-4)

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.analysis.causes import CAUSES
-from rp2k_lab.analysis.tables import Tables
-from rp2k_lab.dataset.index import Index
+from rp2k_lab.analysis.tables import ErrorTables
+from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.notebook import error_cases
-from rp2k_lab.notebook.opened import OpenedErrors
-from tests.analysis.made_tables import tables
+from rp2k_lab.notebook.run_context import ErrorsContext
+from tests.helpers.error_tables import tables
 
 NAMES = [f"class {i}" for i in range(7)]
 
@@ -27,9 +27,9 @@ def errors(tmp_path, write_photo):
     for path in photos["path"]:
         write_photo(tmp_path / path)
     causes = found.causes.assign(top_classes=found.causes["top_classes"].map("; ".join))
-    made = Tables(found.cases, found.classes, found.clusters, causes, found.curves)
+    made = ErrorTables(found.cases, found.classes, found.clusters, causes, found.curves)
     index = Index(tmp_path, photos, NAMES, "", "", photos[:0])
-    return OpenedErrors(None, None, index, made, None, None, None)
+    return ErrorsContext(None, None, index, made, None, None, None)
 
 
 def page(shown) -> str:
@@ -56,7 +56,7 @@ def test_examples_are_the_surest_errors_of_their_cause(errors):
     shown = page(error_cases.examples(errors, "photo"))
     assert shown.count('<td class="words">') == 3
     assert shown.count("<img") == 3 * 6
-    places = [shown.index(f"labelled {row.true}, recognised as {row.top1}: {100 * row.p1:.1f} %") for row in
+    places = [shown.index(f"labeled {row.true}, recognized as {row.top1}: {100 * row.p1:.1f} %") for row in
               surest.itertuples()]  # fmt: skip
     assert places == sorted(places)
     with pytest.raises(ValueError, match="'blur' is no cause"):

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from benchmarks.reference import ATTENTION_MODULE, TIMM, build_reference
-from tests.parity import draw
+from tests.helpers import parity_inputs
 
 
 def build(name: str, num_classes: int, size: tuple[int, int], attention_module: str) -> nn.Module:
     """The reference with drawn weights."""
     net = build_reference(name, num_classes, size, attention_module)
-    state = {k: torch.from_numpy(draw.draw_weight(k, tuple(v.shape))) for k, v in parameters(net).items()}
+    state = {k: torch.from_numpy(parity_inputs.draw_weight(k, tuple(v.shape))) for k, v in parameters(net).items()}
     net.load_state_dict(state, strict=False)
     return net
 
@@ -37,37 +37,39 @@ def parameters(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def evaluation(name: str, attention_module: str) -> dict[str, np.ndarray]:
-    net = build(name, 1000, draw.SQUARE, attention_module).eval()
+    net = build(name, 1000, parity_inputs.SQUARE, attention_module).eval()
     state = parameters(net)
     shapes = [",".join(map(str, value.shape)) for value in state.values()]
     found = {"names": np.array(list(state)), "shapes": np.array(shapes)}
-    for size in (draw.SQUARE, draw.TALL):
-        if size != draw.SQUARE and name in ATTENTION_MODULE:
+    for size in (parity_inputs.SQUARE, parity_inputs.TALL):
+        if size != parity_inputs.SQUARE and name in ATTENTION_MODULE:
             continue  # pools over 7×7 and leaves the rest out
         with torch.no_grad():
-            logits = build(name, 1000, size, attention_module).eval()(torch.from_numpy(draw.draw_images(2, size)))
+            logits = build(name, 1000, size, attention_module).eval()(
+                torch.from_numpy(parity_inputs.draw_images(2, size))
+            )
         found[f"logits_{size[0]}x{size[1]}"] = logits.numpy()
     return found
 
 
 def training(name: str, attention_module: str) -> dict[str, np.ndarray]:
-    size = draw.training_size(name)
-    net = build(name, draw.TRAINING_CLASSES, size, attention_module).train()
-    optimizer = torch.optim.SGD(net.parameters(), draw.learning_rate(name), momentum=0.9)
-    images = torch.from_numpy(draw.draw_images(draw.TRAINING_BATCH, size))
+    size = parity_inputs.training_size(name)
+    net = build(name, parity_inputs.TRAINING_CLASSES, size, attention_module).train()
+    optimizer = torch.optim.SGD(net.parameters(), parity_inputs.learning_rate(name), momentum=0.9)
+    images = torch.from_numpy(parity_inputs.draw_images(parity_inputs.TRAINING_BATCH, size))
     loss = nn.functional.cross_entropy(
-        net(images), torch.from_numpy(draw.draw_labels()).long(), label_smoothing=draw.SMOOTHING
+        net(images), torch.from_numpy(parity_inputs.draw_labels()).long(), label_smoothing=parity_inputs.SMOOTHING
     )
     loss.backward()
     optimizer.step()
     state = {name: value.detach().numpy() for name, value in parameters(net).items()}
     matrices = [name for name, value in state.items() if value.ndim > 1]
-    statistics = [draw.probe(value, 16) for name, value in state.items() if "running_" in name]
+    statistics = [parity_inputs.probe(value, 16) for name, value in state.items() if "running_" in name]
     return {
         "loss": np.float32(loss.item()),
         "statistics": np.concatenate(statistics) if statistics else np.zeros(0, np.float32),
-        "stem": draw.probe(state[matrices[0]], 512),
-        "classifier": draw.probe(state[matrices[-1]], 512),
+        "stem": parity_inputs.probe(state[matrices[0]], 512),
+        "classifier": parity_inputs.probe(state[matrices[-1]], 512),
     }
 
 

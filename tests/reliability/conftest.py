@@ -5,8 +5,6 @@ import subprocess
 
 import pytest
 
-from tests.task.conftest import start  # noqa: F401  a fixture
-
 
 @pytest.fixture
 def small_disk(tmp_path):

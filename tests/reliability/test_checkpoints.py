@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from rp2k_lab import checkpoint
-from rp2k_lab.checkpoint import CheckpointFolder, Point, load_checkpoint
+from rp2k_lab.train import checkpoint
+from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition, load_checkpoint
 
-POINT = Point(step=3, loss=0.1 + 0.2, epoch_open=True, best=(1 / 3, 3), logged={"train/loss": 3, "val/top1": 1})
+POINT = TrainingPosition(
+    step=3, loss=0.1 + 0.2, epoch_open=True, best=(1 / 3, 3), logged={"train/loss": 3, "val/top1": 1}
+)
 
 
 class Dead(BaseException):
@@ -91,18 +93,18 @@ def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(folder, cap
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == (0 if gone else 1)
     assert all("step-00000002.ckpt: damaged (" in line and "the checkpoint before it is used" in line for line in lines)
-    folder.go_back_to(point)
+    folder.rollback_to(point)
     assert weights(folder.best) == weights(folder.last) == {float(point.step)}
 
 
 def test_nothing_to_go_on_from(folder, caplog):
     assert folder.newest() is None
-    folder.go_back_to(None)
+    folder.rollback_to(None)
     save(folder, 1)
     cut(folder.file(1))
     assert folder.newest() is None
     assert len(caplog.records) == 1
-    folder.go_back_to(None)
+    folder.rollback_to(None)
     assert names(folder) == []
 
 
@@ -144,7 +146,7 @@ def test_death_at_any_file_operation_leaves_the_former_point_or_the_new_one(fold
     again = CheckpointFolder(folder.folder, kept=2)
     point = again.newest()
     assert (point.step, point.best[1]) in ((2, 1), (3, 3))
-    again.go_back_to(point)
+    again.rollback_to(point)
     assert weights(again.last) == {float(point.step)}
     assert weights(again.best) == {float(point.best[1])}
     assert not list(folder.folder.glob(".*"))
@@ -181,7 +183,7 @@ def test_the_hash_is_that_of_the_file(folder):
 
 def test_an_optimizer_between_two_updates_goes_on_with_its_sums(folder):
     """Of what is accumulated: in one checkpoint with the weights."""
-    from rp2k_lab.optimizer import Sgd
+    from rp2k_lab.train.optimizer import Sgd
 
     cell = net(1.0)
     optimizer = Sgd([{"params": cell.trainable_params()}], [0.1] * 4, 0.9, accumulate_steps=2)

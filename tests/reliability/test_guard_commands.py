@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
-from rp2k_lab.journal import Journal
-from rp2k_lab.provenance import FINGERPRINT
-from tests.commands import answers
+from rp2k_lab.tracking.journal import Journal
+from rp2k_lab.tracking.provenance import FINGERPRINT
+from tests.helpers.run_commands import answers
 
 LIST = Path(__file__).with_name("wrong_commands.txt")
 # Nobody may see it.

@@ -7,10 +7,10 @@ import mindspore
 import mlflow
 import pytest
 
-from rp2k_lab.disk import Need, check_room, explain_full_disk
-from rp2k_lab.errors import RequestError
-from rp2k_lab.journal import Journal, read
-from tests.task.conftest import TINY
+from rp2k_lab.core.disk import SpaceNeed, check_disk_space, explain_full_disk
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.tracking.journal import Journal, read
+from tests.helpers.tiny_runs import TINY
 
 
 def fill(disk) -> None:
@@ -79,15 +79,15 @@ def test_a_journal_has_room_for_the_last_words(small_disk):
 class TestCheckRoom:
     def test_needs_on_one_disk_add_up(self, small_disk):
         disk = small_disk("4m")
-        check_room([Need("a", disk, 2_000_000), Need("b", disk / "not" / "there", 2_000_000)])
+        check_disk_space([SpaceNeed("a", disk, 2_000_000), SpaceNeed("b", disk / "not" / "there", 2_000_000)])
         with pytest.raises(RequestError, match=r"takes 5 MB \(a 2 MB, b 3 MB\), 4 MB are free"):
-            check_room([Need("a", disk, 2_000_000), Need("b", disk / "not" / "there", 3_000_000)])
+            check_disk_space([SpaceNeed("a", disk, 2_000_000), SpaceNeed("b", disk / "not" / "there", 3_000_000)])
 
     def test_each_disk_has_its_own_room(self, small_disk):
         first, second = small_disk("4m"), small_disk("1m")
-        check_room([Need("a", first, 3_000_000), Need("b", second, 1_000_000)])
+        check_disk_space([SpaceNeed("a", first, 3_000_000), SpaceNeed("b", second, 1_000_000)])
         with pytest.raises(RequestError, match=r"disk1: the run takes 3 MB"):
-            check_room([Need("a", second, 3_000_000), Need("b", first, 1_000_000)])
+            check_disk_space([SpaceNeed("a", second, 3_000_000), SpaceNeed("b", first, 1_000_000)])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from mindspore import Model, nn
 
-from rp2k_lab.trouble import gradient_norm
-from tests.task.conftest import TINY
+from rp2k_lab.train.failure_dump import gradient_norm
+from tests.helpers.tiny_runs import TINY
 
 
 @pytest.mark.parametrize(
     ("arguments", "step", "words"),
     [
         (["optimizer.lr=1e38", "optimizer.warmup_epochs=0"], None, "loss=nan|loss=inf"),
-        (["optimizer.lr=1e-12", "loss.stuck_epochs=1"], 9, "loss=2"),
+        (["optimizer.lr=1e-12", "task.chance_guard.epochs=1"], 9, "loss=2"),
     ],
     ids=["nan", "stuck"],
 )
@@ -27,8 +27,8 @@ def test_the_photos_learning_rate_and_gradient_are_written_down(start, arguments
     assert len(said.splitlines()) == 2, said
     (run,) = command.store.runs()
     assert (run.info.status, run.data.tags["status"]) == ("FAILED", "FAILED")
-    file = command.store.artifacts(run) / "trouble.json"
-    assert str(command.folder / "out" / "trouble.json") in said
+    file = command.store.artifacts(run) / "failure.json"
+    assert str(command.folder / "out" / "failure.json") in said
     found = json.loads(file.read_text())
     assert step in (None, found["step"])
     ((at, photos),) = found["photos"].items()
@@ -63,7 +63,7 @@ def test_the_gradients_norm_is_that_of_one_more_batch_and_moves_nothing(graph_mo
     for parameter in model.train_network.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name], parameter.name)
 
-    # By hand: normalise, softmax, and the gradients of the dense layer and of the norm's scale and shift.
+    # By hand: normalize, softmax, and the gradients of the dense layer and of the norm's scale and shift.
     normal = (values - values.mean(0)) / np.sqrt(values.var(0) + net.norm.eps)
     weight, bias = before["dense.weight"], before["dense.bias"]
     logits = normal @ weight.T + bias

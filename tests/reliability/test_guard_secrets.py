@@ -6,8 +6,8 @@ import os
 import psutil
 import pytest
 
-from rp2k_lab import credentials
-from tests.task.conftest import TINY
+from rp2k_lab.core import redaction
+from tests.helpers.tiny_runs import TINY
 
 SECRET = "Sesame0pen"
 
@@ -37,7 +37,7 @@ def test_a_study_and_its_runs_never_write_it_down(start, server, tmp_path, wait_
 class TestHide:
     @pytest.fixture(autouse=True)
     def _nothing_known(self, monkeypatch):
-        monkeypatch.setitem(os.environ, credentials._VARIABLE, "{}")
+        monkeypatch.setitem(os.environ, redaction._VARIABLE, "{}")
 
     @pytest.mark.parametrize(
         ("argument", "shown", "address"),
@@ -50,16 +50,16 @@ class TestHide:
         ],
     )
     def test_a_secret_leaves_the_command_line_and_is_known_where_a_store_is_opened(self, argument, shown, address):
-        assert credentials.hide([argument, "seed=1"]) == [shown, "seed=1"]
+        assert redaction.redact_args([argument, "seed=1"]) == [shown, "seed=1"]
         public = shown.partition("=")[2].strip("'").replace("\\=", "=")
-        assert credentials.reveal(public) == address
-        assert credentials.without_credentials(f"cannot open {address} today") == f"cannot open {public} today"
+        assert redaction.restore_uri(public) == address
+        assert redaction.redact(f"cannot open {address} today") == f"cannot open {public} today"
 
     @pytest.mark.parametrize("argument", ["tracking.uri=sqlite:////a@b/c.db", "tracking.uri=http://h:1", "-m", "a=b@c"])
     def test_nothing_else_is_changed(self, argument):
-        assert credentials.hide([argument]) == [argument]
-        assert json.loads(os.environ[credentials._VARIABLE]) == {}
+        assert redaction.redact_args([argument]) == [argument]
+        assert json.loads(os.environ[redaction._VARIABLE]) == {}
 
     def test_nested_settings_are_cleaned(self):
         settings = {"tracking": {"uri": "http://u:p@h"}, "runs": ["a", None], "seed": 1}
-        assert credentials.clean(settings) == {"tracking": {"uri": "http://h"}, "runs": ["a", None], "seed": 1}
+        assert redaction.clean(settings) == {"tracking": {"uri": "http://h"}, "runs": ["a", None], "seed": 1}

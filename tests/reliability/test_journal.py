@@ -13,13 +13,13 @@ import mlflow
 import pytest
 
 from rp2k_lab import PROJECT
-from rp2k_lab.config import parse
-from rp2k_lab.errors import RequestError
-from rp2k_lab.journal import Journal, JournalNotWritten, read
-from rp2k_lab.sender import LOCAL_ID, Sender, Sent, header_of, is_sent
-from rp2k_lab.stored import RunStore
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.task import sync
-from rp2k_lab.tracker import MlflowTracker
+from rp2k_lab.tracking.journal import Journal, JournalNotWritten, read
+from rp2k_lab.tracking.mlflow_runs import RunStore
+from rp2k_lab.tracking.tracker import MlflowTracker
+from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, header_of, is_sent
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_what_a_killed_process_has_logged_is_in_its_journal(tmp_path):
     program = f"""
 from itertools import count
 from pathlib import Path
-from rp2k_lab.journal import Journal
+from rp2k_lab.tracking.journal import Journal
 journal = Journal(Path("{tmp_path}/a.journal"))
 for step in count():
     journal.append("metrics", step=step, metrics={{"loss": 0.5}})
@@ -211,19 +211,19 @@ def test_an_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, t
 def test_what_was_sent_before_is_sent_again_without_doubles(tmp_path, store):
     """The answer to anything may be lost, and the note of how far it came."""
     tracker = offline_run(tmp_path / "run")
-    sender = Sender(tracker.journal, store)
+    sender = Uploader(tracker.journal, store)
     sender.send()
     run_id = sender.sent.run_id
     mlflow.MlflowClient(store).create_run(
         sender.sent.experiment_id, tags={LOCAL_ID: tracker.journal.stem}
     )  # created twice
     tracker.journal.with_suffix(".sent").unlink()
-    again = Sender(tracker.journal, store)
+    again = Uploader(tracker.journal, store)
     again.send()
     (run,) = RunStore(store).newest(10)
     assert run.run_id == again.sent.run_id
     assert history(store, run.run_id) == tracker.history["loss"]
-    Sent(run_id=run_id).keep(tracker.journal)
+    UploadState(run_id=run_id).keep(tracker.journal)
     assert not is_sent(tracker.journal)
 
 
@@ -247,7 +247,7 @@ def test_task_sync_sends_what_is_meant_for_the_store_and_marks_the_killed(
 import os, signal
 from pathlib import Path
 from types import SimpleNamespace
-from rp2k_lab.tracker import MlflowTracker
+from rp2k_lab.tracking.tracker import MlflowTracker
 settings = SimpleNamespace(name="offline", uri="{store}", experiment="study", flush_seconds=1)
 tracker = MlflowTracker(settings, "killed", Path("{tmp_path}/outputs/killed"))
 tracker.log_metrics({{"loss": 1}}, 1)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ..preloaded import Process, start_run
-from ..task.conftest import TINY, Store
+from tests.helpers.forked_run import Process, start_run
+from tests.helpers.tiny_runs import KILL_AT_EVENT, TINY, Store
 
-STRUCK = Path(__file__).with_name("struck.py")
 # A block a stage, and a checkpoint after every step.
 OPTIONS = (*TINY, "model.depth_multiplier=0.5", "task.checkpoint_minutes=0.000001")
 
@@ -26,10 +25,10 @@ class Lab:
         self.folder, self.store, self._commands = folder, Store(folder), 0
 
     def start(self, what: str, *arguments: str) -> Process:
-        """`python run.py` to which `what` happens (struck.py), in an output folder of its own."""
+        """`python run.py` to which `what` happens (kill_at_event.py), in an output folder of its own."""
         self._commands += 1
         overrides = [f"tracking.uri={self.store.uri}", f"hydra.run.dir={self.folder}/out{self._commands}"]
-        return start_run([what, *OPTIONS, *overrides, *arguments], self.folder, STRUCK)
+        return start_run([what, *OPTIONS, *overrides, *arguments], self.folder, KILL_AT_EVENT)
 
     def run(self, what: str, *arguments: str) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)."""

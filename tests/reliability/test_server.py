@@ -13,15 +13,13 @@ import mlflow
 import pytest
 
 from rp2k_lab import PROJECT
-from rp2k_lab.config import parse
-from rp2k_lab.sender import STOP_SECONDS
-from rp2k_lab.stored import RunStore
+from rp2k_lab.config.schema import parse
 from rp2k_lab.task import sync
-from rp2k_lab.tracker import MlflowTracker
-
-from ..preloaded import start_run
-from ..task.conftest import TINY
-from .test_resume import STRUCK
+from rp2k_lab.tracking.mlflow_runs import RunStore
+from rp2k_lab.tracking.tracker import MlflowTracker
+from rp2k_lab.tracking.uploader import STOP_SECONDS
+from tests.helpers.forked_run import start_run
+from tests.helpers.tiny_runs import KILL_AT_EVENT, TINY
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ def test_a_server_that_hangs_at_the_end_costs_seconds_and_is_synced_later(server
 import logging, sys
 from pathlib import Path
 from types import SimpleNamespace
-from rp2k_lab.tracker import MlflowTracker
+from rp2k_lab.tracking.tracker import MlflowTracker
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 settings = SimpleNamespace(name="mlflow", uri="{server.address}", experiment="study", flush_seconds=0.05)
 tracker = MlflowTracker(settings, "stopped", Path("{tmp_path}/run"))
@@ -155,7 +153,7 @@ def test_an_offline_training_is_killed_goes_on_and_ends_with_the_command_that_sy
     """By the real commands, each a process; no store is there, and no file of one is made."""
 
     def run_py(what, *arguments):
-        process = start_run([what, *arguments], tmp_path, STRUCK)
+        process = start_run([what, *arguments], tmp_path, KILL_AT_EVENT)
         out, _ = process.communicate(300)
         return process.returncode, out
 

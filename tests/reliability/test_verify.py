@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from rp2k_lab import rerun, resume
-from rp2k_lab.config import parse
-from rp2k_lab.errors import DataError, NotReproduced, RequestError
-from rp2k_lab.parallel import ALONE
-from rp2k_lab.provenance import differences, fingerprint
-from rp2k_lab.rerun import changes, verify
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import DataError, NotReproduced, RequestError
+from rp2k_lab.device.workers import ALONE
+from rp2k_lab.tracking.provenance import differences, fingerprint
+from rp2k_lab.train import resume
+from rp2k_lab.train.verify import changes, verify
 
 NAN = float("nan")
 RECORDED = {
@@ -47,7 +47,7 @@ def test_any_other_bit_is_named(name, values, said):
 
 def test_what_differs_is_listed_and_counted_in_two_lines(monkeypatch):
     store = SimpleNamespace(history=lambda run_id: RECORDED)
-    monkeypatch.setattr(rerun, "RunStore", lambda uri: store)
+    monkeypatch.setattr(verify, "RunStore", lambda uri: store)
     assert verify(None, run_with(), RECORDED).startswith("4 values of 2 metrics are those of run earlier, id 000000")
     now = {f"m{i}": [(i, 0.5)] for i in range(5)}
     with pytest.raises(NotReproduced) as error:
@@ -62,7 +62,7 @@ def test_the_fingerprint_is_that_of_what_decides_the_metrics(defaults):
     config = parse(defaults)
     same = {
         "debug": True,
-        "device": defaults["device"] | {"data_workers": 7},
+        "device": defaults["device"] | {"num_threads": 7},
         "dataset": defaults["dataset"] | {"cache_gb": 1.0},
         "task": defaults["task"] | {"resume": "auto", "checkpoint_minutes": 1.0, "checkpoints_kept": 9},
         "tracking": defaults["tracking"] | {"experiment": "other"},
@@ -124,11 +124,11 @@ def test_only_the_unfinished_goes_on_and_only_the_finished_is_verified(status, v
 
 
 def test_a_folder_is_trained_in_by_one_process_and_left_when_empty(tmp_path):
-    with resume.starting(None, None, tmp_path / "out", ALONE) as start:
+    with resume.acquire_run_folder(None, None, tmp_path / "out", ALONE) as start:
         assert (start.folder, start.step) == (tmp_path / "out", 0)
         with (
             pytest.raises(RequestError, match=r"out: another process trains this run\n"),
-            resume.starting(None, None, tmp_path / "out", ALONE),
+            resume.acquire_run_folder(None, None, tmp_path / "out", ALONE),
         ):
             pass
     assert not (tmp_path / "out").exists()
@@ -138,7 +138,7 @@ def test_a_run_whose_folder_is_elsewhere_is_refused_with_the_way_out(tmp_path):
     run = SimpleNamespace(name="earlier", folder=str(tmp_path / "gone"))
     with (
         pytest.raises(RequestError, match=r"gone: the folder of run earlier is not here\n.*runs=FOLDER"),
-        resume.starting(None, run, tmp_path / "out", ALONE),
+        resume.acquire_run_folder(None, run, tmp_path / "out", ALONE),
     ):
         pass
 

@@ -1,4 +1,4 @@
-"""Studies in real databases, whose trials are real processes that take a tenth of a second (standin.py)."""
+"""Studies in real databases, whose trials are real processes that take a tenth of a second (fake_run.py)."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ import pytest
 
 from rp2k_lab import PROJECT
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 class Server:
@@ -96,14 +96,14 @@ def opened():
 
 @pytest.fixture
 def behave(monkeypatch) -> Callable[..., None]:
-    """behave((override, behaviour), …): what trials do; they are stand-ins from here on."""
-    from rp2k_lab.sweep import process
+    """behave((override, behavior), …): what trials do; they are stand-ins from here on."""
+    from rp2k_lab.sweep import trial_process
 
-    monkeypatch.setattr(process, "ENTRY", HERE / "standin.py")
+    monkeypatch.setattr(trial_process, "ENTRY", HELPERS / "fake_run.py")
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # run.py finds the package beside itself
 
     def behave(*asked: tuple[str, str]) -> None:
-        monkeypatch.setenv("BEHAVIOUR", json.dumps(asked))
+        monkeypatch.setenv("BEHAVIOR", json.dumps(asked))
 
     behave()
     return behave
@@ -111,13 +111,13 @@ def behave(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture
 def script():
-    """script(name, *arguments): one of this folder's in a process; what still runs at the test's end is killed."""
+    """script(name, *arguments): one of tests/helpers in a process; what still runs at the test's end is killed."""
     started = []
 
     def start(name: str, *arguments: str, **pipes) -> subprocess.Popen:
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"}
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | pipes
-        process = subprocess.Popen([sys.executable, str(HERE / name), *arguments], env=environment, **options)
+        process = subprocess.Popen([sys.executable, str(HELPERS / name), *arguments], env=environment, **options)
         started.append(process)
         return process
 
@@ -128,11 +128,11 @@ def script():
 
 
 class Fifo:
-    """A trial that hangs (`behaviour`) tells here what happens to it."""
+    """A trial that hangs (`behavior`) tells here what happens to it."""
 
     def __init__(self, file: Path):
         os.mkfifo(file)
-        self.file, self.behaviour = file, f"fifo:{file}"
+        self.file, self.behavior = file, f"fifo:{file}"
         self._reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
 
     def read(self, timeout_seconds: float = 60) -> str:
@@ -141,7 +141,7 @@ class Fifo:
         return os.read(self._reader, 4096).decode()
 
     def close(self):
-        """From now on trials with the behaviour run through."""
+        """From now on trials with the behavior run through."""
         self.file.unlink()
         os.close(self._reader)
 

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rp2k_lab.errors import RequestError
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep.space import parse_search, parse_seeds, point_key
 
 

@@ -6,7 +6,7 @@ import threading
 import optuna
 import pytest
 
-from rp2k_lab.errors import RequestError
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep import storage as module
 from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, patiently
 

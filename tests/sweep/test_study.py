@@ -9,9 +9,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from rp2k_lab.ablation import Ablation
-from rp2k_lab.errors import RequestError
-from rp2k_lab.sweep.space import Table, parse_search, point_key
+from rp2k_lab.config.ablation import Ablation
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.sweep.space import AblationGrid, parse_search, point_key
 from rp2k_lab.sweep.study import by_point, claim, failures, finished_points, open_study, refill, refuse_another
 
 LEVELS = {"none": ["aug=none"], "cutout": ["aug=cutout"], "cutmix": ["aug=cutmix"], "mixup": ["aug=mixup"]}
@@ -20,7 +20,9 @@ LEVELS = {"none": ["aug=none"], "cutout": ["aug=cutout"], "cutmix": ["aug=cutmix
 def table(seeds=(0, 1, 2), levels=LEVELS, extra=()):
     levels = {name: {"overrides": overrides} for name, overrides in levels.items()}
     about = {"name": "a", "question": "?", "source": "", "metric": "top1", "baseline": "none", "seeds": [0]}
-    return Table(Ablation(**about, levels=levels, scales={"smoke": {"epochs": 1}}), "smoke", tuple(seeds), tuple(extra))
+    return AblationGrid(
+        Ablation(**about, levels=levels, scales={"smoke": {"epochs": 1}}), "smoke", tuple(seeds), tuple(extra)
+    )
 
 
 def search(*overrides):
@@ -69,7 +71,7 @@ def test_a_study_that_asks_something_else_is_refused(begin, first, second, diffe
 
 def test_more_seeds_and_another_machine_are_the_same_table(begin):
     begun = begin(table())
-    refuse_another(begun.storage, table(seeds=range(5), extra=["device.data_workers=3", "dataset.cache_gb=2"]), "a")
+    refuse_another(begun.storage, table(seeds=range(5), extra=["device.num_threads=3", "dataset.cache_gb=2"]), "a")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_trial_has_a_heartbeat_as_soon_as_it_is_taken(begin, monkeypatch):
 
 def test_two_workers_that_start_at_once_queue_each_cell_once(url, script, opened):
     """On a database that neither has seen: they also make its tables at once."""
-    workers = [script("part.py", "refill", url) for _ in range(2)]
+    workers = [script("fill_or_work.py", "refill", url) for _ in range(2)]
     for worker in workers:
         assert worker.stdout.readline() == "ready\n"
     for worker in workers:

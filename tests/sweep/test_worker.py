@@ -11,10 +11,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from rp2k_lab.sweep.display import failure_table
+from rp2k_lab.sweep.progress import failure_table
 from rp2k_lab.sweep.space import parse_search
 from rp2k_lab.sweep.study import PRUNERS, open_study
-from rp2k_lab.sweep.worker import Worker, missing
+from rp2k_lab.sweep.worker import StudyWorker, missing
 
 
 class Silence:
@@ -43,7 +43,7 @@ def work(tmp_path, opened, behave):
     study = open_study(storage, plan, "a", "none", 0)
 
     def work(retries=0):
-        worker = Worker(
+        worker = StudyWorker(
             study, storage, plan, 4, [], tmp_path, retries, lambda *_: {"name": "", "tags": {}}, lambda: None, display
         )
         worker.work()
@@ -81,7 +81,7 @@ def test_a_trial_that_was_killed_goes_on_where_it_was_and_one_that_failed_begins
     former, trial = (t for t in work.study.get_trials() if t.params["seed"] == 2)
     assert (former.state, former.user_attrs["reason"][:17]) == (TrialState.FAIL, "killed by SIGKILL")
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.25)
-    assert trial.user_attrs["goes_on_with"] == former.number
+    assert trial.user_attrs["resumes"] == former.number
     folder = former.user_attrs["folder"]
     assert trial.user_attrs["folder"] == folder == str(work.folder / str(former.number))
     assert trial.intermediate_values == {1: 0.5, 2: 0.25}  # the first epoch's is the killed process's
@@ -106,15 +106,15 @@ def test_each_trial_says_where_its_run_is(work):
         assert seen["overrides"][:2] == [f"seed={trial.params['seed']}", "task.test=false"]
 
 
-@pytest.mark.parametrize("behaviour", ["fine", "quiet", "refused"])
-def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave, behaviour):
+@pytest.mark.parametrize("behavior", ["fine", "quiet", "refused"])
+def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave, behavior):
     """The heartbeats did not get through, the trial lived on, and its end is no longer asked for."""
-    behave(("", behaviour))
+    behave(("", behavior))
 
     def take_away(number):
         behave()
         if number == 0:
-            behave(("", behaviour))
+            behave(("", behavior))
             work.study.tell(0, state=TrialState.FAIL)
 
     work.display.at_start = take_away
@@ -139,13 +139,13 @@ def test_a_search_stops_a_trial_that_does_badly(work, behave, pruner, state):
 
 
 def test_a_trial_on_each_device(tmp_path, opened, behave):
-    from rp2k_lab.sweep.run import _work
+    from rp2k_lab.sweep.command import _work
 
     plan = parse_search(OverridesParser.create().parse_overrides(["seed=range(6)"]))
     storage = opened(f"sqlite:///{tmp_path}/optuna.db")
     study = open_study(storage, plan, "a", "none", 0)
     link = lambda *_: {"name": "", "tags": {}}  # noqa: E731
-    _work(Worker(study, storage, plan, 6, [], tmp_path, 0, link, lambda: None, Silence()), (1, 3))
+    _work(StudyWorker(study, storage, plan, 6, [], tmp_path, 0, link, lambda: None, Silence()), (1, 3))
     assert states(study) == {"COMPLETE": 6}
     assert len({trial.params["seed"] for trial in study.get_trials()}) == 6
     seen = [json.loads(file.read_text())["devices"] for file in tmp_path.glob("*/seen.json")]
@@ -154,14 +154,14 @@ def test_a_trial_on_each_device(tmp_path, opened, behave):
 
 def test_a_killed_worker_and_a_restart_finish_each_cell_once(url, script, opened, behave, fifo, tmp_path):
     """Two workers, one of them killed in the middle of a trial, which then stops by itself; and a third."""
-    behave(("aug=cutout", fifo.behaviour))
-    workers = [script("part.py", "work", url, str(tmp_path)) for _ in range(2)]
+    behave(("aug=cutout", fifo.behavior))
+    workers = [script("fill_or_work.py", "work", url, str(tmp_path)) for _ in range(2)]
     _, parent = map(int, fifo.read().split())
     os.kill(parent, signal.SIGKILL)
     assert fifo.read() == "SIGTERM\n"
     assert fifo.read() == ""
     fifo.close()
-    again = script("part.py", "work", url, str(tmp_path))
+    again = script("fill_or_work.py", "work", url, str(tmp_path))
     for worker in (*(worker for worker in workers if worker.pid != parent), again):
         _, err = worker.communicate(timeout=120)
         assert worker.returncode == 0, err

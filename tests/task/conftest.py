@@ -1,91 +1,12 @@
 """Runs of the real command: a process of its own, real files, a real MLflow store."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.preloaded import Process, start_run
-
-# Eight classes, 300 photos.
-FEW_PHOTOS = (
-    "dataset.classes=8",
-    "dataset.train_images=300",
-    "dataset.val_images=60",
-    "dataset.test_images=80",
-    "dataset.min_train_images=5",
-    "size=32",
-    "epochs=2",
-)
-# A run takes seconds.
-TINY = (*FEW_PHOTOS, "model.width_multiplier=0.25")
-
-
-@dataclass
-class Store:
-    """An MLflow store of the test's own and what it holds."""
-
-    folder: Path
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.folder}/mlflow.db"
-
-    def runs(self) -> list:
-        """Every run, the newest first; none where the store was never made."""
-        import mlflow
-
-        if not (self.folder / "mlflow.db").exists():
-            return []
-        client = mlflow.MlflowClient(self.uri)
-        return [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
-
-    def history(self, run) -> dict[str, list[tuple[int, float]]]:
-        """Metric name to (step, value) in order, but for speeds, which no two runs share."""
-        import mlflow
-
-        client = mlflow.MlflowClient(self.uri)
-        names = sorted(name for name in run.data.metrics if "per_second" not in name)
-        return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
-
-    def run_of(self, output: str):
-        """The run whose id stands in what a command printed."""
-        (run,) = [run for run in self.runs() if run.info.run_id in output]
-        return run
-
-    def artifacts(self, run) -> Path:
-        """The run's artifact folder."""
-        return Path(run.info.artifact_uri.removeprefix("file://"))
-
-
-@dataclass
-class Command:
-    """A started `python run.py`: its process, its folder for outputs, its store."""
-
-    process: Process
-    folder: Path
-    store: Store
-
-    def wait(self, timeout_seconds: float = 300) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr)."""
-        out, err = self.process.communicate(timeout=timeout_seconds)
-        return self.process.returncode, out, err
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory) -> Callable[..., Command]:
-    """start(*arguments): `python run.py` with outputs and store in a new folder of its own."""
-
-    def start(*arguments: str, uri: str | None = None) -> Command:
-        folder = tmp_path_factory.mktemp("run")
-        store = Store(folder)
-        overrides = [f"tracking.uri={uri or store.uri}", f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
-        return Command(start_run([*overrides, *arguments], folder), folder, store)
-
-    return start
+from tests.helpers.tiny_runs import TINY, Command, Store
 
 
 @pytest.fixture(scope="session")
@@ -105,9 +26,9 @@ def later_store(first_run, tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def analysed_run(first_run, start, tmp_path_factory) -> Command:
+def analyzed_run(first_run, start, tmp_path_factory) -> Command:
     """A finished task=errors of the first run's test photos, in a copy of its store."""
-    store = Store(tmp_path_factory.mktemp("analysed"))
+    store = Store(tmp_path_factory.mktemp("analyzed"))
     shutil.copy(first_run.folder / "mlflow.db", store.folder)
     name = first_run.store.runs()[0].info.run_name
     command = start("task=errors", f"runs={name}", "task.split=test", uri=store.uri)
@@ -129,10 +50,10 @@ def second_run(first_run, tmp_path_factory) -> Path:
 @pytest.fixture
 def request_of(first_run, later_store, compose, monkeypatch):
     """request_of(*overrides): the configuration of a task on the first run, for calls within this process."""
-    from rp2k_lab import device
-    from rp2k_lab.config import parse
+    from rp2k_lab.config.schema import parse
+    from rp2k_lab.device import target
 
-    monkeypatch.setattr(device, "set_up", lambda device: None)  # MindSpore refuses it once a kernel has run
+    monkeypatch.setattr(target, "set_up", lambda device: None)  # MindSpore refuses it once a kernel has run
     checkpoint = first_run.folder / "out" / "checkpoints" / "best.ckpt"
     recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
 

@@ -14,12 +14,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from rp2k_lab import PROJECT
-from rp2k_lab.config import parse
-from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.task import convert
-from tests.parity import draw
-
-from .conftest import FEW_PHOTOS
+from tests.helpers import parity_inputs
+from tests.helpers.tiny_runs import FEW_PHOTOS
 
 CLASSES = 7
 
@@ -31,7 +30,9 @@ def state():
         names, shapes = file["resnet18/names"].tolist(), file["resnet18/shapes"].tolist()
     shapes = {name: [int(n) for n in shape.split(",")] for name, shape in zip(names, shapes, strict=True)}
     shapes |= {"fc.weight": [CLASSES, 512], "fc.bias": [CLASSES]}
-    return {k: draw.draw_weight(k, shape) for k, shape in shapes.items()} | {"bn1.num_batches_tracked": np.array(9)}
+    return {k: parity_inputs.draw_weight(k, shape) for k, shape in shapes.items()} | {
+        "bn1.num_batches_tracked": np.array(9)
+    }
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from rp2k_lab.errors import RequestError
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.task import ensemble
 
 RUN = "resnet18_shelf_none_seed0"

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.analysis import folds
+from rp2k_lab.analysis import cross_validation
 from rp2k_lab.analysis.causes import CAUSES
-from rp2k_lab.build import batches_for, build_network, build_views, preprocessing
-from rp2k_lab.checkpoint import load_checkpoint
-from rp2k_lab.config import parse
-from rp2k_lab.dataset.index import build_index
-from rp2k_lab.errors import RequestError
-from rp2k_lab.prediction import Member, Predictor
-from rp2k_lab.runs import find_run
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.tracking.run_lookup import find_run
+from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
+from rp2k_lab.train.checkpoint import load_checkpoint
 
 RUN = "resnet18_shelf_none_seed0"
 TABLES = {
@@ -33,16 +33,16 @@ def of_two(later_store, second_run, start):
     return command
 
 
-def test_it_is_a_run_with_its_parent_tables_and_counts(first_run, analysed_run):
-    code, out, err = analysed_run.result
+def test_it_is_a_run_with_its_parent_tables_and_counts(first_run, analyzed_run):
+    code, out, err = analyzed_run.result
     assert (code, err) == (0, "")
-    store, (parent,) = analysed_run.store, first_run.store.runs()
+    store, (parent,) = analyzed_run.store, first_run.store.runs()
     run = store.run_of(out)
     assert (run.data.tags["parent"], run.info.status) == (parent.info.run_id, "FINISHED")
     folder = store.artifacts(run)
     files = {path.name for path in folder.iterdir()}
     assert files >= TABLES | {"photo_score.csv", "config.yaml", "classes.txt"}
-    assert {f.name for f in (analysed_run.folder / "out").iterdir()} >= TABLES
+    assert {f.name for f in (analyzed_run.folder / "out").iterdir()} >= TABLES
     causes = pd.read_csv(folder / "causes.csv").set_index("cause")
     assert list(causes.index) == list(CAUSES)
     assert run.data.metrics["test/errors"] == causes["main"].sum()
@@ -50,9 +50,9 @@ def test_it_is_a_run_with_its_parent_tables_and_counts(first_run, analysed_run):
 
 
 @pytest.fixture
-def cases(analysed_run) -> pd.DataFrame:
-    run = analysed_run.store.run_of(analysed_run.result[1])
-    return pd.read_parquet(analysed_run.store.artifacts(run) / "cases.parquet")
+def cases(analyzed_run) -> pd.DataFrame:
+    run = analyzed_run.store.run_of(analyzed_run.result[1])
+    return pd.read_parquet(analyzed_run.store.artifacts(run) / "cases.parquet")
 
 
 def test_the_cases_are_the_runs_own_predictions(first_run, cases):
@@ -76,22 +76,22 @@ def test_errors_alone_have_their_nearest_training_photos(cases):
     assert ((cases["cause"] != "") == wrong).all()
 
 
-def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(analysed_run):
-    out = analysed_run.result[1]
+def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(analyzed_run):
+    out = analyzed_run.result[1]
     assert all(any(line.startswith(cause) for line in out.splitlines()) for cause in CAUSES)
     assert "of 80 photos" in out
     labels = (
         r"^labels +\d+ of 80 of test are suspected: .*label_errors.csv\n +those of train are ranked with task.folds=3"
     )
     assert re.search(labels, out, re.M)
-    assert f"page        {analysed_run.folder}/out/errors.html\nrun         errors_resnet18" in out
+    assert f"page        {analyzed_run.folder}/out/errors.html\nrun         errors_resnet18" in out
     assert "drawn without what it measures " in out
     assert "drawn without any nuisance " in out
 
 
-def test_features_are_computed_once(analysed_run, of_two):
-    """By `analysed_run` or by a former run of these tests, and by nobody a second time."""
-    assert analysed_run.result[0] == 0
+def test_features_are_computed_once(analyzed_run, of_two):
+    """By `analyzed_run` or by a former run of these tests, and by nobody a second time."""
+    assert analyzed_run.result[0] == 0
     out = of_two.result[1]
     assert out.count("features of 300 photos, kept in ") >= 1
 
@@ -147,7 +147,7 @@ def test_a_training_photo_is_predicted_by_the_fold_that_never_saw_it(first_run, 
         assert np.abs(probabilities[~unseen] - ours[~unseen]).max() > 1e-3
 
 
-def test_with_folds_the_photos_of_train_are_analysed_and_their_labels_ranked(later_store, of_folds):
+def test_with_folds_the_photos_of_train_are_analyzed_and_their_labels_ranked(later_store, of_folds):
     out = of_folds.result[1]
     run = later_store.run_of(out)
     folder, held_out = later_store.artifacts(run), np.load(of_folds.folder / "out" / "held_out.npy")
@@ -174,21 +174,23 @@ def test_folds_that_were_trained_are_found_and_others_are_not_taken_for_them(
     def train(*arguments):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(folds, "run_trial", train)
-    monkeypatch.setattr(folds, "Predictor", lambda *arguments, **options: lambda batches: iter(()))  # compiles nothing
-    monkeypatch.setattr(folds, "build_views", lambda *arguments: None)
-    monkeypatch.setattr(folds, "batches_for", lambda *arguments: None)
+    monkeypatch.setattr(cross_validation, "run_trial", train)
+    monkeypatch.setattr(
+        cross_validation, "Predictor", lambda *arguments, **options: lambda batches: iter(())
+    )  # compiles nothing
+    monkeypatch.setattr(cross_validation, "build_views", lambda *arguments: None)
+    monkeypatch.setattr(cross_validation, "batches_for", lambda *arguments: None)
     config, silence = request_of("task=errors", "task.folds=2"), SimpleNamespace(signum=None, check=lambda: None)
     index, parent = build_index(config.dataset), find_run(later_store.uri, RUN, tmp_path)
-    again = folds.held_out_probabilities(config, index, 2, parent, tmp_path, silence)
+    again = cross_validation.held_out_probabilities(config, index, 2, parent, tmp_path, silence)
     assert ",".join(again.run_ids) == later_store.run_of(of_folds.result[1]).data.tags["folds"]
-    longer, relabelled = config.model_copy(update={"epochs": 3}), replace(index, fingerprint="another")
-    for other in ((longer, index), (config, relabelled)):
+    longer, relabeled = config.model_copy(update={"epochs": 3}), replace(index, fingerprint="another")
+    for other in ((longer, index), (config, relabeled)):
         with pytest.raises(AssertionError, match="trained again"):
-            folds.held_out_probabilities(*other, 2, parent, tmp_path, silence)
+            cross_validation.held_out_probabilities(*other, 2, parent, tmp_path, silence)
 
 
-def test_folds_are_of_train_and_analysed_run_run(compose):
+def test_folds_are_of_train_and_analyzed_run_run(compose):
     with pytest.raises(RequestError, match=r"^task\.folds=3: folds predict photos of train, and task\.split is test\n"):
         parse(compose("task=errors", "runs=a", "task.folds=3", "task.split=test"))
     with pytest.raises(RequestError, match=r"^task\.folds=3: folds are trained as one run was, and runs= names two\n"):

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.config import Source
-from rp2k_lab.dataset.index import build_index
-from rp2k_lab.errors import RequestError
-from rp2k_lab.prediction import Predictor
+from rp2k_lab.config.schema import Source
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task import evaluate
 
 RUN = "resnet18_shelf_none_seed0"

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from mindspore import Tensor, nn, ops
 
-from rp2k_lab.build import build_photos
-from rp2k_lab.config import parse
-from rp2k_lab.dataset.batches import evaluation_batches
-from rp2k_lab.dataset.image import centre_crop, letterbox
-from rp2k_lab.dataset.index import build_index
+from rp2k_lab.config.schema import parse
+from rp2k_lab.dataset.image import center_crop, letterbox
+from rp2k_lab.dataset.loader import evaluation_batches
+from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.model import layers
 from rp2k_lab.task import export
+from rp2k_lab.train.build import build_photos
 
 FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json"}
 RUN = "resnet18_shelf_none_seed0"
@@ -74,7 +74,7 @@ def test_the_card_says_what_a_user_of_the_files_needs(first_run, exported):
     fixed = ("moving_mean", "moving_variance", "step")
     trained = [values for name, values in weights.items() if not name.endswith(fixed)]
     assert card["parameters"] == sum(values.size for values in trained)
-    assert [step["step"] for step in card["preparation"]] == ["decode", "letterbox", "centre_crop"]
+    assert [step["step"] for step in card["preparation"]] == ["decode", "letterbox", "center_crop"]
     assert len(card["checkpoint"]["sha256"]) == 64
 
 
@@ -85,7 +85,7 @@ def test_the_cards_preparation_is_evaluations(first_run, trained_on):
     photo = index.root / index.split("test")["path"][0]
     assert 160 <= max(cv2.imread(str(photo)).shape) < 320  # hence a quarter is as large as 40 pixels, an eighth is not
     decoded = cv2.cvtColor(cv2.imread(str(photo), cv2.IMREAD_REDUCED_COLOR_4), cv2.COLOR_BGR2RGB)
-    by_hand = centre_crop(letterbox(decoded, tuple(resize["size"])), tuple(crop["size"]))
+    by_hand = center_crop(letterbox(decoded, tuple(resize["size"])), tuple(crop["size"]))
     photos = build_photos(config, index)
     (seen,) = evaluation_batches(photos, index.split("test")[:1], config.size, 1)
     np.testing.assert_array_equal(by_hand, seen[0])
@@ -110,8 +110,8 @@ def test_a_checkpoint_file_is_exported_where_the_photos_are_gone_and_replaces_an
     folder = tmp_path / "run"
     shutil.copytree(first_run.folder / "out", folder)
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    colours = {key: config["dataset"][key] for key in ("mean", "std", "val_share", "val_seed", "others")}
-    config["dataset"] = {"name": "rp2k", "root": "/no/such/folder", **colours}
+    colors = {key: config["dataset"][key] for key in ("mean", "std", "val_fraction", "val_seed", "others")}
+    config["dataset"] = {"name": "rp2k", "root": "/no/such/folder", **colors}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
     output = tmp_path / "新 export"
     output.mkdir()

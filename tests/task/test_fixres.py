@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from rp2k_lab.config import Source, parse
-from rp2k_lab.errors import RequestError
-from rp2k_lab.runs import restore
-from rp2k_lab.statistics import wilson_interval
+from rp2k_lab.config.schema import Source, parse
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.task import evaluate, fixres
+from rp2k_lab.tracking.run_lookup import restore
 
 RUN = "resnet18_shelf_none_seed0"
 
@@ -89,9 +89,10 @@ def test_the_tables_numbers_are_the_records(later_store, tuned, record):
 def test_its_weights_are_a_run_to_start_from(compose, later_store, record, tmp_path, monkeypatch):
     from hydra import initialize_config_dir
 
-    from rp2k_lab import PROJECT, device
+    from rp2k_lab import PROJECT
+    from rp2k_lab.device import target
 
-    monkeypatch.setattr(device, "set_up", lambda device: None)  # MindSpore refuses it once a kernel has run
+    monkeypatch.setattr(target, "set_up", lambda device: None)  # MindSpore refuses it once a kernel has run
     run, _ = record
     overrides = ["task=evaluate", f"runs={run.info.run_id}", f"tracking.uri={later_store.uri}"]
     composed = compose(*overrides)

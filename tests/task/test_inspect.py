@@ -7,11 +7,10 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
-from rp2k_lab.config import parse
-from rp2k_lab.errors import RequestError
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.task import inspect
-
-from .conftest import FEW_PHOTOS
+from tests.helpers.tiny_runs import FEW_PHOTOS
 
 GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"
 PLANTED = ("dataset.exact_leaks=0.1", "dataset.near_leaks=0.15", "dataset.exact_duplicates=0.02", "dataset.seed=3")
@@ -92,7 +91,7 @@ def test_a_run_leaves_page_tables_and_counts(inspected):
 
 
 def test_the_fingerprint_is_the_one_of_a_training_run(inspected, compose):
-    from rp2k_lab.dataset.index import build_index
+    from rp2k_lab.dataset.photo_index import build_index
 
     config = parse(compose(*FEW_PHOTOS, *PLANTED))
     (run,) = inspected.store.runs()
@@ -183,9 +182,9 @@ class TestCache:
 
     @pytest.fixture
     def request_cache(self, compose, tmp_path, write_photo, monkeypatch, data_folder):
-        import rp2k_lab.dataset.cache
+        import rp2k_lab.dataset.image_cache
 
-        monkeypatch.setattr(rp2k_lab.dataset.cache, "DATA_FOLDER", data_folder)
+        monkeypatch.setattr(rp2k_lab.dataset.image_cache, "DATA_FOLDER", data_folder)
         for i in range(20):
             write_photo(tmp_path / "set" / "train" / "ab"[i % 2] / f"{i}.png", 30, 50, seed=i)
         words = ["task=inspect", "task.what=cache", "dataset=rp2k", f"dataset.root={tmp_path / 'set'}", "size=32"]

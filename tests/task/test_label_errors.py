@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from rp2k_lab import PROJECT
-
-from .conftest import FEW_PHOTOS
+from tests.helpers.tiny_runs import FEW_PHOTOS
 
 
 @pytest.mark.soak

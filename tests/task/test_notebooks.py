@@ -10,19 +10,19 @@ import pandas as pd
 import pytest
 
 from rp2k_lab import PROJECT
-from rp2k_lab.analysis.label_score import precision_recall
+from rp2k_lab.analysis.label_issue_score import precision_recall
+from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.dataset.relabel import write_relabels
-from rp2k_lab.errors import DataError, RequestError
 from rp2k_lab.notebook import data_tour
 from rp2k_lab.notebook.__main__ import NOTEBOOKS, CellFailed, execute, main
-from rp2k_lab.notebook.opened import open_data, open_errors, with_augmentations
-from tests.task.conftest import Store
+from rp2k_lab.notebook.run_context import open_data, open_errors, with_augmentations
+from tests.helpers.tiny_runs import Store
 
 
 @pytest.fixture(scope="module")
-def store(analysed_run) -> Store:
+def store(analyzed_run) -> Store:
     """The first run and its analysis."""
-    return analysed_run.store
+    return analyzed_run.store
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def trained(first_run):
 
 
 @pytest.fixture(scope="module")
-def analysed(store, analysed_run):
+def analyzed(store, analyzed_run):
     """The analysis, as if it doubted every label of an error and some labels were wrong."""
-    run = store.run_of(analysed_run.result[1])
+    run = store.run_of(analyzed_run.result[1])
     folder = store.artifacts(run)
     cases = pd.read_parquet(folder / "cases.parquet")
     wrong = cases[~cases["correct"]].sort_values("p1", ascending=False)
@@ -46,7 +46,7 @@ def analysed(store, analysed_run):
 
 
 @pytest.fixture(scope="module")
-def pages(store, trained, analysed, tmp_path_factory):
+def pages(store, trained, analyzed, tmp_path_factory):
     """Both notebooks of the training run, executed as `make notebooks` does."""
     folder = tmp_path_factory.mktemp("pages")
     options = ["--uri", store.uri, "--run", trained.info.run_id[:8], "--folder", str(folder)]
@@ -82,11 +82,11 @@ def test_every_cell_shows_something_and_nothing_fails_in_a_browser(pages, browse
     page.close()
 
 
-def test_the_numbers_are_those_of_the_run(pages, trained, analysed):
+def test_the_numbers_are_those_of_the_run(pages, trained, analyzed):
     text = (pages / "error_cases.html").read_text("utf-8")
-    assert f"({analysed.info.run_id[:8]}, " in text  # found by its parent
+    assert f"({analyzed.info.run_id[:8]}, " in text  # found by its parent
     assert trained.info.run_id in text
-    errors = int(analysed.data.metrics["test/errors"])
+    errors = int(analyzed.data.metrics["test/errors"])
     assert f"<td>errors</td><td>{errors}</td>" in text
     assert f"{100 * (80 - errors) / 80:.1f} %" in text
     assert f"<p>{errors} labels are doubted; " in text
@@ -97,11 +97,11 @@ def test_the_numbers_are_those_of_the_run(pages, trained, analysed):
     assert trained.info.run_id[:8] in tour
 
 
-def test_a_run_is_the_newest_that_fits_when_none_is_named(store, trained, analysed):
-    assert open_errors(None, store.uri).run.run_id == analysed.info.run_id
-    assert open_errors(analysed.info.run_id, store.uri).run.run_id == analysed.info.run_id
+def test_a_run_is_the_newest_that_fits_when_none_is_named(store, trained, analyzed):
+    assert open_errors(None, store.uri).run.run_id == analyzed.info.run_id
+    assert open_errors(analyzed.info.run_id, store.uri).run.run_id == analyzed.info.run_id
     assert open_data(None, store.uri).run.run_id == trained.info.run_id
-    assert open_data(analysed.info.run_id, store.uri).config.dataset.classes == 8
+    assert open_data(analyzed.info.run_id, store.uri).config.dataset.classes == 8
 
 
 def test_augmentations_keep_what_the_run_had(first_run):
@@ -112,7 +112,7 @@ def test_augmentations_keep_what_the_run_had(first_run):
     assert {(c.aug.name, c.aug.crop, c.aug.flip) for c in choices.values()} == {(n, None, 0.0) for n in choices}
 
 
-def test_a_training_run_that_nobody_analysed_names_the_command(first_run, trained, capsys):
+def test_a_training_run_that_nobody_analyzed_names_the_command(first_run, trained, capsys):
     uri, run = first_run.store.uri, trained.info.run_id
     with pytest.raises(
         RequestError, match=rf"no finished run of task=errors .*\npython run.py task=errors runs={run[:8]}"
@@ -138,13 +138,13 @@ def test_without_a_store_it_says_how_to_begin(capsys, tmp_path):
     assert capsys.readouterr().err.splitlines()[1] == "train a first run: python run.py"
 
 
-def test_photos_that_have_changed_since_the_run_are_no_surprise(store, trained, analysed, tmp_path):
+def test_photos_that_have_changed_since_the_run_are_no_surprise(store, trained, analyzed, tmp_path):
     changed = Store(tmp_path)
     shutil.copy(store.folder / "mlflow.db", tmp_path)
-    for run in (trained, analysed):
+    for run in (trained, analyzed):
         mlflow.MlflowClient(changed.uri).set_tag(run.info.run_id, "dataset_fingerprint", "0" * 16)
     with pytest.raises(DataError, match="the photos have changed since the run"):
-        open_errors(analysed.info.run_id, changed.uri)
+        open_errors(analyzed.info.run_id, changed.uri)
     words = "Its photos have changed since"
     assert words in data_tour.summary(open_data(trained.info.run_id, changed.uri)).html
     assert words not in data_tour.summary(open_data(trained.info.run_id, store.uri)).html
@@ -153,7 +153,7 @@ def test_photos_that_have_changed_since_the_run_are_no_surprise(store, trained, 
 @pytest.mark.parametrize(
     ("cell", "kind", "words"),
     [
-        ("from rp2k_lab.errors import DataError; raise DataError(f'{run} is gone\\nbring it back')", DataError,
+        ("from rp2k_lab.core.errors import DataError; raise DataError(f'{run} is gone\\nbring it back')", DataError,
          "^here is gone\nbring it back$"),
         ("x = 1\nint('one')", CellFailed, r"^made\.py, the cell that ends with int\('one'\): ValueError: invalid"),
     ],

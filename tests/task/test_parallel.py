@@ -15,9 +15,8 @@ import psutil
 import pytest
 
 from rp2k_lab import PROJECT
-from rp2k_lab.tracker import MlflowTracker
-
-from .conftest import TINY, Command, Store
+from rp2k_lab.tracking.tracker import MlflowTracker
+from tests.helpers.tiny_runs import TINY, Command, Store
 
 SMALL = (*TINY, "dataset.val_images=61", "dataset.test_images=81", "model=swin_tiny", "optimizer.warmup_epochs=0")
 # Whatever reads a gradient, a rate or a random number; the norm is clipped in every update.
@@ -43,7 +42,7 @@ def launch(tmp_path_factory):
     def start(*arguments, workers=2, after=None) -> Command:
         folder = after.folder if after else tmp_path_factory.mktemp("run")
         store = Store(folder)
-        entry = [str(Path(__file__).with_name("small.py")), *SMALL, *arguments]
+        entry = [str(PROJECT / "tests/helpers/tiny_model_run.py"), *SMALL, *arguments]
         entry += [f"tracking.uri={store.uri}", f"hydra.run.dir={folder}/{'later' if after else 'out'}"]
         binaries = Path(sys.executable).parent
         command = [sys.executable, *entry]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rp2k_lab import PROJECT
-from rp2k_lab.errors import DataError, RequestError
+from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.task import predict
 
 RUN = "resnet18_shelf_none_seed0"

@@ -10,15 +10,14 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
-from rp2k_lab.ablation import names
-from rp2k_lab.config import parse
-from rp2k_lab.errors import DataError, RequestError
-from rp2k_lab.results import RESULTS, read_results, write_results
+from rp2k_lab.ablation.results import RESULTS, read_results, write_results
+from rp2k_lab.config.ablation import names
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.sweep import collect as collect_module
 from rp2k_lab.task import report
-from rp2k_lab.tracker import MlflowTracker
-
-from .. import generated
+from rp2k_lab.tracking.tracker import MlflowTracker
+from tests.helpers import synthetic_results
 
 TRUTH = {"stretch": 0.6, "letterbox": 0.7, "stretch without size cue": 0.6, "letterbox without size cue": 0.61}
 DOCUMENTS = {"README.md", "report.html", "verdict.csv", "figure.svg"}
@@ -46,12 +45,12 @@ def request_of(compose, tmp_path):
 @pytest.fixture
 def every_table(monkeypatch):
     """`conf/ablation/` without a running Hydra."""
-    monkeypatch.setattr(report, "composed_choice", lambda _, name: generated.ablation(name).model_dump())
+    monkeypatch.setattr(report, "defaults_of", lambda _, name: synthetic_results.ablation(name).model_dump())
 
 
 def test_a_study_becomes_results_and_documents(request_of, studies, tmp_path, capsys):
     found, asked = studies
-    cells, images = generated.results(TRUTH, images=500)
+    cells, images = synthetic_results.results(TRUTH, images=500)
     found["resize"] = cells.iloc[::-1], images
     report.run(request_of("ablation=resize", "task.study=mine"), tmp_path)
     assert asked == [("resize", "laptop", "mine", None)]
@@ -66,7 +65,7 @@ def test_a_study_becomes_results_and_documents(request_of, studies, tmp_path, ca
 
 
 def test_committed_results_are_used_without_a_study_and_replaced_by_one(request_of, studies, tmp_path, capsys):
-    write_results(tmp_path, *generated.results(TRUTH, images=500))
+    write_results(tmp_path, *synthetic_results.results(TRUTH, images=500))
     before = (tmp_path / RESULTS).read_bytes()
     config = request_of("ablation=resize")
     report.run(config, tmp_path)
@@ -74,7 +73,7 @@ def test_committed_results_are_used_without_a_study_and_replaced_by_one(request_
     report.run(config, tmp_path)
     assert (tmp_path / "README.md").read_bytes() == first
     assert (tmp_path / RESULTS).read_bytes() == before
-    studies[0]["resize"] = generated.results({"stretch": 0.5}, [0, 3], images=300)
+    studies[0]["resize"] = synthetic_results.results({"stretch": 0.5}, [0, 3], images=300)
     capsys.readouterr()
     report.run(config, tmp_path)
     assert read_results(tmp_path).table["level"].tolist() == ["stretch", "stretch"]
@@ -92,16 +91,16 @@ def test_without_results_the_command_that_makes_them_is_told(request_of, tmp_pat
 
 
 def test_damaged_results_are_unusable_data(request_of, tmp_path):
-    write_results(tmp_path, *generated.results(TRUTH, images=50))
+    write_results(tmp_path, *synthetic_results.results(TRUTH, images=50))
     (tmp_path / RESULTS).write_text("level\n", "utf-8")
     with pytest.raises(DataError, match="no column"):
         report.run(request_of("ablation=resize"), tmp_path)
 
 
 def test_all_makes_every_table_and_one_overview(request_of, studies, every_table, tmp_path, capsys):
-    studies[0]["resize"] = generated.results(TRUTH, images=500)
-    write_results(tmp_path / "attention" / "laptop", *generated.results({"none": 0.5, "SE": 0.5}, [0], 100))
-    write_results(tmp_path / "tail" / "paper", *generated.results({"plain": 0.5}, [0], 100))
+    studies[0]["resize"] = synthetic_results.results(TRUTH, images=500)
+    write_results(tmp_path / "attention" / "laptop", *synthetic_results.results({"none": 0.5, "SE": 0.5}, [0], 100))
+    write_results(tmp_path / "tail" / "paper", *synthetic_results.results({"plain": 0.5}, [0], 100))
     report.run(request_of("ablation=all"), tmp_path)
     for folder in ("resize/laptop", "attention/laptop"):
         assert {file.name for file in (tmp_path / folder).iterdir()} == DOCUMENTS | {"results.csv", "images.csv"}
@@ -208,14 +207,14 @@ def run_py(folder, *arguments):
 
 
 def test_the_command_reports_a_table_without_mindspore(tmp_path):
-    write_results(tmp_path / "here", *generated.results(TRUTH, images=300))
+    write_results(tmp_path / "here", *synthetic_results.results(TRUTH, images=300))
     done = run_py(tmp_path, "-X", "importtime", PROJECT / "run.py", "task=report", "ablation=resize",
                   "task.output=here", f"task.storage=sqlite:///{tmp_path}/no_studies.db")  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "verdict     " in done.stdout
     assert {file.name for file in (tmp_path / "here").iterdir()} >= DOCUMENTS
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "rp2k_lab.verdict" in imported
+    assert "rp2k_lab.ablation.verdict" in imported
     assert not {"mindspore", "matplotlib"} & imported
 
 

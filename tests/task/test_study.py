@@ -5,7 +5,7 @@ import psutil
 import pytest
 import yaml
 
-from .conftest import TINY
+from tests.helpers.tiny_runs import TINY
 
 
 @pytest.fixture(scope="module")

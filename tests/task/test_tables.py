@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from rp2k_lab import ablation
+from rp2k_lab.config import ablation
 
 QUICK = "tail"  # the cheapest
 TABLES = [pytest.param(name, marks=() if name == QUICK else pytest.mark.soak) for name in ablation.names()]

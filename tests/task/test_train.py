@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
-from rp2k_lab.statistics import wilson_interval
-
-from .conftest import TINY
+from rp2k_lab.evaluation.intervals import wilson_interval
+from tests.helpers.tiny_runs import TINY
 
 GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"
 

@@ -5,7 +5,7 @@ Source of both: the GiantPandaCV entry to CCF BDCI 2021, as quoted in the projec
 
 import numpy as np
 
-from rp2k_lab.dataset.shelf.catalogue import Catalogue
+from rp2k_lab.dataset.shelf.catalog import Catalog
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 
 # Train images per bin of 0.5 in height/width, from 0 to 5.
@@ -49,7 +49,7 @@ def long_tail(classes: int, total: int, minimum: int) -> np.ndarray:
 
 
 def image_counts(options: ShelfOptions) -> dict[str, np.ndarray]:
-    """Images per class (int64, in the catalogue's order) of each split that the options ask for.
+    """Images per class (int64, in the catalog's order) of each split that the options ask for.
 
     Raises ValueError when the minimum per class needs more images than a split is to have.
     """
@@ -63,27 +63,27 @@ def image_counts(options: ShelfOptions) -> dict[str, np.ndarray]:
                 f"{split}_images={total} is too few: classes={options.classes} with min_{split}_images={minimum} "
                 f"need {options.classes * minimum}"
             )
-        others = options.others_share > 0
+        others = options.others_fraction > 0
         products = options.classes - others
-        of_others = max(minimum, round(options.others_share * total)) if others else 0
+        of_others = max(minimum, round(options.others_fraction * total)) if others else 0
         of_others = min(of_others, total - products * minimum)
         counts[split] = np.r_[long_tail(products, total - of_others, minimum), [of_others] * others]
     return counts
 
 
-def ratio_bands(catalogue: Catalogue, train_counts: np.ndarray) -> np.ndarray:
+def ratio_bands(catalog: Catalog, train_counts: np.ndarray) -> np.ndarray:
     """Quantile band (float64, classes × 2) of the published ratios from which each class draws.
 
     (0, 1) outside size groups. Within a group the bands are as wide as the sizes are frequent, so that the
     group as a whole follows the published histogram, apart from a small gap that keeps its sizes apart.
     """
-    bands = np.tile([0.0, 1.0], (len(catalogue.classes), 1))
+    bands = np.tile([0.0, 1.0], (len(catalog.classes), 1))
     groups: dict[int, list[int]] = {}
-    for index, product_class in enumerate(catalogue.classes):
+    for index, product_class in enumerate(catalog.classes):
         if product_class.size:
             groups.setdefault(product_class.product, []).append(index)
     for members in groups.values():
-        members = sorted(members, key=lambda index: catalogue.classes[index].size)
+        members = sorted(members, key=lambda index: catalog.classes[index].size)
         share = train_counts[members] / train_counts[members].sum()
         # A rare size keeps a band of at least half its even share.
         share = np.maximum(share, 0.5 / len(members))

@@ -10,7 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from rp2k_lab.dataset.shelf.catalogue import PALETTES, Brand, Flavour
+from rp2k_lab.dataset.shelf.catalog import PALETTES, Brand, Flavor
 
 HEIGHT, WIDTH = 216, 96
 YAW_STEPS = 7
@@ -38,8 +38,8 @@ _METAL = (198, 202, 208)
 _PAPER, _INK = (252, 252, 252), (70, 40, 30)
 
 
-def _polygon(canvas: np.ndarray, points: np.ndarray, colour: tuple[int, ...]) -> None:
-    cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], colour, cv2.LINE_AA, shift=4)
+def _polygon(canvas: np.ndarray, points: np.ndarray, color: tuple[int, ...]) -> None:
+    cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], color, cv2.LINE_AA, shift=4)
 
 
 def _regular(corners: int, start: float, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
@@ -60,14 +60,14 @@ _OUTLINES = {
 }  # fmt: skip
 
 
-def draw_mark(canvas: np.ndarray, kind: str, centre: tuple[float, float], radius: float, colour, ground) -> None:
-    """Draws a mark of catalogue.MARKS in place; `ground` is the colour behind it, used to cut holes."""
-    x, y = centre
+def draw_mark(canvas: np.ndarray, kind: str, center: tuple[float, float], radius: float, color, ground) -> None:
+    """Draws a mark of catalog.MARKS in place; `ground` is the color behind it, used to cut holes."""
+    x, y = center
     spot = (round(x), round(y))
     if kind in _OUTLINES:
-        _polygon(canvas, _OUTLINES[kind] * radius + centre, colour)
+        _polygon(canvas, _OUTLINES[kind] * radius + center, color)
     elif kind in ("disc", "ring", "crescent"):
-        cv2.circle(canvas, spot, round(radius), colour, -1, cv2.LINE_AA)
+        cv2.circle(canvas, spot, round(radius), color, -1, cv2.LINE_AA)
         if kind != "disc":
             aside = radius * 0.45 if kind == "crescent" else 0
             hole = radius * (0.75 if kind == "crescent" else 0.55)
@@ -75,13 +75,13 @@ def draw_mark(canvas: np.ndarray, kind: str, centre: tuple[float, float], radius
     elif kind == "waves":
         across = np.linspace(-1, 1, 17)
         for offset in (-0.6, 0.0, 0.6):
-            points = np.stack([across, offset + 0.22 * np.sin(2 * np.pi * across)], 1) * radius + centre
+            points = np.stack([across, offset + 0.22 * np.sin(2 * np.pi * across)], 1) * radius + center
             thickness = max(2, round(radius * 0.3))
-            cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, colour, thickness, cv2.LINE_AA)
+            cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, color, thickness, cv2.LINE_AA)
     else:
         size = radius / 11
         cv2.putText(
-            canvas, kind, (round(x - radius * 0.85), round(y + radius * 0.9)), cv2.FONT_HERSHEY_DUPLEX, size, colour,
+            canvas, kind, (round(x - radius * 0.85), round(y + radius * 0.9)), cv2.FONT_HERSHEY_DUPLEX, size, color,
             max(2, round(radius / 4)), cv2.LINE_AA,
         )  # fmt: skip
 
@@ -106,7 +106,7 @@ def _panel(canvas: np.ndarray, layout: int, top: float, bottom: float, accent, l
 
 
 def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink) -> None:
-    """Strokes that read as the brand's name and small print; a function of the name, not of the flavour."""
+    """Strokes that read as the brand's name and small print; a function of the name, not of the flavor."""
     rng = np.random.default_rng([ord(character) for character in brand.name])
     middle, unit = canvas.shape[1] / 2, 0.15 * _W
     for column in range(-1, 2):
@@ -122,31 +122,31 @@ def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink) -
         cv2.line(canvas, (round(middle - length), y), (round(middle + length), y), ink, 2, cv2.LINE_AA)
 
 
-def _flavour_patch(canvas: np.ndarray, layout: int, flavour: Flavour, top: float, high: float) -> None:
-    """The part in which flavours of one brand differ: about a fifth of the visible label."""
+def _flavor_patch(canvas: np.ndarray, layout: int, flavor: Flavor, top: float, high: float) -> None:
+    """The part in which flavors of one brand differ: about a fifth of the visible label."""
     middle = canvas.shape[1] / 2
     x, y = middle + (0.0, 0.16, -0.0, -0.14)[layout] * _W, top + 0.73 * high
     half_width, half_height = 0.31 * _W, min(0.15 * high, 0.3 * _W)
-    icon = _INK if sum(flavour.colour) > 560 else _PAPER
+    icon = _INK if sum(flavor.color) > 560 else _PAPER
     if layout % 2:
         axes = (round(half_width), round(half_height))
-        cv2.ellipse(canvas, (round(x), round(y)), axes, 0, 0, 360, flavour.colour, -1, cv2.LINE_AA)
+        cv2.ellipse(canvas, (round(x), round(y)), axes, 0, 0, 360, flavor.color, -1, cv2.LINE_AA)
         cv2.ellipse(canvas, (round(x), round(y)), axes, 0, 0, 360, icon, 3, cv2.LINE_AA)
     else:
         corners = [round(v) for v in (x - half_width, y - half_height, x + half_width, y + half_height)]
-        cv2.rectangle(canvas, corners[:2], corners[2:], flavour.colour, -1)
+        cv2.rectangle(canvas, corners[:2], corners[2:], flavor.color, -1)
         cv2.rectangle(canvas, corners[:2], corners[2:], icon, 3)
-    draw_mark(canvas, flavour.icon, (x, y), 0.62 * half_height, icon, flavour.colour)
+    draw_mark(canvas, flavor.icon, (x, y), 0.62 * half_height, icon, flavor.color)
 
 
 def _readable(ground, *candidates: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The first colour that stands out from the ground, or else the one that does most."""
-    contrasts = [sum(abs(a - b) for a, b in zip(ground, colour, strict=True)) for colour in candidates]
+    """The first color that stands out from the ground, or else the one that does most."""
+    contrasts = [sum(abs(a - b) for a, b in zip(ground, color, strict=True)) for color in candidates]
     return next((c for c, contrast in zip(candidates, contrasts, strict=True) if contrast > 180),
                 candidates[int(np.argmax(contrasts))])  # fmt: skip
 
 
-def _texture(brand: Brand, flavour: Flavour) -> np.ndarray:
+def _texture(brand: Brand, flavor: Flavor) -> np.ndarray:
     """The wrapping, unrolled: uint8 RGB, as high as the pack and twice as wide, its front in the middle."""
     base, accent, light = PALETTES[brand.palette]
     top, bottom = (share * _H for share in _LABEL[brand.shape])
@@ -160,12 +160,12 @@ def _texture(brand: Brand, flavour: Flavour) -> np.ndarray:
     if brand.shape == "carton":
         canvas[: round(0.05 * _H)] = light
         canvas[round(0.05 * _H) : round(top)] = base
-    # The oval of layout 3 is light; elsewhere the mark stands on the base colour.
+    # The oval of layout 3 is light; elsewhere the mark stands on the base color.
     ground = light if brand.layout == 3 else base
-    mark_colour = _readable(ground, accent, base, light)
-    draw_mark(canvas, brand.mark, (_W, top + 0.26 * high), min(0.24 * _W, 0.16 * high), mark_colour, ground)
+    mark_color = _readable(ground, accent, base, light)
+    draw_mark(canvas, brand.mark, (_W, top + 0.26 * high), min(0.24 * _W, 0.16 * high), mark_color, ground)
     _lettering(canvas, brand, top, high, _readable(ground, light, accent, _INK))
-    _flavour_patch(canvas, brand.layout, flavour, top, high)
+    _flavor_patch(canvas, brand.layout, flavor, top, high)
     return canvas
 
 
@@ -189,17 +189,17 @@ def _unrolled_x(shape: str, turn: float) -> tuple[np.ndarray, np.ndarray]:
     return np.where(aside, x + 0.35 * np.sign(turn), (x + shift) / (1 - 0.12 * abs(turn))), np.where(aside, 0.62, 1.0)
 
 
-def _single(brand: Brand, flavour: Flavour, yaw: int) -> np.ndarray:
+def _single(brand: Brand, flavor: Flavor, yaw: int) -> np.ndarray:
     turn = yaw / (YAW_STEPS - 1) * 2 - 1
     columns, brightness = _unrolled_x(brand.shape, turn)
     map_x = np.tile(np.float32((columns + 1) * _W - 0.5), (_H, 1))
     map_y = np.tile(np.arange(_H, dtype=np.float32)[:, None], (1, _W))
-    colour = cv2.remap(_texture(brand, flavour), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    color = cv2.remap(_texture(brand, flavor), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     x = np.abs((np.arange(_W) + 0.5) / _W - 0.5)[None]
     alpha = np.clip((_half_width(brand.shape) - x) * _W + 0.5, 0, 1)
     light = np.float32(brightness[None] * np.linspace(1.06, 0.9, _H)[:, None])
     art = np.empty((_H, _W, 4), np.float32)
-    np.minimum(colour * light[..., None], 255, out=art[..., :3])
+    np.minimum(color * light[..., None], 255, out=art[..., :3])
     art[..., :3] *= np.float32(alpha)[..., None]
     art[..., 3] = 255 * alpha
     return art
@@ -217,13 +217,13 @@ def _multipack(single: np.ndarray, pack: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def product_art(brand: Brand, flavour: Flavour, yaw: int, pack: int) -> np.ndarray:
-    """A product in front of nothing: read-only uint8 HEIGHT × WIDTH × 4, colours premultiplied by alpha.
+def product_art(brand: Brand, flavor: Flavor, yaw: int, pack: int) -> np.ndarray:
+    """A product in front of nothing: read-only uint8 HEIGHT × WIDTH × 4, colors premultiplied by alpha.
 
     `yaw` is a step of range(YAW_STEPS), the middle one straight ahead; `pack` the number of items (1, 2, 4, 6).
     Size is no argument: that is the point.
     """
-    art = _single(brand, flavour, yaw)
+    art = _single(brand, flavor, yaw)
     if pack > 1:
         art = _multipack(art, pack)
     art = np.round(cv2.resize(art, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)).astype(np.uint8)

@@ -17,7 +17,7 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
-from rp2k_lab.dataset.shelf.catalogue import build_catalogue
+from rp2k_lab.dataset.shelf.catalog import build_catalog
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.plan import plan
 from rp2k_lab.dataset.shelf.scene import draw_image, encode
@@ -90,9 +90,9 @@ def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, workers: 
 
 def _write_images(options: ShelfOptions, rows: pd.DataFrame, part: Path) -> int:
     """Draws and writes the images of some truth rows; returns how many."""
-    catalogue = build_catalogue(options)
+    catalog = build_catalog(options)
     for row in rows.to_dict("records"):
-        (part / row["path"]).write_bytes(encode(draw_image(row, catalogue), row))
+        (part / row["path"]).write_bytes(encode(draw_image(row, catalog), row))
     return len(rows)
 
 

@@ -17,14 +17,14 @@ def tilt(corners: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     """Corners (4 × 2, pixels) of the product seen at an angle: up to 11° of rotation and 14 % of perspective."""
     angle = np.deg2rad(11 * strength) * rng.choice([-1, 1]) * rng.uniform(0.6, 1)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = corners.mean(0)
+    center = corners.mean(0)
     # One edge of the four (top, right, bottom, left) is further away, hence shorter.
     far = rng.integers(4)
     edge = [far, (far + 1) % 4]
     shrunk = corners.copy()
     shrunk[edge] += (corners[edge].mean(0) - corners[edge]) * 0.28 * strength * rng.uniform(0.4, 1)
     # Turned, the product would leave the crop.
-    return (shrunk - centre) @ rotation.T * (1 - 0.07 * strength) + centre
+    return (shrunk - center) @ rotation.T * (1 - 0.07 * strength) + center
 
 
 def reflect(scene: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

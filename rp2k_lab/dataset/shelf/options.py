@@ -33,28 +33,28 @@ class ShelfOptions(BaseModel):
     min_train_images: int = Field(30, ge=1, le=1000, description="Least images of a class in train.")
     min_val_images: int = Field(1, ge=1, le=1000, description="Least images of a class in val.")
     min_test_images: int = Field(4, ge=1, le=1000, description="Least images of a class in test.")
-    others_share: float = Field(0.03, ge=0.0, le=0.5, description="Share of the catch-all class; 0: none.")
+    others_fraction: float = Field(0.03, ge=0.0, le=0.5, description="Share of the catch-all class; 0: none.")
 
     size_cue: int = Field(1, ge=0, le=1, description="1: some products' sizes differ only in height/width.")
-    size_share: Share = Field(0.4, description="Share of classes in a size group, when size_cue=1.")
-    multipack_class_share: Share = Field(0.25, description="Share of products also sold as multi-packs.")
-    multipack_image_share: Share = Field(0.3, description="Share of those products' images showing one.")
+    size_fraction: Share = Field(0.4, description="Share of classes in a size group, when size_cue=1.")
+    multipack_class_fraction: Share = Field(0.25, description="Share of products also sold as multi-packs.")
+    multipack_image_fraction: Share = Field(0.3, description="Share of those products' images showing one.")
 
-    angle_share: Share = Field(0.35, description="Share of images taken at an angle.")
-    blur_share: Share = Field(0.25, description="Share of blurred images.")
-    reflection_share: Share = Field(0.25, description="Share of images with a reflection.")
-    brightness_share: Share = Field(0.35, description="Share of under- or over-exposed images.")
-    color_cast_share: Share = Field(0.3, description="Share of images with a colour cast.")
-    neighbour_share: Share = Field(0.3, description="Share of images showing a neighbour's edge.")
+    angle_fraction: Share = Field(0.35, description="Share of images taken at an angle.")
+    blur_fraction: Share = Field(0.25, description="Share of blurred images.")
+    reflection_fraction: Share = Field(0.25, description="Share of images with a reflection.")
+    brightness_fraction: Share = Field(0.35, description="Share of under- or over-exposed images.")
+    color_cast_fraction: Share = Field(0.3, description="Share of images with a color cast.")
+    neighbor_fraction: Share = Field(0.3, description="Share of images showing a neighbor's edge.")
 
     jpeg_quality: tuple[int, int] = Field((60, 95), strict=False, description="Range of the JPEG quality.")
-    png_share: Share = Field(0.05, description="Share of PNG files, named like screenshots.")
+    png_fraction: Share = Field(0.05, description="Share of PNG files, named like screenshots.")
     side_px: tuple[int, int] = Field(
         (64, 96), strict=False, description="Range of the width in pixels at height/width 2.25; else more pixels."
     )
 
     label_noise: float = Field(0.0, ge=0.0, le=0.5, description="Share of wrong labels in noisy_splits.")
-    look_alike_noise_share: Share = Field(0.8, description="Share of the wrong labels naming a look-alike.")
+    look_alike_noise_fraction: Share = Field(0.8, description="Share of the wrong labels naming a look-alike.")
     noisy_splits: tuple[Split, ...] = Field(("train",), strict=False, description="Splits with wrong labels.")
 
     exact_duplicates: CopyShare = Field(0.0, description="Share of train: same bytes as another train image.")

@@ -5,15 +5,15 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.dataset.shelf.catalogue import FLAVOURS, Catalogue, build_catalogue, look_alikes
+from rp2k_lab.dataset.shelf.catalog import FLAVORS, Catalog, build_catalog, look_alikes
 from rp2k_lab.dataset.shelf.distributions import image_counts, ratio_at, ratio_bands
 from rp2k_lab.dataset.shelf.drawing import HEIGHT, WIDTH
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 
 SPLITS = ("train", "val", "test")
-NUISANCES = ("angle", "blur", "reflection", "brightness", "color_cast", "neighbour")
+NUISANCES = ("angle", "blur", "reflection", "brightness", "color_cast", "neighbor")
 TRUTH_COLUMNS = (
-    "path", "split", "given_class", "true_class", "label_error", "brand", "flavour", "size", "pack", "ratio",
+    "path", "split", "given_class", "true_class", "label_error", "brand", "flavor", "size", "pack", "ratio",
     "width", "height", *NUISANCES, "jpeg_quality", "duplicate_of", "duplicate_kind", "draw_key", "near_key",
 )  # fmt: skip
 # Last entry of a random stream's key; the entries before it are seed, split and class.
@@ -23,7 +23,7 @@ _PACKS = np.array([2, 4, 6])
 _LEAST_STRENGTH = 0.35
 _UPPER_CASE_SHARE = 0.03
 # Columns that say what is in a picture: shared with a near copy. An exact copy shares the encoding too.
-_CONTENT = ["class", "brand", "flavour", "size", "pack", "exact_ratio", *NUISANCES, "draw_key"]
+_CONTENT = ["class", "brand", "flavor", "size", "pack", "exact_ratio", *NUISANCES, "draw_key"]
 _ENCODING = ["width", "height", "jpeg_quality"]
 
 
@@ -33,19 +33,19 @@ def plan(options: ShelfOptions) -> pd.DataFrame:
     Image number n of a class and split has the same content whatever the counts: it depends on (seed, split,
     class, n) alone, until copies are planted. Raises ValueError when the options contradict each other.
     """
-    catalogue = build_catalogue(options)
+    catalog = build_catalog(options)
     counts = image_counts(options)
-    bands = ratio_bands(catalogue, counts["train"])
+    bands = ratio_bands(catalog, counts["train"])
     parts = [
-        _class_images(options, catalogue, split, index, int(number), bands[index])
+        _class_images(options, catalog, split, index, int(number), bands[index])
         for split, numbers in counts.items()
         for index, number in enumerate(numbers)
     ]
     table = pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
     _plant_copies(table, options)
-    names = np.array([product_class.name for product_class in catalogue.classes], object)
+    names = np.array([product_class.name for product_class in catalog.classes], object)
     table["true_class"] = names[table["class"]]
-    table["given_class"] = names[_given_labels(table, options, catalogue)]
+    table["given_class"] = names[_given_labels(table, options, catalog)]
     table["label_error"] = table["given_class"] != table["true_class"]
     table["ratio"] = table["height"] / table["width"]
     table["path"] = _paths(table, options.seed)
@@ -55,31 +55,31 @@ def plan(options: ShelfOptions) -> pd.DataFrame:
 
 
 def _class_images(
-    options: ShelfOptions, catalogue: Catalogue, split: str, index: int, number: int, band: np.ndarray
+    options: ShelfOptions, catalog: Catalog, split: str, index: int, number: int, band: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Columns of all images of one class in one split."""
     key = [options.seed, SPLITS.index(split), index]
     # Filled row by row: the first rows do not depend on how many follow.
     u = iter(np.random.default_rng([*key, _UNIFORM]).random((number, 8 + 2 * len(NUISANCES))).T)
     keys = np.random.default_rng([*key, _KEYS]).integers(2**63, size=(number, 2))
-    product_class = catalogue.classes[index]
+    product_class = catalog.classes[index]
     ratio = ratio_at(band[0] + next(u) * (band[1] - band[0]))
     height, width = _pixels(ratio, next(u), options)
-    multipack = product_class.multipack & (next(u) < options.multipack_image_share)
+    multipack = product_class.multipack & (next(u) < options.multipack_image_fraction)
     pack = np.where(multipack, _PACKS[(next(u) * len(_PACKS)).astype(int)], 1)
-    is_png = next(u) < options.png_share
+    is_png = next(u) < options.png_fraction
     jpeg_quality = np.where(is_png, 0, _integer_in(options.jpeg_quality, next(u)))
-    brand, flavour = _identity(catalogue, index, next(u), next(u))
+    brand, flavor = _identity(catalog, index, next(u), next(u))
     strengths = {}
     for nuisance in NUISANCES:
-        present = next(u) < getattr(options, f"{nuisance}_share")
+        present = next(u) < getattr(options, f"{nuisance}_fraction")
         strengths[nuisance] = np.where(present, _LEAST_STRENGTH + (1 - _LEAST_STRENGTH) * next(u), 0.0)
     constant = {"split": split, "class": index, "size": product_class.size, "near_key": 0, "original": -1}
     return {
         **{name: np.full(number, value) for name, value in constant.items()},
         "number": np.arange(number), "duplicate_kind": np.full(number, None, object), "exact_ratio": ratio,
         "height": height, "width": width, "pack": pack, "jpeg_quality": jpeg_quality, "brand": brand,
-        "flavour": flavour, **strengths, "draw_key": keys[:, 0], "file_key": keys[:, 1],
+        "flavor": flavor, **strengths, "draw_key": keys[:, 0], "file_key": keys[:, 1],
     }  # fmt: skip
 
 
@@ -100,16 +100,16 @@ def _pixels(ratio: np.ndarray, u: np.ndarray, options: ShelfOptions) -> tuple[np
     return height, np.round(side * np.maximum(1, canvas_ratio / ratio)).astype(np.int64)
 
 
-def _identity(catalogue: Catalogue, index: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Brand and flavour names: the class's own, or for `others` any flavour of any brand not in the catalogue."""
-    product_class = catalogue.classes[index]
+def _identity(catalog: Catalog, index: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Brand and flavor names: the class's own, or for `others` any flavor of any brand not in the catalog."""
+    product_class = catalog.classes[index]
     if product_class.brand is not None:
-        brands, flavours = [product_class.brand], [product_class.flavour]
+        brands, flavors = [product_class.brand], [product_class.flavor]
     else:
-        brands, flavours = catalogue.foreign_brands, FLAVOURS
+        brands, flavors = catalog.foreign_brands, FLAVORS
     return tuple(
         np.array([kind.name for kind in kinds], object)[(variate * len(kinds)).astype(int)]
-        for kinds, variate in ((brands, u), (flavours, v))
+        for kinds, variate in ((brands, u), (flavors, v))
     )
 
 
@@ -146,7 +146,7 @@ def _plant_copies(table: pd.DataFrame, options: ShelfOptions) -> None:
     table.loc[near_targets, "height"], table.loc[near_targets, "width"] = height, width
 
 
-def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalogue: Catalogue) -> np.ndarray:
+def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalog: Catalog) -> np.ndarray:
     """Class index (int64) under which each image is filed: wrong for exactly the wanted share.
 
     The first image of each class and split stays right, so that every class keeps an image of its own.
@@ -154,13 +154,13 @@ def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalogue: Catalog
     given = table["class"].to_numpy().copy()
     if not options.label_noise:
         return given
-    similar = look_alikes(catalogue)
+    similar = look_alikes(catalog)
     has_similar = np.array([len(indices) > 0 for indices in similar])
     for split in sorted(set(options.noisy_splits), key=SPLITS.index):
         rng = np.random.default_rng([options.seed, 203, SPLITS.index(split)])
         rows = rng.permutation(np.flatnonzero((table["split"] == split) & (table["number"] > 0)))
         wanted = round(options.label_noise * (table["split"] == split).sum())
-        look_alike_rows = rows[has_similar[given[rows]]][: round(wanted * options.look_alike_noise_share)]
+        look_alike_rows = rows[has_similar[given[rows]]][: round(wanted * options.look_alike_noise_fraction)]
         other_rows = rows[~np.isin(rows, look_alike_rows)][: wanted - len(look_alike_rows)]
         if len(other_rows) + len(look_alike_rows) < wanted:
             raise ValueError(f"label_noise={options.label_noise}: {split} has too few images beside one a class")

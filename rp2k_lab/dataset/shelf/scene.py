@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from rp2k_lab.dataset.shelf import nuisance
-from rp2k_lab.dataset.shelf.catalogue import FLAVOUR_BY_NAME, FLAVOURS, Catalogue, build_catalogue
+from rp2k_lab.dataset.shelf.catalog import FLAVOR_BY_NAME, FLAVORS, Catalog, build_catalog
 from rp2k_lab.dataset.shelf.drawing import HEIGHT, WIDTH, YAW_STEPS, product_art
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.plan import NUISANCES
@@ -23,16 +23,16 @@ _AFTER_PLACING = {
 }
 
 
-def draw_image(row: Mapping[str, Any], catalogue: Catalogue, without: Collection[str] = ()) -> np.ndarray:
+def draw_image(row: Mapping[str, Any], catalog: Catalog, without: Collection[str] = ()) -> np.ndarray:
     """The picture of a truth row before it is encoded: uint8 RGB, row's height × width × 3.
 
     Nuisances named in `without` are left out; each has random numbers of its own, so the rest stays as it is.
     """
     strength = {name: 0.0 if name in without else row[name] for name in NUISANCES}
     scene = _background(_stream(row, "background"))
-    corners, art, yaw_light = _pose(row, catalogue)
-    if strength["neighbour"]:
-        beside, beside_corners = _neighbour(catalogue, strength["neighbour"], _stream(row, "neighbour"))
+    corners, art, yaw_light = _pose(row, catalog)
+    if strength["neighbor"]:
+        beside, beside_corners = _neighbor(catalog, strength["neighbor"], _stream(row, "neighbor"))
         scene = _place(scene, beside, beside_corners)
     if strength["angle"]:
         corners = nuisance.tilt(corners, strength["angle"], _stream(row, "angle"))
@@ -57,13 +57,13 @@ def encode(image: np.ndarray, row: Mapping[str, Any]) -> bytes:
 def redraw(options: ShelfOptions, truth_row: Mapping[str, Any], without: Collection[str] = ()) -> np.ndarray:
     """Draws the image of a row of truth.parquet again, leaving nuisances out: uint8 RGB, height × width × 3.
 
-    `without` names some of "angle", "blur", "reflection", "brightness", "color_cast", "neighbour", "jpeg"; all
+    `without` names some of "angle", "blur", "reflection", "brightness", "color_cast", "neighbor", "jpeg"; all
     else stays the same. With none, the result equals the decoded file. Raises ValueError for other names.
     """
     unknown = set(without) - {*NUISANCES, "jpeg"}
     if unknown:
         raise ValueError(f"without={sorted(unknown)}: no such nuisance; there are {', '.join(NUISANCES)}, jpeg")
-    image = draw_image(truth_row, build_catalogue(options), without)
+    image = draw_image(truth_row, build_catalog(options), without)
     if "jpeg" in without or not truth_row["jpeg_quality"]:
         return image
     file = np.frombuffer(encode(image, truth_row), np.uint8)
@@ -87,7 +87,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return np.minimum(scene, 255)
 
 
-def _pose(row: Mapping[str, Any], catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pose(row: Mapping[str, Any], catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the product stands (corners, pixels), its art, and the light's gain for each of the art's columns."""
     rng = _stream(row, "pose")
     yaw = int(rng.binomial(YAW_STEPS - 1, 0.5))
@@ -95,14 +95,14 @@ def _pose(row: Mapping[str, Any], catalogue: Catalogue) -> tuple[np.ndarray, np.
     top, bottom = rng.uniform((0.0, 0.0), (0.06, 0.04)) * HEIGHT
     corners = _corners(left, top, WIDTH - right, HEIGHT - bottom)
     gain = 1 + rng.uniform(-0.22, 0.22) * np.linspace(-1, 1, WIDTH)
-    brand, flavour = catalogue.brand_by_name[row["brand"]], FLAVOUR_BY_NAME[row["flavour"]]
-    return corners, product_art(brand, flavour, yaw, int(row["pack"])), gain.astype(np.float32)
+    brand, flavor = catalog.brand_by_name[row["brand"]], FLAVOR_BY_NAME[row["flavor"]]
+    return corners, product_art(brand, flavor, yaw, int(row["pack"])), gain.astype(np.float32)
 
 
-def _neighbour(catalogue: Catalogue, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Art and corners of some product of the catalogue that reaches 8 to 24 % into the crop from one side."""
-    brand = catalogue.brands[rng.integers(len(catalogue.brands))]
-    art = product_art(brand, FLAVOURS[rng.integers(len(FLAVOURS))], YAW_STEPS // 2, 1)
+def _neighbor(catalog: Catalog, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Art and corners of some product of the catalog that reaches 8 to 24 % into the crop from one side."""
+    brand = catalog.brands[rng.integers(len(catalog.brands))]
+    art = product_art(brand, FLAVORS[rng.integers(len(FLAVORS))], YAW_STEPS // 2, 1)
     visible = 0.24 * strength * WIDTH
     left = visible - 0.97 * WIDTH if rng.random() < 0.5 else WIDTH - visible
     top = rng.uniform(-0.05, 0.1) * HEIGHT
@@ -117,8 +117,8 @@ def _place(scene: np.ndarray, art: np.ndarray, corners: np.ndarray, gain: np.nda
     """Lays art (premultiplied RGBA) over the scene so that its corners come to lie at `corners`."""
     matrix = cv2.getPerspectiveTransform(np.float32(_corners(0, 0, WIDTH, HEIGHT)), np.float32(corners))
     placed = cv2.warpPerspective(art, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR).astype(np.float32)
-    colour = placed[..., :3] if gain is None else placed[..., :3] * gain[None, :, None]
-    return np.minimum(scene * (1 - placed[..., 3:] / 255) + colour, 255)
+    color = placed[..., :3] if gain is None else placed[..., :3] * gain[None, :, None]
+    return np.minimum(scene * (1 - placed[..., 3:] / 255) + color, 255)
 
 
 def _to_crop(scene: np.ndarray, height: int, width: int) -> np.ndarray:

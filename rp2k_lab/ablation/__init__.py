@@ -1,0 +1,1 @@
+"""From a table's results to its verdict and its report."""

@@ -1,0 +1,175 @@
+"""A judged table as documents: README.md and report.html of one text, verdict.csv with every number, figure.svg."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, JudgedTable
+from rp2k_lab.ablation.wording import METRICS, decimals, grid, numbers, report_command, run_command, sentence
+from rp2k_lab.core.files import write_text
+from rp2k_lab.core.text import percent
+from rp2k_lab.pages.document import (
+    Block,
+    Code,
+    Document,
+    Figure,
+    Grid,
+    Item,
+    Items,
+    Quote,
+    Section,
+    Tag,
+    Text,
+    points,
+    to_html,
+    to_markdown,
+)
+from rp2k_lab.pages.forest_plot import Bar, forest
+
+README, PAGE, CSV, FIGURE, NOTES = "README.md", "report.html", "verdict.csv", "figure.svg", "notes.md"
+_METHOD = (
+    "Each difference is paired by seed and by test image. Its interval holds the spread between seeds and the one "
+    "between images, and all intervals of the table cover together 95 % of the time; a word is given where Holm's "
+    "test over the table's {} comparisons decides, at 5 %. Images are taken as independent of each other. How it is "
+    "computed: rp2k_lab/ablation/significance.py."
+)
+_EXPLAINED = "Shares are means over seeds on test; sd, their spread over seeds, and differences are in points."
+_GROUPS = (
+    "Means over seeds; val is what choices were made on. Head, medium and tail: classes with more than 100, 20 to 100 "
+    "and fewer than 20 training photos at RP2K's scale, and the same shares of classes elsewhere."
+)
+
+
+def write_documents(table: JudgedTable, folder: Path) -> list[Path]:
+    """Write README.md, report.html, verdict.csv and figure.svg to an existing folder, quoting its notes.md; returns
+    their paths.  The same table and notes give the same bytes."""
+    notes = folder / NOTES
+    page = document(table, notes.read_text("utf-8") if notes.is_file() else "")
+    texts = {README: to_markdown(page), PAGE: to_html(page), CSV: numbers(table), FIGURE: str(figure(table))}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def figure(table: JudgedTable) -> Markup:
+    """The differences with their intervals, and the published ones."""
+    bars = []
+    for row in table.rows:
+        if row.baseline is None:
+            continue
+        published = row.published_difference.difference if row.published_difference else None
+        if row.verdict is None:
+            bars.append(Bar(row.level, None, 0, 0, "open", published, "not compared"))
+            continue
+        verdict = row.verdict
+        bars.append(Bar(row.level, verdict.difference.value, verdict.low, verdict.high, row.word or "open", published))
+    images = max(row.images for row in table.rows)
+    baselines = {row.baseline for row in table.rows if row.baseline}
+    baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
+    label = f"{METRICS[table.ablation.metric]}: difference from {baseline}, points"
+    return forest(bars, label, decimals(images))
+
+
+def document(table: JudgedTable, notes: str) -> Document:
+    """The text of both documents."""
+    ablation = table.ablation
+    images = max(row.images for row in table.rows)
+    lead = (
+        f"{ablation.name} at scale {table.scale}: {len(table.rows)} levels, {len(table.seeds)} seeds, "
+        f"{images:,} test images; {METRICS[ablation.metric]}. Published: {ablation.source}."
+    )
+    words = "Measured differences with their 95 % intervals, and published ones where there are any"
+    verdict = [Items([sentence(row) for row in table.rows if row.baseline]), Figure(figure(table), FIGURE, words)]
+    if table.scale == "smoke":
+        verdict.insert(0, Text("Scale smoke shows that everything works. Its figures mean nothing."))
+    sections = [
+        Section("Verdict", verdict),
+        Section("Published and measured", [grid(table), Text(_EXPLAINED)]),
+        Section("By kind of class", [_kinds(table), Text(_GROUPS)]),
+        *_single_runs(table),
+        *_absent(table),
+        Section("What was run", _what(table)),
+        Section("How to compute it again", _again(table)),
+    ]
+    if notes.strip():
+        sections.append(Section("Notes", [Quote(notes)]))
+    return Document(ablation.question, lead, sections)
+
+
+def _kinds(table: JudgedTable) -> Grid:
+    names = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
+    counted = {name: f"{METRICS[name]} of {images:,}" for name, images in table.images_of.items()}
+    rows = [[row.level, *(percent(row.means[name]) for name in names)] for row in table.rows]
+    return Grid(["level", *(counted.get(name, METRICS[name]) for name in names)], rows)
+
+
+def _single_runs(table: JudgedTable) -> list[Section]:
+    rows = [row for row in table.rows if row.published_difference]
+    if not rows:
+        return []
+    items = []
+    for row in rows:
+        published = row.published_difference
+        texts = [str(published.unknown)]
+        if published.accuracy is None:
+            texts[0] += " (no accuracy was published; 50 %, where noise is largest, is taken)"
+        if published.as_ours:
+            texts.append(f"with the disagreement measured here, {published.as_ours}")
+        items.append(Item(f"{row.level}, {points(published.difference, 2)}", None, "; ".join(texts)))
+    intro = (
+        f"The published figures are of one run each on {RP2K_TEST_IMAGES:,} test images. Whether such a difference "
+        "can be told from noise depends on how many images the two runs disagree on, which was not published; the "
+        "disagreement and the seed spread measured here are of other networks and photos."
+    )
+    return [Section("Could the published single runs have shown it?", [Text(intro), Items(items)])]
+
+
+def _absent(table: JudgedTable) -> list[Section]:
+    """Failed, running and missing cells; none, where all are there."""
+    items = []
+    for row in table.rows:
+        for seed, reason in row.failed.items():
+            items.append(Item(f"{row.level}, seed {seed}", Tag("failed", "worse"), reason or "no reason was recorded"))
+        for seeds, word in ((row.running, "still running"), (row.missing, "not run")):
+            if seeds:
+                named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+                items.append(Item(row.level, Tag(word, "none"), named))
+    return [Section("What is missing", [Items(items)])] if items else []
+
+
+def _what(table: JudgedTable) -> list[Block]:
+    ablation, scale = table.ablation, table.scale
+    own = {name: ablation.levels[name].at.get(scale) or ablation.levels[name].overrides for name in
+           ablation.level_names(scale)}  # fmt: skip
+    started = {name: "; ".join(sources) for name in own if (sources := ablation.starts_from(name, scale))}
+    commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
+    facts = [
+        Item("compute", None, f"{table.hours:.2f} hours, all runs one after another"),
+        Item("commits", None, commits),
+        Item("machines", None, ", ".join(table.hosts) or "unknown"),
+    ]
+    facts += [Item(row.level, Tag("note", "none"), note) for row in table.rows for note in row.notes]
+    if table.ignored:
+        facts.append(Item("left out", None, f"{', '.join(table.ignored)}: in results.csv, but no level of this scale"))
+    return [
+        Text("All levels have, but for what is their own:"),
+        Code([" ".join(ablation.common(scale))]),
+        *(
+            [Text("A level that starts from others' runs has from them what they were trained with.")]
+            if started
+            else []
+        ),
+        Grid(
+            ["level", "its own"] + ["starts from"] * bool(started),
+            [[name, " ".join(words) or "–"] + [started.get(name, "–")] * bool(started) for name, words in own.items()],
+            numeric=False,
+        ),
+        Text(f"Seeds {', '.join(map(str, table.seeds))}. Every run's command stands in results.csv. To run the table:"),
+        Code([run_command(ablation, scale, table.seeds)]),
+        Items(facts),
+    ]
+
+
+def _again(table: JudgedTable) -> list[Block]:
+    words = "From results.csv and images.csv, which hold the correctness of every test image, without a run or a store:"
+    return [Text(words), Code([report_command(table.ablation, table.scale)]), Text(_METHOD.format(table.comparisons))]

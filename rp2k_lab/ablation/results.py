@@ -1,0 +1,252 @@
+"""The results of a table of runs, as two files that are committed: a verdict can be computed again without the store.
+
+`results.csv` has one row a cell (level × seed), `images.csv` one row for each set of test photos.  Both are sorted and
+of fixed format, so that a repeat gives the same bytes and a difference in git is what changed.
+"""
+
+import base64
+import binascii
+import csv
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rp2k_lab.core.errors import DataError
+from rp2k_lab.core.files import write_text
+from rp2k_lab.core.text import escape_controls
+
+RESULTS, IMAGES = "results.csv", "images.csv"
+STATES = ("complete", "failed", "running")
+SHARES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
+COLUMNS = {  # column to kind; `level` is kept as it is
+    "level": "name", "seed": "count", "state": "text", "reason": "text", "run_id": "text", "trial": "count",
+    "commit": "text", "dirty": "truth", "command": "text", "started": "text", "seconds": "seconds", "epochs": "count",
+    "host": "text", "dataset_fingerprint": "text", "images_digest": "text", "images": "count",
+    **dict.fromkeys(SHARES, "share"), "correct": "text",
+}  # fmt: skip
+IMAGE_COLUMNS = {"digest": "text", "images": "count", "labels": "text", "groups": "text"}
+_TOLERANCE = 1e-6  # of a share that is written with eight decimals
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a table's runs gave, checked.
+
+    Attributes:
+        table: a row a cell, `COLUMNS`; blank texts are "", other blanks missing.  Seeds in order within a level.
+        labels: images_digest to each test image's class, int64 (images,).
+        groups: images_digest to each test image's group, uint8 (images,): 0 head, 1 medium, 2 tail.
+        images: the table of `image_row`s.
+    """
+
+    table: pd.DataFrame
+    labels: dict[str, np.ndarray]
+    groups: dict[str, np.ndarray]
+    images: pd.DataFrame
+
+    def correct(self, level: str, seeds: Iterable[int]) -> np.ndarray:
+        """bool (seeds, images): which test images complete cells of a level have right."""
+        cells = self.table[self.table["level"] == level].set_index("seed")
+        return np.stack([unpack(cells.at[seed, "correct"], int(cells.at[seed, "images"])) for seed in seeds])
+
+
+def pack(correct: np.ndarray) -> str:
+    """The correctness of every test image, bool (images,), as base64 text of eight images a byte.
+
+    It is not compressed, since other versions of zlib give other bytes.
+    """
+    return base64.b64encode(np.packbits(np.asarray(correct, bool)).tobytes()).decode()
+
+
+def unpack(text: str, images: int) -> np.ndarray:
+    """`pack` undone: bool (images,).
+
+    Raises:
+        ValueError: not what `pack` makes of so many images.
+    """
+    packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    bits = np.unpackbits(packed).astype(bool)
+    if len(packed) != -(-images // 8) or bits[images:].any():
+        raise ValueError(f"{len(bits)} bits are not the correctness of {images} images")
+    return bits[:images]
+
+
+def images_digest(paths: Iterable[str], true: Iterable[str]) -> str:
+    """16 hexadecimal digits for the test photos' paths and true classes (names), in order."""
+    digest = hashlib.sha256()
+    for path, name in zip(paths, true, strict=True):
+        digest.update(f"{path}\0{name}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def image_row(digest: str, labels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """A row of `images.csv`.
+
+    Args:
+        labels: int (images,), each test image's class.
+        groups: int (images,), 0 head, 1 medium, 2 tail.
+    """
+    labels = np.asarray(labels)
+    kind = "<u2" if labels.max(initial=0) < 2**16 else "<u4"
+    packed = {"labels": labels.astype(kind), "groups": np.asarray(groups, np.uint8)}
+    texts = {name: base64.b64encode(zlib.compress(values.tobytes(), 9)).decode() for name, values in packed.items()}
+    return {"digest": digest, "images": len(labels), **texts}
+
+
+def accuracies(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """top1 and macro_top1 (the mean over the classes that have images) as shares, from bool and int (images,)."""
+    images = np.bincount(labels)
+    hits = np.bincount(labels, correct)
+    return {"top1": float(np.mean(correct)), "macro_top1": float((hits[images > 0] / images[images > 0]).mean())}
+
+
+def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> Results:
+    """Typed, sorted by level (in order of appearance) and seed, and found to agree with each other.
+
+    Args:
+        results, images: with `COLUMNS` and `IMAGE_COLUMNS`, of any types that say the same; blank is None, NaN or "".
+        source: for errors, where they are from.
+
+    Raises:
+        DataError: columns are missing, a value is no such thing, a cell stands twice, a complete one lacks its
+            results, or they contradict its correctness by image.
+    """
+    try:
+        table, images = _typed(results, COLUMNS), _typed(images, IMAGE_COLUMNS)
+        order = {level: i for i, level in enumerate(dict.fromkeys(table["level"]))}
+        keys = ["rank", "seed"]
+        table = table.assign(rank=table["level"].map(order)).sort_values(keys, kind="stable", ignore_index=True)
+        checked = Results(table.drop(columns="rank"), {}, {}, images.sort_values("digest", ignore_index=True))
+        for row in checked.images.itertuples():
+            checked.labels[row.digest], checked.groups[row.digest] = _image_arrays(row)
+        _check_cells(checked)
+    except (ValueError, KeyError, TypeError, binascii.Error, zlib.error) as error:
+        reason = escape_controls(str(error))[:200]
+        raise DataError(f"{source}: {reason}\nrestore it from git, or collect it again where its study is") from None
+    return checked
+
+
+def _typed(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise ValueError(f"there is no column {', '.join(absent)}")
+    return pd.DataFrame({column: _column(frame[column], kind) for column, kind in columns.items()})
+
+
+def _column(values: pd.Series, kind: str) -> pd.Series:
+    convert, dtype = _KINDS[kind]
+    try:
+        typed = [None if pd.isna(value) or value == "" else convert(value) for value in values]
+    except (ValueError, KeyError):
+        raise ValueError(f"column {values.name} holds what is no {kind}") from None
+    if dtype is object:
+        typed = ["" if value is None else value for value in typed]
+    return pd.Series(typed, dtype=dtype)
+
+
+def _share(value: Any) -> float:
+    share = float(value)
+    if not 0 <= share <= 1:
+        raise ValueError
+    return share
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if number != float(value) or number < 0:
+        raise ValueError
+    return number
+
+
+# One kind of value: how it is read, and the type of its column.
+_KINDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "name": (str, object),
+    "text": (lambda value: escape_controls(str(value)), object),
+    "count": (_count, "Int64"),
+    "share": (_share, float),
+    "seconds": (float, float),
+    "truth": (lambda value: {"true": True, "false": False}[str(value).lower()], "boolean"),
+}
+
+
+def _image_arrays(row) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, groups) of a row of images.csv."""
+    raw = {name: zlib.decompress(base64.b64decode(getattr(row, name), validate=True)) for name in ("labels", "groups")}
+    kind = {2: "<u2", 4: "<u4"}.get(len(raw["labels"]) // max(1, row.images))
+    groups = np.frombuffer(raw["groups"], np.uint8)
+    if kind is None or len(raw["labels"]) % row.images or len(groups) != row.images or groups.max() > 2:
+        raise ValueError(f"images {row.digest}: labels and groups are not those of {row.images} images")
+    return np.frombuffer(raw["labels"], kind).astype(np.int64), groups
+
+
+def _check_cells(results: Results) -> None:
+    table = results.table
+    if table["seed"].isna().any() or not table["state"].isin(STATES).all():
+        raise ValueError(f"a cell needs a seed and a state ({', '.join(STATES)})")
+    twice = table[table.duplicated(["level", "seed"])]
+    if len(twice):
+        raise ValueError(f"the cell {twice['level'].iloc[0]}, seed {twice['seed'].iloc[0]} stands twice")
+    for row in table[table["state"] == "complete"].itertuples():
+        cell = f"the cell {row.level}, seed {row.seed}"
+        if row.images_digest not in results.labels:
+            raise ValueError(f"{cell}: its test images ({row.images_digest or 'blank'}) are not in {IMAGES}")
+        labels = results.labels[row.images_digest]
+        if pd.isna(row.images) or row.images != len(labels):
+            raise ValueError(f"{cell}: {row.images} images, not the {len(labels)} of {row.images_digest}")
+        for name, value in accuracies(unpack(row.correct, len(labels)), labels).items():
+            if not abs(getattr(row, name) - value) < _TOLERANCE:  # nan included
+                raise ValueError(f"{cell}: {name} {getattr(row, name)} is not what its images say ({value:.6f})")
+
+
+def write_results(folder: Path, results: pd.DataFrame, images: pd.DataFrame) -> Results:
+    """Check, and write both files, each whole or not at all; returns what was written.
+
+    Args:
+        results, images: as `check_results`.
+
+    Raises:
+        DataError: they are inconsistent; nothing is written.
+    """
+    checked = check_results(results, images, str(folder / RESULTS))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / IMAGES, checked.images, IMAGE_COLUMNS)
+    _write(folder / RESULTS, checked.table, COLUMNS)
+    return checked
+
+
+def _write(file: Path, table: pd.DataFrame, columns: dict[str, str]) -> None:
+    texts = {column: [_written(value, kind) for value in table[column]] for column, kind in columns.items()}
+    text = pd.DataFrame(texts, dtype=object).to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+    write_text(file, text)
+
+
+def _written(value: Any, kind: str) -> str:
+    if pd.isna(value):
+        return ""
+    forms = {"share": "{:.8f}", "seconds": "{:.1f}", "truth": "{!s}"}
+    text = forms.get(kind, "{}").format(value)
+    return text.lower() if kind == "truth" else text
+
+
+def read_results(folder: Path) -> Results:
+    """What `write_results` wrote.
+
+    Raises:
+        DataError: a file is missing, damaged, or contradicts the other.
+    """
+    tables = []
+    for name in (RESULTS, IMAGES):
+        try:
+            tables.append(pd.read_csv(folder / name, dtype=str, keep_default_na=False, encoding="utf-8"))
+        except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
+            reason = escape_controls(str(error)).split("\\n")[0][:160]
+            raise DataError(
+                f"{folder / name}: {reason}\nrestore it from git, or collect it again where its study is"
+            ) from None
+    return check_results(*tables, str(folder / RESULTS))

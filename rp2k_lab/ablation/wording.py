@@ -1,0 +1,156 @@
+"""A judged table in words and numbers, for documents and the terminal."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rp2k_lab.ablation.results import SHARES
+from rp2k_lab.ablation.significance import Verdict
+from rp2k_lab.ablation.verdict import JudgedTable, Row
+from rp2k_lab.config.ablation import Ablation, Scale
+from rp2k_lab.core.text import percent
+from rp2k_lab.pages.document import Grid, Item, Tag, interval, points, points_above
+
+METRICS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "macro_top1": "macro top-1",
+    "head_top1": "head",
+    "medium_top1": "medium",
+    "tail_top1": "tail",
+    "val_top1": "val top-1",
+}
+
+
+def run_command(ablation: Ablation, scale: Scale, seeds: Sequence[int]) -> str:
+    """What runs a table, or what is missing of it."""
+    seed = "" if tuple(seeds) == ablation.seeds else f" seed={','.join(map(str, seeds))}"
+    root = " dataset.root=FOLDER" if ablation.scales[scale]["dataset"] != "shelf" else ""
+    return f"python run.py -m ablation={ablation.name} scale={scale}{seed}{root}"
+
+
+def report_command(ablation: Ablation, scale: Scale) -> str:
+    """What makes its documents."""
+    return f"python run.py task=report ablation={ablation.name} scale={scale}"
+
+
+def decimals(images: int) -> int:
+    """Of a number in points: about what one test image is worth."""
+    return 2 if images >= 10_000 else 1
+
+
+def summary(table: JudgedTable) -> str:
+    """One line: which levels are better or worse, how many are open, what is missing."""
+    compared = [row for row in table.rows if row.baseline]
+    parts = []
+    for word in ("better", "worse"):
+        if named := [row.level for row in compared if row.word == word]:
+            parts.append(f"{word}: {', '.join(named)}")
+    if undecided := sum(row.word == "open" for row in compared):
+        parts.append(f"no difference shown: {undecided} of {table.comparisons}")
+    if single := sum(row.verdict is not None and not row.word for row in compared):
+        parts.append(f"one seed, so no verdict: {single} of {table.comparisons}")
+    if uncompared := sum(row.verdict is None for row in compared):
+        parts.append(f"not compared: {uncompared} of {table.comparisons}")
+    if table.missing_cells:
+        parts.append(f"{table.missing_cells} of {len(table.rows) * len(table.seeds)} runs have no result")
+    return "; ".join(parts)
+
+
+def sentence(row: Row) -> Item:
+    """A compared level's verdict in words."""
+    lead = f"{row.level} against {row.baseline}"
+    if row.verdict is None:
+        return Item(lead, Tag("not compared", "none"), row.not_compared)
+    verdict, difference = row.verdict, row.verdict.difference
+    places = decimals(difference.images)
+    size = f"{points(difference.value, places)} points {interval(verdict.low, verdict.high, places, verdict.word)}"
+    count = f"{difference.seeds} seed{'s' * (difference.seeds > 1)}, {difference.images:,} test images"
+    if not row.word:
+        return Item(lead, Tag("one seed, so no verdict", "none"), f"{size} for these two runs on new photos ({count}); "
+                    "the spread between seeds is not in it")  # fmt: skip
+    if row.word != "open":
+        return Item(lead, Tag(row.word, row.word), f"{size}, Holm's p {_p(verdict.p_holm)} ({count})")
+    tag = Tag(f"no difference larger than {points_above(verdict.bound, places)} points shown", "open")
+    return Item(lead, tag, f"{size} ({count}). {_to_settle(row)}")
+
+
+def _to_settle(row: Row) -> str:
+    if row.verdict.difference.standard_error == 0:
+        return "The runs agree on every image, so nothing can be said of how many would settle it."
+    needed = ((row.seeds_needed, "seeds"), (row.images_needed, "test images"))
+    found = [f"{_rough(number):,} {what}" for number, what in needed if number]
+    if not found:
+        return "No number of seeds up to 1,000 would settle a difference of the size observed."
+    return f"About {' or '.join(found)} would settle one of the size observed: a rough guess."
+
+
+def _rough(number: int) -> int:
+    """Two digits of it, rounded up."""
+    unit = 10 ** max(0, int(math.log10(number)) - 1)
+    return -(-number // unit) * unit
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def grid(table: JudgedTable) -> Grid:
+    """Published and measured side by side."""
+    metric = METRICS[table.ablation.metric]
+    head = ["level", "seeds", f"{metric}, measured", "sd", "difference", "95 % interval", "verdict"]
+    shown = any(row.published is not None or row.published_difference for row in table.rows)
+    if shown:
+        head[1:1] = ["top-1, published", "difference, published"]
+    rows = []
+    for row in table.rows:
+        cells: list[str | Tag] = [row.level]
+        if shown:
+            cells.append("–" if row.published is None else f"{100 * row.published:.2f} %")
+            cells.append(points(row.published_difference.difference, 2) if row.published_difference else "–")
+        sd = "–" if len(row.seeds) < 2 else f"{100 * row.sd:.1f}"
+        rows.append([*cells, f"{len(row.seeds)} of {len(table.seeds)}", percent(row.mean), sd, *_difference(row)])
+    return Grid(head, rows)
+
+
+def _difference(row: Row) -> list[str | Tag]:
+    if row.baseline is None:
+        return ["–", "–", "baseline"]
+    if row.verdict is None:
+        return ["–", "–", Tag("not compared", "none")]
+    verdict = row.verdict
+    places = decimals(verdict.difference.images)
+    words = {"": "one seed", "open": f"not larger than {points_above(verdict.bound or 0, places)}"}
+    tag = Tag(words.get(row.word, row.word), row.word or "none")
+    return [points(verdict.difference.value, places), interval(verdict.low, verdict.high, places, verdict.word), tag]
+
+
+def numbers(table: JudgedTable) -> str:
+    """verdict.csv: a row a level, shares and variances as they were computed."""
+    rows = []
+    for row in table.rows:
+        verdict, published = row.verdict, row.published_difference
+        found = {} if verdict is None else vars(verdict.difference)
+        judged = {name: getattr(verdict, name, None) for name in ("low", "high", "p", "p_holm", "bound")}
+        rows.append(
+            {"level": row.level, "baseline": row.baseline, "word": row.word, "metric": table.ablation.metric,
+             "seeds_done": len(row.seeds), "seeds_wanted": len(table.seeds), "mean": row.mean, "sd": row.sd,
+             "difference": found.get("value"), **judged,
+             "standard_error": found.get("standard_error"), "seeds_paired": found.get("seeds"),
+             "images": row.images or None, "seed_variance": found.get("seed_variance"),
+             "image_variance": found.get("image_variance"), "residual_variance": found.get("residual_variance"),
+             "seeds_to_settle": row.seeds_needed, "images_to_settle": row.images_needed,
+             **{name: row.means[name] for name in SHARES}, "published": row.published,
+             "published_difference": published and published.difference,
+             "published_shown": published and published.unknown.answer,
+             "published_shown_as_ours": published and published.as_ours and published.as_ours.answer,
+             "seeds_failed": len(row.failed), "seeds_running": len(row.running), "seeds_missing": len(row.missing),
+             "seconds": round(row.seconds, 1), "not_compared": row.not_compared, "notes": "; ".join(row.notes)}
+        )  # fmt: skip
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+def gain_text(gain: Verdict) -> str:
+    interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return f"{100 * gain.difference.value:+.1f} points {interval} on {gain.difference.images} test photos"

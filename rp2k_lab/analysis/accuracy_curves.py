@@ -1,0 +1,46 @@
+"""Accuracy over what a photo and its class are like."""
+
+import numpy as np
+import pandas as pd
+
+from rp2k_lab.evaluation.intervals import wilson_interval
+
+MEASURES = ("train_images", "ratio", "sharpness", "brightness")
+BINS = 10
+
+
+def accuracy_curves(cases: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """Accuracy in bins of about the same number of photos, for each of MEASURES.
+
+    The edges are the measure's quantiles; equal ones fall together, so that a value never lies in two bins and no bin
+    is empty.  A photo whose measure is nan is left out.
+
+    Args:
+        cases: columns correct and MEASURES.
+
+    Returns:
+        Columns measure, low_edge, high_edge (a bin has its low edge; the last has both), images, accuracy, low, high
+        (Wilson, 95 %).
+    """
+    rows = []
+    correct = cases["correct"].to_numpy(bool)
+    for measure in MEASURES:
+        values = cases[measure].to_numpy(float)
+        known = np.isfinite(values)
+        rows += [(measure, *row) for row in _bins(values[known], correct[known], bins)]
+    return pd.DataFrame(rows, columns=["measure", "low_edge", "high_edge", "images", "accuracy", "low", "high"])
+
+
+def _bins(values: np.ndarray, correct: np.ndarray, bins: int) -> list[tuple]:
+    if not len(values):
+        return []
+    # Of the values themselves: an interpolated edge could leave a bin without any.
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1), method="inverted_cdf"))
+    starts, ends = (edges[:-1], edges[1:]) if len(edges) > 1 else (edges, edges)
+    place = np.searchsorted(starts, values, side="right") - 1
+    images = np.bincount(place, minlength=len(starts)).tolist()
+    hits = np.bincount(place[correct], minlength=len(starts)).tolist()
+    return [
+        (start, end, n, hit / n, *wilson_interval(hit, n))
+        for start, end, n, hit in zip(starts, ends, images, hits, strict=True)
+    ]

@@ -1,0 +1,138 @@
+"""What an analysis leaves behind: tables, the page and metrics, in the run's folder and in the tracker."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rp2k_lab.analysis.compare import pair_classes
+from rp2k_lab.analysis.error_page import page_order, write_page
+from rp2k_lab.analysis.gradcam import explain
+from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart, score_labels
+from rp2k_lab.analysis.label_issues import LabelIssues
+from rp2k_lab.analysis.redraw_check import photo_score
+from rp2k_lab.analysis.tables import ErrorTables
+from rp2k_lab.analysis.thumbnails import Thumbnails
+from rp2k_lab.config.schema import Config
+from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.dataset.relabel import write_relabels
+from rp2k_lab.evaluation.intervals import wilson_interval
+from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.train.build import batches_for, build_views
+
+log = logging.getLogger(__name__)
+
+EXPLAINED = 500  # errors, those that the page shows first
+LABEL_ERRORS = "label_errors.csv"
+
+
+def record_tables(
+    tracker: MemoryTracker, tables: ErrorTables, pairs: pd.DataFrame | None, split: str, folder: Path
+) -> None:
+    """The tables as files, and as metrics the errors, by main cause too."""
+    frames = {
+        "cases.parquet": tables.cases,
+        "classes.parquet": tables.classes,
+        "clusters.parquet": tables.clusters,
+        "causes.csv": tables.causes.assign(top_classes=tables.causes["top_classes"].map("; ".join)),
+        "curves.csv": tables.curves,
+    }
+    if pairs is not None:
+        frames |= {"pairs.parquet": pairs, "pair_classes.csv": pair_classes(pairs)}
+    _record_frames(tracker, frames, folder)
+    counts = {f"{split}/errors_{row.cause}": row.main for row in tables.causes.itertuples()}
+    tracker.log_metrics({f"{split}/errors": int((~tables.cases["correct"]).sum())} | counts, 0)
+
+
+def record_label_issues(
+    tracker: MemoryTracker, index: Index, rows: pd.DataFrame, labels: LabelIssues, split: str, folder: Path
+) -> LabelScore | None:
+    """The list of suspected labels, to be reviewed, and on a shelf set with wrong labels how good it is.
+
+    Args:
+        rows: of `Index.split`, in the order of `labels`.
+    """
+    write_relabels(labels.ranked(rows, index.classes), folder / LABEL_ERRORS)
+    tracker.log_artifact(folder / LABEL_ERRORS)
+    _record_frames(tracker, {"confident_joint.csv": labels.confident_joint(index.classes)}, folder)
+    tracker.log_metrics({f"{split}/suspected_labels": int(labels.suspected.sum())}, 0)
+    score = score_labels(index, rows, labels)
+    if score is not None:
+        _record_frames(tracker, {"label_errors_curve.csv": score.curve}, folder)
+        chart = folder / "label_errors_curve.svg"
+        chart.write_text(curve_chart(score.curve, score.wrong / score.photos), encoding="utf-8")
+        tracker.log_artifact(chart)
+        tracker.log_metrics({f"{split}/label_precision_at_recall_0.5": score.precision.value}, 0)
+        tracker.set_tags({f"{split}/label_precision_at_recall_0.5_count": score.precision.count})
+    return score
+
+
+def record_photo_score(
+    tracker: MemoryTracker,
+    config: Config,
+    index: Index,
+    member: Member,
+    cases: pd.DataFrame,
+    check: Callable[[], None],
+    folder: Path,
+) -> pd.DataFrame | None:
+    """photo_score.csv of a shelf set, whose photos can be drawn again; None of another."""
+    predictor = Predictor([member], config.batch_size, check=check)
+    score = photo_score(predictor, index.classes, cases, index.root, config.batch_size)
+    if score is not None:
+        _record_frames(tracker, {"photo_score.csv": score}, folder)
+    return score
+
+
+def explain_errors(
+    config: Config,
+    index: Index,
+    member: Member,
+    cases: pd.DataFrame,
+    pairs: pd.DataFrame | None,
+    check: Callable[[], None],
+) -> tuple[dict[int, np.ndarray], str]:
+    """Where the network saw the predicted class, of what the page shows first: (row of the index to map, method)."""
+    shown = page_order(cases, pairs)[:EXPLAINED]
+    rows, labels = shown["row"].tolist(), pd.Index(index.classes, dtype=object).get_indexer(shown["top1"])
+    predictor = Predictor([member], config.batch_size)
+    batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
+    maps, method = explain(member.network, batches, labels, config.batch_size, check)
+    return dict(zip(rows, maps, strict=True)), method
+
+
+def record_page(
+    tracker: MemoryTracker,
+    index: Index,
+    tables: ErrorTables,
+    thumbnails: Thumbnails,
+    facts: dict[str, str],
+    folder: Path,
+    **more,
+) -> Path:
+    """errors.html; `more` as of `page.write_page`."""
+    file = folder / "errors.html"
+    right = tables.cases["correct"].to_numpy(bool)
+    top1 = Score(right.mean(), len(right), *wilson_interval(int(right.sum()), len(right)))
+    facts = facts | {"top-1": f"{100 * top1.value:.1f} % [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"}
+    tables_ = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
+    left_out = write_page(file, title="Errors", facts=facts, thumbnails=thumbnails, **tables_, **more)
+    if any(left_out.values()):
+        log.info("the page has no room for %d errors, %d photos and %d explanations",
+                 left_out["rows"], left_out["photos"], left_out["explanations"])  # fmt: skip
+    tracker.log_artifact(file)
+    return file
+
+
+def _record_frames(tracker: MemoryTracker, frames: dict[str, pd.DataFrame], folder: Path) -> None:
+    """ErrorTables as files of the run, by name."""
+    for name, frame in frames.items():
+        if name.endswith(".csv"):
+            frame.to_csv(folder / name, index=False)
+        else:
+            frame.to_parquet(folder / name, index=False)
+        tracker.log_artifact(folder / name)

@@ -1,0 +1,1 @@
+"""The configuration: its schema, its choices, and how older records are read."""

@@ -1,0 +1,63 @@
+"""The groups of `conf/`, the choices of each, and the defaults of each choice, read from the files."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rp2k_lab import PROJECT
+
+CONF = PROJECT / "conf"
+
+
+def groups() -> list[str]:
+    """Return the names of the folders of `conf/`, without conf/hydra, which holds Hydra's own groups."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+
+
+def choices(group: str) -> list[str]:
+    """Return what a group can be."""
+    return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
+
+
+def defaults_of(group: str, choice: str) -> dict[str, Any]:
+    """Return the keys of a choice as Hydra composes them, as plain containers; needs no running Hydra.
+
+    Raises:
+        FileNotFoundError: the group has no such choice.
+    """
+    from omegaconf import OmegaConf
+
+    own = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
+    merged: dict[str, Any] = {}
+    bases = own.pop("defaults", [])
+    for base in bases if "_self_" in bases else [*bases, "_self_"]:
+        merged |= own if base == "_self_" else defaults_of(group, base)
+    return merged
+
+
+def root_defaults() -> dict[str, Any]:
+    """Return what `conf/config.yaml` composes: the root keys, and each group with its default choice."""
+    from omegaconf import OmegaConf
+
+    root = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    chosen = chosen_by_default()
+    keys = {key: value for key, value in root.items() if key not in ("defaults", "hydra")}
+    recipe = {"recipe": chosen.pop("recipe")}
+    return {group: defaults_of(group, choice) for group, choice in chosen.items()} | keys | recipe
+
+
+def chosen_by_default() -> dict[str, str]:
+    """Return group to choice, as in the defaults list of `conf/config.yaml`."""
+    from omegaconf import OmegaConf
+
+    entries = OmegaConf.load(CONF / "config.yaml").defaults
+    pairs = [pair for entry in entries if entry != "_self_" for pair in entry.items()]
+    return {group: choice for group, choice in pairs if not group.startswith("override")}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (`group.key`, value) of a nested configuration."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

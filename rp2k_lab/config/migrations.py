@@ -1,0 +1,92 @@
+"""Records of earlier versions in today's keys: run configurations, commands of studies, attributes of trials.
+
+A renamed key gets a line in `RENAMED`; nothing else needs to know its old name.  tests/compat/ opens real records.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rp2k_lab.config.choices import defaults_of, root_defaults
+from rp2k_lab.config.schema import Config, parse
+
+# Old key to today's; the first group is the one whose choices had the key.
+RENAMED = {
+    "dataset.others": "dataset.catch_all_class",
+    "dataset.drop_others": "dataset.drop_catch_all",
+    "dataset.val_share": "dataset.val_fraction",
+    "dataset.others_share": "dataset.others_fraction",
+    "dataset.size_share": "dataset.size_fraction",
+    "dataset.multipack_class_share": "dataset.multipack_class_fraction",
+    "dataset.multipack_image_share": "dataset.multipack_image_fraction",
+    "dataset.angle_share": "dataset.angle_fraction",
+    "dataset.blur_share": "dataset.blur_fraction",
+    "dataset.reflection_share": "dataset.reflection_fraction",
+    "dataset.brightness_share": "dataset.brightness_fraction",
+    "dataset.color_cast_share": "dataset.color_cast_fraction",
+    "dataset.neighbour_share": "dataset.neighbor_fraction",
+    "dataset.png_share": "dataset.png_fraction",
+    "dataset.look_alike_noise_share": "dataset.look_alike_noise_fraction",
+    "device.data_workers": "device.num_threads",
+    "loss.stuck_epochs": "task.chance_guard.epochs",
+    "loss.stuck": "task.chance_guard.action",
+}
+_OLD_KEY = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, RENAMED))})(?=[=\s]|$)")
+# User attributes of a study's trials.
+_RENAMED_ATTRIBUTES = {"goes_on_with": "resumes"}
+
+
+def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration (plain containers) with today's keys; what is not known stays as it is."""
+    migrated = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recorded.items()}
+    for old, new in RENAMED.items():
+        group, key = old.split(".")
+        if not isinstance(migrated.get(group), dict) or key not in migrated[group]:
+            continue
+        value = migrated[group].pop(key)
+        *path, last = new.split(".")
+        if path[0] == "task" and "checkpoint_epochs" not in (migrated.get("task") or {}):
+            continue  # a task that trains nothing has no such key
+        node = migrated
+        for name in path:
+            node = node.setdefault(name, {})
+        node.setdefault(last, value)
+    return migrated
+
+
+def parse_record(recorded: Mapping[str, Any]) -> Config:
+    """Return the configuration of a run from its record; keys that the record lacks have today's defaults.
+
+    Raises:
+        RequestError: the record is not a valid configuration today.
+        KeyError, TypeError, AttributeError: the record is no configuration at all.
+    """
+    settings = root_defaults() | migrate(recorded)
+    for group, values in settings.items():
+        if isinstance(values, Mapping) and "name" in values:
+            settings[group] = with_defaults(defaults_of(group, values["name"]), values)
+    return parse(settings)
+
+
+def with_defaults(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `defaults` with `values` on top, nested groups merged key by key."""
+    merged = dict(defaults) | dict(values)
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            merged[key] = with_defaults(defaults[key], value)
+    return merged
+
+
+def migrate_command(text: str) -> str:
+    """Return overrides (`key=value …`) with today's keys."""
+    return _OLD_KEY.sub(lambda match: RENAMED[match[1]], text)
+
+
+def migrate_definition(definition: Mapping[str, str]) -> dict[str, str]:
+    """Return a study's definition with today's keys, as names and in its commands, each sorted as a new one is."""
+    return {migrate_command(name): migrate_command(text) for name, text in definition.items()}
+
+
+def trial_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user attributes of a trial under today's names."""
+    return {_RENAMED_ATTRIBUTES.get(name, name): value for name, value in attributes.items()}

@@ -1,0 +1,65 @@
+"""Files that are written whole or not at all, their hashes, and their space on the disk."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def write_atomically(file: Path, sync: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `file`, and give it the name of `file` when the block has ended.
+
+    A reader finds the former file or the new one.  Where the block raises, the temporary file is deleted.
+
+    Args:
+        sync: flush the file and its folder to the disk, so that both outlive a power cut.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        rename(part, file, sync)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def rename(part: Path, file: Path, sync: bool = False) -> None:
+    """Rename a finished file in place of another; `sync` as in `write_atomically`."""
+    if sync:
+        _sync(part)
+    part.replace(file)
+    if sync:
+        _sync(file.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(file: Path, text: str, sync: bool = False) -> None:
+    """Write UTF-8 text atomically, line ends as they are in `text`."""
+    with write_atomically(file, sync) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def preallocate(file: IO[bytes], size: int) -> None:
+    """Reserve `size` bytes on the disk for a file that is open for writing.
+
+    A memory-mapped sparse file would end the process with a bus error when the disk fills up.
+
+    Raises:
+        OSError: the disk has no space (ENOSPC, EDQUOT).
+    """
+    os.posix_fallocate(file.fileno(), 0, size)

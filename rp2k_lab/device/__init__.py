@@ -1,0 +1,1 @@
+"""Where a run computes: CPU, GPU or Ascend, one process or several."""

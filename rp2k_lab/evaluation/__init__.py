@@ -1,0 +1,1 @@
+"""From a network's predictions to metrics, tables, figures and the closing table."""

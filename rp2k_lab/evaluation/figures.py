@@ -1,0 +1,112 @@
+"""Figures of a run, as PNG files."""
+
+import importlib.util
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.image import letterbox, read_image
+from rp2k_lab.dataset.photo_index import Index
+
+matplotlib.use("Agg")
+GROUP_COLORS = {"head": "#1f5fa8", "medium": "#2a9d6f", "tail": "#d1495b"}
+PHOTO_SIDE = 96
+MOST_CONFUSED = 20  # pairs
+
+
+def _use_readable_fonts() -> None:
+    """Class names are Chinese, which matplotlib's own font lacks: add Noto Sans SC, which the package zhplot ships."""
+    package = importlib.util.find_spec("zhplot")
+    font_manager.fontManager.addfont(Path(package.origin).parent / "fonts" / "NotoSansSC-Regular.ttf")
+    plt.rcParams.update({"font.family": ["DejaVu Sans", "Noto Sans SC"], "figure.dpi": 110, "savefig.bbox": "tight"})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
+
+
+_use_readable_fonts()
+
+
+def plot_curves(history: dict[str, list[tuple[int, float]]], file: Path) -> Path:
+    """Loss and learning rate by step, val's accuracies by epoch."""
+    figure, (loss, rate, accuracy) = plt.subplots(1, 3, figsize=(13, 3.6))
+    steps, losses = np.array(history["train/loss"]).T
+    loss.plot(steps, losses, color="#9aa5b1", linewidth=0.6, label="each step")
+    window = max(1, len(losses) // 50)
+    smooth = np.convolve(losses, np.ones(window) / window, "valid")
+    loss.plot(steps[window - 1 :], smooth, color=GROUP_COLORS["head"], label=f"mean of {window}")
+    loss.set(xlabel="step", ylabel="training loss")
+    loss.legend(frameon=False)
+    rate.plot(*np.array(history["train/lr"]).T, color=GROUP_COLORS["medium"])
+    rate.set(xlabel="step", ylabel="learning rate")
+    for name, color in (("top1", "#1f5fa8"), ("top5", "#9aa5b1"), ("macro_top1", "#d1495b")):
+        values = history.get(f"val/{name}")
+        if values:
+            accuracy.plot(*np.array(values).T, marker="o", markersize=3, color=color, label=f"val {name}")
+    accuracy.set(xlabel="step", ylabel="accuracy", ylim=(0, 1))
+    accuracy.legend(frameon=False)
+    return _save(figure, file)
+
+
+def plot_accuracy_over_class_size(table: pd.DataFrame, split: str, file: Path) -> Path:
+    """Each class's accuracy over its training images; a dot's area grows with the images it was measured on."""
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    seen = table[table["images"] > 0]
+    for group, color in GROUP_COLORS.items():
+        part = seen[seen["group"] == group]
+        accuracy = part["correct"].sum() / part["images"].sum() if len(part) else float("nan")
+        label = f"{group}: {len(part)} classes, {100 * accuracy:.1f} % of {part['images'].sum()} images"
+        size = 8 + 60 * np.sqrt(part["images"] / seen["images"].max())
+        axes.scatter(part["train_images"], part["accuracy"], s=size, color=color, alpha=0.65, linewidths=0, label=label)
+    axes.set(xscale="log", xlabel="training images of the class", ylabel=f"accuracy on {split}", ylim=(-0.03, 1.03))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.2))
+    return _save(figure, file)
+
+
+def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, file: Path) -> Path | None:
+    """The most confused pairs of classes, both directions added, with a photo of each side.
+
+    The left photo of a pair is a misread one where there is one; None, and no file, where nothing was misread.
+    """
+    wrong = predictions[~predictions["correct"]]
+    if wrong.empty:
+        return None
+    key = [" ⇄ ".join(sorted(pair)) for pair in zip(wrong["true"], wrong["top1"], strict=True)]
+    groups = sorted(wrong.groupby(key), key=lambda item: (-len(item[1]), item[0]))[:MOST_CONFUSED]
+    columns = 4 if len(groups) > 3 else len(groups)
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.3 * rows), squeeze=False)
+    train = index.split("train").groupby("class")["path"].first()
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (_, photos) in zip(axes.flat, groups, strict=False):
+        first = photos.iloc[0]
+        sides = [_photo(index.root / first["path"]), _photo(index.root / train[first["top1"]])]
+        axis.imshow(np.concatenate([sides[0], np.full((PHOTO_SIDE, 6, 3), 255, np.uint8), sides[1]], axis=1))
+        there = int((photos["true"] == first["true"]).sum())
+        names = f"{_short(first['true'])}\nread as {_short(first['top1'])}"
+        axis.set_title(f"{names}\n{there} times, {len(photos) - there} the other way", fontsize=7.5)
+    title = f"The {len(groups)} most confused pairs on {split}"
+    figure.suptitle(f"{title}: a misread photo, and a training photo of what was read")
+    figure.tight_layout()
+    return _save(figure, file)
+
+
+def _photo(path: Path) -> np.ndarray:
+    return letterbox(read_image(path), (PHOTO_SIDE, PHOTO_SIDE))
+
+
+def _short(name: str) -> str:
+    """A class name that fits over a photo; a dollar sign would start matplotlib's formulas."""
+    name = escape_controls(name)  # a font has no control characters
+    return (name if len(name) <= 22 else name[:21] + "…").replace("$", r"\$")
+
+
+def _save(figure, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+    plt.close(figure)
+    return file

@@ -1,0 +1,1 @@
+"""Weights from elsewhere: PyTorch's files as arrays, and their names in our networks."""

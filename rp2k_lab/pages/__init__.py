@@ -1,0 +1,1 @@
+"""What HTML pages are made of; no page loads anything from a network."""

@@ -1,0 +1,199 @@
+"""From a sweep's command line to a finished study."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rp2k_lab.config.schema import Config, parse
+from rp2k_lab.core.errors import RequestError, StudyIncomplete
+from rp2k_lab.core.redaction import redact
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.device.msrun import check_launch
+from rp2k_lab.sweep.progress import Display, failure_table
+from rp2k_lab.sweep.space import AblationGrid, Params, Search, parse_search, parse_seeds
+from rp2k_lab.sweep.storage import exclusive, open_storage
+from rp2k_lab.sweep.study import open_study, refuse_another
+from rp2k_lab.sweep.worker import StudyWorker, missing
+from rp2k_lab.tracking.tracker import StudyTracker
+
+
+class Options(BaseModel):
+    """conf/hydra/sweeper/optuna.yaml, where each key is explained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    study: Annotated[str, Field(pattern=r"^[\w.+-]{1,200}$")] | None
+    storage: str | None
+    n_trials: Annotated[int, Field(ge=1)]
+    pruner: Literal["median", "halving", "none"]
+    retries: Annotated[int, Field(ge=0)]
+    devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None
+    heartbeat_seconds: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> None:
+    """Start or continue the study that a command line asks for.
+
+    Args:
+        arguments: the command line's overrides, `key=a,b` included.
+        options: `hydra.sweeper` as composed, without the class.
+        config: Hydra's configuration of the sweep.
+        loader: Hydra's, to compose the trials' configurations.
+
+    Raises:
+        RequestError: the request is wrong, or the study asks something else.
+        StudyIncomplete: points failed more often than `retries`.
+        Interrupted: a signal came; the trials under way were stopped.
+    """
+    options = _parse_options(options)
+    plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
+    first = _check(plan, lambda overrides: _compose(overrides, config, loader))
+    n_trials = len(plan.points) if isinstance(plan, AblationGrid) else int(min(options.n_trials, plan.size))
+    name = options.study or plan.name
+    own = not any(argument.startswith("tracking.experiment=") for argument in arguments)
+    tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
+    with open_storage(options.storage, options.heartbeat_seconds) as storage:
+        with StopSignal() as signals:
+            with exclusive(storage, name):
+                refuse_another(storage, plan, name)
+                facts = {"command": shlex.join(sys.argv), "storage": storage.url}
+                facts = {key: redact(value) for key, value in facts.items()}
+                tracker = StudyTracker(tracking, name, facts, plan.factor, plan.metrics)
+                study = open_study(storage, plan, name, options.pruner, options.seed)
+            if not missing(study, plan, n_trials):
+                print(f"study {name}: nothing to run, all {n_trials} are finished")
+            extra = [f"tracking.experiment={name}"] if own else []
+            try:
+                with Display(study, plan, n_trials) as display:
+                    link = partial(_link, tracker, name)
+                    folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
+                    places = (study, storage, plan, n_trials, extra, folder, options.retries)
+                    _work(StudyWorker(*places, link, stop, display), options.devices)
+            except BaseException:
+                tracker.close("FAILED")
+                raise
+            left = missing(study, plan, n_trials)
+            tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
+            signals.check()
+        _print_next(plan, study, tracker)
+    if left:
+        raise StudyIncomplete(
+            f"study {name}: {left} of {n_trials} are not finished\nthe same command with more "
+            f"hydra.sweeper.retries than {options.retries} tries them again"
+        )
+
+
+def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:
+    """The name and the tags of a trial's run."""
+    tags = {"study": study, "trial": trial.number, **{key: str(value) for key, value in trial.params.items()}}
+    parent = {"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {}
+    return {"name": label, "tags": tags | parent}
+
+
+def _work(worker: StudyWorker, devices: tuple[int, ...] | None) -> None:
+    """One trial at a time, or one on each device."""
+    if devices is None:
+        worker.work()
+        return
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(worker.work, devices))
+
+
+def _plan(overrides: list[Override], config) -> AblationGrid | Search:
+    """The table of `ablation=…`, or the search of the keys with several values."""
+    for override in overrides:
+        if override.get_key_element() == "task" and override.value() != "train":
+            raise RequestError(f"{override.input_line}: a study's trials train\nleave task= out")
+        if override.get_key_element() in ("task.resume", "task.verify"):
+            raise RequestError(f"{override.input_line}: a study's interrupted trials go on by themselves\nleave it out")
+    if config.ablation.name == "none":
+        return parse_search(overrides)
+    parsed = parse(_settings(config))
+    ablation, seeds = parsed.ablation, parsed.ablation.seeds
+    if not ablation.levels:
+        raise RequestError("ablation=all: tables are run one by one\nexample: python run.py -m ablation=resize")
+    extra = []
+    for override in overrides:
+        key = override.get_key_element()
+        if key == "seed":
+            seeds = parse_seeds(override)
+        elif override.is_sweep_override():
+            raise RequestError(
+                f"{override.input_line}: ablation={ablation.name} has levels of its own\n"
+                "give one value, or leave ablation= out and search"
+            )
+        elif key not in ("ablation", "scale"):
+            extra.append(override.input_line)
+    return AblationGrid(ablation, parsed.scale, seeds, tuple(extra))
+
+
+def _check(plan: AblationGrid | Search, compose: Callable[[list[str]], Config]) -> Config:
+    """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
+    configs = []
+    for point in _corners(plan):
+        runs = [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # stand in for those that are not there yet
+        configs.append(compose(plan.overrides(point, runs)))
+        check_launch(configs[-1], sweep=True)
+    return configs[0]
+
+
+def _corners(plan: AblationGrid | Search) -> Iterator[Params]:
+    if isinstance(plan, AblationGrid):
+        yield from ({"level": level, "seed": plan.seeds[0]} for level in plan.ablation.level_names(plan.scale))
+        return
+    ends = {k: d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high) for k, d in plan.space.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    yield first
+    yield from (first | {key: value} for key, values in ends.items() for value in values[1:])
+
+
+def _compose(overrides: list[str], config, loader) -> Config:
+    return parse(_settings(loader.load_configuration(config.hydra.job.config_name, overrides, RunMode.RUN)))
+
+
+def _settings(composed) -> dict[str, Any]:
+    """Our part of what Hydra composed, as plain containers."""
+    return OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), resolve=True)
+
+
+def _parse_options(options: dict[str, Any]) -> Options:
+    try:
+        return Options.model_validate(OmegaConf.to_container(OmegaConf.create(options)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"][:1]))
+        raise RequestError(
+            f"hydra.sweeper.{key}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from None
+
+
+def _print_next(plan: AblationGrid | Search, study: optuna.Study, tracker: StudyTracker) -> None:
+    """The closing lines."""
+    if failed := failure_table(study, plan):
+        print(failed)
+    done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
+    print(f"study       {study.study_name}: {len(done)} finished")
+    if tracker.run_id:
+        print(f"run         {tracker.run_id}, the parent of the trials' runs")
+    if isinstance(plan, AblationGrid):
+        print(f"next        python run.py task=report ablation={plan.ablation.name} scale={plan.scale}")
+    elif done:
+        best = study.best_trial
+        print(
+            f"best        val top-1 {100 * best.value:.1f} %, trial {best.number}, run {best.user_attrs.get('run_id')}"
+        )
+        print(f"next        python run.py {shlex.join([*plan.fixed, *(f'{k}={v}' for k, v in best.params.items())])}")
+    print(f"            {f'make ui, then {tracker.page}' if tracker.page else 'python run.py task=sync'}")

@@ -1,0 +1,162 @@
+"""What a study shows while it runs: a live table in a terminal, a line a trial elsewhere."""
+
+import json
+import statistics
+import threading
+import time
+from datetime import timedelta
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from rp2k_lab.sweep.space import AblationGrid, Params, Search, point_key
+from rp2k_lab.sweep.storage import patiently
+from rp2k_lab.sweep.study import ENDED, by_point, failures, finished_points, runs_of
+
+_ROWS = 20
+_STYLES = {
+    "complete": "green",
+    "running": "cyan",
+    "failed": "red",
+    "stopped": "dim",
+    "pruned": "yellow",
+    "waiting": "dim",
+}
+
+
+class Display:
+    """The trials of a study, of all its workers.
+
+    Args:
+        n_trials: how many points there are to run.
+    """
+
+    def __init__(self, study: Study, plan: AblationGrid | Search, n_trials: int):
+        self._study, self._plan, self._n_trials = study, plan, n_trials
+        self._lock, self._note, self._progress = threading.Lock(), "", {}
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._live.start()
+        self.update()
+        return self
+
+    def __exit__(self, *error):
+        try:
+            self.update()
+        finally:  # the terminal's cursor comes back, whatever the database does
+            self._live.stop()
+
+    def started(self, number: int, label: str) -> None:
+        """A trial of this worker begins."""
+        self._print_error(f"trial {number} starts: {label}")
+
+    def reported(self, number: int, epoch: int, epochs: int, top1: float) -> None:
+        """A trial of this worker has finished an epoch."""
+        self._progress[number] = f"epoch {epoch}/{epochs}, {100 * top1:.1f} %"
+        self.update()
+
+    def ended(self, number: int, result: float | str | None, seconds: float) -> None:
+        """A trial of this worker has ended: val top-1, the reason why it failed, or None where it was pruned."""
+        words = f"val top-1 {100 * result:.1f} %" if isinstance(result, float) else result or "pruned"
+        self._progress.pop(number, None)
+        self._print_error(f"trial {number} ended after {seconds:.0f} s: {words}; {self._summary(self._trials())}")
+
+    def update(self, note: str = "") -> None:
+        """Draw the table again; without a terminal, say a note that is new."""
+        if self._console.is_terminal:
+            with self._lock:
+                trials = self._trials()
+                self._live.update(Group(self._table(trials), self._summary(trials), note), refresh=True)
+        elif note and note != self._note:
+            self._print_error(note)
+        self._note = note
+
+    def _print_error(self, line: str) -> None:
+        if self._console.is_terminal:
+            self.update()
+        else:
+            print(line, flush=True)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return patiently(lambda: self._study.get_trials(deepcopy=False))
+
+    def _table(self, trials: list[FrozenTrial]) -> RichTable:
+        table = RichTable("trial", "point", "", "val top-1", "time", title=self._study.study_name, title_justify="left")
+        if len(trials) > _ROWS:
+            table.add_row("…", f"{len(trials) - _ROWS} earlier ones", "", "", "")
+        for trial in trials[-_ROWS:]:
+            state = state_of(trial)
+            value = f"{100 * trial.value:.1f} %" if trial.value is not None else self._progress.get(trial.number, "")
+            table.add_row(
+                str(trial.number),
+                escape(self._label(trial)),
+                f"[{_STYLES[state]}]{state}[/]",
+                value,
+                _duration(_seconds(trial)) if trial.datetime_start else "",
+            )
+        return table
+
+    def _label(self, trial: FrozenTrial) -> str:
+        return self._plan.label(json.loads(trial.user_attrs["point"])) if "point" in trial.user_attrs else ""
+
+    def _summary(self, trials: list[FrozenTrial]) -> str:
+        """`12 of 21 done, best so far 84.2 % (Cutout 14, seed 1), about 0:31:00 left`."""
+        done = [trial for trial in trials if trial.state in ENDED]
+        finished = len(finished_points(trials, self._plan))
+        words = [f"{finished} of {self._n_trials} done"]
+        best = max((t for t in done if t.state == TrialState.COMPLETE), key=lambda t: t.value, default=None)
+        if best:
+            words.append(f"best so far {100 * best.value:.1f} % ({self._label(best)})")
+        workers = sum(trial.state == TrialState.RUNNING for trial in trials)
+        left = self._n_trials - finished
+        if done and left > 0:
+            seconds = statistics.median(map(_seconds, done)) * left / max(1, workers)
+            words.append(f"about {_duration(seconds)} left")
+        return ", ".join(words)
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """complete, pruned, failed, stopped with its study, running or waiting."""
+    if trial.state == TrialState.FAIL:
+        return "stopped" if trial.user_attrs.get("stopped") else "failed"
+    return trial.state.name.lower()
+
+
+def failure_table(study: Study, plan: AblationGrid | Search) -> str:
+    """A line a point that has not been finished, with its last reason; empty where there is none."""
+    lines, attempts = [], by_point(study.get_trials(deepcopy=False))
+    for point in plan.points:
+        if point_key(point) not in attempts:
+            lines.append(f"  {plan.label(point)}: not begun" + _waiting(plan, point, attempts))
+    for key, trials in attempts.items():
+        if any(trial.state in ENDED for trial in trials):
+            continue
+        last, times = trials[-1], failures(trials)
+        reason = last.user_attrs.get("reason", "lost: its worker gave no more sign of life")
+        where = last.user_attrs.get("folder")
+        lines.append(f"  {plan.label(json.loads(key))}: failed {times} times, the last: {reason}")
+        lines += [f"    {where}/log.txt"] if where else []
+    return "\n".join(["not finished:", *lines]) if lines else ""
+
+
+def _waiting(plan: AblationGrid | Search, point: Params, attempts: dict[str, list[FrozenTrial]]) -> str:
+    sources = plan.sources(point)
+    lacking = [plan.label(s) for s, run in zip(sources, runs_of(sources, attempts), strict=True) if run is None]
+    return f", it starts from {' and '.join(lacking)}" if lacking else ""
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    if trial.datetime_complete:
+        return (trial.datetime_complete - trial.datetime_start).total_seconds()
+    return time.time() - trial.datetime_start.timestamp()
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,134 @@
+"""The seam to MindSpore: one `mindspore.train.Callback` that keeps the training state and hands it to ours.
+
+MindSpore's own counters restart when a run resumes, and with data sinking its epoch is a sink.  `Dispatch` alone knows
+that; a callback sees steps and epochs of the whole run.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from mindspore.train import Callback as MindsporeCallback
+
+from rp2k_lab.core.errors import Interrupted
+from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.train.checkpoint import TrainingPosition
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands.
+
+    Attributes:
+        epochs, steps_per_epoch, batch_size: the plan.
+        learning_rate: float32 (steps,), of every step of the run.
+        step: steps done since the start of the run.
+        loss: of the last step (with data sinking, of the sink's last step).
+        scores: of the last evaluation on val; `evaluated_at` is its step.
+        best: the best val top-1 so far and its step, or None.
+        epoch_open: the evaluation after the epoch's last step did not end before the run was stopped, and comes first.
+        stop: set by a callback to end the training after the step.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    learning_rate: np.ndarray
+    step: int = 0
+    loss: float = float("nan")
+    scores: dict[str, Score] = field(default_factory=dict)
+    evaluated_at: int = -1
+    best: tuple[float, int] | None = None
+    epoch_open: bool = False
+    stop: bool = False
+
+    def resume(self, point: TrainingPosition) -> None:
+        """Stand where a checkpoint was saved."""
+        self.step, self.loss, self.best, self.epoch_open = point.step, point.loss, point.best, point.epoch_open
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, counted from 1."""
+        return max(0, self.step - 1) // self.steps_per_epoch + 1
+
+
+class Callback:
+    """Hooks around the steps of a training; a callback implements those it needs."""
+
+    def train_begin(self, state: TrainingState) -> None:
+        """Before the first step."""
+
+    def step_end(self, state: TrainingState) -> None:
+        """After a step (with data sinking, after a sink)."""
+
+    def epoch_end(self, state: TrainingState) -> None:
+        """After an epoch's last step, when every callback's `step_end` has run."""
+
+    def interrupted(self, state: TrainingState) -> None:
+        """A signal ended the evaluation after an epoch's last step; `close` follows."""
+
+    def close(self, state: TrainingState) -> None:
+        """At the end, also after an exception."""
+
+
+class Dispatch(MindsporeCallback):
+    """Keeps `state` and calls `callbacks`, each hook in their order.
+
+    Attributes:
+        hook_seconds: CPU seconds of this thread spent in the hooks of each callback, by class name.
+    """
+
+    def __init__(self, state: TrainingState, callbacks: Sequence[Callback]):
+        super().__init__()
+        self.state, self.callbacks = state, callbacks
+        self._first_step = state.step
+        self.hook_seconds = {type(callback).__name__: 0.0 for callback in callbacks}
+
+    def run(self, train: Callable[[int], None]) -> None:
+        """Do the steps that are left.
+
+        Args:
+            train: `Model.train` with this callback for so many epochs, of which the first may have begun.
+        """
+        state = self.state
+        try:
+            self._call("train_begin")
+            if state.epoch_open:
+                self._call("epoch_end")
+                state.epoch_open = False
+            epochs = -(-(state.steps - state.step) // state.steps_per_epoch)
+            if epochs:
+                train(epochs)
+        except Interrupted:
+            self._call("interrupted")
+            raise
+        finally:
+            self._call("close")
+
+    def on_train_step_end(self, run_context):
+        params, state = run_context.original_args(), self.state
+        state.step = self._first_step + params.cur_step_num
+        state.loss = _scalar(params.net_outputs)
+        self._call("step_end")
+        if state.step % state.steps_per_epoch == 0:
+            self._call("epoch_end")
+        if state.stop:
+            run_context.request_stop()
+
+    def _call(self, hook: str) -> None:
+        for callback in self.callbacks:
+            started = time.thread_time()
+            getattr(callback, hook)(self.state)
+            self.hook_seconds[type(callback).__name__] += time.thread_time() - started
+
+
+def _scalar(outputs) -> float:
+    """The loss of a training step's outputs: a scalar, or (loss, overflow, scale) with a loss scale."""
+    loss = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    return float(loss.asnumpy().mean())

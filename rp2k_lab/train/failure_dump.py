@@ -1,0 +1,96 @@
+"""What is written down of a training that went wrong: the photos of the step, its learning rate and its gradient."""
+
+import json
+import math
+from pathlib import Path
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.train.build import Training
+from rp2k_lab.train.callbacks import TrainingState
+
+_RECENT_LOSSES = 50
+
+
+class FailureDump:
+    """Writes `failure.json` into the run's folder and its record.
+
+    Args:
+        training: what is being trained.
+        folder: the run's own.
+    """
+
+    def __init__(self, training: Training, tracker: MemoryTracker, folder: Path):
+        self._training, self._tracker, self._folder = training, tracker, folder
+
+    def __call__(self, state: TrainingState, what: str) -> str:
+        """Write down where `state` stands; returns the gradient's norm and the file, in words."""
+        batches, network = self._training.batches, self._training.model.train_network
+        epoch, batch = divmod(state.step - 1, state.steps_per_epoch)
+        order = batches.order(epoch)
+        norm = gradient_norm(network, batches.batch(epoch, order, batch))
+        values = {p.name: p.asnumpy() for p in network.get_parameters()}
+        broken = [name for name, value in values.items() if not np.isfinite(value).all()]
+        # With data sinking the loss is known after a sink alone, and each of its steps may be the one.
+        first = max(0, batch + 1 - max(1, batches.sink_size))
+        photos = batches.photos_per_step
+        found = {
+            "what": what,
+            "step": state.step,
+            "epoch": state.epoch,
+            "loss": state.loss,
+            "learning_rate": float(state.learning_rate[state.step - 1]),
+            "gradient_norm": norm,
+            "parameters": len(values),
+            "parameters_not_finite": broken,
+            "recent_losses": self._tracker.history["train/loss"][-_RECENT_LOSSES:],
+            "photos": {
+                str(epoch * state.steps_per_epoch + i + 1): [
+                    batches.path(row) for row in order[i * photos : (i + 1) * photos]
+                ]
+                for i in range(first, batch + 1)
+            },
+        }
+        file = self._folder / "failure.json"
+        file.write_text(json.dumps(_in_json(found), indent=1), encoding="utf-8")
+        self._tracker.log_artifact(file)
+        return f"gradient norm {norm:.3g}; {file} has the step's photos"
+
+
+def gradient_norm(train_network: nn.Cell, batch: tuple[np.ndarray, np.ndarray]) -> float:
+    """The Euclidean norm of the loss's gradient over all trained parameters, on one batch and with today's weights.
+
+    After a step whose loss was no number the weights are mostly none any more, and neither is the norm.  What the pass
+    moves beside (the statistics of batch norm, the counters of dropout) is put back.
+
+    Args:
+        train_network: the network with loss and optimizer, as of `mindspore.Model`.
+    """
+    network, weights = train_network.network, train_network.weights
+    trained = {parameter.name for parameter in weights}
+    beside = [(p, p.asnumpy().copy()) for p in network.get_parameters() if p.name not in trained]
+    gradients = _Gradients(network, weights)(*map(Tensor, batch))
+    for parameter, value in beside:
+        parameter.set_data(Tensor(value))
+    return math.sqrt(sum(float(np.square(g.asnumpy(), dtype=np.float64).sum()) for g in gradients))
+
+
+class _Gradients(nn.Cell):
+    def __init__(self, network: nn.Cell, weights: mindspore.ParameterTuple):
+        super().__init__(auto_prefix=False)
+        self.network, self.weights, self.gradient = network, weights, ops.GradOperation(get_by_list=True)
+
+    def construct(self, images, labels):
+        return self.gradient(self.network, self.weights)(images, labels)
+
+
+def _in_json(value):
+    """JSON knows neither NaN nor infinity: they are texts."""
+    if isinstance(value, dict):
+        return {key: _in_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,121 @@
+"""Networks of earlier runs, each to be shown photos as in its training, for tasks that start from them."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mindspore import nn
+
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.evaluation.predictor import Member
+from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
+from rp2k_lab.train.build import build_network, preprocessing
+from rp2k_lab.train.checkpoint import load_checkpoint
+
+log = logging.getLogger(__name__)
+
+_DIFFERENCES_SHOWN = 3
+
+
+def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Member]]:
+    """The earlier runs of a request and their networks with their weights.
+
+    Args:
+        configs: the restored configuration of each of `runs=`, in order.
+
+    Raises:
+        RequestError: a run that is not there or is named twice, weights that do not fit, runs of different classes.
+    """
+    runs, members = [], []
+    with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        for config, reference in zip(configs, configs[0].runs, strict=True):
+            run = find_run(config.tracking.uri, reference, Path(downloads))
+            _check_beside(runs, run)
+            name = short_name(run)
+            if name in [member.name for member in members]:  # of the same model, data set, augmentation and seed
+                name += f"_{len(members) + 1}"
+            members.append(Member(name, load_network(config, run), preprocessing(config)))
+            runs.append(run)
+            log.info("%s: %s at %s", run.name, config.model.name, members[-1].preprocessing)
+    return runs, members
+
+
+def load_network(config: Config, run: EarlierRun) -> nn.Cell:
+    """uint8 images (batch, height, width, 3) to logits (batch, classes), with the run's weights.
+
+    Raises:
+        RequestError: a damaged checkpoint, weights of another network, or images that are too small for it.
+    """
+    network = build_network(config, len(run.classes))
+    try:
+        load_checkpoint(network, run.checkpoint)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"runs={run.reference}: not the weights of this {config.model.name}\n{reason}") from None
+    return network
+
+
+def check_classes(index: Index, run: EarlierRun, dataset: str) -> None:
+    """Raise RequestError unless the data set has the run's classes."""
+    if tuple(index.classes) != run.classes:
+        differences = class_differences(index.classes, run.classes, f"dataset={dataset}", "the run")
+        raise RequestError(
+            f"runs={run.reference}: other classes than dataset={dataset} ({differences})\n"
+            "leave out the dataset keys that differ from the run's, or use task=predict, which needs no classes"
+        )
+
+
+def check_held_out(config: Config, runs: Sequence[EarlierRun]) -> None:
+    """Warn where photos of val may have been among a run's training photos."""
+    for run in runs:
+        for key in ("val_fraction", "val_seed"):
+            theirs, ours = run.config["dataset"][key], getattr(config.dataset, key)
+            if run.config["dataset"]["name"] == config.dataset.name and theirs != ours:
+                log.warning(
+                    "%s had dataset.%s=%s, here it is %s: it may have been trained on photos of val",
+                    run.name, key, theirs, ours,
+                )  # fmt: skip
+
+
+def parents(runs: Sequence[EarlierRun]) -> dict[str, str]:
+    """The tags that name the runs that a run started from, and link to them in its description in MLflow.
+
+    One that was given as a checkpoint file is named by it.
+    """
+    links = [f"[{run.name}]({run.page})" if run.page else f"`{run.checkpoint}`" for run in runs]
+    return {
+        "parent": ",".join(run.run_id or str(run.checkpoint) for run in runs),
+        "mlflow.note.content": f"Started from {', '.join(links)}.",
+    }
+
+
+def short_name(run: EarlierRun) -> str:
+    """The run's name; of a checkpoint file that of its run's folder and its own."""
+    return run.name if run.run_id else f"{run.checkpoint.parent.parent.name}-{run.checkpoint.stem}"
+
+
+def class_differences(ours: Sequence[str], theirs: Sequence[str], our_name: str, their_name: str) -> str:
+    """`the run lacks a, b and 3 more; dataset=x lacks c`."""
+    parts = []
+    for name, classes, others in ((their_name, theirs, ours), (our_name, ours, theirs)):
+        known = set(classes)
+        missing = [escape_controls(c) for c in others if c not in known]
+        if missing:
+            more = f" and {len(missing) - _DIFFERENCES_SHOWN} more" if len(missing) > _DIFFERENCES_SHOWN else ""
+            parts.append(f"{name} lacks {', '.join(missing[:_DIFFERENCES_SHOWN])}{more}")
+    return "; ".join(parts) or "the same in another order"
+
+
+def _check_beside(before: Sequence[EarlierRun], run: EarlierRun) -> None:
+    for other in before:
+        if other.checkpoint == run.checkpoint:
+            raise RequestError(f"runs={other.reference},{run.reference}: the same run twice\nname each run once")
+        if other.classes != run.classes:
+            differences = class_differences(other.classes, run.classes, other.reference, run.reference)
+            raise RequestError(
+                f"runs={other.reference},{run.reference}: trained on other classes\n{differences}: leave one out"
+            )

@@ -1,0 +1,213 @@
+"""The documents of a judged table, read as a person does: in a browser, in git, in a terminal."""
+
+import csv
+import io
+import re
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rp2k_lab import PROJECT
+from rp2k_lab.ablation.report import CSV, FIGURE, NOTES, PAGE, README, document, figure, write_documents
+from rp2k_lab.ablation.results import check_results
+from rp2k_lab.ablation.verdict import judge_table
+from rp2k_lab.ablation.wording import decimals, run_command, sentence, summary
+from rp2k_lab.config.ablation import names
+from tests.helpers import synthetic_results
+
+HOSTILE = "<script>alert(1)</script>|`x`\n# {{ 7*7 }} \u202e 伊利安慕希瓶装芒果+百香果230g"
+
+
+def judged(ablation, scale, truth, seeds=range(3), images=600, more=()):
+    cells, rows = synthetic_results.results(truth, seeds, images)
+    cells = pd.concat([cells, pd.DataFrame(more)]) if more else cells
+    return judge_table(ablation, scale, check_results(cells, rows, "generated"))
+
+
+@pytest.fixture(scope="module")
+def full():
+    """Better, worse, open, one seed, failed and missing."""
+    ablation = synthetic_results.ablation("augmentation")
+    truth = dict(zip(ablation.levels, (0.6, 0.6, 0.7, 0.6, 0.5, 0.6), strict=False))
+    cells, images = synthetic_results.results(truth)
+    cells = cells[~((cells["level"] == "RandAugment") & (cells["seed"] > 0))]
+    more = [
+        synthetic_results.unfinished("Random Erasing", 0, "failed", HOSTILE),
+        synthetic_results.unfinished("Random Erasing", 1, "running"),
+    ]
+    return judge_table(ablation, "laptop", check_results(pd.concat([cells, pd.DataFrame(more)]), images, "generated"))
+
+
+def read(folder):
+    return {name: (folder / name).read_text("utf-8") for name in (README, PAGE, CSV, FIGURE)}
+
+
+@pytest.mark.parametrize("scale", ["paper", "laptop", "smoke"])
+@pytest.mark.parametrize("name", names())
+def test_every_table_has_documents(tmp_path, name, scale):
+    ablation = synthetic_results.ablation(name)
+    table = judged(ablation, scale, dict.fromkeys(ablation.level_names(scale), 0.6), [0], 100)
+    assert [file.name for file in write_documents(table, tmp_path)] == [README, PAGE, CSV, FIGURE]
+    texts = read(tmp_path)
+    assert texts[README].startswith(f"# {ablation.question}\n")
+    assert f"\n    python run.py task=report ablation={name} scale={scale}\n" in texts[README]
+    assert ("mean nothing" in texts[README]) == (scale == "smoke")
+    assert ("| starts from |" in texts[README]) == (name in ("fixres", "ensemble"))
+    assert [row["level"] for row in csv.DictReader(io.StringIO(texts[CSV]))] == ablation.level_names(scale)
+    for text in texts.values():
+        assert not re.search(r"\bnan\b|None,|object at", text)
+        for folder in (tempfile.gettempdir(), PROJECT, Path.home(), "/home", Path.home().anchor + "root"):
+            assert f"{folder}/" not in text
+
+
+def test_a_repeat_gives_the_same_bytes_and_keeps_notes(tmp_path, full):
+    (tmp_path / NOTES).write_text("Seen **twice**.\n\n<b>so</b>\n", "utf-8")
+    write_documents(full, tmp_path)
+    first = read(tmp_path)
+    write_documents(full, tmp_path)
+    assert read(tmp_path) == first
+    assert first[README].endswith("## Notes\n\n> Seen **twice**.\n>\n> <b>so</b>\n")
+    assert "Seen **twice**.\n\n&lt;b&gt;so&lt;/b&gt;\n" in first[PAGE]
+    assert {file.name for file in tmp_path.iterdir()} == {README, PAGE, CSV, FIGURE, NOTES}
+
+
+def test_both_documents_say_the_same(tmp_path, full):
+    write_documents(full, tmp_path)
+    texts = read(tmp_path)
+    for row in full.rows[1:]:
+        words = sentence(row)
+        assert words.tag.word in texts[README]
+        assert words.tag.word in texts[PAGE]
+        assert words.text.replace("[", r"\[").replace("]", r"\]").replace("<", "&lt;") in texts[README]
+    assert "95.34 % |" in texts[README]
+    assert "+0.11 |" in texts[README]
+    assert "![" in texts[README]
+    assert f"]({FIGURE})" in texts[README]
+    assert texts[FIGURE].strip() in texts[PAGE]
+
+
+def test_verdicts_in_words(full):
+    words = {row.level: sentence(row) for row in full.rows if row.baseline}
+    assert words["Cutout 14"].lead == "Cutout 14 against none"
+    assert words["Cutout 14"].tag.word == "better"
+    assert re.fullmatch(
+        r"\+\d+\.\d points \[(>0|\+\d\.\d), \+\d+\.\d\], Holm's p (< 0\.001|0\.0\d\d) \(5 seeds, 2,000 test images\)",
+        words["Cutout 14"].text,
+    )
+    assert words["AutoAugment"].tag.word == "worse"
+    assert re.fullmatch(r"no difference larger than \d\.\d points shown", words["Cutout 28"].tag.word)
+    assert re.search(r"(seeds up to 1,000|seeds|test images) would settle", words["Cutout 28"].text)
+    assert words["RandAugment"].tag.word == "one seed, so no verdict"
+    assert words["RandAugment"].text.endswith("the spread between seeds is not in it")
+    assert (words["Random Erasing"].tag.word, words["Random Erasing"].text) == (
+        "not compared", "no finished run of Random Erasing")  # fmt: skip
+
+
+def test_the_bound_is_not_less_than_the_interval(full):
+    for row in full.rows:
+        if row.word == "open":
+            said = float(re.search(r"than (\S+) points", sentence(row).tag.word).group(1))
+            assert 100 * row.verdict.bound <= said < 100 * row.verdict.bound + 0.1
+
+
+def test_identical_runs_are_told():
+    ablation = synthetic_results.table_of("a", "b")
+    cells, images = synthetic_results.results({"a": 0.6}, range(2), 300)
+    table = judge_table(ablation, "laptop", check_results(pd.concat([cells, cells.assign(level="b")]), images, "made"))
+    assert "The runs agree on every image" in sentence(table.rows[1]).text
+
+
+def test_summary(full):
+    assert summary(full) == (
+        "better: Cutout 14; worse: AutoAugment; no difference shown: 2 of 6; one seed, so no verdict: 1 of 6; "
+        "not compared: 1 of 6; 9 of 35 runs have no result"
+    )
+    whole = judged(synthetic_results.table_of("a", "b"), "laptop", {"a": 0.5, "b": 0.8})
+    assert summary(whole) == "better: b"
+
+
+def test_what_is_missing_is_told(tmp_path, full):
+    write_documents(full, tmp_path)
+    text = read(tmp_path)[README].partition("## What is missing\n\n")[2].partition("\n\n## ")[0]
+    lines = text.split("\n")
+    assert lines[0] == "- **RandAugment** *not run*: seeds 1, 2, 3, 4"
+    assert lines[1].startswith(r"- **Random Erasing, seed 0** *failed*: &lt;script&gt;alert(1)&lt;/script&gt;\|\`x\`")
+    assert lines[2:] == [
+        "- **Random Erasing** *still running*: seed 1",
+        "- **Random Erasing** *not run*: seeds 2, 3, 4",
+    ]
+    whole = judged(synthetic_results.table_of("a", "b"), "laptop", {"a": 0.5, "b": 0.8})
+    assert "What is missing" not in [section.title for section in document(whole, "").sections]
+
+
+def test_numbers_are_whole(tmp_path, full):
+    write_documents(full, tmp_path)
+    rows = {row["level"]: row for row in csv.DictReader(io.StringIO(read(tmp_path)[CSV]))}
+    for row in full.rows:
+        found = rows[row.level]
+        assert int(found["seeds_done"]) == len(row.seeds)
+        assert int(found["seeds_wanted"]) == 5
+        if row.verdict:
+            for name in ("low", "high", "p", "p_holm"):
+                number = getattr(row.verdict, name)
+                assert found[name] == ("" if number != number else repr(number))
+            assert float(found["difference"]) == row.verdict.difference.value
+    assert (rows["none"]["difference"], rows["none"]["baseline"], rows["Cutout 7"]["baseline"]) == ("", "", "none")
+    assert (rows["Random Erasing"]["seeds_failed"], rows["Random Erasing"]["seeds_missing"]) == ("1", "3")
+    assert rows["Cutout 14"]["published_shown"] == "depends"
+
+
+def test_the_command_names_seeds_and_data_where_they_are_needed():
+    ablation = synthetic_results.ablation("resize")
+    assert run_command(ablation, "laptop", ablation.seeds) == "python run.py -m ablation=resize scale=laptop"
+    assert run_command(ablation, "paper", (0, 7)).endswith("scale=paper seed=0,7 dataset.root=FOLDER")
+
+
+def test_decimals():
+    assert (decimals(2000), decimals(39_027)) == (1, 2)
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    """A table whose every name is an attack."""
+    ablation = synthetic_results.table_of("plain", HOSTILE, "x" * 300, question=HOSTILE, source=HOSTILE)
+    more = [
+        synthetic_results.unfinished("x" * 300, 0, "failed", HOSTILE * 9),
+        synthetic_results.unfinished("plain", 9, "failed", "y" * 900),
+    ]
+    return judged(ablation, "laptop", {"plain": 0.5, HOSTILE: 0.6}, more=more)
+
+
+@pytest.mark.parametrize("which", ["full", "hostile"])
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_a_real_browser_shows_the_page_whole(browser, request, tmp_path, which, width, scheme):
+    (tmp_path / NOTES).write_text(HOSTILE + "\n" + "z" * 400, "utf-8")
+    write_documents(request.getfixturevalue(which), tmp_path)
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, heard, asked = context.new_page(), [], []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"file://{tmp_path / PAGE}")
+    assert heard == []
+    assert asked == [f"file://{tmp_path / PAGE}"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("script").count() == 0
+    wide = "nodes => nodes.filter(n => n.getBoundingClientRect().right > innerWidth).length"
+    assert page.locator("section, p, li, pre, svg, blockquote, h1").evaluate_all(wide) == 0
+    inside = """svg => { const frame = svg.getBoundingClientRect();
+        const out = box => box.left < frame.left - 1 || box.right > frame.right + 1;
+        return [...svg.querySelectorAll('text')].filter(text => out(text.getBoundingClientRect())).length }"""
+    assert page.locator("svg.forest").evaluate(inside) == 0
+    ink, ground = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    dark = lambda color: sum(map(int, re.findall(r"\d+", color)[:3])) < 384  # noqa: E731
+    assert (dark(ink), dark(ground)) == (scheme == "light", scheme == "dark")
+    context.close()
+
+
+def test_the_figure_names_the_baseline_where_it_is_one(full):
+    assert "top-1: difference from none, points" in figure(full)
+    resize = synthetic_results.ablation("resize")
+    assert "difference from its baseline" in figure(judged(resize, "laptop", {"stretch": 0.5}, [0], 100))

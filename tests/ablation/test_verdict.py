@@ -1,0 +1,253 @@
+"""From generated results, whose truth is known, to what is said of each level."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rp2k_lab.ablation.results import check_results, image_row
+from rp2k_lab.ablation.significance import judge
+from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, judge_table
+from rp2k_lab.config.ablation import names
+from tests.helpers import synthetic_results
+
+SCALES = ("paper", "laptop", "smoke")
+TABLE = synthetic_results.table_of("plain", "good", "same", "bad")
+TRUTH = {"plain": 0.6, "good": 0.66, "same": 0.6, "bad": 0.54}
+
+
+def judged(cells, images, ablation=TABLE, scale="laptop"):
+    return judge_table(ablation, scale, check_results(pd.DataFrame(cells), pd.DataFrame(images), "generated"))
+
+
+@pytest.fixture(scope="module")
+def made():
+    return synthetic_results.results(TRUTH)
+
+
+@pytest.fixture(scope="module")
+def whole(made):
+    return judged(*made)
+
+
+def by_name(table):
+    return {row.level: row for row in table.rows}
+
+
+def test_the_truth_is_found(whole):
+    rows = by_name(whole)
+    assert {name: row.word for name, row in rows.items()} == {
+        "plain": "",
+        "good": "better",
+        "same": "open",
+        "bad": "worse",
+    }
+    assert rows["plain"].baseline is None
+    for name, row in rows.items():
+        assert row.mean == pytest.approx(TRUTH[name], abs=0.025)
+        assert 0 < row.sd < 0.02
+        assert (row.seeds, row.missing, row.failed, row.running, row.images) == ((0, 1, 2, 3, 4), (), {}, (), 2000)
+    for name in ("good", "same", "bad"):
+        assert rows[name].verdict.low < TRUTH[name] - TRUTH["plain"] < rows[name].verdict.high
+    assert rows["same"].seeds_needed is None or rows["same"].seeds_needed > 5
+    assert rows["good"].seeds_needed is rows["good"].images_needed is None
+    assert (whole.comparisons, whole.missing_cells, whole.seeds) == (3, 0, (0, 1, 2, 3, 4))
+    assert whole.hours == pytest.approx(20 * 60 / 3600)
+    assert whole.commits == {"c" * 10: 20}
+
+
+def test_few_seeds_leave_a_real_difference_open_and_say_how_many_settle_it():
+    row = by_name(
+        judged(
+            *synthetic_results.results({"plain": 0.6, "good": 0.63}, range(3), 600),
+            synthetic_results.table_of("plain", "good"),
+        )
+    )
+    assert row["good"].word == "open"
+    assert row["good"].verdict.bound > 0.03
+    assert 3 < row["good"].seeds_needed < 100
+    assert row["good"].images_needed is None or row["good"].images_needed > 600
+
+
+def test_means_are_those_of_the_cells(made, whole):
+    cells = made[0]
+    for row in whole.rows:
+        own = cells[cells["level"] == row.level]
+        for metric, value in row.means.items():
+            assert value == pytest.approx(own[metric].mean())
+        assert row.sd == pytest.approx(np.std(own["top1"], ddof=1))
+
+
+def test_groups_are_counted(made, whole):
+    groups = synthetic_results.split_of(2000)[2]
+    assert whole.images_of == {
+        "top1": 2000,
+        **{f"{g}_top1": (groups == i).sum() for i, g in enumerate(("head", "medium", "tail"))},
+    }
+
+
+def test_pairing_needs_the_same_seeds(made):
+    cells, images = made
+    cells = cells[
+        ~((cells["level"] == "good") & (cells["seed"] < 2)) & ~((cells["level"] == "plain") & (cells["seed"] > 3))
+    ]
+    row = by_name(judged(cells, images))["good"]
+    assert row.seeds == (2, 3, 4)
+    assert row.missing == (0, 1)
+    assert row.verdict.difference.seeds == 2
+    both = cells[cells["seed"].isin([2, 3])].groupby("level")["top1"].mean()
+    assert row.verdict.difference.value == pytest.approx(both["good"] - both["plain"])
+
+
+@pytest.mark.parametrize(
+    ("level", "keep", "reason"),
+    [
+        ("good", [], "no finished run of good"),
+        ("plain", [], "no finished run of plain"),
+        ("good", [7], "no seed is finished in both"),
+    ],
+)
+def test_without_pairs_there_is_no_comparison(made, level, keep, reason):
+    cells, images = made
+    own = cells["level"] == level
+    cells = pd.concat([cells[~own], cells[own].iloc[: len(keep)].assign(seed=keep)])
+    row = by_name(judged(cells, images))["good"]
+    assert (row.verdict, row.word, row.not_compared) == (None, "", reason)
+
+
+def test_comparisons_that_are_missing_count_all_the_same(made, whole):
+    """So no word is taken back when they arrive."""
+    cells, images = made
+    alone = by_name(judged(cells[cells["level"].isin(["plain", "good"])], images))["good"]
+    full = by_name(whole)["good"]
+    assert (alone.verdict.low, alone.verdict.high) == (full.verdict.low, full.verdict.high)
+    [one] = judge([full.verdict.difference], alpha=0.05 / 3)
+    assert (full.verdict.low, full.verdict.high) == pytest.approx((one.low, one.high))
+    assert alone.verdict.p_holm == pytest.approx(3 * alone.verdict.p)
+
+
+def test_one_seed_gives_an_interval_and_no_word(made):
+    cells, images = made
+    row = by_name(judged(cells[cells["seed"] == 0], images))["good"]
+    assert row.word == ""
+    assert math.isnan(row.sd)
+    assert row.verdict.low < 0.06 < row.verdict.high
+    assert row.seeds_needed is row.images_needed is None
+
+
+def test_other_images_are_not_paired(made):
+    cells, images = made
+    other = synthetic_results.split_of(2000, salt="other")
+    changed = (cells["level"] == "good") & (cells["seed"] > 2)
+    cells = cells.assign(images_digest=cells["images_digest"].where(~changed, other[0]))
+    table = judged(cells, pd.concat([images, pd.DataFrame([image_row(*other)])]))
+    row = by_name(table)["good"]
+    assert row.verdict is None
+    assert row.not_compared.startswith("the runs were tested on different photos (")
+    assert other[0] in row.not_compared
+    assert by_name(table)["bad"].word == "worse"
+    assert table.images_of == {}
+
+
+def test_failed_running_and_missing_cells_are_told(made):
+    cells, images = made
+    cells = cells[~((cells["level"] == "same") & (cells["seed"] < 3))]
+    more = [
+        synthetic_results.unfinished("same", 0, "failed", "loss is nan"),
+        synthetic_results.unfinished("same", 1, "running"),
+    ]
+    table = judged(pd.concat([cells, pd.DataFrame(more)]), images)
+    row = by_name(table)["same"]
+    assert (row.seeds, row.failed, row.running, row.missing) == ((3, 4), {0: "loss is nan"}, (1,), (2,))
+    assert table.missing_cells == 3
+    assert row.seconds == 2 * 60 + 2 * 5
+
+
+def test_nothing_finished_is_a_table_all_the_same():
+    table = judged(
+        [synthetic_results.unfinished("good", 0, "failed", "x")], [image_row(*synthetic_results.split_of(9))]
+    )
+    assert all(row.verdict is None and math.isnan(row.mean) for row in table.rows)
+    assert table.missing_cells == len(table.rows) * len(table.seeds)
+
+
+def test_macro_accuracy_counts_every_class_alike():
+    """A level that trades head for tail is better by one metric and worse by the other."""
+    where = synthetic_results.split_of(3000)
+    groups, rng, cells = where[2], np.random.default_rng(0), []
+    for level, chances in (("plain", (0.8, 0.5, 0.2)), ("good", (0.72, 0.5, 0.6))):
+        for seed in range(5):
+            cells.append(synthetic_results.cell(level, seed, rng.random(3000) < np.array(chances)[groups], where))
+    table = synthetic_results.table_of("plain", "good", metric="macro_top1")
+    row = by_name(judged(cells, [image_row(*where)], table))["good"]
+    frame = pd.DataFrame(cells).groupby("level")["macro_top1"].mean()
+    assert row.verdict.difference.value == pytest.approx(frame["good"] - frame["plain"])
+    assert row.mean == pytest.approx(frame["good"])
+    assert row.word == "better"
+    by_image = by_name(judged(cells, [image_row(*where)], synthetic_results.table_of("plain", "good")))["good"]
+    assert by_image.verdict.difference.value < row.verdict.difference.value
+
+
+def test_published_differences_stand_beside_what_single_runs_could_show():
+    table = synthetic_results.ablation("augmentation")
+    found = by_name(judged(*synthetic_results.results(dict.fromkeys(table.levels, 0.6), range(2)), table))
+    cutout = found["Cutout 14"].published_difference
+    assert (found["Cutout 14"].published, cutout.accuracy) == pytest.approx((0.9534, 0.9523))
+    assert cutout.difference == pytest.approx(0.0011)
+    assert cutout.unknown.images == cutout.as_ours.images == RP2K_TEST_IMAGES
+    assert (cutout.unknown.answer, cutout.unknown.seed_sd) == ("depends", 0)
+    assert cutout.as_ours.answer == "no"
+    cells = synthetic_results.results(dict.fromkeys(table.levels, 0.6), range(2))[0]
+    spreads = [np.var(cells.loc[cells["level"] == name, "top1"], ddof=1) for name in ("none", "Cutout 14")]
+    assert cutout.as_ours.seed_sd == pytest.approx(math.sqrt(np.mean(spreads)))
+    assert 0.2 < cutout.as_ours.measured.disagreement < 0.5
+    assert found["AutoAugment"].published_difference is found["none"].published_difference is None
+
+
+def test_a_difference_published_without_an_accuracy_is_judged_where_noise_is_largest():
+    table = synthetic_results.ablation("resize")
+    row = by_name(judged(*synthetic_results.results({"stretch": 0.6}, [0]), table))["letterbox"]
+    assert row.published_difference.accuracy is None
+    assert row.published_difference.difference == pytest.approx(0.0317)
+    assert row.published_difference.unknown.independent.disagreement == pytest.approx(0.5)
+    assert (row.published_difference.unknown.answer, row.published_difference.as_ours) == ("yes", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of", "note"),
+    [
+        ({"commit": "d" * 40}, [0], f"its cells are of 2 commits: {'c' * 10}, {'d' * 10}"),
+        ({"commit": "d" * 40}, [0, 1, 2, 3, 4], "another commit than plain's"),
+        ({"dirty": True}, [1, 3], "run with uncommitted changes: seed 1, 3"),
+        ({"dataset_fingerprint": "e" * 16}, [0], "its cells are of 2 data sets"),
+        ({"dataset_fingerprint": "e" * 16}, [0, 1, 2, 3, 4], "another data set than plain's"),
+    ],
+)
+def test_other_origins_are_noted(made, changes, of, note):
+    cells, images = made
+    changed = (cells["level"] == "good") & cells["seed"].isin(of)
+    cells = cells.assign(**{column: cells[column].where(~changed, value) for column, value in changes.items()})
+    table = judged(cells, images)
+    assert any(found.startswith(note) for found in by_name(table)["good"].notes)
+    assert by_name(table)["bad"].notes == ()
+    assert sum(table.commits.values()) == 20
+
+
+def test_levels_of_another_scale_are_left_out():
+    table = synthetic_results.ablation("resize")
+    truth = dict.fromkeys([*table.levels, "no such level"], 0.6)
+    found = judged(*synthetic_results.results(truth, [0]), table, "paper")
+    assert [row.level for row in found.rows] == ["stretch", "letterbox"]
+    assert found.ignored == ("stretch without size cue", "letterbox without size cue", "no such level")
+    assert found.comparisons == 1
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", names())
+def test_every_table_is_judged(name, scale):
+    table = synthetic_results.ablation(name)
+    found = judged(*synthetic_results.results(dict.fromkeys(table.levels, 0.6), [0], images=200), table, scale)
+    assert [row.level for row in found.rows] == table.level_names(scale)
+    assert found.comparisons == sum(row.baseline is not None for row in found.rows) >= 1
+    assert all((row.verdict is None) == (row.baseline is None) for row in found.rows)

@@ -1,0 +1,155 @@
+"""Ablations: every YAML at every scale, and what of them is refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from rp2k_lab.config import ablation
+from rp2k_lab.config.ablation import Ablation, Level, of_the_experiment
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
+
+SCALES = ("paper", "laptop", "smoke")
+# As published (published.md, tables 1 to 4, and the three networks' average).
+PUBLISHED = {
+    ("augmentation", "none"): 95.23,
+    ("augmentation", "Cutout 28"): 95.30,
+    ("augmentation", "Cutout 14"): 95.34,
+    ("augmentation", "Cutout 7"): 95.22,
+    ("augmentation", "RandAugment"): 94.79,
+    ("augmentation", "Random Erasing"): 94.87,
+    ("final_width", "SE-ResNeXt50"): 96.94,
+    ("final_width", "SE-ResNeXt50 wider"): 97.20,
+    ("final_width", "ResNet50-BAM"): 97.24,
+    ("final_width", "ResNet50-BAM wider"): 97.32,
+    ("ensemble", "SE-ResNeXt50"): 97.20,
+    ("ensemble", "ResNet50-BAM"): 97.32,
+    ("ensemble", "Inception-ResNet-v2"): 96.35,
+    ("ensemble", "average, flip"): 97.49,
+    ("fixres", "1.00 ×"): 96.62,
+    ("fixres", "1.14 ×, 5 epochs"): 96.49,
+    ("fixres", "1.14 ×, 25 epochs"): 96.63,
+    ("fixres", "1.29 ×, 25 epochs"): 96.92,
+}
+
+
+def table(levels: dict, **changes) -> Ablation:
+    values = {"name": "t", "question": "?", "source": "", "metric": "top1", "baseline": "a", "seeds": [0]}
+    scales = {"paper": {"size": 224}, "laptop": {"size": 48, "aug.crop": [0.25, 1.0]}, "smoke": {}}
+    return Ablation.model_validate(values | {"levels": levels, "scales": scales} | changes)
+
+
+@pytest.fixture(scope="module")
+def composed_tables(compose):
+    """Name to ablation, of every YAML."""
+    return {name: parse(compose(f"ablation={name}")).ablation for name in ablation.names()}
+
+
+def test_the_published_tables_are_there(composed_tables):
+    wanted = {"resize", "augmentation", "final_width", "batch_size", "epochs", "attention", "backbone", "tail"}
+    wanted |= {"fixres", "ensemble"}
+    assert wanted <= set(composed_tables)
+    published = {(t, n): lv.published for t, a in composed_tables.items() for n, lv in a.levels.items() if lv.published}
+    assert published == PUBLISHED
+    assert composed_tables["resize"].levels["letterbox"].published_difference == 3.17
+
+
+@pytest.mark.parametrize("name", ablation.names())
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
+    """The configuration of every level is right, and no two of a table are the same run."""
+    found = composed_tables[name]
+    seen = {}
+    for level in found.level_names(scale):
+        overrides = found.overrides(level, scale, [f"dataset.root={tmp_path}"] if scale == "paper" else [])
+        sources = found.starts_from(level, scale)
+        earlier = [f"runs={[list(found.levels).index(source) for source in sources]}"] if sources else []
+        config = parse(compose(*overrides, *earlier, "seed=0"))
+        assert bool(sources) == bool(found.levels[level].runs) == (config.task.name != "train")
+        assert set(sources) <= set(seen)
+        assert config not in seen.values(), f"{level} is the same run as another"
+        seen[level] = config
+        if not sources:
+            assert config.dataset.name == ("rp2k" if scale == "paper" else "shelf")
+        if scale == "laptop" and not sources:
+            assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
+            assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
+    assert found.baseline in seen
+    assert len(found.seeds) >= 3
+    for level in seen:
+        assert found.compared_with(level) in {*seen, None}
+
+
+def test_paper_scale_is_the_published_recipe(composed_tables, compose, tmp_path):
+    overrides = composed_tables["augmentation"].overrides("none", "paper", [f"dataset.root={tmp_path}"])
+    config = parse(compose(*overrides))
+    assert (config.epochs, config.batch_size, config.size, config.crop_ratio) == (75, 128, (224, 224), 0.875)
+    assert (config.aug.crop, config.aug.color, config.aug.flip) == ((0.08, 1.0), 0.4, 0.5)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay, config.optimizer.lr_end) == (0.9, 1e-4, 1e-6)
+    assert (config.model.name, config.loss.label_smoothing, config.device.name) == ("seresnext50", 0.1, "gpu")
+
+
+def test_later_overrides_win():
+    found = table({"a": {"overrides": ["size=64"]}, "b": {"overrides": ["resize=stretch"]}})
+    assert found.overrides("a", "laptop") == ["size=64", "aug.crop=[0.25, 1.0]"]
+    assert found.overrides("b", "paper", ["size=32"]) == ["size=32", "resize=stretch"]
+
+
+def test_a_level_differs_or_is_left_out_by_scale():
+    levels = {"a": {"overrides": ["epochs=25"], "at": {"smoke": ["epochs=1"]}}}
+    levels["b"] = {"overrides": [], "at": {"paper": None}, "against": "a"}
+    found = table(levels)
+    assert found.overrides("a", "smoke") == ["epochs=1"]
+    assert "epochs=25" in found.overrides("a", "paper")
+    assert found.level_names("paper") == ["a"]
+    assert found.level_names("laptop") == ["a", "b"]
+
+
+def test_each_level_has_its_baseline():
+    levels = {name: {"overrides": []} for name in "abc"} | {"d": {"overrides": [], "against": "c"}}
+    found = table(levels)
+    assert [found.compared_with(name) for name in "abcd"] == [None, "a", None, "c"]
+
+
+def test_a_level_that_starts_from_others_has_from_them_what_they_were_trained_with():
+    levels = {"a": {"overrides": []}, "b": {"overrides": [], "at": {"laptop": None}}}
+    levels["c"] = {"overrides": ["task=ensemble"], "runs": ["a", "b"]}
+    found = table(levels)
+    assert found.starts_from("c", "paper") == ["a", "b"]
+    assert found.starts_from("c", "laptop") == ["a"]
+    assert found.overrides("a", "paper", ["epochs=3", "dataset.root=/x"]) == ["size=224", "epochs=3", "dataset.root=/x"]
+    assert found.overrides("c", "paper", ["epochs=3", "dataset.root=/x"]) == ["task=ensemble", "dataset.root=/x"]
+
+
+def test_what_a_table_varies_cannot_be_set():
+    found = table({"a": {"overrides": ["aug=none"]}, "b": {"overrides": ["aug=cutout"]}})
+    with pytest.raises(RequestError, match="aug is what ablation=t varies"):
+        found.overrides("a", "paper", ["aug=mixup"])
+
+
+@pytest.mark.parametrize(
+    ("levels", "changes", "words"),
+    [
+        ({"a": {"overrides": []}}, {"baseline": None}, "baseline"),
+        ({"a": {"overrides": []}}, {"baseline": "z"}, "there is no z"),
+        ({"a": {"overrides": [], "against": "z"}}, {}, "there is no z"),
+        ({"a": {"overrides": []}}, {"seeds": [1, 1]}, "stands twice"),
+        ({"a": {"overrides": []}}, {"seeds": []}, "seeds"),
+        ({"a": {"override": []}}, {}, "override"),
+        ({"a": {"overrides": [], "runs": ["b"]}, "b": {"overrides": []}}, {}, "none of those above"),
+    ],
+)
+def test_contradictions_are_refused(levels, changes, words):
+    with pytest.raises(ValidationError, match=words):
+        table(levels, **changes)
+
+
+def test_machines_are_no_part_of_an_experiment():
+    machine = ["device.num_threads=4", "dataset.root=/x", "dataset.cache_gb=3", "tracking.uri=x", "debug=true"]
+    machine += ["task.checkpoint_minutes=5", "task.checkpoints_kept=1"]
+    experiment = ["dataset=rp2k", "device.precision=O2", "size=2"]
+    assert of_the_experiment([*experiment[::-1], *machine]) == experiment
+
+
+def test_a_level_needs_its_overrides():
+    with pytest.raises(ValidationError):
+        Level.model_validate({"published": 95.0})

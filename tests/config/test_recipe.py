@@ -1,0 +1,147 @@
+"""`recipe=…`: what it sets, against the published facts, and what still wins over it."""
+
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from rp2k_lab import PROJECT
+from rp2k_lab.config import ablation
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.image import resized_size
+
+# published.md, "What was actually run".  Of the learning rate the code's, of the cardinality the standard one.
+PUBLISHED = {
+    "recipe": "giantpanda",
+    "resize": "letterbox",
+    "size": 224,
+    "crop_ratio": 0.875,
+    "aug.crop": [0.08, 1.0],
+    "aug.flip": 0.5,
+    "aug.color": 0.4,
+    "aug.name": "cutout",
+    "aug.length": 14,
+    "batch_size": 128,
+    "epochs": 75,
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.05,
+    "optimizer.lr_end": 1e-6,
+    "optimizer.warmup_epochs": 0,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 1e-4,
+    "loss.name": "cross_entropy",
+    "loss.label_smoothing": 0.1,
+    "dataset.mean": [0.4716, 0.4250, 0.3540],
+    "dataset.std": [0.2178, 0.2079, 0.1935],
+    "model.cardinality": 32,
+    "model.base_width": 4,
+}
+NOT_PUBLISHED = ("lr_batch_size", "accumulate_steps", "clip_norm", "ema_decay")
+DEVICES = {
+    "cpu": {"precision": "float32", "loss_scale": 1, "sinks": False},
+    "gpu": {"precision": "O2", "loss_scale": 1024, "sinks": True},
+    "ascend": {"precision": "O3", "loss_scale": 1024, "sinks": True},
+}
+PAPER = ("recipe=giantpanda", "dataset=rp2k", "model=seresnext50")
+
+
+def at(settings: dict, key: str):
+    return OmegaConf.select(OmegaConf.create(settings), key, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_value_is_the_published_one(compose, tmp_path, device):
+    settings = compose(*PAPER, f"device={device}", f"dataset.root={tmp_path}")
+    assert {key: at(settings, key) for key in PUBLISHED} == PUBLISHED
+    config = parse(settings)
+    assert resized_size(config.size, config.crop_ratio) == (256, 256)
+    chosen = config.device
+    found = {"precision": chosen.precision, "loss_scale": chosen.loss_scale, "sinks": chosen.sink_steps > 0}
+    assert found == DEVICES[device]
+
+
+def test_nothing_that_was_not_published_is_on(compose, defaults):
+    optimizer = compose("recipe=giantpanda")["optimizer"]
+    for key in NOT_PUBLISHED:
+        assert optimizer[key] == defaults["optimizer"][key] == (1 if key == "accumulate_steps" else None)
+
+
+def test_each_key_that_it_states_is_in_the_table():
+    """So that the table is whole."""
+    stated = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / "recipe" / "giantpanda.yaml"))
+    del stated["defaults"]
+    flat = {
+        f"{group}.{key}" if isinstance(keys, dict) else group
+        for group, keys in stated.items()
+        for key in (keys if isinstance(keys, dict) else [None])
+    }
+    assert flat <= set(PUBLISHED)
+
+
+def test_without_it_nothing_changes_and_its_name_says_so(defaults):
+    assert (defaults["recipe"], defaults["epochs"], defaults["batch_size"]) == ("none", 5, 32)
+    assert (defaults["aug"]["name"], defaults["aug"]["crop"]) == ("none", [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("batch_size=64", "batch_size", 64),
+        ("optimizer.lr=0.1", "optimizer.lr", 0.1),
+        ("aug.crop=[0.25,1.0]", "aug.crop", [0.25, 1.0]),
+        ("aug.length=28", "aug.length", 28),
+        ("loss=logit_adjusted", "loss.tau", 1.0),
+        ("model.cardinality=7", "model.cardinality", 7),
+        ("resize=stretch", "resize", "stretch"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_the_command_line_wins_in_either_order(compose, override, key, value, first):
+    overrides = [*PAPER, override] if first else [override, *PAPER]
+    assert at(compose(*overrides), key) == value
+
+
+@pytest.mark.parametrize("choice", ["none", "cutmix", "autoaugment", "randaugment", "random_erasing"])
+def test_another_augmentation_stands_on_the_published_crop_flip_and_color(compose, choice):
+    settings = compose("recipe=giantpanda", f"aug={choice}")["aug"]
+    own = compose(f"aug={choice}")["aug"]
+    assert settings == own | {"crop": [0.08, 1.0], "flip": 0.5, "color": 0.4}
+    assert "length" not in settings
+
+
+def test_every_augmentation_level_of_the_paper_scale_is_its_own(compose, tmp_path):
+    table = parse(compose("ablation=augmentation")).ablation
+    lengths = {}
+    for level in table.level_names("paper"):
+        config = parse(compose(*table.overrides(level, "paper", [f"dataset.root={tmp_path}"])))
+        assert (config.recipe, config.aug.crop, config.optimizer.warmup_epochs) == ("giantpanda", (0.08, 1.0), 0)
+        lengths[level] = getattr(config.aug, "length", None)
+    cut = {"Cutout 28": 28, "Cutout 14": 14, "Cutout 7": 7}
+    assert lengths == dict.fromkeys(table.level_names("paper")) | cut
+
+
+@pytest.mark.parametrize("name", sorted(set(ablation.names()) - {"augmentation"}))
+def test_the_other_tables_have_no_cutout_at_the_paper_scale(compose, tmp_path, name):
+    table = parse(compose(f"ablation={name}")).ablation
+    config = parse(compose(*table.overrides(table.baseline, "paper", [f"dataset.root={tmp_path}"])))
+    assert (config.recipe, config.aug.name, config.aug.crop) == ("giantpanda", "none", (0.08, 1.0))
+
+
+def test_it_is_recorded_as_its_name(compose):
+    record = parse(compose("recipe=giantpanda")).model_dump(mode="json")
+    assert record["recipe"] == "giantpanda"
+    assert parse(record).model_dump(mode="json") == record
+
+
+def test_a_recipe_that_there_is_not_is_refused(defaults):
+    with pytest.raises(RequestError, match=r"^recipe=ours: "):
+        parse(defaults | {"recipe": "ours"})
+
+
+def test_cfg_job_shows_the_published_values(tmp_path):
+    command = [sys.executable, str(PROJECT / "run.py"), *PAPER, "device=ascend", "--cfg", "job"]
+    shown = OmegaConf.create(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert {key: at(shown, key) for key in PUBLISHED} == PUBLISHED
+    assert (shown.device.precision, shown.device.loss_scale) == ("O3", 1024)

@@ -1,0 +1,49 @@
+import pytest
+
+from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.dataset.folder import scan
+
+
+def touch(root, *files):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+
+
+def test_lists_splits_classes_and_photos_in_order(tmp_path):
+    touch(tmp_path, "train/555（冰炫）/b.jpg", "train/555（冰炫）/a.PNG", "train/a b.c/1.JPEG", "test/a b.c/2.jpg")
+    photos, others = scan(tmp_path)
+    assert others == []
+    assert photos == [
+        ("train/555（冰炫）/a.PNG", "555（冰炫）", "train"),
+        ("train/555（冰炫）/b.jpg", "555（冰炫）", "train"),
+        ("train/a b.c/1.JPEG", "a b.c", "train"),
+        ("test/a b.c/2.jpg", "a b.c", "test"),
+    ]
+
+
+def test_other_files_are_told_apart(tmp_path):
+    touch(tmp_path, "train/a/1.jpg", "train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md", "readme.md")
+    photos, others = scan(tmp_path)
+    assert [path for path, _, _ in photos] == ["train/a/1.jpg"]
+    assert others == ["train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md"]
+
+
+def test_missing_train_is_a_wrong_request(tmp_path):
+    touch(tmp_path, "test/a/1.jpg")
+    with pytest.raises(RequestError, match="train") as error:
+        scan(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_empty_class_in_train_is_unusable_data(tmp_path):
+    touch(tmp_path, "train/a/1.jpg", "train/空/notes.txt")
+    with pytest.raises(DataError, match="空"):
+        scan(tmp_path)
+
+
+def test_empty_class_in_test_is_fine(tmp_path):
+    """The least test images of a class are 0 in RP2K."""
+    touch(tmp_path, "train/a/1.jpg")
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    assert [split for _, _, split in scan(tmp_path)[0]] == ["train"]

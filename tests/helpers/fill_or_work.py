@@ -1,0 +1,38 @@
+"""What `run.py -m` does after it has read its command, without the time that Hydra and MLflow take to load.
+
+`fill_or_work.py refill URL`: when a line comes in, open the database, which may be new, and fill the queue of a table.
+`fill_or_work.py work URL FOLDER`: a worker on the same table; its trials are stand-ins.
+"""
+
+import sys
+from pathlib import Path
+
+from rp2k_lab.config.ablation import Ablation
+from rp2k_lab.sweep import trial_process
+from rp2k_lab.sweep.progress import Display
+from rp2k_lab.sweep.space import AblationGrid
+from rp2k_lab.sweep.storage import exclusive, open_storage
+from rp2k_lab.sweep.study import open_study, refill
+from rp2k_lab.sweep.worker import StudyWorker, missing
+
+trial_process.ENTRY = Path(__file__).with_name("fake_run.py")
+levels = {name: {"overrides": [f"aug={name}"]} for name in ("none", "cutout", "mixup", "cutmix")}
+ablation = Ablation(
+    name="a", question="?", source="", metric="top1", baseline="none", levels=levels, seeds=[0], scales={"smoke": {}}
+)
+plan = AblationGrid(ablation, "smoke", (0,), ())
+task, url, *folder = sys.argv[1:]
+print("ready", flush=True)
+if task == "refill":
+    sys.stdin.readline()
+with open_storage(url, 1) as storage:
+    with exclusive(storage, "a"):
+        study = open_study(storage, plan, "a", "none", 0)
+    if task == "refill":
+        with exclusive(storage, "a"):
+            refill(study, plan, 0)
+    else:
+        link = lambda trial, label: {"name": label, "tags": {"trial": trial.number}}  # noqa: E731
+        with Display(study, plan, 4) as display:
+            StudyWorker(study, storage, plan, 4, [], Path(*folder), 2, link, lambda: None, display).work()
+        sys.exit(missing(study, plan, 4))

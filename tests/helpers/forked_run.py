@@ -1,0 +1,104 @@
+"""`python run.py` in a process that begins as a copy of one with the slow imports done, which halves a start.
+
+As real a process as any: a pid, signals, a folder, an environment and pipes of its own.  MindSpore, whose threads allow
+no copies, is imported by each.
+"""
+
+import io
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rp2k_lab import PROJECT
+
+SLOW_IMPORTS = (
+    "hydra._internal.hydra",
+    "hydra.core.override_parser.overrides_parser",
+    "hydra.core.plugins",
+    "matplotlib.pyplot",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "optuna",
+    "pandas",
+    "rp2k_lab.config.schema",
+    "rp2k_lab.evaluation.figures",
+)
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.helpers.forked_run", *SLOW_IMPORTS])
+
+
+class Process:
+    """A script that was started; what `subprocess.Popen` has of it.
+
+    Attributes:
+        stdout, stderr: text files.
+    """
+
+    def __init__(self, script: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]):
+        pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(2)]
+        order = (str(script), list(arguments), str(folder), dict(environment), *(writing for _, writing in pipes))
+        self._process = _CONTEXT.Process(target=_become, args=order)
+        self._process.start()
+        self.stdout, self.stderr = (os.fdopen(os.dup(reading.fileno()), encoding="utf-8") for reading, _ in pipes)
+        for end in (end for pipe in pipes for end in pipe):
+            end.close()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; of a process that a signal ended minus its number."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its end."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("run.py", timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """(what is left of stdout, of stderr), when it has ended."""
+        with ThreadPoolExecutor(2) as threads:
+            texts = [threads.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+        self.stdout.close()
+        self.stderr.close()
+        return texts[0].result(), texts[1].result()
+
+    def send_signal(self, signum: int) -> None:
+        """Unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def start_run(arguments: Sequence[str], folder: Path, script: Path = PROJECT / "run.py") -> Process:
+    """`python run.py` with arguments in a folder, with this process's environment."""
+    return Process(script, arguments, folder, os.environ)
+
+
+def _become(script: str, arguments: list[str], folder: str, environment: dict[str, str], out, err) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, pipe in ((1, out), (2, err)):
+        os.dup2(pipe.fileno(), stream)
+        pipe.close()
+    # Unbuffered, so that whoever listens hears of an event when it happens.
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), "utf-8", write_through=True) for stream in (1, 2)
+    )
+    sys.argv[:] = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")

@@ -1,0 +1,63 @@
+"""Weights and inputs that both sides of the parity tests draw from NumPy, so that no weights need to be kept."""
+
+import zlib
+
+import numpy as np
+
+SQUARE, TALL = (224, 224), (256, 224)
+TRAINING_CLASSES, TRAINING_BATCH, SMOOTHING = 10, 4, 0.1
+
+
+def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A value for a parameter of the reference, float32 of `shape`, by its name there.
+
+    Spread so that the picture reaches the logits and no gate saturates; the last norm of a ResNet's residual branch
+    is small, as in a trained net: with large ones the gradients grow so much over a hundred layers that PyTorch's own
+    float32 and float64 differ by a tenth after one step.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = name.rpartition(".")[2]
+    if leaf == "running_var":
+        values = rng.uniform(0.4, 0.6, shape) if name.startswith("blocks.") else rng.uniform(0.5, 1.5, shape)
+    elif leaf in ("running_mean", "bias"):
+        values = rng.normal(0, 0.03, shape)
+    elif leaf == "relative_position_bias_table":
+        values = rng.normal(0, 0.5, shape)
+    elif name.startswith("layer") and name.endswith("bn3.weight"):
+        values = rng.uniform(0.05, 0.2, shape)
+    elif len(shape) == 1:
+        values = rng.uniform(0.4, 1.0, shape)
+    else:
+        values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+    return values.astype(np.float32)
+
+
+def draw_images(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Normalized images, float32 (count, 3, height, width): patches of color at four scales, each image its own."""
+    rng = np.random.default_rng(sum(size))
+    images = np.zeros((count, 3, *size))
+    for side in (1, 4, 16, 64):
+        grid = rng.normal(size=(count, 3, -(-size[0] // side), -(-size[1] // side)))
+        images += np.kron(grid, np.ones((side, side)))[:, :, : size[0], : size[1]]
+    return (images / 2).astype(np.float32)
+
+
+def draw_labels() -> np.ndarray:
+    """Labels of the training batch, int32."""
+    return np.random.default_rng(1).integers(0, TRAINING_CLASSES, TRAINING_BATCH).astype(np.int32)
+
+
+def training_size(model: str) -> tuple[int, int]:
+    """As small as the reference takes, with more than one value a channel left for the last batch norms."""
+    return {"inception_resnet_v2": (107, 107), "swin_tiny": SQUARE}.get(model, (64, 64))
+
+
+def learning_rate(model: str) -> float:
+    """Such that a step is seen in the weights, and is not so large that PyTorch's own rounding is."""
+    return {"inception_resnet_v2": 0.005, "swin_tiny": 0.05}.get(model, 0.01)
+
+
+def probe(values: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` evenly spaced elements."""
+    flat = np.asarray(values, np.float32).ravel()
+    return flat[np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int)]

@@ -1,0 +1,12 @@
+"""`python run.py …` whose trials are stand-ins: a worker that a test may kill."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from rp2k_lab import PROJECT
+from rp2k_lab.sweep import trial_process
+
+trial_process.ENTRY = Path(__file__).with_name("fake_run.py")
+sys.argv[0] = str(PROJECT / "run.py")
+runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,71 @@
+"""Runs of the real command that take seconds: their options, their store, the started process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers.forked_run import Process
+
+KILL_AT_EVENT = Path(__file__).with_name("kill_at_event.py")
+# Eight classes, 300 photos.
+FEW_PHOTOS = (
+    "dataset.classes=8",
+    "dataset.train_images=300",
+    "dataset.val_images=60",
+    "dataset.test_images=80",
+    "dataset.min_train_images=5",
+    "size=32",
+    "epochs=2",
+)
+# A run takes seconds.
+TINY = (*FEW_PHOTOS, "model.width_multiplier=0.25")
+
+
+@dataclass
+class Store:
+    """An MLflow store of the test's own and what it holds."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    def runs(self) -> list:
+        """Every run, the newest first; none where the store was never made."""
+        import mlflow
+
+        if not (self.folder / "mlflow.db").exists():
+            return []
+        client = mlflow.MlflowClient(self.uri)
+        return [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
+
+    def history(self, run) -> dict[str, list[tuple[int, float]]]:
+        """Metric name to (step, value) in order, but for speeds, which no two runs share."""
+        import mlflow
+
+        client = mlflow.MlflowClient(self.uri)
+        names = sorted(name for name in run.data.metrics if "per_second" not in name)
+        return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
+
+    def run_of(self, output: str):
+        """The run whose id stands in what a command printed."""
+        (run,) = [run for run in self.runs() if run.info.run_id in output]
+        return run
+
+    def artifacts(self, run) -> Path:
+        """The run's artifact folder."""
+        return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+@dataclass
+class Command:
+    """A started `python run.py`: its process, its folder for outputs, its store."""
+
+    process: Process
+    folder: Path
+    store: Store
+
+    def wait(self, timeout_seconds: float = 300) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)."""
+        out, err = self.process.communicate(timeout=timeout_seconds)
+        return self.process.returncode, out, err

@@ -1,0 +1,21 @@
+"""The zoo's names for parametrized tests, and networks without drawn weights."""
+
+import contextlib
+
+import pytest
+from mindspore.nn.utils import no_init_parameters
+
+from rp2k_lab import model as zoo
+from rp2k_lab.model import list_models
+
+# What takes seconds a model: these in the ordinary tests, all in `make soak`.
+_OFTEN = ("efficientnet_b0", "resnet18", "seresnext50", "swin_tiny")
+SLOW = [pytest.param(name, marks=[] if name in _OFTEN else pytest.mark.soak) for name in list_models()]
+
+
+@contextlib.contextmanager
+def no_weights():
+    """`create_model` leaves the weights out, which takes a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patch, no_init_parameters():
+        patch.setattr(zoo, "initialize", lambda net, seed: None)
+        yield

@@ -1,0 +1,214 @@
+"""The inspection's page: what it shows of hostile names, its size, its charts."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rp2k_lab.analysis.data_page import Inspection, inspection_page
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.photo_index import Listing
+from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
+from rp2k_lab.dataset.summary import class_table, copies_by_relation
+from rp2k_lab.pages import charts
+from rp2k_lab.pages.images import Pictures, percent
+from rp2k_lab.task.inspect import readable_index
+
+HOSTILE = ['<script>alert("1")<!--', "a\"'><img src=x onerror=alert(1)>", "line\nbreak\x07{{ 7*7 }}", "\u202etxt"]
+
+
+def inspected(root, names, write_photo, copied=True):
+    """(index, inspection) of a set with four photos and an unreadable one in each class."""
+    rows = []
+    for number, name in enumerate(names):
+        for i, split in enumerate(("train", "train", "val", "test")):
+            path = f"{number}/{i}.png"
+            write_photo(root / path, 20 + i, 40, seed=10 * number)
+            rows.append((path, name, split, 100, 0, 20 + i, 40, None))
+        rows.append((f"{name}\n.png", name, "train", 3, 0, 0, 0, "zero bytes"))
+    table = pd.DataFrame(rows, columns=["path", "class", "split", "bytes", "changed", "width", "height", "problem"])
+    table = table.astype({"problem": object, "path": object, "class": object})
+    listing = Listing(root, table, [f"{name}.txt" for name in names])
+    good = table[table["problem"].isna()]
+    copies = good.assign(group=0, content=range(len(good)), difference=0.05) if copied else good.assign(group=0)[:0]
+    copies = copies.assign(content=0)[:0] if not copied else copies
+    return readable_index(listing), Inspection(listing, class_table(table), copies, copies_by_relation(copies))
+
+
+@pytest.fixture
+def config(compose):
+    return parse(compose("task=inspect", "aug=cutout"))
+
+
+class Outline(HTMLParser):
+    """Every tag with its attributes, and the text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_hostile_names_are_shown_and_do_nothing(config, tmp_path, write_photo):
+    plain = inspection_page(config, *inspected(tmp_path, ["a", "b", "c", "d"], write_photo))
+    page = inspection_page(config, *inspected(tmp_path, HOSTILE, write_photo))
+    outline = Outline(page)
+    assert [tag for tag, _ in outline.tags] == [tag for tag, _ in Outline(plain).tags]
+    assert not {"script", "iframe", "object", "link"} & {tag for tag, _ in outline.tags}
+    assert not any(name.startswith("on") for _, attributes in outline.tags for name in attributes)
+    text = "".join(outline.text)
+    for name in HOSTILE:
+        assert escape_controls(name) in text
+    assert "{{ 7*7 }}" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", page)
+
+
+def test_nothing_comes_from_elsewhere(config, tmp_path, write_photo):
+    page = inspection_page(config, *inspected(tmp_path, ["a", "b"], write_photo))
+    for _, attributes in Outline(page).tags:
+        assert attributes.get("src", "data:image/").startswith("data:image/")
+        assert attributes.get("href", "#").startswith("#")
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_links_lead_to_sections(config, tmp_path, write_photo):
+    tags = Outline(inspection_page(config, *inspected(tmp_path, ["a", "b"], write_photo))).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["href"][1:] for tag, attributes in tags if tag == "a"} <= set(ids)
+
+
+@pytest.mark.parametrize("names", [["a"], [f"class {i}" for i in range(30)]], ids=["one class", "no copies"])
+def test_small_and_clean_sets_have_a_page(config, tmp_path, write_photo, names):
+    page = inspection_page(config, *inspected(tmp_path, names, write_photo, copied=False))
+    assert page.count("None found.") == 4
+
+
+def test_a_set_without_any_readable_photo_has_a_page(config, tmp_path, write_photo):
+    _, inspection = inspected(tmp_path, ["a"], write_photo, copied=False)
+    table = inspection.listing.table.assign(problem="zero bytes")
+    listing = Listing(tmp_path, table, [])
+    inspection = Inspection(listing, class_table(table), inspection.copies, inspection.relations)
+    page = inspection_page(config, readable_index(listing), inspection)
+    assert "There is no readable training photo." in page
+
+
+def test_the_page_of_a_set_as_large_as_rp2k_is_bounded(config, tmp_path, write_photo):
+    """2388 classes, 340,000 photos, thousands of copies, missing classes and unreadable files."""
+    rng, count = np.random.default_rng(0), 340_000
+    files = [write_photo(tmp_path / f"{i}.jpg", 300, 600, seed=i).name for i in range(4)]
+    names = np.array([f"伊利安慕希瓶装芒果+百香果{i}g" for i in range(2388)], object)
+    table = pd.DataFrame({"path": np.array(files, object)[rng.integers(4, size=count)], "class": ""})
+    table["class"] = names[np.minimum(rng.zipf(1.3, count) - 1, 2387)]
+    table["split"] = rng.choice(["train", "val", "test"], count, p=[0.8, 0.1, 0.1])
+    table = table.assign(
+        changed=0, bytes=rng.integers(1, 10**6, count), width=rng.integers(1, 5000, count), problem=None
+    )
+    table["height"] = rng.integers(1, 5000, count)
+    table.loc[:5000, "problem"] = "truncated JPEG"
+    copies = table[5001:45001].assign(group=np.arange(40_000) // 2, content=np.arange(40_000) // 3, difference=0.0)
+    listing = Listing(tmp_path, table, [f"{i}.txt" for i in range(9000)])
+    inspection = Inspection(listing, class_table(table), copies, copies_by_relation(copies))
+    page = inspection_page(config, readable_index(listing), inspection)
+    assert len(page.encode()) < 20_000_000
+    assert len(Outline(page).tags) < 8000
+
+
+def test_pictures_stop_at_their_budget(tmp_path, write_photo):
+    write_photo(tmp_path / "a.png", 400, 800)
+    roomy = Pictures(tmp_path)
+    shot = roomy.photo("a.png")
+    assert (shot.width, shot.height) == (66, 132)
+    assert shot.uri.startswith("data:image/jpeg;base64,")
+    tight = Pictures(tmp_path, budget=2 * len(shot.uri) + 10)
+    uris = [tight.photo("a.png").uri for _ in range(5)]
+    assert [uri is None for uri in uris] == [False, False, True, True, True]
+    assert tight.left_out == 3
+    assert Pictures(tmp_path).photo("gone.png").reason == "not readable"
+
+
+def test_printable():
+    assert escape_controls("a\n\t\x00b") == "a\\n\\t\\x00b"
+    assert escape_controls("555（冰炫） 伊利") == "555（冰炫） 伊利"
+    assert escape_controls("\udcff\u202e") == "\\udcff\\u202e"
+
+
+def curve(*bins):
+    """A curve of bins of (images, accuracy, upper edge)."""
+    rows = [(0, edge, n, share, max(0, share - 0.1), min(1, share + 0.1)) for n, share, edge in bins]
+    return pd.DataFrame(rows, columns=["low_edge", "high_edge", "images", "accuracy", "low", "high"])
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        pytest.param(
+            lambda: charts.rank_chart(np.array([900, 30, 30, 1]), ["head", "medium", "medium", "tail"]), id="rank"
+        ),
+        pytest.param(lambda: charts.rank_chart(np.array([1]), ["medium"]), id="one class"),
+        pytest.param(lambda: charts.rank_chart(np.zeros(0, int), []), id="no class"),
+        pytest.param(lambda: charts.ratio_chart(np.arange(11), RATIO_COUNTS), id="ratio"),
+        pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), RATIO_COUNTS), id="no ratio"),
+        pytest.param(lambda: charts.size_chart(np.array([8.0, 4000]), np.array([30.0, 10])), id="sizes"),
+        pytest.param(lambda: charts.size_chart(np.array([32.0]), np.array([32.0])), id="one size"),
+        pytest.param(lambda: charts.bytes_chart(np.array([100.0, 10**7])), id="bytes"),
+        pytest.param(lambda: charts.bytes_chart(np.array([100.0])), id="one file"),
+        pytest.param(lambda: charts.accuracy_chart(curve((0, 0.0, 1), (50, 0.5, 20), (20, 1, 5)), "ratio"), id="curve"),
+        pytest.param(lambda: charts.accuracy_chart(curve((20, 0.97, 30)), "brightness"), id="one bin"),
+        pytest.param(lambda: charts.accuracy_chart(curve((0, 0.5, 1)), "brightness"), id="empty bin"),
+    ],
+)
+def test_charts_are_drawn_within_their_frame(chart):
+    svg = ElementTree.fromstring(chart())
+    width, height = (float(side) for side in svg.get("viewBox").split()[2:])
+    for rect in svg.iter("rect"):
+        box = SimpleNamespace(**{name: float(rect.get(name)) for name in ("x", "y", "width", "height")})
+        assert 0 <= box.x <= box.x + box.width <= width
+        assert 0 <= box.y <= box.y + box.height <= height + 0.1
+        assert box.height >= 0
+    for circle in svg.iter("circle"):
+        assert 0 <= float(circle.get("cx")) <= width
+        assert 0 <= float(circle.get("cy")) <= height
+    for words in svg.iter("text"):
+        assert 0 < float(words.get("x")) < width
+    for path in svg.iter("path"):
+        ys = [float(y) for y in re.findall(r"V(-?[\d.]+)", path.get("d"))]
+        assert all(0 <= y <= height for y in ys)
+
+
+def test_the_ratio_chart_says_its_numbers():
+    titles = [
+        title.text
+        for title in ElementTree.fromstring(charts.ratio_chart(np.eye(11, dtype=int)[2] * 4, RATIO_COUNTS)).iter(
+            "title"
+        )
+    ]
+    assert "1 to 1.5: 100.0 % (4 photos)" in titles
+    assert "2.5 to 3: 20.5 % in RP2K" in titles
+
+
+def test_the_accuracy_chart_says_its_numbers_and_draws_them_to_scale():
+    svg = ElementTree.fromstring(
+        charts.accuracy_chart(curve((1200, 0.5, 20), (0, float("nan"), 30), (9, 0.6, 40)), "x")
+    )
+    titles = [title.text for title in svg.iter("title")]
+    assert titles == ["0 to 20: 50.0 % [40.0, 60.0] of 1,200 photos", "0 to 40: 60.0 % [50.0, 70.0] of 9 photos"]
+    first, second = ([float(part) for part in (g[1].get("y1"), g[2].get("cy"), g[1].get("y2"))] for g in svg.iter("g"))
+    assert second == pytest.approx([first[1], first[2], 2 * first[2] - first[1]], abs=0.2)
+
+
+def test_percent():
+    assert [percent(share) for share in (0.62345, 1.0, float("nan"))] == ["62.3 %", "100.0 %", "–"]

@@ -1,0 +1,68 @@
+"""Which package may import which; docs/design.md has the same list."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from rp2k_lab import PROJECT
+
+PACKAGE = PROJECT / "rp2k_lab"
+# Package to the packages that it may import, besides core, which every other one may.
+ALLOWED = {
+    "core": "",
+    "aug": "",
+    "device": "",
+    "model": "",
+    "dataset": "aug",
+    "config": "dataset",  # the shelf's options alone
+    "pages": "dataset",
+    "tracking": "config",
+    "evaluation": "config dataset device tracking",
+    "train": "aug config dataset device evaluation model tracking",
+    "ablation": "config dataset evaluation pages tracking",
+    "sweep": "ablation config dataset device evaluation tracking",
+    "analysis": "config dataset device evaluation model pages sweep tracking train",
+    "task": "ablation analysis config dataset device evaluation model pages sweep tracking train",
+    "cli": "config device tracking",  # tasks are imported by name, when one is run
+    "notebook": "analysis cli config dataset evaluation pages tracking train",
+}
+
+
+def imports(file: Path) -> set[str]:
+    """The packages of ours that a file names in an import, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "rp2k_lab":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    names = {name.removeprefix("rp2k_lab.").split(".")[0] for name in found if f"{name}.".startswith("rp2k_lab.")}
+    names |= found & ALLOWED.keys()
+    return names & ALLOWED.keys()
+
+
+def test_packages_import_only_what_is_below_them():
+    wrong = {
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for package, allowed in ALLOWED.items()
+        for file in (PACKAGE / package).rglob("*.py")
+        for name in imports(file) - {package, *allowed.split(), *({"core"} - {package})}
+    }
+    assert not wrong
+
+
+def test_every_package_is_listed_and_there_is_no_cycle():
+    assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()} == ALLOWED.keys()
+    TopologicalSorter({package: allowed.split() for package, allowed in ALLOWED.items()}).prepare()
+
+
+def test_the_shelf_options_are_all_that_the_configuration_takes_from_the_dataset():
+    text = "".join(file.read_text("utf-8") for file in (PACKAGE / "config").glob("*.py"))
+    lines = {line for line in text.splitlines() if line.startswith("from rp2k_lab.dataset")}
+    assert lines == {"from rp2k_lab.dataset.shelf.options import ShelfOptions"}
+
+
+def test_few_files_lie_at_the_top():
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 5

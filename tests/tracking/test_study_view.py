@@ -1,0 +1,107 @@
+"""A study's page in the real MLflow page: a server, a browser, and what is drawn."""
+
+import base64
+import json
+import math
+import re
+import urllib.request
+import zlib
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import mlflow
+import numpy as np
+import pytest
+
+from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, page_url
+from rp2k_lab.tracking.tracker import MlflowTracker
+
+LEVELS = {"baseline": 0.70, "cutout": 0.74, "mixup": 0.78}
+STEPS = range(10, 60, 10)
+METRICS = ["test/top1", "val/top1", "train/loss"]
+# Every chart on the page, as the lines and bars given to Plotly.
+DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(trace => ({
+    names: trace.names, metric: trace.metricKey, mode: trace.mode, fill: trace.fill,
+    x: Array.from(trace.x), y: Array.from(trace.y) })))"""
+
+# A server without users is asked who is there, and has no answer.  A browser too slow to draw MLflow's layout
+# within one frame draws the rest in the next, and says so.
+EXPECTED = re.compile("/users/current$|^null ResizeObserver loop completed with undelivered notifications")
+
+
+def curve(top1, seed):
+    """A run's val/top1 at each of STEPS: seeds differ by 0.02."""
+    return [top1 * (1 - math.exp(-step / 20)) + 0.02 * seed for step in STEPS]
+
+
+@pytest.fixture
+def study(server, tmp_path):
+    """Six runs of three levels under a parent without metrics; gives the experiment's id, its view and port."""
+    tracking = SimpleNamespace(name="mlflow", uri=server.address, experiment="ablation", flush_seconds=3600)
+    with MlflowTracker(tracking, "the parent", tmp_path / "runs") as parent:
+        for level, top1 in LEVELS.items():
+            for seed in (0, 1):
+                with MlflowTracker(tracking, f"{level} {seed}", tmp_path / "runs") as run:
+                    run.set_tags({"mlflow.parentRunId": parent.run_id, "level": level})
+                    for step, value in zip(STEPS, curve(top1, seed), strict=True):
+                        run.log_metrics({"val/top1": value, "train/loss": 1 - value, "train/lr": 0.1}, step)
+                    run.log_metrics({"test/top1": top1 + 0.02 * seed}, STEPS[-1])
+    key, value = grouped_view("tags.level", METRICS)
+    mlflow.MlflowClient(server.address).set_experiment_tag(parent.experiment_id, VIEW_TAG + key, value)
+    return SimpleNamespace(experiment=parent.experiment_id, key=key, port=urlsplit(server.address).port)
+
+
+@pytest.fixture
+def page(browser, study):
+    """The study's page when all its charts are drawn, and what it asked and said meanwhile."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page, asked, said = context.new_page(), [], []
+    context.on("request", lambda request: asked.append(request.url))
+    page.on(
+        "console", lambda line: said.append(f"{line.text} {line.location['url']}") if line.type == "error" else None
+    )
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(page_url(study.experiment, study.key, study.port))
+    page.wait_for_function(f"({DRAWN})().filter(traces => traces.length).length >= 4", timeout=20_000)
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    yield SimpleNamespace(page=page, asked=asked, said=said)
+    context.close()
+
+
+def test_the_page_opens_grouped_with_the_charts_of_the_study(page, study):
+    text = page.page.locator("body").inner_text()
+    assert [text.count(f"Group: {level}\n") for level in LEVELS] == [1, 1, 1]
+    assert "6 matching runs" in text
+    assert "the parent" not in text
+    assert text.index("Group: mixup") < text.index("Group: baseline")
+    assert text.index("Mean by level") < text.index("Mean and range by level") < text.index("train\n(1)")
+
+    test_bar, val_bar, val_curve, loss_curve = page.page.evaluate(DRAWN)[:4]
+    shown = dict(zip(test_bar[0]["names"], test_bar[0]["x"], strict=True))
+    assert shown == pytest.approx({level: top1 + 0.01 for level, top1 in LEVELS.items()})
+    last = {level: curve(top1, 0.5)[-1] for level, top1 in LEVELS.items()}
+    assert dict(zip(val_bar[0]["names"], val_bar[0]["x"], strict=True)) == pytest.approx(last)
+
+    best_first = sorted(LEVELS.values(), reverse=True)
+    means = [trace["y"] for trace in val_curve if trace["metric"] and trace["mode"] == "lines+markers"]
+    np.testing.assert_allclose(means, [curve(top1, 0.5) for top1 in best_first])
+    bands = [trace for trace in val_curve if trace["fill"]]
+    for band, top1 in zip(bands, best_first, strict=True):
+        edges = [value for value in band["y"] if value is not None]
+        np.testing.assert_allclose(edges, curve(top1, 0)[::-1] + curve(top1, 1))
+    assert {trace["metric"] for trace in loss_curve} == {None, "train/loss"}
+
+    assert [line for line in page.said if not EXPECTED.search(line)] == []
+    assert {urlsplit(url).netloc for url in page.asked} == {f"127.0.0.1:{study.port}"}
+    with urllib.request.urlopen(f"http://127.0.0.1:{study.port}/ajax-api/3.0/mlflow/ui-telemetry") as answer:
+        assert json.load(answer)["disable_ui_telemetry"] is True
+
+
+def test_a_view_is_found_under_the_same_key_again():
+    key, value = grouped_view("params.seed", METRICS)
+    assert grouped_view("params.seed", METRICS)[0] == key
+    assert grouped_view("tags.seed", METRICS)[0] != key
+    view = json.loads(value)
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert view["name"] == "By seed"
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "seed"}]

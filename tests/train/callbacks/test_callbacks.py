@@ -1,0 +1,326 @@
+"""Each callback on a state made by hand, and `Dispatch` under a real `Model.train`."""
+
+import math
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rp2k_lab.core.errors import Interrupted
+from rp2k_lab.device.workers import ALONE
+from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.train import callbacks
+from rp2k_lab.train.callbacks.nan_guard import TrainingDiverged
+from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition
+
+
+@pytest.fixture
+def state():
+    return callbacks.TrainingState(2, 3, 4, np.linspace(1, 0.1, 6, dtype=np.float32))
+
+
+def advance(state, *callbacks, loss=1.0):
+    """One step, and the end of the epoch where it is one."""
+    state.step, state.loss = state.step + 1, loss
+    for each in callbacks:
+        each.step_end(state)
+    if state.step % state.steps_per_epoch == 0:
+        for each in callbacks:
+            each.epoch_end(state)
+
+
+def test_the_state_counts_epochs_from_one(state):
+    epochs = []
+    for step in range(7):
+        state.step = step
+        epochs.append(state.epoch)
+    assert epochs == [1, 1, 1, 1, 2, 2, 2]
+    assert state.steps == 6
+
+
+def test_track_logs_each_step_and_val_after_each_epoch(state):
+    tracker = MemoryTracker()
+    val = iter([0.5, 0.25])
+    evaluate = callbacks.Evaluate(lambda: {"top1": Score(next(val), 8, 0, 1)})
+    for step in range(6):
+        advance(state, evaluate, callbacks.LogMetrics(tracker), loss=6.0 - step)
+    assert tracker.history["train/loss"] == [(i, 7.0 - i) for i in range(1, 7)]
+    assert [value for _, value in tracker.history["train/lr"]] == pytest.approx(state.learning_rate)
+    assert tracker.history["val/top1"] == [(3, 0.5), (6, 0.25)]
+    assert tracker.history["epoch"] == [(3, 1), (6, 2)]
+    assert state.best == (0.5, 3)
+
+
+def test_the_first_of_equal_epochs_stays_the_best(state):
+    evaluate = callbacks.Evaluate(lambda: {"top1": Score(0.5, 8, 0, 1)})
+    for _ in range(6):
+        advance(state, evaluate)
+    assert state.best == (0.5, 3)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_the_nan_guard_says_where_and_what_is_left(state, tmp_path, loss):
+    guard = callbacks.NanGuard(tmp_path / "last.ckpt", lambda state, what: f"written for {what}")
+    advance(state, guard)
+    words = r"at step 2 \(epoch 1\), learning rate 0.82, written for the loss is no number; no checkpoint yet"
+    with pytest.raises(TrainingDiverged, match=words):
+        advance(state, guard, loss=loss)
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(TrainingDiverged, match=r"the last good checkpoint is .*last\.ckpt"):
+        advance(state, guard, loss=loss)
+
+
+class TestStuckGuard:
+    def guard(self, *options, chance=1.0):
+        self.written, self.tracker = [], MemoryTracker()
+        return callbacks.ChanceGuard(self.tracker, chance, *options, self.record)
+
+    def record(self, state, what):
+        self.written.append(state.step)
+        return "written"
+
+    def advance(self, state, guard, loss):
+        advance(state, callbacks.LogMetrics(self.tracker), guard, loss=loss)
+
+    def test_it_stops_after_so_many_epochs_on_end(self, state):
+        guard = self.guard(2, "stop")
+        for _ in range(5):
+            self.advance(state, guard, 0.995)
+        with pytest.raises(TrainingDiverged, match=r"loss=0.995 in epoch 2, at chance \(1\) for 2 epochs.*written\n"):
+            self.advance(state, guard, 0.995)
+        assert self.written == [6]
+
+    def test_an_epoch_below_chance_begins_the_count_anew(self, state):
+        guard = self.guard(2, "stop")
+        state.learning_rate = np.ones(9)
+        for loss in [1.0] * 3 + [1.0, 1.0, 0.9] + [1.0] * 3:  # the second epoch's mean is 0.967
+            self.advance(state, guard, loss)
+        assert self.written == []
+
+    @pytest.mark.parametrize("epochs", [None, 3])
+    def test_it_does_nothing_before(self, state, epochs):
+        guard = self.guard(epochs, "stop")
+        for _ in range(6):
+            self.advance(state, guard, 7.0)
+        assert self.written == []
+
+    def test_it_warns_once_a_stretch(self, state, caplog):
+        guard = self.guard(1, "warn")
+        state.learning_rate = np.ones(12)
+        for loss in [1.0] * 6 + [0.1] * 3 + [1.0] * 3:
+            self.advance(state, guard, loss)
+        assert (len(caplog.records), self.written) == (2, [3, 12])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "smoothing", "expected"),
+    [
+        ("uniform", 0.0, -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))),
+        ("class_balanced", 0.0, math.log(2)),
+        ("uniform", 1 / 3, -(0.6111111 * math.log(0.6111111) + 0.2777778 * math.log(0.2777778) + math.log(1 / 9) / 9)),
+    ],
+)
+def test_chance_is_the_entropy_of_the_mean_target(sampler, smoothing, expected):
+    labels = np.array([0, 0, 0, 1])
+    assert callbacks.chance_loss(labels, 3, sampler, smoothing) == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_constant_prediction_is_below_chance():
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(5), [50, 20, 10, 5, 1])
+    chance = callbacks.chance_loss(labels, 5, "uniform", 0.1)
+    targets = 0.9 * np.eye(5)[labels] + 0.02
+    losses = [-(targets * np.log(guess)).sum(1).mean() for guess in rng.dirichlet(np.ones(5), 2000)]
+    assert chance <= min(losses) < 1.2 * chance
+
+
+def test_throughput_is_measured_from_the_first_steps_end(state, monkeypatch):
+    clock = iter([10.0, 10.0, 11.0, 12.0, 100.0, 100.0, 104.0, 108.0])
+    monkeypatch.setattr("rp2k_lab.train.callbacks.throughput.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    tracker = MemoryTracker()
+    throughput = callbacks.Throughput(tracker)
+    throughput.train_begin(state)
+    for _ in range(6):
+        advance(state, throughput)
+    # Two steps of four images between the first step's end and the last's: 2 s, then 8 s.
+    assert tracker.history["train/images_per_second"] == [(3, 4.0), (6, 1.0)]
+
+
+def test_a_signal_stops_after_the_step(state):
+    watch = SimpleNamespace(signum=None)
+    stop = callbacks.SyncWorkers(ALONE, watch)
+    advance(state, stop)
+    assert not state.stop
+    watch.signum = 15
+    advance(state, stop)
+    assert state.stop
+
+
+def test_the_progress_bar_writes_a_line_an_epoch(state, capsys):
+    bar = callbacks.ProgressBar()
+    evaluate = callbacks.Evaluate(lambda: {"top1": Score(0.5, 8, 0, 1)})
+    bar.train_begin(state)
+    for _ in range(6):
+        advance(state, evaluate, bar)
+    bar.close(state)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/2  loss 1.000  val top-1 50.0 % of 8  best so far")
+    assert second.startswith("epoch 2/2")
+    assert "best" not in second
+
+
+class Recorder(callbacks.Callback):
+    def __init__(self, fail_at=0, stop_at=0, interrupted_at=0):
+        self.calls, self.fail_at, self.stop_at, self.interrupted_at = [], fail_at, stop_at, interrupted_at
+
+    def train_begin(self, state):
+        self.calls.append("begin")
+
+    def step_end(self, state):
+        self.calls.append(state.step)
+        assert math.isfinite(state.loss)
+        if state.step == self.fail_at:
+            raise ValueError("a callback failed")
+        state.stop = state.step == self.stop_at
+
+    def epoch_end(self, state):
+        self.calls.append(f"epoch {state.epoch}")
+        if state.step == self.interrupted_at:
+            raise Interrupted(signal.SIGTERM)
+
+    def interrupted(self, state):
+        self.calls.append("interrupted")
+
+    def close(self, state):
+        self.calls.append("close")
+
+
+@pytest.fixture
+def train(graph_mode):
+    """train(recorder, step=0, epoch_open=False): a dense layer, two epochs of three steps, `Model.train`."""
+    import mindspore
+    from mindspore import nn
+
+    from rp2k_lab.train.loss import CrossEntropy
+
+    def run(recorder, step=0, epoch_open=False):
+        net = nn.Dense(5, 3)
+        model = mindspore.Model(net, CrossEntropy(0.0), nn.Momentum(net.trainable_params(), 0.1, 0.9))
+        rows = [(np.ones((4, 5), np.float32) * i, np.zeros(4, np.int32)) for i in range(3)]
+        dataset = mindspore.dataset.GeneratorDataset(rows, ["x", "y"], shuffle=False)
+        state = callbacks.TrainingState(2, 3, 4, np.full(6, 0.1, np.float32), step=step, epoch_open=epoch_open)
+        dispatch = callbacks.Dispatch(state, [recorder])
+        dispatch.run(lambda epochs: model.train(epochs, dataset, [dispatch], dataset_sink_mode=False))
+        return dispatch
+
+    return run
+
+
+def test_dispatch_calls_the_hooks_in_order(train):
+    recorder = Recorder()
+    dispatch = train(recorder)
+    assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", 4, 5, 6, "epoch 2", "close"]
+    assert set(dispatch.hook_seconds) == {"Recorder"}
+
+
+def test_dispatch_counts_on_where_a_run_resumes(train):
+    recorder = Recorder()
+    train(recorder, step=3)
+    assert recorder.calls == ["begin", 4, 5, 6, "epoch 2", "close"]
+
+
+def test_an_evaluation_that_was_interrupted_comes_first(train):
+    recorder = Recorder()
+    train(recorder, step=3, epoch_open=True)
+    assert recorder.calls == ["begin", "epoch 1", 4, 5, 6, "epoch 2", "close"]
+
+
+def test_a_run_without_steps_left_only_ends(train):
+    recorder = Recorder()
+    train(recorder, step=6, epoch_open=True)
+    assert recorder.calls == ["begin", "epoch 2", "close"]
+
+
+def test_a_signal_in_the_evaluation_leaves_the_epoch_open(train):
+    recorder = Recorder(interrupted_at=3)
+    with pytest.raises(Interrupted):
+        train(recorder)
+    assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", "interrupted", "close"]
+
+
+def test_a_stop_ends_after_the_step(train):
+    recorder = Recorder(stop_at=2)
+    train(recorder)
+    assert recorder.calls == ["begin", 1, 2, "close"]
+
+
+def test_callbacks_are_closed_after_an_exception(train):
+    recorder = Recorder(fail_at=4)
+    with pytest.raises(ValueError, match="a callback failed"):
+        train(recorder)
+    assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", 4, "close"]
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """saved(**how often): a SaveCheckpoints of which only the points are seen, and the seconds that pass for it."""
+    points, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr("rp2k_lab.train.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(CheckpointFolder, "save", lambda self, net, point: points.append(point))
+    monkeypatch.setattr(CheckpointFolder, "save_best", lambda self, net, step: points.append(f"best {step}"))
+
+    def saved(state, tracker, **often):
+        save = callbacks.SaveCheckpoints(CheckpointFolder(tmp_path, 2), None, None, tracker, **often)
+        save.train_begin(state)
+        return save, points, clock
+
+    return saved
+
+
+def test_checkpoints_at_the_end_of_every_so_many_epochs_and_of_the_last(state, saved):
+    tracker = MemoryTracker()
+    state.epochs = 5
+    state.learning_rate = np.full(15, 0.1, np.float32)
+    save, points, _ = saved(state, tracker, every_epochs=2)
+    val = iter([0.5, 0.25, 0.75, 0.5, 0.5])
+    evaluate = callbacks.Evaluate(lambda: {"top1": Score(next(val), 8, 0, 1)})
+    for _ in range(15):
+        advance(state, evaluate, callbacks.LogMetrics(tracker), save)
+    bests = [point for point in points if isinstance(point, str)]
+    assert bests == ["best 3", "best 9"]
+    first, second, third = (point for point in points if isinstance(point, TrainingPosition))
+    assert points.index("best 9") < points.index(second)  # what a point names is there before it
+    assert first == TrainingPosition(
+        6, 1.0, False, (0.5, 3), {"train/loss": 6, "train/lr": 6, "val/top1": 2, "epoch": 2}
+    )
+    assert (second.step, second.best) == (12, (0.75, 9))
+    assert third.step == 15
+
+
+def test_checkpoints_every_so_many_minutes_but_not_between_a_step_and_its_evaluation(state, saved):
+    save, points, clock = saved(state, MemoryTracker(), every_epochs=9, every_minutes=2)
+    for seconds in (100, 119, 120, 120, 239, 239):
+        clock.now = seconds
+        advance(state, save)
+    assert [point.step for point in points] == [3, 6]  # due at its last step: saved when the epoch has ended
+    state.step, state.steps_per_epoch, clock.now = 4, 100, 359
+    save.step_end(state)
+    assert [point.step for point in points] == [3, 6, 4]
+
+
+def test_checkpoints_when_stopped_and_how_long_they_took(state, saved, caplog):
+    tracker = MemoryTracker()
+    save, points, clock = saved(state, tracker)
+    state.stop = True
+    advance(state, save)
+    assert [(point.step, point.epoch_open) for point in points] == [(1, False)]
+    state.step = 3
+    tracker.flush = lambda: setattr(clock, "now", 1.0)
+    save.interrupted(state)
+    assert [(point.step, point.epoch_open) for point in points] == [(1, False), (3, True)]
+    clock.now = 4.0
+    caplog.set_level("INFO")
+    save.close(state)
+    assert tracker.tags == {"checkpoint_time_share": "0.2500"}
+    assert caplog.messages == ["2 checkpoints took 1.0 s, 25.00 % of the training"]

@@ -1,0 +1,113 @@
+import mindspore
+import numpy as np
+import pandas as pd
+import pytest
+from mindspore import Tensor
+
+from rp2k_lab.aug import build_augmentation
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.loader import TrainingBatches
+from rp2k_lab.device.workers import ALONE, Workers
+from rp2k_lab.train.build import build_batches, build_training
+from rp2k_lab.train.loss import CrossEntropy, LogitAdjusted
+
+SMALL = ("model.width_multiplier=0.125", "model.depth_multiplier=0.25")
+
+
+@pytest.fixture
+def training_of(compose):
+    """training_of(*overrides): of 6, 3 and 1 photos of three classes, and none of a fourth, two steps an epoch."""
+
+    def build(*overrides, workers=ALONE):
+        config = parse(compose(*SMALL, *overrides))
+        rows = pd.DataFrame({"row": range(10), "label": np.repeat([2, 0, 1], [6, 3, 1])})
+        augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
+        batches = TrainingBatches(
+            None, rows, augmentation, config.size, 5, seed=0, num_classes=4, workers_together=workers.count
+        )
+        return build_training(config, batches, workers)
+
+    return build
+
+
+@pytest.fixture
+def loss_of(training_of):
+    return lambda *overrides: training_of(*overrides).model._loss_fn
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_the_photos_that_a_training_draws_from_reach_its_loss(loss_of):
+    loss = loss_of("loss=logit_adjusted", "loss.tau=2", "loss.label_smoothing=0.3")
+    assert isinstance(loss, LogitAdjusted)
+    assert loss.label_smoothing == 0.3
+    expected = 2 * np.log(np.array([3, 1, 6, 1]) / 11)  # the fourth class counts as one photo
+    np.testing.assert_allclose(loss.adjustment.asnumpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_cross_entropy_is_the_default(loss_of):
+    loss = loss_of()
+    assert isinstance(loss, CrossEntropy)
+    assert loss.label_smoothing == 0.1
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_the_average_is_evaluated_and_follows_weights_and_batch_norm(training_of):
+    """As timm's ModelEmaV2: the running statistics are averaged like the weights; counters are taken over."""
+    training = training_of("optimizer.ema_decay=0.75", "model.drop_path_rate=0.5")
+    step = training.model.train_network
+    average = {p.name: p for p in training.network.get_parameters()}
+    trained = {p.name.removeprefix("trained."): p for p in training.model._network.get_parameters()}
+    assert trained.keys() == average.keys()
+    assert all(p.name.startswith("trained.") for p in trained.values())
+    assert {id(p) for p in average.values()} <= {id(p) for p in step.get_parameters()}  # checkpoints hold them
+    expected = {name: p.asnumpy().copy() for name, p in average.items()}
+    for name, value in expected.items():
+        np.testing.assert_array_equal(trained[name].asnumpy(), value, err_msg=name)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        step(Tensor(rng.integers(0, 256, (5, 32, 32, 3), np.uint8)), Tensor(rng.integers(0, 4, 5).astype(np.int32)))
+        for name, p in trained.items():
+            counts = p.dtype == mindspore.int32
+            expected[name] = p.asnumpy().copy() if counts else 0.75 * expected[name] + 0.25 * p.asnumpy()
+    for name, value in expected.items():
+        np.testing.assert_allclose(average[name].asnumpy(), value, rtol=1e-5, atol=1e-7, err_msg=name)
+    moved = {name for name, p in average.items() if np.abs(p.asnumpy() - trained[name].asnumpy()).max() > 1e-6}
+    assert {"conv1.weight", "bn1.moving_mean", "bn1.moving_variance"} <= moved
+    assert any(p.dtype == mindspore.int32 and p.asnumpy() == 2 for p in average.values())
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_without_an_average_the_trained_network_is_the_evaluated_one(training_of):
+    training = training_of()
+    assert training.network is training.model._network
+    assert not any(p.name.startswith("trained.") for p in training.model.train_network.get_parameters())
+    assert training.steps == 10
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_workers_begin_with_the_same_weights_and_draw_masks_of_their_own(training_of):
+    trainings = [training_of("model.drop_path_rate=0.5", workers=Workers(rank, 2)) for rank in (0, 1)]
+    alone = training_of("model.drop_path_rate=0.5")
+    first, second, one = (
+        {name: cell.seed for name, cell in t.network.cells_and_names() if hasattr(cell, "keep")}
+        for t in (*trainings, alone)
+    )
+    assert first == one != {}
+    assert all(first[name] != second[name] for name in first)
+    for mine, other in zip(*(t.network.get_parameters() for t in trainings), strict=True):
+        np.testing.assert_array_equal(mine.asnumpy(), other.asnumpy(), err_msg=mine.name)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_the_rate_counts_the_photos_of_all_workers(training_of):
+    options = ("optimizer.lr_batch_size=5", "optimizer.warmup_epochs=0", "optimizer.lr=0.5")
+    assert training_of(*options).learning_rate[0] == pytest.approx(0.5)
+    assert training_of(*options, workers=Workers(0, 2)).learning_rate[0] == pytest.approx(1.0)
+
+
+def test_a_batch_needs_photos_for_every_worker(compose):
+    config, rows = parse(compose("batch_size=6")), pd.DataFrame({"row": range(11), "label": 0})
+    with pytest.raises(RequestError, match="train has 11 photos for 2 workers\nuse batch_size=5 or less"):
+        build_batches(config, None, None, rows, Workers(0, 2))
