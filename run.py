@@ -1,4 +1,4 @@
-"""The entry: compose the configuration, run one task, return its objective.  `python run.py --help`."""
+"""Entry point: compose the configuration, run one task, return its objective.  See `python run.py --help`."""
 
 import sys
 

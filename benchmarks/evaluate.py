@@ -1,12 +1,12 @@
-"""What evaluation costs beside bare forward passes, and an ensemble with flip TTA beside the sum of its parts.
+"""Compare evaluation with bare forward passes, and an ensemble with flip TTA with the sum of its parts.
 
     python -m benchmarks.evaluate [--models resnet18 resnet50 seresnet50] [--rounds 6] [--photos 256]
         [overrides, e.g. size=96 crop_ratio=0.875]
 
-Bare: the compiled network alone on uint8 batches that lie in memory, fetched as arrays.  Evaluation: the photos' files
-to the top 5, as task=evaluate runs it.  Ensemble: all networks on both views in one pass, as task=ensemble does.  Its
-parts: an evaluation by each network, twice, for the two views; beside it the stricter sum of bare passes, in which
-nothing is read.  All take turns within a round; the weights are initial ones.
+Bare: only the compiled network, on uint8 batches in memory, with results as arrays.  Evaluation: from image files to
+the top 5, as in task=evaluate.  Ensemble: all networks on both views in one pass, as in task=ensemble.  Its parts: an
+evaluation by each network, twice for the two views; also the stricter sum of bare passes, without reading files.  The
+measurements alternate within a round; networks have initial weights.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "seresnet50"])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--photos", type=int, default=256, help="whole batches of the test split's first")
+    parser.add_argument("--photos", type=int, default=256, help="images from the start of the test split")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     configs = [compose([f"model={name}", *options.overrides]) for name in options.models]
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def bare_loop(member: Member, config: Config, index: Index, rows: list[int]) -> Callable[[], float]:
-    """A function that gives the seconds of forward passes over batches in memory."""
+    """Return a function that times forward passes over batches in memory (seconds)."""
     predictor = Predictor([member], config.batch_size)
     batches = [images for (images,) in batches_for(predictor, build_views(predictor, index, 0), rows, config)]
     classifier = Classifier(member.network)
@@ -78,7 +78,7 @@ def bare_loop(member: Member, config: Config, index: Index, rows: list[int]) -> 
 
 
 def evaluation(members: list[Member], tta: str, config: Config, index: Index, rows: list[int]) -> Callable[[], float]:
-    """A function that gives the seconds from the photos' files to the top 5 by every member and by their average."""
+    """Return a function that times an evaluation from image files to the top 5 of members and average (seconds)."""
     predictor = Predictor(members, config.batch_size, tta)
     views = build_views(predictor, index, 0)
 

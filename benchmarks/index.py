@@ -1,9 +1,9 @@
-"""The index of RP2K's layout: a first start, which reads every header, and a second, which reads what changed.
+"""Time the index of RP2K's layout: a first start reads every header, a second one none.
 
     python -m benchmarks.index [--photos 5000 15000 50000] [--rounds 5]
 
-A twin of the data set in number and names: 2388 classes with Chinese names, each photo a link to one of 400 JPEGs in
-RP2K's shapes.  If the time a photo at the largest number is that at the smallest, the time is a straight line.
+The data has RP2K's 2388 classes, Chinese names and image shapes; each image is a link to one of 400 JPEGs.  The time is
+linear in the number of images if the time per image is the same at the largest and smallest number.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.input_pipeline import write_photos
+from benchmarks.input_pipeline import write_images
 from benchmarks.timing import interleave, median_interval, ratio_line
 from rp2k_lab.dataset import photo_index
 
@@ -33,43 +33,45 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         photo_index.DATA_FOLDER = folder / "data"
-        write_photos(folder / "originals", ORIGINALS)
-        twins = {photos: make_twin(folder, photos) for photos in options.photos}
+        write_images(folder / "originals", ORIGINALS)
+        roots = {count: make_set(folder, count) for count in options.photos}
         parts = {
-            (photos, start): (lambda root=root, start=start: microseconds_a_photo(root, start))
-            for photos, root in twins.items()
+            (count, start): (lambda root=root, start=start: microseconds_per_image(root, start))
+            for count, root in roots.items()
             for start in ("first", "second")
         }
-        spent = interleave(parts, options.rounds)
+        times = interleave(parts, options.rounds)
     print(f"{CLASSES} classes, {os.cpu_count()} cores")
-    for (photos, start), values in spent.items():
+    for (count, start), values in times.items():
         median, low, high = median_interval(values)
-        print(f"  {photos:7,} photos, {start:6} start {median * photos / 1e6:6.2f} s, {median:6.1f} µs a photo", end="")
+        print(f"  {count:7,} photos, {start:6} start {median * count / 1e6:6.2f} s, {median:6.1f} µs per photo", end="")
         print(f" [{low:.1f}, {high:.1f}]")
-    least, most = min(twins), max(twins)
+    least, most = min(roots), max(roots)
     for start in ("first", "second"):
-        name = f"{start} start, a photo of {most:,} / a photo of {least:,}:"
-        print("  " + ratio_line(name, spent[most, start] / spent[least, start]))
+        name = f"{start} start, time per photo, {most:,} / {least:,} photos:"
+        print("  " + ratio_line(name, times[most, start] / times[least, start]))
 
 
-def make_twin(folder: Path, photos: int) -> Path:
-    root = folder / f"twin{photos}"
-    classes = min(CLASSES, photos // 2)
+def make_set(folder: Path, count: int) -> Path:
+    """Create a data set of links to the originals; return its root."""
+    root = folder / f"set{count}"
+    classes = min(CLASSES, count // 2)
     for number in range(classes):
         (root / "train" / f"商品{number}（百香果230g）").mkdir(parents=True)
-    for number in range(photos):
+    for number in range(count):
         name = f"商品{number % classes}（百香果230g）/截屏{number:08}.jpg"
         os.link(folder / "originals" / "class" / f"{number % ORIGINALS}.jpg", root / "train" / name)
     return root
 
 
-def microseconds_a_photo(root: Path, start: str) -> float:
+def microseconds_per_image(root: Path, start: str) -> float:
+    """Return the time of building the index, with or without cached headers."""
     if start == "first":
         for file in (photo_index.DATA_FOLDER / "index").glob(f"{root.name}-*"):
             file.unlink()
     started = time.perf_counter()
-    photos = len(photo_index.build_index(SimpleNamespace(root=root, **OPTIONS)).table)
-    return (time.perf_counter() - started) / photos * 1e6
+    images = len(photo_index.build_index(SimpleNamespace(root=root, **OPTIONS)).table)
+    return (time.perf_counter() - started) / images * 1e6
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Photos to batches: ours against MindSpore's native C++ pipeline and torchvision, on the same files, side by side.
+"""Compare rp2k-lab's input pipeline with MindSpore's C++ pipeline and torchvision, interleaved on the same files.
 
     python -m benchmarks.input_pipeline [--photos 2048] [--size 224] [--rounds 9]
 
-The photos are shaped like RP2K's (the published height/width histogram, 200–500 pixels, JPEG quality 92).
-Ours: decode, letterbox to 8/7 of the size, random crop, flip, Cutout (the published order), from files and from the
-cache.  Native: Decode, Resize (plain stretching: it has no letterbox), flip, in C++ threads.  torchvision: the same in
-two worker processes.  Decoding alone is the limit of whatever reads files.  All give uint8 batches.
+The images are shaped like RP2K's (the published height/width histogram, 200–500 pixels, JPEG quality 92).
+rp2k-lab: decode, letterbox to 8/7 of the size, random crop, flip, Cutout (the published order), from files and from
+the cache.  Native: Decode, Resize (plain stretching: it has no letterbox), flip, in C++ threads.  torchvision: the same
+in two worker processes.  Decoding alone is the upper limit for any pipeline from files.  All produce uint8 batches.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from benchmarks.timing import interleave, median_interval, ratio_line
 from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config.schema import Cutout
 from rp2k_lab.dataset.image import resized_size
-from rp2k_lab.dataset.image_cache import PhotoCache
-from rp2k_lab.dataset.loader import ResizedPhotos, TrainingBatches
+from rp2k_lab.dataset.image_cache import ImageCache
+from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 
 BATCH_SIZE = 64
@@ -43,42 +43,42 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder, size = Path(scratch), (options.size, options.size)
-        rows = write_photos(folder / "photos", options.photos)
+        rows = write_images(folder / "images", options.photos)
         resized = resized_size(size, 0.875)
-        cache = PhotoCache(folder / "cache", len(rows), resized, len(rows))
-        files, cached = (ResizedPhotos(SimpleNamespace(root=folder / "photos", table=rows), resized, "letterbox", kept)
-                         for kept in (None, cache))  # fmt: skip
+        cache = ImageCache(folder / "cache", len(rows), resized, len(rows))
+        index = SimpleNamespace(root=folder / "images", table=rows)
+        uncached, cached = (ResizedImages(index, resized, "letterbox", each) for each in (None, cache))
         parts = {
-            NATIVE: lambda: native(folder / "photos", options.size),
-            "ours, crop, flip, Cutout": lambda: ours(files, rows, size, AUGMENTATION),
-            "ours, with color jitter": lambda: ours(files, rows, size, AUGMENTATION | {"color": 0.4}),
-            "ours, from the cache": lambda: ours(cached, rows, size, AUGMENTATION),
-            DECODING: lambda: decoding(folder / "photos", rows),
+            NATIVE: lambda: native(folder / "images", options.size),
+            "rp2k-lab, crop, flip, Cutout": lambda: training_loader(uncached, rows, size, AUGMENTATION),
+            "rp2k-lab, with color jitter": lambda: training_loader(uncached, rows, size, AUGMENTATION | {"color": 0.4}),
+            "rp2k-lab, from the cache": lambda: training_loader(cached, rows, size, AUGMENTATION),
+            DECODING: lambda: decoding(folder / "images", rows),
         }
-        # A process of its own, since torch slows the threads of the one that imports it.
+        # A separate process, since importing torch slows the threads of a process.
         with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as other:
             if importlib.util.find_spec("torchvision"):
-                arguments = torchvision, folder / "photos", options.size
+                arguments = torchvision, folder / "images", options.size
                 parts["torchvision, 2 workers"] = lambda: other.submit(*arguments).result()
             else:
-                print("torchvision is not installed (pip install -e '.[parity]'): left out")
+                print("torchvision is left out: install it with pip install -e '.[parity]'")
             for part in parts.values():
-                part()  # warms the file cache and the thread pools, and fills ours
+                part()  # warms the file cache and the thread pools, and fills the image cache
             speed = interleave(parts, options.rounds)
     print(f"{options.photos} photos to {options.size}×{options.size}, batches of {BATCH_SIZE}, {os.cpu_count()} cores")
     for name, values in speed.items():
         median, low, high = median_interval(values)
-        print(f"  {name:26} {median:6.0f} images/s [{low:.0f}, {high:.0f}]")
-    for name in (name for name in speed if name.startswith("ours")):
-        for peer in (peer for peer in speed if not peer.startswith("ours")):
+        print(f"  {name:28} {median:6.0f} images/s [{low:.0f}, {high:.0f}]")
+    for name in (name for name in speed if name.startswith("rp2k-lab")):
+        for peer in (peer for peer in speed if not peer.startswith("rp2k-lab")):
             print("  " + ratio_line(f"{name} / {peer}:", speed[name] / speed[peer]))
 
 
-def write_photos(folder: Path, count: int) -> pd.DataFrame:
-    """Smooth noise with edges in RP2K's shapes; returns rows of path, row and label."""
+def write_images(folder: Path, count: int) -> pd.DataFrame:
+    """Write smooth noise with edges in RP2K's shapes; return rows of path, row and label."""
     rng = np.random.default_rng(0)
     bins = rng.choice(len(RATIO_COUNTS), count, p=np.array(RATIO_COUNTS) / sum(RATIO_COUNTS))
-    (folder / "class").mkdir(parents=True)  # the others' readers of folders want one
+    (folder / "class").mkdir(parents=True)  # MindSpore and torchvision need a class folder
     paths = [f"class/{i}.jpg" for i in range(count)]
     for path, ratio in zip(paths, 0.5 * (bins + rng.uniform(0.1, 1, count)), strict=True):
         long_side = rng.integers(200, 501)
@@ -90,9 +90,9 @@ def write_photos(folder: Path, count: int) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "row": range(count), "label": np.zeros(count, np.int32)})
 
 
-def ours(photos: ResizedPhotos, rows: pd.DataFrame, size: tuple[int, int], aug: dict) -> float:
+def training_loader(source: ResizedImages, rows: pd.DataFrame, size: tuple[int, int], aug: dict) -> float:
     augmentation = build_augmentation(Cutout(**aug), size, (0.5, 0.5, 0.5))
-    batches = TrainingBatches(photos, rows, augmentation, size, BATCH_SIZE, seed=0, num_classes=1)
+    batches = TrainingBatches(source, rows, augmentation, size, BATCH_SIZE, seed=0, num_classes=1)
     started = time.perf_counter()
     images = sum(len(labels) for _, labels in batches)
     return images / (time.perf_counter() - started)
@@ -116,8 +116,8 @@ def torchvision(folder: Path, size: int) -> float:
     from torchvision import datasets, transforms
 
     steps = [transforms.Resize((size, size)), transforms.RandomHorizontalFlip(0.5), transforms.PILToTensor()]
-    photos = datasets.ImageFolder(str(folder), transforms.Compose(steps))
-    loader = DataLoader(photos, BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
+    dataset = datasets.ImageFolder(str(folder), transforms.Compose(steps))
+    loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
     iterator = iter(loader)
     next(iterator)  # starts the processes
     started = time.perf_counter()

@@ -1,13 +1,12 @@
-"""What tracking costs: a fully tracked run against a bare MindSpore loop over the same batches and network.
+"""Measure the cost of tracking: a tracked run against a bare MindSpore loop over the same batches and network.
 
     python -m benchmarks.overhead [--rounds 6] [--steps 125] [--hung-server] [overrides, e.g. model=seresnext50 size=64]
 
-Tracked: `Model.train` with every callback of a run and a real MLflow store, checkpoints included.  Bare: the loop of a
-tutorial, with the same compiled step and a pipeline of its own over the same photos.  They take turns of five steps,
-so that the machine's drift hits both; a round is an epoch, at whose end the tracked side saves its checkpoints.
-Evaluation on val is left out: a bare loop has none.  Reported: images/s of tracked over bare, the CPU time in our
-hooks, and the wall time of the calls that log metrics; with --hung-server the store is one that takes connections and
-never answers.
+Tracked: `Model.train` with every callback of a run, checkpoints and a real MLflow store.  Bare: a tutorial's loop with
+the same compiled step and a separate pipeline over the same images.  They alternate every five steps, so that drift of
+the machine affects both.  A round is an epoch; at its end the tracked run saves checkpoints.  There is no evaluation on
+val, since a bare loop has none.  Output: images/s of tracked over bare, CPU time in the hooks, and wall time of the
+calls that log metrics.  With --hung-server the store accepts connections and never answers.
 """
 
 import argparse
@@ -30,16 +29,17 @@ from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.task.train import build_callbacks, open_tracker
+from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train import callbacks
-from rp2k_lab.train.build import Training, build_batches, build_photos, build_training
+from rp2k_lab.train.build import Training, build_batches, build_images, build_training
 from rp2k_lab.train.checkpoint import CheckpointFolder
 
 TURN_STEPS = 5
 
 
 class BareTurns(callbacks.Callback):
-    """After every five tracked steps, five of the bare loop; their wall time is kept apart."""
+    """A callback that runs five steps of the bare loop after every five tracked steps and times them."""
 
     def __init__(self, training: Training):
         self._step = training.model.train_network
@@ -69,20 +69,20 @@ class BareTurns(callbacks.Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=125, help="of a round; 125 is an epoch of the default run")
+    parser.add_argument("--steps", type=int, default=125, help="steps a round; 125 is an epoch of the default run")
     parser.add_argument("--hung-server", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as hung:
         uri = f"http://127.0.0.1:{hung.getsockname()[1]}" if options.hung_server else f"sqlite:///{folder}/mlflow.db"
-        # The schedule must last for the bare steps too.
+        # The schedule must cover the bare steps too.
         epochs = f"epochs={100 * options.rounds}"
         config = compose([epochs, f"tracking.uri={uri}", *options.overrides])
         target.set_up(config.device)
         index = build_index(config.dataset)
         training = build_training(
-            config, build_batches(config, index, build_photos(config, index), index.split("train"))
+            config, build_batches(config, index, build_images(config, index), index.split("train"))
         )
         training.batches.steps_per_epoch = options.steps
         bare = BareTurns(training)
@@ -97,7 +97,7 @@ def main() -> None:
     print("  " + ratio_line("tracked / bare:", np.divide(tracked, untracked)))
     steps = options.steps * options.rounds
     milliseconds = {name: 1000 * sum(h[name] for h in hooks) / steps for name in hooks[0]}
-    print(f"  CPU time in our hooks: {sum(milliseconds.values()):.2f} ms a step, of which")
+    print(f"  CPU time in the hooks: {sum(milliseconds.values()):.2f} ms a step, of which")
     for name, value in sorted(milliseconds.items(), key=lambda item: -item[1]):
         print(f"    {name:16} {value:8.3f} ms")
     print(
@@ -106,8 +106,8 @@ def main() -> None:
     )
 
 
-def time_calls(tracker) -> list[float]:
-    """The seconds of each call of `log_metrics`, from now on."""
+def time_calls(tracker: MemoryTracker) -> list[float]:
+    """Return a list that collects the time of each later call of `log_metrics` (seconds)."""
     calls, log_metrics = [], tracker.log_metrics
 
     def timed(metrics, step):
@@ -120,7 +120,7 @@ def time_calls(tracker) -> list[float]:
 
 
 def compose(overrides: list[str]) -> Config:
-    """The configuration that run.py would make of the overrides."""
+    """Return run.py's configuration for these overrides."""
     import hydra
     from omegaconf import OmegaConf
 
@@ -129,14 +129,16 @@ def compose(overrides: list[str]) -> Config:
         return parse(OmegaConf.to_container(hydra.compose("config", overrides), resolve=True))
 
 
-def measure(config: Config, training: Training, bare: BareTurns, tracker, signals: StopSignal, folder: Path):
-    """One epoch of both: (tracked images/s, bare images/s, CPU seconds by hook)."""
+def measure(
+    config: Config, training: Training, bare: BareTurns, tracker: MemoryTracker, signals: StopSignal, folder: Path
+) -> tuple[float, float, dict[str, float]]:
+    """Run one epoch of both; return (tracked images/s, bare images/s, CPU time by callback (seconds))."""
     batches = training.batches
     scores = {"top1": Score(0.5, 100, 0.4, 0.6)}
     checkpoints = CheckpointFolder(folder, config.task.checkpoints_kept)
-    callbacks = [*build_callbacks(config, training, lambda: scores, tracker, signals, Trial(), checkpoints), bare]
+    observers = [*build_callbacks(config, training, lambda: scores, tracker, signals, Trial(), checkpoints), bare]
     state = callbacks.TrainingState(1, batches.steps_per_epoch, batches.batch_size, training.learning_rate)
-    dispatch = callbacks.Dispatch(state, callbacks)
+    dispatch = callbacks.Dispatch(state, observers)
     bare.seconds = bare.steps = 0
     started = time.perf_counter()
     data = mindspore_dataset(batches)

@@ -1,5 +1,7 @@
-"""The reference implementations in PyTorch, for comparison: needs the `parity` extra, and for BAM and CBAM a clone of
-https://github.com/Jongchan/attention-module."""
+"""The reference implementations in PyTorch.
+
+Needs the `parity` extra, and for BAM and CBAM a clone of https://github.com/Jongchan/attention-module.
+"""
 
 import sys
 
@@ -21,23 +23,23 @@ ATTENTION_MODULE = {"resnet50_bam": "BAM", "resnet50_cbam": "CBAM"}
 
 
 def build_reference(name: str, num_classes: int, size: tuple[int, int], attention_module: str | None) -> nn.Module:
-    """A model of ours as its reference has it, with that one's initial weights and without stochastic depth.
+    """Return the reference of a model, with its initial weights and without stochastic depth.
 
     Args:
-        size: input (height, width) in pixels.
-        attention_module: the folder of that clone.
+        size: input (height, width) (pixels).
+        attention_module: folder of the clone, for BAM and CBAM.
     """
     if name in TIMM:
         options = {"img_size": size, "drop_path_rate": 0.0} if name == "swin_tiny" else {}
         return timm.create_model(TIMM[name], num_classes=num_classes, **options)
     if attention_module is None:
-        raise SystemExit(f"{name}: its reference is a clone of Jongchan/attention-module; name the folder")
+        raise SystemExit(f"{name}: its reference is in Jongchan/attention-module\nuse --attention-module FOLDER")
     if attention_module not in sys.path:
         sys.path.insert(0, attention_module)
     from MODELS import bam, model_resnet
 
-    bam.gate_activation = None  # an undefined name in its constructor
+    bam.gate_activation = None  # its constructor uses this undefined name
     net = model_resnet.ResidualNet("ImageNet", 50, num_classes, ATTENTION_MODULE[name])
     if size != (224, 224):
-        net.avgpool = nn.AdaptiveAvgPool2d(1)  # its AvgPool2d(7) is made for 224 pixels, where the two are equal
+        net.avgpool = nn.AdaptiveAvgPool2d(1)  # its AvgPool2d(7) needs 224 pixels, where both are equal
     return net

@@ -1,15 +1,15 @@
-"""What a pruned search saves against the full grid, and what a trial costs beside the same command.
+"""Measure the savings of a pruned search over the full grid, and the overhead of a trial over the same command.
 
     python -m benchmarks.sweep [--rounds 6] [--dimensions KEY=A,B …] [--seeds 0,1,2] [overrides]
 
-**Search.**  The grid is run once, every point to its end with every seed.  A run on CPU is bit-identical when it is
-repeated, so a trial that is pruned is the beginning of the grid's run, and a search can be replayed on the grid's
-curves exactly: for every run seed and many sampler seeds, with the sampler and the pruners of `hydra/sweeper=optuna`.
-Reported: how far the mean over seeds of the point that a search ends with lies below the grid's best mean, and the
-search's epochs over those of the grid of one seed.
+**Search.**  The grid runs once, every point with every seed.  Runs on CPU are bit-identical when repeated, so a pruned
+trial is the start of the grid's run, and a search can be replayed exactly on the grid's curves: for every run seed and
+many sampler seeds, with the sampler and the pruners of `hydra/sweeper=optuna`.  Output: the difference between the
+grid's best mean over seeds and the mean of the point that a search selects, and the search's epochs as a fraction of
+the grid's for one seed.
 
-**Trial.**  `python run.py …` and the same run as a study's only trial take turns: seconds from the trial's start to
-its end, less those of the command.
+**Trial.**  `python run.py …` and the same run as a study's only trial alternate: the trial's time from start to end
+minus the command's time (seconds).
 """
 
 import argparse
@@ -23,15 +23,16 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from benchmarks.timing import interleave, median_interval
 from rp2k_lab import PROJECT
 from rp2k_lab.sweep.space import point_key
 from rp2k_lab.sweep.storage import read_study
-from rp2k_lab.sweep.study import PRUNERS, Unrepeated
+from rp2k_lab.sweep.study import PRUNERS, NonRepeatingSampler
 
-# Small enough that a grid of 42 runs takes about twenty minutes on two cores.
+# A grid of 42 runs takes about 20 minutes on two cores.
 OVERRIDES = ["size=32", "epochs=6", "model.width_multiplier=0.25", "dataset.train_images=1000", "dataset.cache_gb=1"]
 DIMENSIONS = [
     "aug=none,cutout,random_erasing,autoaugment,randaugment,mixup,cutmix",
@@ -72,17 +73,19 @@ def measure_search(dimensions: list[str], seeds: str, overrides: list[str], fold
     for pruner in PRUNERS:
         results = [replay(pruner, space, curves[seed], n) for seed in curves for n in range(REPLAYS)]
         gaps = [100 * (means[best] - means[point]) for point, _ in results]
-        shares = [used / (epochs * len(points)) for _, used in results]
+        fractions = [used / (epochs * len(points)) for _, used in results]
         within = np.mean([gap <= 1 for gap in gaps])
         print(
             f"  {pruner}: {np.mean(gaps):.2f} points below the best on average, within 1 point in {100 * within:.0f} % "
-            f"of {len(results)} searches; epochs {np.mean(shares):.2f} of the grid's, at most {max(shares):.2f}"
+            f"of {len(results)} searches; epochs {np.mean(fractions):.2f} of the grid's, at most {max(fractions):.2f}"
         )
 
 
-def replay(pruner: str, space, curves: dict, seed: int) -> tuple[tuple, int]:
-    """(the point that a search over the whole grid ends with, the epochs that it took)."""
-    sampler = Unrepeated(space, 1000 * seed)
+def replay(
+    pruner: str, space: dict[str, CategoricalDistribution], curves: dict[tuple, list[float]], seed: int
+) -> tuple[tuple, int]:
+    """Return (the point that a search over the whole grid selects, its epochs)."""
+    sampler = NonRepeatingSampler(space, 1000 * seed)
     study = optuna.create_study(sampler=sampler, pruner=PRUNERS[pruner](), direction="maximize")
     used = 0
 
@@ -103,7 +106,7 @@ def replay(pruner: str, space, curves: dict, seed: int) -> tuple[tuple, int]:
 
 
 def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
-    """Take turns between the command and the trial."""
+    """Time the command and the trial alternately."""
     quick = [*overrides, "epochs=1", "task.test=false"]
 
     def command() -> float:
@@ -115,7 +118,7 @@ def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
         done = run_study(f"one{time.time_ns()}", ["seed=0,1"], quick, folder, "hydra.sweeper.n_trials=1")[0]
         return (done.datetime_complete - done.datetime_start).total_seconds()
 
-    command()  # the photos are drawn
+    command()  # draws the shelf's images
     seconds = interleave({"command": command, "trial": trial}, rounds)
     value, low, high = median_interval(seconds["trial"] - seconds["command"])
     print(f"  command {np.median(seconds['command']):.1f} s, as a trial {np.median(seconds['trial']):.1f} s")
@@ -123,11 +126,11 @@ def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
 
 
 def run_study(name: str, dimensions: list[str], overrides: list[str], folder: Path, *options: str) -> list[FrozenTrial]:
-    """A search over `dimensions`; its trials."""
+    """Run a search over `dimensions` and return its trials."""
     storage = f"sqlite:///{folder}/optuna.db"
-    places = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.sweep.dir={folder}/{name}"]
+    locations = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.sweep.dir={folder}/{name}"]
     study = ["hydra/sweeper=optuna", f"hydra.sweeper.study={name}", f"hydra.sweeper.storage={storage}"]
-    run(["-m", *study, "hydra.sweeper.n_trials=10000", *options, *places, *overrides, *dimensions])
+    run(["-m", *study, "hydra.sweeper.n_trials=10000", *options, *locations, *overrides, *dimensions])
     with read_study(storage, name) as study:
         return study.get_trials()
 

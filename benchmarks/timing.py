@@ -1,4 +1,4 @@
-"""Interleaved timing: on a shared machine only a ratio taken in the same minute means anything."""
+"""Interleaved timing: on a shared machine only ratios of simultaneous measurements are meaningful."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,21 +7,22 @@ import numpy as np
 
 
 def interleave(parts: dict[str, Callable[[], float]], rounds: int) -> dict[str, np.ndarray]:
-    """Call every part once a round, the order reversed in every other round; each returns its own figure.
+    """Call every part once a round, with reversed order in every other round.
 
-    Returns float (rounds,) per part.
+    Returns:
+        The results by part, float (rounds,).
     """
-    figures = {name: [] for name in parts}
+    results = {name: [] for name in parts}
     for i in range(rounds):
         for name in list(parts) if i % 2 == 0 else reversed(parts):
-            figures[name].append(parts[name]())
-    return {name: np.array(values) for name, values in figures.items()}
+            results[name].append(parts[name]())
+    return {name: np.array(values) for name, values in results.items()}
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, low, high): the distribution-free interval of the median from order statistics, at least 95 %.
+    """Return (median, low, high): at least 95 % distribution-free interval of the median from order statistics.
 
-    With fewer than 6 values no such interval exists, and low and high are the extremes.
+    With fewer than 6 values there is no such interval; low and high are the extremes.
     """
     ordered = np.sort(np.asarray(values, float))
     n = len(ordered)
@@ -33,6 +34,6 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratio_line(name: str, ratios: Sequence[float]) -> str:
-    """`name 1.02 [0.99, 1.05], n = 11`."""
+    """Return a text on ratios: `name 1.020 [0.990, 1.050], n = 11 rounds`."""
     median, low, high = median_interval(ratios)
     return f"{name} {median:.3f} [{low:.3f}, {high:.3f}], n = {len(ratios)} rounds"

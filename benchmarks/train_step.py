@@ -1,11 +1,11 @@
-"""A training step of each model, side by side with another one.
+"""Compare the training step of each model with another implementation.
 
-    python -m benchmarks.train_step                          against the step without the CPU setting of rp2k_lab
+    python -m benchmarks.train_step                          against the step without rp2k_lab's CPU setting
     python -m benchmarks.train_step --against timm [--attention-module FOLDER]
                                                              against PyTorch (the `parity` extra)
     [--models resnet18 …] [--size 64] [--batch-size 32] [--rounds 5]
 
-Two processes a model take steps in turn: uint8 images, normalizing, forward, loss, backward, SGD with momentum.
+Two processes take alternate steps: uint8 images, normalization, forward, loss, backward, SGD with momentum.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
         return
     sides = f"{options.size}×{options.size}, batch {options.batch_size}"
     print(f"{datetime.date.today()}: training step, {sides}, float32, {os.cpu_count()} cores; {OURS}, then")
-    print(f"{PEERS[options.against]}: images/s, median of {options.rounds} steps taken in turn")
+    print(f"{PEERS[options.against]}: images/s, median of {options.rounds} alternate steps")
     for model in options.models:
         compare(model, options)
 
@@ -42,12 +42,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--attention-module", help="a clone of Jongchan/attention-module, for BAM and CBAM")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)  # how the two processes are started
+    parser.add_argument("--serve", help=argparse.SUPPRESS)  # starts one of the two processes
     return parser.parse_args()
 
 
 def compare(model: str, options: argparse.Namespace) -> None:
-    """Time both sides and print their speeds and the ratio."""
+    """Time both implementations and print their speeds and the ratio."""
     workers = {side: start(side, model, options) for side in (OURS, options.against)}
     parts = {side: (lambda worker=worker: step(worker)) for side, worker in workers.items()}
     seconds = interleave(parts, options.rounds)
@@ -63,7 +63,7 @@ def compare(model: str, options: argparse.Namespace) -> None:
 
 
 def start(side: str, model: str, options: argparse.Namespace) -> subprocess.Popen:
-    """A process that takes a step of `side` for each line, compiled and warm."""
+    """Return a process that runs a step of `side` for each line, after a first step for compilation."""
     command = [sys.executable, "-m", "benchmarks.train_step", "--serve", side, "--models", model]
     command += ["--size", str(options.size), "--batch-size", str(options.batch_size)]
     if options.attention_module:
@@ -77,14 +77,14 @@ def start(side: str, model: str, options: argparse.Namespace) -> subprocess.Pope
 
 
 def step(worker: subprocess.Popen) -> float:
-    """Seconds of one step."""
+    """Run one step; return its time (seconds)."""
     worker.stdin.write("step\n")
     worker.stdin.flush()
     return float(worker.stdout.readline())
 
 
 def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: str | None) -> None:
-    """Take a step for each line on stdin and print its seconds."""
+    """Run a step for each line on stdin and print its time (seconds)."""
     import numpy as np
     from mindspore import Model, Tensor, nn, set_context, set_device
 
@@ -104,7 +104,7 @@ def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: st
 
 
 def serve_torch(name: str, size: int, batch_size: int, attention_module: str | None) -> None:
-    """The same with the reference, in PyTorch's default layout and with as many threads as cores."""
+    """Do the same with the reference, in PyTorch's default layout and with a thread a core."""
     import torch
 
     from benchmarks.reference import build_reference

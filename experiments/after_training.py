@@ -1,9 +1,9 @@
-"""Two backbones, FixRes of each, and the average of both over two views, on the embedded photos: one table.
+"""Compare two backbones, FixRes of each, and the average of both over two views, on the embedded photos.
 
     python experiments/after_training.py [keys of the two trainings, e.g. epochs=2 dataset.train_images=2000]
 
-Each step is a run.py command, which is printed.  `tracking.…` goes to all of them.  In MLflow each run says what it
-started from, with links.
+Each step prints and runs a run.py command.  Arguments `tracking.…` apply to all steps.  In MLflow each run links to
+the runs that it starts from.
 """
 
 import re
@@ -24,7 +24,7 @@ TRAININGS = {
     "ResNet-18": ["model=resnet18"],
     "SE-ResNeXt, half": ["model=seresnext50", "model.width_multiplier=0.5", "model.depth_multiplier=0.5"],
 }
-TRAINED_AS = ["crop_ratio=0.875"]  # with the random crop: what FixRes is about
+TRAINED_AS = ["crop_ratio=0.875"]  # FixRes corrects the size shift of the random crop
 TUNED_AS = ["task=fixres", "size=40", "crop_ratio=1", "epochs=10"]
 AVERAGED_AS = ["task=ensemble", "task.tta=hflip", "task.average=logits"]
 
@@ -41,28 +41,28 @@ def main() -> None:
     runs["average of both, FixRes, flip"] = run_command([*AVERAGED_AS, f"runs=[{members}]", *common])
     uri = next((override.partition("=")[2] for override in common if override.startswith("tracking.uri=")), None)
     store = RunStore(uri)
-    each = [store.get(run) for run in runs.values()]
-    scores = {split: [{"top1": score_of(run, split)} for run in each] for split in ("val", "test")}
+    infos = [store.get(run) for run in runs.values()]
+    scores = {split: [{"top1": score_of(info, split)} for info in infos] for split in ("val", "test")}
     print(top1_table(list(runs), scores))
-    print("\nintervals are of these very networks on new photos: other seeds give other networks")
+    print("\nintervals hold for these networks on new photos; other seeds give other networks")
 
 
 def run_command(overrides: list[str]) -> str:
-    """Run `run.py` and show what it says; returns the run's id, or ends this process with its exit code."""
+    """Run `run.py`, show its output, and return the run's id; exit with its exit code if it fails."""
     print(f"\n$ python run.py {shlex.join(overrides)}", flush=True)
     process = subprocess.Popen([sys.executable, str(PROJECT / "run.py"), *overrides], stdout=subprocess.PIPE, text=True)
     run_id = None
     for line in process.stdout:
         print(line, end="", flush=True)
-        if found := re.match(r"run +.*, id ([0-9a-f]{32})$", line):
-            run_id = found[1]
+        if match := re.match(r"run +.*, id ([0-9a-f]{32})$", line):
+            run_id = match[1]
     if code := process.wait():
         sys.exit(code)
     return run_id
 
 
 def score_of(run, split: str) -> Score:
-    """A stored run's top-1 with its count and Wilson's interval."""
+    """Return the top-1 of a recorded run with its count and Wilson interval."""
     top1, count = run.metrics[f"{split}/top1"], int(run.tags[f"{split}/count"])
     return Score(top1, count, *wilson_interval(round(top1 * count), count))
 

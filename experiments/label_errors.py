@@ -1,11 +1,11 @@
-"""Label errors on the embedded photos: planted, found, reviewed, and what training on the corrected labels gains.
+"""Measure label errors on the embedded photos: plant, find and correct them, and train on the corrected labels.
 
     python experiments/label_errors.py [keys of every training, e.g. epochs=2 dataset.train_images=2000]
 
-Three trainings on labels of which 5 % are a look-alike's; the ranked list of the first one's three folds; three
-trainings that follow the list unseen where its score is high, three that follow it after a review, in which the truth
-takes the reviewer's place, and three on the truth, which no review can do better than.  Curve and table are left in
-experiments/label_errors/, the lists beside the first list, in the folder of its run.
+The script trains three seeds on each of four sets of labels: 5 % replaced by a look-alike ("as given"); the suggestions
+with a high score accepted unseen; the list reviewed (the truth replaces the reviewer); the truth, an upper bound.  The
+list comes from three folds of the first training.  Curve and table are written to experiments/label_errors/, the
+edited lists to the folder of the run of the list.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from after_training import PROJECT, run_command  # and with it the project's path
+from after_training import PROJECT, run_command  # also puts the project on sys.path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -28,7 +28,7 @@ from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
 from rp2k_lab.tracking.mlflow_runs import RunStore
 
 SEEDS = (0, 1, 2)
-SCORE = 0.8  # as task.suspicion
+SCORE = 0.8  # default of task.suspicion
 LEVELS = ("list, unseen", "list, reviewed", "truth")
 TRAINED_AS = [
     "dataset.train_images=8000",
@@ -53,25 +53,26 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     shutil.copy(folder / "label_errors_curve.svg", RESULTS)
     lists = {name: folder / f"{name.replace(', ', '_')}.csv" for name in LEVELS}
-    decided = dict(zip(lists, decide(folder / LABEL_ERRORS, index_of(extra, None)), strict=True))
+    decisions = dict(zip(lists, decide(folder / LABEL_ERRORS, index_of(extra, None)), strict=True))
     for name, file in lists.items():
-        decided[name].to_csv(file, index=False)
+        decisions[name].to_csv(file, index=False)
     runs |= {name: train(extra, file) for name, file in lists.items()}
     table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
-    changed = {name: int((each["decision"] == "yes").sum()) for name, each in decided.items()}
+    changed = {name: int((each["decision"] == "yes").sum()) for name, each in decisions.items()}
     table["labels_changed"] = table["level"].map(changed)
     table["wrong_labels"] = table["level"].map({name: wrong_labels(extra, lists.get(name)) for name in runs})
     table.to_csv(RESULTS / "results.csv", index=False, float_format="%.6g")
-    print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nleft in {RESULTS}")
+    print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nwritten to {RESULTS}")
 
 
 def train(extra: list[str], relabel: Path | None) -> list[str]:
-    """The ids of a training with each seed."""
+    """Train with each seed; return the run ids."""
     given = ["dataset.relabel=null" if relabel is None else f"dataset.relabel={relabel}"]
     return [run_command([*TRAINED_AS, *extra, *given, f"seed={seed}"]) for seed in SEEDS]
 
 
 def index_of(extra: list[str], relabel: Path | None) -> Index:
+    """Return the index of the training data, relabeled if there is a list."""
     register_resolvers()
     given = [] if relabel is None else [f"dataset.relabel={relabel}"]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
@@ -80,38 +81,40 @@ def index_of(extra: list[str], relabel: Path | None) -> Index:
 
 
 def truth_of(index: Index) -> pd.Series:
-    """Path to true class."""
+    """Return path to true class."""
     return pd.read_parquet(index.root / TRUTH_FILE).set_index("path")["true_class"]
 
 
 def decide(listed: Path, index: Index) -> list[pd.DataFrame]:
-    """A list for each of LEVELS, with its column decision."""
+    """Return a list for each of LEVELS, with its column decision."""
     table, truth, train = pd.read_csv(listed, keep_default_na=False), truth_of(index), index.split("train")
-    right = truth.loc[table["path"]].to_numpy() == table["suggested"].to_numpy()
-    every = pd.DataFrame({"path": train["path"], "given": train["class"], "suggested": truth.loc[train["path"]].array})
-    every = every[every["given"] != every["suggested"]]
-    chosen = [(table, table["score"] >= SCORE), (table, right), (every, True)]
-    return [each.assign(decision=np.where(yes, "yes", "no")) for each, yes in chosen]
+    correct = truth.loc[table["path"]].to_numpy() == table["suggested"].to_numpy()
+    wrong = pd.DataFrame({"path": train["path"], "given": train["class"], "suggested": truth.loc[train["path"]].array})
+    wrong = wrong[wrong["given"] != wrong["suggested"]]
+    accepted = [(table, table["score"] >= SCORE), (table, correct), (wrong, True)]
+    return [each.assign(decision=np.where(yes, "yes", "no")) for each, yes in accepted]
 
 
 def wrong_labels(extra: list[str], relabel: Path | None) -> int:
-    """Training photos whose label in use is not the true one."""
+    """Return the number of training images whose current label is wrong."""
     index = index_of(extra, relabel)
     train = index.split("train")
     return int((train["class"].to_numpy() != truth_of(index).loc[train["path"]].to_numpy()).sum())
 
 
 def compare(levels: dict) -> pd.DataFrame:
-    """Each level's test top-1 and macro top-1, and its gain over the first with a 95 % interval over seeds and photos.
+    """Return test top-1 and macro top-1 of each level, and its gain over the first with a 95 % interval.
+
+    The interval is over seeds and images.
 
     Args:
-        levels: name to the stored runs of SEEDS, in order.
+        levels: name to the recorded runs of SEEDS, in order.
     """
 
-    def tested(run) -> pd.DataFrame:
+    def predictions(run) -> pd.DataFrame:
         return pd.read_parquet(Path(run.tags["folder"]) / "test" / "predictions.parquet", columns=["true", "correct"])
 
-    tables = {name: [tested(run) for run in runs] for name, runs in levels.items()}
+    tables = {name: [predictions(run) for run in runs] for name, runs in levels.items()}
     first, *others = tables
     correct = {name: np.stack([table["correct"] for table in each]) for name, each in tables.items()}
     weights = {"top1": None, "macro_top1": class_weights(pd.factorize(tables[first][0]["true"])[0])}

@@ -1,10 +1,10 @@
-"""Where Hydra looks for sweepers.  The studies themselves: rp2k_lab/sweep."""
+"""Hydra plugin for studies, in the folder that Hydra searches; rp2k_lab/sweep runs them."""
 
 from hydra.plugins.sweeper import Sweeper
 
 
 class OptunaSweeper(Sweeper):
-    """`hydra/sweeper=optuna`: hands the command to `rp2k_lab.sweep`; the keys are in conf/hydra/sweeper/optuna.yaml."""
+    """`hydra/sweeper=optuna`: pass the command on to `rp2k_lab.sweep`; conf/hydra/sweeper/optuna.yaml has the keys."""
 
     def __init__(self, **options):
         self._options = options
@@ -13,7 +13,7 @@ class OptunaSweeper(Sweeper):
         self._loader, self._config = hydra_context.config_loader, config
 
     def sweep(self, arguments):
-        # Hydra imports this file at every start, and Optuna takes its time.
+        # Hydra imports this file at every start: keep the slow import of Optuna out of it.
         from rp2k_lab.sweep.command import run_study
 
         return run_study(arguments, self._options, self._config, self._loader)

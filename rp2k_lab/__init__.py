@@ -1,31 +1,47 @@
-"""A research harness for recognizing retail products: Hydra, MindSpore, MLflow and Optuna in a straight line.
+"""Train and compare image classifiers for retail products, with Hydra, MindSpore, MLflow and Optuna.
 
-Every entry (run.py, the tests, the benchmarks, a notebook) imports this package before MindSpore, so the
-process-wide settings below live here and nowhere else.  Each is a default: a value set by the user wins.
+Every entry point (run.py, tests, benchmarks, notebooks) imports this package before MindSpore, so the process-wide
+settings are here and nowhere else.  Each is a default: a value set by the user wins.
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
-"""The clone: relative default folders (data, outputs, the MLflow store) start here, whatever the shell's folder."""
+__version__ = "0.1.0"
+
+_PARENT = Path(__file__).resolve().parent.parent
+CLONE = _PARENT if (_PARENT / "run.py").is_file() else None
+"""The clone that holds this package; None if it was installed from a wheel."""
+
+PROJECT = CLONE or Path.cwd()
+"""Default parent of data, outputs and the MLflow store: the clone, or without one the shell's folder."""
 
 # On processors with AVX-512, oneDNN (inside MindSpore 2.10) sends float32 NCHW convolutions to its reference kernel;
 # its AVX2 kernels are many times faster (benchmarks/train_step.py measures the ratio).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-# MindSpore's own log: errors only.  Its warnings speak of its internals, one screen of them per start.
+# MindSpore logs errors only: its warnings are about its internals and fill a screen at every start.
 os.environ.setdefault("GLOG_v", "3")
-# OpenCV's: silent, since what cannot be decoded is named in a message of our own.
+# OpenCV logs nothing: rp2k_lab reports every image that cannot be decoded.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-# The largest picture that OpenCV decodes (rp2k_lab/dataset/image_formats.py): its own 2³⁰ pixels are 3 GB a thread.
+# Largest image that OpenCV decodes [pixels] (rp2k_lab/dataset/image_formats.py); its default, 2³⁰, is 3 GB a thread.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-# Seconds after which a worker of msrun that is not heard of any more ends the job; by default twice as many.
+# Seconds without a sign of life from a worker after which msrun ends the job; MindSpore's default is 30.
 os.environ.setdefault("MS_NODE_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# At a run's end MLflow prints its page with the user and password of the address.
+# At the end of a run MLflow would print its address, with user and password.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-# A tracking server that went away: by default a call blocks for four minutes.  Who writes tries again on its own
-# (rp2k_lab/tracking/uploader.py); a repeated request could create a run twice.
+# By default a call to a lost tracking server blocks for four minutes.  rp2k_lab/tracking/uploader.py retries instead;
+# an HTTP retry could create a run twice.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the model functions on first use: MindSpore takes two seconds."""
+    if name in ("create_model", "list_models"):
+        from rp2k_lab import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

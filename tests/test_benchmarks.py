@@ -1,4 +1,4 @@
-"""The benchmarks run and print their ratio; what they measure on a busy test machine is not judged here."""
+"""The benchmarks run and print their ratio; the values on a busy test machine are not checked."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from rp2k_lab import PROJECT
 QUICK = {
     "train_step": (["--models", "resnet18", "--size", "32", "--batch-size", "4", "--rounds", "2"], "ratio"),
     "input_pipeline": (["--photos", "128", "--size", "64", "--rounds", "2"], "/ native, stretch:"),
-    "index": (["--photos", "200", "400", "--rounds", "2"], "second start, a photo of 400 / a photo of 200:"),
+    "index": (["--photos", "200", "400", "--rounds", "2"], "second start, time per photo, 400 / 200 photos:"),
     "sweep": (
         ["--rounds", "2", "--dimensions", "aug=none,cutout", "--seeds", "0", "epochs=1", "batch_size=4",
          "model.width_multiplier=0.125", "model.depth_multiplier=0.25",
@@ -40,22 +40,22 @@ LONG = ("input_pipeline", "overhead", "sweep", "train_step")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in QUICK])
-def test_a_benchmark_prints_its_ratio_with_an_interval(name):
-    arguments, words = QUICK[name]
+def test_benchmark_prints_its_ratio_with_an_interval(name):
+    arguments, label = QUICK[name]
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.search(re.escape(words) + r" -?\d+\.\d{3} \[-?\d+\.\d{3}, -?\d+\.\d{3}\], n = 2 rounds", done.stdout), (
+    assert re.search(re.escape(label) + r" -?\d+\.\d{3} \[-?\d+\.\d{3}, -?\d+\.\d{3}\], n = 2 rounds", done.stdout), (
         done.stdout
     )
 
 
-def test_every_benchmark_is_tried():
+def test_every_benchmark_is_tested():
     files = {file.stem for file in (PROJECT / "benchmarks").glob("*.py")}
     assert files == {*QUICK, "__init__", "reference", "timing"}
 
 
-def test_parts_take_turns_in_both_orders():
+def test_parts_alternate_in_both_orders():
     calls = []
     parts = {name: (lambda name=name: calls.append(name) or float(len(calls))) for name in "ab"}
     figures = interleave(parts, 2)
@@ -63,7 +63,7 @@ def test_parts_take_turns_in_both_orders():
     assert figures["a"].tolist() == [1, 4]
 
 
-def test_the_medians_interval_covers_it():
+def test_median_interval_coverage():
     rng = np.random.default_rng(0)
     covered = [low <= 0 <= high for _, low, high in (median_interval(rng.standard_t(2, 9)) for _ in range(2000))]
-    assert 0.95 <= np.mean(covered) <= 0.99  # from the second to the eighth of nine: 96.1 %
+    assert 0.95 <= np.mean(covered) <= 0.99  # second to eighth of nine values: 96.1 %

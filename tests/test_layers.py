@@ -1,4 +1,4 @@
-"""Which package may import which; docs/design.md has the same list."""
+"""Allowed imports between packages; docs/design.md has the same list."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -7,14 +7,14 @@ from pathlib import Path
 from rp2k_lab import PROJECT
 
 PACKAGE = PROJECT / "rp2k_lab"
-# Package to the packages that it may import, besides core, which every other one may.
+# Package to the packages that it may import; all may import core.
 ALLOWED = {
     "core": "",
     "aug": "",
     "device": "",
     "model": "",
     "dataset": "aug",
-    "config": "dataset",  # the shelf's options alone
+    "config": "dataset",  # only the shelf's options
     "pages": "dataset",
     "tracking": "config",
     "evaluation": "config dataset device tracking",
@@ -23,13 +23,13 @@ ALLOWED = {
     "sweep": "ablation config dataset device evaluation tracking",
     "analysis": "config dataset device evaluation model pages sweep tracking train",
     "task": "ablation analysis config dataset device evaluation model pages sweep tracking train",
-    "cli": "config device tracking",  # tasks are imported by name, when one is run
+    "cli": "config device tracking",  # imports a task by name when it runs
     "notebook": "analysis cli config dataset evaluation pages tracking train",
 }
 
 
 def imports(file: Path) -> set[str]:
-    """The packages of ours that a file names in an import, also inside functions."""
+    """Return the packages of rp2k_lab that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "rp2k_lab":
@@ -43,7 +43,7 @@ def imports(file: Path) -> set[str]:
     return names & ALLOWED.keys()
 
 
-def test_packages_import_only_what_is_below_them():
+def test_packages_import_only_lower_packages():
     wrong = {
         f"{file.relative_to(PACKAGE)} imports {name}"
         for package, allowed in ALLOWED.items()
@@ -53,16 +53,16 @@ def test_packages_import_only_what_is_below_them():
     assert not wrong
 
 
-def test_every_package_is_listed_and_there_is_no_cycle():
+def test_all_packages_are_listed_without_a_cycle():
     assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()} == ALLOWED.keys()
     TopologicalSorter({package: allowed.split() for package, allowed in ALLOWED.items()}).prepare()
 
 
-def test_the_shelf_options_are_all_that_the_configuration_takes_from_the_dataset():
+def test_config_imports_only_the_shelf_options_from_dataset():
     text = "".join(file.read_text("utf-8") for file in (PACKAGE / "config").glob("*.py"))
     lines = {line for line in text.splitlines() if line.startswith("from rp2k_lab.dataset")}
     assert lines == {"from rp2k_lab.dataset.shelf.options import ShelfOptions"}
 
 
-def test_few_files_lie_at_the_top():
+def test_few_files_at_the_top():
     assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 5

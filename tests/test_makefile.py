@@ -1,4 +1,4 @@
-"""The first thing a newcomer types."""
+"""Targets of the Makefile."""
 
 import os
 import shutil
@@ -15,14 +15,14 @@ def make(*arguments, path=None):
 
 
 def fake_python(folder, version):
-    """A python3 that is too old: it answers --version and fails every program."""
+    """Create a python3 of another version that only supports --version."""
     for name in ("python3", "python3.11", "python3.12", "python"):
         file = folder / name
         file.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Python {version}" && exit 0\nexit 1\n')
         file.chmod(0o755)
 
 
-def test_a_python_that_is_too_old_gets_one_line(tmp_path):
+def test_old_python_is_reported_in_one_line(tmp_path):
     fake_python(tmp_path, "3.9.2")
     done = make("run", path=f"{tmp_path}:/usr/bin:/bin")
     assert done.returncode == 2
@@ -32,7 +32,7 @@ def test_a_python_that_is_too_old_gets_one_line(tmp_path):
     assert "make PYTHON=" in line
 
 
-def test_a_python_can_be_named():
+def test_python_can_be_chosen():
     done = make("run", f"PYTHON={sys.executable}")
     assert done.returncode == 0
     assert "run.py" in done.stdout
@@ -44,19 +44,19 @@ def test_test_runs_pytest_and_check_adds_ruff():
     assert "ruff check" in make("check", f"PYTHON={sys.executable}").stdout
 
 
-def test_notebooks_are_of_the_named_run_or_of_the_newest():
+def test_notebooks_use_the_named_or_the_newest_run():
     python = f"PYTHON={sys.executable}"
     assert "-m rp2k_lab.notebook --run 'abc123' --uri ''" in make("notebooks", "RUN=abc123", python).stdout
     assert "-m rp2k_lab.notebook --run '' --uri ''" in make("notebooks", python).stdout
 
 
-def test_the_page_is_for_this_machine_unless_told_otherwise():
+def test_ui_listens_on_localhost_by_default():
     python = f"PYTHON={sys.executable}"
-    assert "-m rp2k_lab.tracking.tracker 5000 127.0.0.1" in make("ui", python).stdout
-    assert "-m rp2k_lab.tracking.tracker 5001 0.0.0.0" in make("ui", "PORT=5001", "HOST=0.0.0.0", python).stdout
+    assert "-m rp2k_lab.tracking.server 5000 127.0.0.1" in make("ui", python).stdout
+    assert "-m rp2k_lab.tracking.server 5001 0.0.0.0" in make("ui", "PORT=5001", "HOST=0.0.0.0", python).stdout
 
 
-def test_ci_runs_what_the_readme_tells():
+def test_ci_runs_the_commands_of_the_readme():
     script = (PROJECT / ".ci" / "run").read_text()
     assert "make run" in script
     assert "make check" in script
@@ -65,7 +65,7 @@ def test_ci_runs_what_the_readme_tells():
     assert "    make test " in readme
 
 
-def test_every_pin_is_a_name_and_a_version():
+def test_constraints_pin_exact_versions():
     lines = (PROJECT / "constraints.txt").read_text().splitlines()
     assert len(lines) > 50
     assert all(line.count("==") == 1 and " " not in line and "/" not in line for line in lines)

@@ -1,1 +1,1 @@
-"""From a table's results to its verdict and its report."""
+"""Results of an ablation table, its verdict and its report."""

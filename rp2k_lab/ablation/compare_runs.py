@@ -1,4 +1,4 @@
-"""Two runs compared on the test images that both have read: what the second has right that the first has wrong."""
+"""Comparison of two runs on the same test images: accuracies, fixed and broken images, different settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from markupsafe import Markup
 
 from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
 from rp2k_lab.ablation.verdict import class_weights
@@ -35,23 +36,24 @@ PREDICTIONS, PER_CLASS = "test/predictions.parquet", "test/per_class.parquet"
 _NOT_COMPARED = ("task", "tracking", "runs", "debug", "dataset.root", "dataset.cache_gb")
 _ONE_SEED = (
     "One run of each: the intervals hold for these two on new photos of the same kind, each at 95 % by itself. The "
-    "spread between seeds is not in them, so they say nothing of how the two configurations compare; for that, run "
-    "both with several seeds (a table: -m ablation=…)."
+    "spread between seeds is not in them, so they do not compare the two configurations. For that, run both with "
+    "several seeds (a table: -m ablation=…)."
 )
 
 
 @dataclass(frozen=True)
 class TestedRun:
-    """What a run left of its test.
+    """Test predictions and configuration of one run.
 
     Attributes:
-        name: with its id where it has one.
+        reference: the id, name or checkpoint file that selected the run.
+        name: run name, followed by its id in MLflow.
         config: flat keys to recorded values.
-        predictions: path, true (class name) and correct, a row a test image.
+        predictions: path, true (class name) and correct; one row per test image.
         groups: class name to head, medium or tail.
     """
 
-    __test__ = False  # no test class
+    __test__ = False  # for pytest: not a test class
 
     reference: str
     name: str
@@ -61,8 +63,8 @@ class TestedRun:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the accuracies: of both runs, shares, over `images`; the verdict is of its own and has one seed."""
+class ComparedAccuracy:
+    """One accuracy (0 to 1) of both runs on `images` test images, with the single-seed verdict on their difference."""
 
     name: str
     images: int
@@ -73,38 +75,38 @@ class Part:
 
 @dataclass(frozen=True)
 class Pair:
-    """The second run against the first.
+    """Comparison of the second run with the first.
 
     Attributes:
-        parts: top-1, macro top-1, head, medium, tail.
-        fixed, broken: test images that only the second, and only the first, has right.
-        differing: configuration keys that differ, with both values.
+        accuracies: top-1, macro top-1, head, medium, tail.
+        fixed, broken: number of test images that only the second, or only the first, run has right.
+        differing: differing configuration keys to their two values.
     """
 
     first: TestedRun
     second: TestedRun
-    parts: tuple[Part, ...]
+    accuracies: tuple[ComparedAccuracy, ...]
     fixed: int
     broken: int
     differing: dict[str, tuple[str, str]]
 
     @property
     def images(self) -> int:
-        """Test images."""
+        """Number of test images."""
         return len(self.first.predictions)
 
 
 def load_run(uri: str | None, reference: str, downloads: Path) -> TestedRun:
-    """A run by id, name or checkpoint file; `uri` and `downloads` as `runs.find_run`.
+    """Load a run by id, name or checkpoint file; `uri` and `downloads` as in `run_lookup.find_run`.
 
     Raises:
-        RequestError: no such run, or it was not tested.
-        DataError: what it left cannot be read.
+        RequestError: there is no such run, or it was not tested.
+        DataError: its files cannot be read.
     """
     run, folder = locate(uri, reference, (CONFIG, PREDICTIONS, PER_CLASS), downloads)
     for file in (CONFIG, PREDICTIONS, PER_CLASS):
         if not (folder / file).is_file():
-            raise RequestError(f"runs={reference}: the run left no {file}\nchoose a run that is FINISHED and read test")
+            raise RequestError(f"runs={reference}: the run has no {file}\nchoose a FINISHED run that evaluated test")
     try:
         predictions = pd.read_parquet(folder / PREDICTIONS, columns=["path", "true", "correct"])
         classes = pd.read_parquet(folder / PER_CLASS, columns=["class", "group"])
@@ -116,82 +118,86 @@ def load_run(uri: str | None, reference: str, downloads: Path) -> TestedRun:
 
 
 def compare(first: TestedRun, second: TestedRun) -> Pair:
-    """The second against the first, image by image.
+    """Compare the second run with the first, image by image.
 
     Raises:
-        RequestError: they were tested on other images, or on fewer than two.
+        RequestError: they were tested on different images, or on fewer than two.
     """
-    theirs = second.predictions.set_index("path")
-    ours = first.predictions.set_index("path")
-    same = len(ours) == len(theirs) > 1 and ours.index.is_unique and set(ours.index) == set(theirs.index)
-    if not same or not (theirs.loc[ours.index, "true"] == ours["true"]).all():
+    candidate = second.predictions.set_index("path")
+    baseline = first.predictions.set_index("path")
+    same = (
+        len(baseline) == len(candidate) > 1 and baseline.index.is_unique and set(baseline.index) == set(candidate.index)
+    )
+    if not same or not (candidate.loc[baseline.index, "true"] == baseline["true"]).all():
         raise RequestError(
-            f"runs={first.reference},{second.reference}: tested on different photos ({len(ours):,} and "
-            f"{len(theirs):,}, paired by path and class)\ncompare runs of one data set and test split"
+            f"runs={first.reference},{second.reference}: tested on different photos ({len(baseline):,} and "
+            f"{len(candidate):,}, paired by path and class)\ncompare runs of one data set and test split"
         )
-    correct = ours["correct"].to_numpy(bool), theirs.loc[ours.index, "correct"].to_numpy(bool)
-    labels = np.unique(ours["true"].to_numpy(object), return_inverse=True)[1]
-    group = ours["true"].map(first.groups).to_numpy(object)
-    everything = np.ones(len(ours), bool)
-    parts = [_part("top-1", *correct, everything, None)]
-    parts.append(_part("macro top-1", *correct, everything, class_weights(labels)))
-    parts += [_part(name, *correct, group == name, None) for name in GROUPS if (group == name).any()]
+    correct = baseline["correct"].to_numpy(bool), candidate.loc[baseline.index, "correct"].to_numpy(bool)
+    labels = np.unique(baseline["true"].to_numpy(object), return_inverse=True)[1]
+    group = baseline["true"].map(first.groups).to_numpy(object)
+    all_images = np.ones(len(baseline), bool)
+    accuracies = [_compared("top-1", *correct, all_images, None)]
+    accuracies.append(_compared("macro top-1", *correct, all_images, class_weights(labels)))
+    accuracies += [_compared(name, *correct, group == name, None) for name in GROUPS if (group == name).any()]
     return Pair(
         first=first,
         second=second,
-        parts=tuple(parts),
+        accuracies=tuple(accuracies),
         fixed=int((correct[1] & ~correct[0]).sum()),
         broken=int((correct[0] & ~correct[1]).sum()),
         differing=_differing(first.config, second.config),
     )
 
 
-def _part(name: str, first: np.ndarray, second: np.ndarray, where: np.ndarray, weights: np.ndarray | None) -> Part:
-    first, second = first[where], second[where]
+def _compared(
+    name: str, first: np.ndarray, second: np.ndarray, mask: np.ndarray, weights: np.ndarray | None
+) -> ComparedAccuracy:
+    first, second = first[mask], second[mask]
     verdict = None
     if len(first) > 1:
         [verdict] = judge([paired_difference(second[None], first[None], weights)])
-    shares = (float(np.average(run, weights=weights)) for run in (first, second))
-    return Part(name, len(first), *shares, verdict)
+    accuracies = (float(np.average(run, weights=weights)) for run in (first, second))
+    return ComparedAccuracy(name, len(first), *accuracies, verdict)
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, tuple[str, str]]:
     keys = [key for key in dict.fromkeys([*first, *second]) if key not in _NOT_COMPARED]
     keys = [key for key in keys if key.partition(".")[0] not in _NOT_COMPARED]
-    said = lambda config, key: str(config[key]) if key in config else "–"  # noqa: E731
-    both = {key: (said(first, key), said(second, key)) for key in keys}
+    text = lambda config, key: str(config[key]) if key in config else "–"  # noqa: E731
+    both = {key: (text(first, key), text(second, key)) for key in keys}
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def grid(pair: Pair) -> Grid:
-    """Both runs side by side."""
+    """Return the accuracies of both runs side by side."""
     places = decimals(pair.images)
     rows = []
-    for part in pair.parts:
-        found = part.verdict
-        difference = [points(part.second - part.first, places)]
-        difference.append(interval(found.low, found.high, places) if found else "–")
-        rows.append([part.name, f"{part.images:,}", percent(part.first), percent(part.second), *difference])
+    for row in pair.accuracies:
+        verdict = row.verdict
+        difference = [points(row.second - row.first, places)]
+        difference.append(interval(verdict.low, verdict.high, places) if verdict else "–")
+        rows.append([row.name, f"{row.images:,}", percent(row.first), percent(row.second), *difference])
     return Grid(["", "images", "first", "second", "difference, points", "95 % interval"], rows)
 
 
 def summary(pair: Pair) -> str:
-    """One line."""
-    top1, places = pair.parts[0], decimals(pair.images)
+    """Return the comparison in one line."""
+    top1, places = pair.accuracies[0], decimals(pair.images)
     size = f"{points(top1.second - top1.first, places)} points {interval(top1.verdict.low, top1.verdict.high, places)}"
     images = f"{pair.fixed:,} images fixed, {pair.broken:,} broken, of {pair.images:,}"
     return f"top-1 {size} between these two runs: {images}"
 
 
-def figure(pair: Pair):
-    """The differences with their intervals."""
-    bars = [Bar(p.name, p.verdict.difference.value, p.verdict.low, p.verdict.high, "open")
-            if p.verdict else Bar(p.name, None, 0, 0, "open", words="one image") for p in pair.parts]  # fmt: skip
+def figure(pair: Pair) -> Markup:
+    """Draw the differences with their intervals."""
+    bars = [Bar(a.name, a.verdict.difference.value, a.verdict.low, a.verdict.high, "open")
+            if a.verdict else Bar(a.name, None, 0, 0, "open", text="one image") for a in pair.accuracies]  # fmt: skip
     return forest(bars, "second run − first run, points", decimals(pair.images))
 
 
 def pair_document(pair: Pair, file: str) -> Document:
-    """The text; `file` is the figure's name."""
+    """Return the document of a comparison; `file` is the name of its figure."""
     differing = [[key, *values] for key, values in pair.differing.items()]
     config = Grid(["key", "first", "second"], differing, numeric=False) if differing else Text("No key differs.")
     names = [Item("first", None, pair.first.name), Item("second", None, pair.second.name)]
@@ -207,5 +213,5 @@ def pair_document(pair: Pair, file: str) -> Document:
 
 
 def report_command(pair: Pair) -> str:
-    """What makes the documents."""
+    """Return the command that writes the documents."""
     return f"python run.py task=report 'runs=[{pair.first.reference},{pair.second.reference}]'"

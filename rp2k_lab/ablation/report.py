@@ -1,4 +1,4 @@
-"""A judged table as documents: README.md and report.html of one text, verdict.csv with every number, figure.svg."""
+"""Documents of a judged table: README.md and report.html (same text), verdict.csv (all numbers), figure.svg."""
 
 from pathlib import Path
 
@@ -28,21 +28,23 @@ from rp2k_lab.pages.forest_plot import Bar, forest
 
 README, PAGE, CSV, FIGURE, NOTES = "README.md", "report.html", "verdict.csv", "figure.svg", "notes.md"
 _METHOD = (
-    "Each difference is paired by seed and by test image. Its interval holds the spread between seeds and the one "
-    "between images, and all intervals of the table cover together 95 % of the time; a word is given where Holm's "
-    "test over the table's {} comparisons decides, at 5 %. Images are taken as independent of each other. How it is "
-    "computed: rp2k_lab/ablation/significance.py."
+    "Each difference is paired by seed and by test image. Its interval includes the spread between seeds and between "
+    "images; all intervals of the table cover jointly 95 % of the time. A level is better or worse if Holm's test over "
+    "the table's {} comparisons decides at 5 %. Images are assumed to be independent. Computation: "
+    "rp2k_lab/ablation/significance.py."
 )
-_EXPLAINED = "Shares are means over seeds on test; sd, their spread over seeds, and differences are in points."
+_EXPLAINED = "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points."
 _GROUPS = (
-    "Means over seeds; val is what choices were made on. Head, medium and tail: classes with more than 100, 20 to 100 "
-    "and fewer than 20 training photos at RP2K's scale, and the same shares of classes elsewhere."
+    "Means over seeds; choices were made on val. Head, medium and tail: classes with more than 100, 20 to 100 and "
+    "fewer than 20 training photos at RP2K's scale, and the same fractions of classes elsewhere."
 )
 
 
 def write_documents(table: JudgedTable, folder: Path) -> list[Path]:
-    """Write README.md, report.html, verdict.csv and figure.svg to an existing folder, quoting its notes.md; returns
-    their paths.  The same table and notes give the same bytes."""
+    """Write README.md, report.html, verdict.csv and figure.svg to an existing folder and return their paths.
+
+    The documents quote the folder's notes.md.  Equal tables and notes give equal bytes.
+    """
     notes = folder / NOTES
     page = document(table, notes.read_text("utf-8") if notes.is_file() else "")
     texts = {README: to_markdown(page), PAGE: to_html(page), CSV: numbers(table), FIGURE: str(figure(table))}
@@ -52,7 +54,7 @@ def write_documents(table: JudgedTable, folder: Path) -> list[Path]:
 
 
 def figure(table: JudgedTable) -> Markup:
-    """The differences with their intervals, and the published ones."""
+    """Draw the differences with their intervals, and the published differences."""
     bars = []
     for row in table.rows:
         if row.baseline is None:
@@ -71,39 +73,43 @@ def figure(table: JudgedTable) -> Markup:
 
 
 def document(table: JudgedTable, notes: str) -> Document:
-    """The text of both documents."""
+    """Return the common text of README.md and report.html.
+
+    Args:
+        notes: Markdown to quote, or "".
+    """
     ablation = table.ablation
     images = max(row.images for row in table.rows)
     lead = (
         f"{ablation.name} at scale {table.scale}: {len(table.rows)} levels, {len(table.seeds)} seeds, "
         f"{images:,} test images; {METRICS[ablation.metric]}. Published: {ablation.source}."
     )
-    words = "Measured differences with their 95 % intervals, and published ones where there are any"
-    verdict = [Items([sentence(row) for row in table.rows if row.baseline]), Figure(figure(table), FIGURE, words)]
+    caption = "Measured differences with 95 % intervals, and published differences"
+    verdict = [Items([sentence(row) for row in table.rows if row.baseline]), Figure(figure(table), FIGURE, caption)]
     if table.scale == "smoke":
-        verdict.insert(0, Text("Scale smoke shows that everything works. Its figures mean nothing."))
+        verdict.insert(0, Text("Scale smoke only shows that everything works. Its figures mean nothing."))
     sections = [
         Section("Verdict", verdict),
         Section("Published and measured", [grid(table), Text(_EXPLAINED)]),
-        Section("By kind of class", [_kinds(table), Text(_GROUPS)]),
-        *_single_runs(table),
-        *_absent(table),
-        Section("What was run", _what(table)),
-        Section("How to compute it again", _again(table)),
+        Section("By class size", [_by_group(table), Text(_GROUPS)]),
+        *_published(table),
+        *_missing(table),
+        Section("What was run", _runs(table)),
+        Section("How to compute it again", _reproduction(table)),
     ]
     if notes.strip():
         sections.append(Section("Notes", [Quote(notes)]))
     return Document(ablation.question, lead, sections)
 
 
-def _kinds(table: JudgedTable) -> Grid:
+def _by_group(table: JudgedTable) -> Grid:
     names = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
     counted = {name: f"{METRICS[name]} of {images:,}" for name, images in table.images_of.items()}
     rows = [[row.level, *(percent(row.means[name]) for name in names)] for row in table.rows]
     return Grid(["level", *(counted.get(name, METRICS[name]) for name in names)], rows)
 
 
-def _single_runs(table: JudgedTable) -> list[Section]:
+def _published(table: JudgedTable) -> list[Section]:
     rows = [row for row in table.rows if row.published_difference]
     if not rows:
         return []
@@ -112,20 +118,20 @@ def _single_runs(table: JudgedTable) -> list[Section]:
         published = row.published_difference
         texts = [str(published.unknown)]
         if published.accuracy is None:
-            texts[0] += " (no accuracy was published; 50 %, where noise is largest, is taken)"
-        if published.as_ours:
-            texts.append(f"with the disagreement measured here, {published.as_ours}")
+            texts[0] += " (no accuracy was published; assumed 50 %, where noise is largest)"
+        if published.as_measured:
+            texts.append(f"with the disagreement measured here, {published.as_measured}")
         items.append(Item(f"{row.level}, {points(published.difference, 2)}", None, "; ".join(texts)))
     intro = (
-        f"The published figures are of one run each on {RP2K_TEST_IMAGES:,} test images. Whether such a difference "
-        "can be told from noise depends on how many images the two runs disagree on, which was not published; the "
-        "disagreement and the seed spread measured here are of other networks and photos."
+        f"Each published figure comes from one run on {RP2K_TEST_IMAGES:,} test images. Whether such a difference "
+        "exceeds noise depends on how many images the two runs disagree on, which was not published. The disagreement "
+        "and the seed spread measured here come from other networks and photos."
     )
     return [Section("Could the published single runs have shown it?", [Text(intro), Items(items)])]
 
 
-def _absent(table: JudgedTable) -> list[Section]:
-    """Failed, running and missing cells; none, where all are there."""
+def _missing(table: JudgedTable) -> list[Section]:
+    """Return the section on failed, running and missing cells, or nothing if the table is complete."""
     items = []
     for row in table.rows:
         for seed, reason in row.failed.items():
@@ -137,39 +143,35 @@ def _absent(table: JudgedTable) -> list[Section]:
     return [Section("What is missing", [Items(items)])] if items else []
 
 
-def _what(table: JudgedTable) -> list[Block]:
+def _runs(table: JudgedTable) -> list[Block]:
     ablation, scale = table.ablation, table.scale
-    own = {name: ablation.levels[name].at.get(scale) or ablation.levels[name].overrides for name in
-           ablation.level_names(scale)}  # fmt: skip
-    started = {name: "; ".join(sources) for name in own if (sources := ablation.starts_from(name, scale))}
+    levels = {name: ablation.levels[name].at.get(scale) or ablation.levels[name].overrides for name in
+              ablation.level_names(scale)}  # fmt: skip
+    started = {name: "; ".join(sources) for name in levels if (sources := ablation.source_levels(name, scale))}
     commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
     facts = [
-        Item("compute", None, f"{table.hours:.2f} hours, all runs one after another"),
+        Item("compute", None, f"{table.hours:.2f} hours in total"),
         Item("commits", None, commits),
         Item("machines", None, ", ".join(table.hosts) or "unknown"),
     ]
     facts += [Item(row.level, Tag("note", "none"), note) for row in table.rows for note in row.notes]
     if table.ignored:
-        facts.append(Item("left out", None, f"{', '.join(table.ignored)}: in results.csv, but no level of this scale"))
+        facts.append(Item("left out", None, f"{', '.join(table.ignored)}: in results.csv, but not at this scale"))
     return [
-        Text("All levels have, but for what is their own:"),
+        Text("Settings of all levels, unless a level overrides them:"),
         Code([" ".join(ablation.common(scale))]),
-        *(
-            [Text("A level that starts from others' runs has from them what they were trained with.")]
-            if started
-            else []
-        ),
+        *([Text("A level that starts from other runs keeps their training settings.")] if started else []),
         Grid(
-            ["level", "its own"] + ["starts from"] * bool(started),
-            [[name, " ".join(words) or "–"] + [started.get(name, "–")] * bool(started) for name, words in own.items()],
+            ["level", "overrides"] + ["starts from"] * bool(started),
+            [[name, " ".join(own) or "–"] + [started.get(name, "–")] * bool(started) for name, own in levels.items()],
             numeric=False,
         ),
-        Text(f"Seeds {', '.join(map(str, table.seeds))}. Every run's command stands in results.csv. To run the table:"),
+        Text(f"Seeds {', '.join(map(str, table.seeds))}. results.csv has the command of every run. To run the table:"),
         Code([run_command(ablation, scale, table.seeds)]),
         Items(facts),
     ]
 
 
-def _again(table: JudgedTable) -> list[Block]:
-    words = "From results.csv and images.csv, which hold the correctness of every test image, without a run or a store:"
-    return [Text(words), Code([report_command(table.ablation, table.scale)]), Text(_METHOD.format(table.comparisons))]
+def _reproduction(table: JudgedTable) -> list[Block]:
+    text = "From results.csv and images.csv (the correctness of every test image), without a run or a tracking store:"
+    return [Text(text), Code([report_command(table.ablation, table.scale)]), Text(_METHOD.format(table.comparisons))]

@@ -1,7 +1,7 @@
-"""The results of a table of runs, as two files that are committed: a verdict can be computed again without the store.
+"""Results of a table as two committed files, from which the verdict can be recomputed without the tracking store.
 
-`results.csv` has one row a cell (level × seed), `images.csv` one row for each set of test photos.  Both are sorted and
-of fixed format, so that a repeat gives the same bytes and a difference in git is what changed.
+`results.csv` has one row per cell (level × seed), `images.csv` one row per set of test images.  Rows are sorted and the
+format is fixed: equal results give equal bytes, so that a git diff shows only what changed.
 """
 
 import base64
@@ -23,26 +23,27 @@ from rp2k_lab.core.text import escape_controls
 
 RESULTS, IMAGES = "results.csv", "images.csv"
 STATES = ("complete", "failed", "running")
-SHARES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
-COLUMNS = {  # column to kind; `level` is kept as it is
+ACCURACIES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
+COLUMNS = {  # column to kind; `level` is not escaped
     "level": "name", "seed": "count", "state": "text", "reason": "text", "run_id": "text", "trial": "count",
-    "commit": "text", "dirty": "truth", "command": "text", "started": "text", "seconds": "seconds", "epochs": "count",
+    "commit": "text", "dirty": "boolean", "command": "text", "started": "text", "seconds": "seconds", "epochs": "count",
     "host": "text", "dataset_fingerprint": "text", "images_digest": "text", "images": "count",
-    **dict.fromkeys(SHARES, "share"), "correct": "text",
+    **dict.fromkeys(ACCURACIES, "fraction"), "correct": "text",
 }  # fmt: skip
 IMAGE_COLUMNS = {"digest": "text", "images": "count", "labels": "text", "groups": "text"}
-_TOLERANCE = 1e-6  # of a share that is written with eight decimals
+_WAY_OUT = "restore it from git, or run task=report on the machine with the study"
+_TOLERANCE = 1e-6  # for a fraction that is written with eight decimals
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a table's runs gave, checked.
+    """Checked results of a table.
 
     Attributes:
-        table: a row a cell, `COLUMNS`; blank texts are "", other blanks missing.  Seeds in order within a level.
-        labels: images_digest to each test image's class, int64 (images,).
-        groups: images_digest to each test image's group, uint8 (images,): 0 head, 1 medium, 2 tail.
-        images: the table of `image_row`s.
+        table: one row per cell, `COLUMNS`; a blank is "" in text columns and NA in others.  Sorted by seed in a level.
+        labels: images_digest to the class of each test image, int64 (images,).
+        groups: images_digest to the group of each test image, uint8 (images,): 0 head, 1 medium, 2 tail.
+        images: one `image_row` per set of test images.
     """
 
     table: pd.DataFrame
@@ -51,34 +52,34 @@ class Results:
     images: pd.DataFrame
 
     def correct(self, level: str, seeds: Iterable[int]) -> np.ndarray:
-        """bool (seeds, images): which test images complete cells of a level have right."""
+        """Return which test images the complete cells of a level have right, bool (seeds, images)."""
         cells = self.table[self.table["level"] == level].set_index("seed")
         return np.stack([unpack(cells.at[seed, "correct"], int(cells.at[seed, "images"])) for seed in seeds])
 
 
 def pack(correct: np.ndarray) -> str:
-    """The correctness of every test image, bool (images,), as base64 text of eight images a byte.
+    """Return the correctness of every test image, bool (images,), as base64 text with eight images per byte.
 
-    It is not compressed, since other versions of zlib give other bytes.
+    It is not compressed, because other versions of zlib give other bytes.
     """
     return base64.b64encode(np.packbits(np.asarray(correct, bool)).tobytes()).decode()
 
 
 def unpack(text: str, images: int) -> np.ndarray:
-    """`pack` undone: bool (images,).
+    """Invert `pack`: return bool (images,).
 
     Raises:
-        ValueError: not what `pack` makes of so many images.
+        ValueError: the text is not a packed array of that length.
     """
     packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
     bits = np.unpackbits(packed).astype(bool)
     if len(packed) != -(-images // 8) or bits[images:].any():
-        raise ValueError(f"{len(bits)} bits are not the correctness of {images} images")
+        raise ValueError(f"{len(bits)} bits, not the correctness of {images} images")
     return bits[:images]
 
 
 def images_digest(paths: Iterable[str], true: Iterable[str]) -> str:
-    """16 hexadecimal digits for the test photos' paths and true classes (names), in order."""
+    """Return 16 hexadecimal digits that identify the test images by path and true class (name), in order."""
     digest = hashlib.sha256()
     for path, name in zip(paths, true, strict=True):
         digest.update(f"{path}\0{name}\0".encode(errors="surrogateescape"))
@@ -86,10 +87,10 @@ def images_digest(paths: Iterable[str], true: Iterable[str]) -> str:
 
 
 def image_row(digest: str, labels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """A row of `images.csv`.
+    """Return a row of `images.csv`.
 
     Args:
-        labels: int (images,), each test image's class.
+        labels: int (images,), the class of each test image.
         groups: int (images,), 0 head, 1 medium, 2 tail.
     """
     labels = np.asarray(labels)
@@ -100,22 +101,24 @@ def image_row(digest: str, labels: np.ndarray, groups: np.ndarray) -> dict[str, 
 
 
 def accuracies(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """top1 and macro_top1 (the mean over the classes that have images) as shares, from bool and int (images,)."""
+    """Return top1 and macro_top1 (mean over classes with images), 0 to 1, from bool (images,) and int (images,)."""
     images = np.bincount(labels)
     hits = np.bincount(labels, correct)
     return {"top1": float(np.mean(correct)), "macro_top1": float((hits[images > 0] / images[images > 0]).mean())}
 
 
 def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> Results:
-    """Typed, sorted by level (in order of appearance) and seed, and found to agree with each other.
+    """Check that both tables are complete and consistent; return them typed and sorted.
+
+    Rows are sorted by level (in order of appearance) and seed.
 
     Args:
-        results, images: with `COLUMNS` and `IMAGE_COLUMNS`, of any types that say the same; blank is None, NaN or "".
-        source: for errors, where they are from.
+        results, images: with `COLUMNS` and `IMAGE_COLUMNS`, as text or typed; a blank is None, NaN or "".
+        source: where they come from, for errors.
 
     Raises:
-        DataError: columns are missing, a value is no such thing, a cell stands twice, a complete one lacks its
-            results, or they contradict its correctness by image.
+        DataError: a column is missing, a value has the wrong type, a cell is duplicated, a complete cell lacks its
+            accuracies, or they contradict its correctness by image.
     """
     try:
         table, images = _typed(results, COLUMNS), _typed(images, IMAGE_COLUMNS)
@@ -128,14 +131,14 @@ def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> R
         _check_cells(checked)
     except (ValueError, KeyError, TypeError, binascii.Error, zlib.error) as error:
         reason = escape_controls(str(error))[:200]
-        raise DataError(f"{source}: {reason}\nrestore it from git, or collect it again where its study is") from None
+        raise DataError(f"{source}: {reason}\n{_WAY_OUT}") from None
     return checked
 
 
 def _typed(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     absent = [column for column in columns if column not in frame]
     if absent:
-        raise ValueError(f"there is no column {', '.join(absent)}")
+        raise ValueError(f"no column {', '.join(absent)}")
     return pd.DataFrame({column: _column(frame[column], kind) for column, kind in columns.items()})
 
 
@@ -144,17 +147,17 @@ def _column(values: pd.Series, kind: str) -> pd.Series:
     try:
         typed = [None if pd.isna(value) or value == "" else convert(value) for value in values]
     except (ValueError, KeyError):
-        raise ValueError(f"column {values.name} holds what is no {kind}") from None
+        raise ValueError(f"column {values.name}: a value is not of kind {kind}") from None
     if dtype is object:
         typed = ["" if value is None else value for value in typed]
     return pd.Series(typed, dtype=dtype)
 
 
-def _share(value: Any) -> float:
-    share = float(value)
-    if not 0 <= share <= 1:
+def _fraction(value: Any) -> float:
+    fraction = float(value)
+    if not 0 <= fraction <= 1:
         raise ValueError
-    return share
+    return fraction
 
 
 def _count(value: Any) -> int:
@@ -164,24 +167,24 @@ def _count(value: Any) -> int:
     return number
 
 
-# One kind of value: how it is read, and the type of its column.
+# Kind of value to its parser and the dtype of its column.
 _KINDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "name": (str, object),
     "text": (lambda value: escape_controls(str(value)), object),
     "count": (_count, "Int64"),
-    "share": (_share, float),
+    "fraction": (_fraction, float),
     "seconds": (float, float),
-    "truth": (lambda value: {"true": True, "false": False}[str(value).lower()], "boolean"),
+    "boolean": (lambda value: {"true": True, "false": False}[str(value).lower()], "boolean"),
 }
 
 
 def _image_arrays(row) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, groups) of a row of images.csv."""
+    """Return (labels, groups) of a row of images.csv."""
     raw = {name: zlib.decompress(base64.b64decode(getattr(row, name), validate=True)) for name in ("labels", "groups")}
     kind = {2: "<u2", 4: "<u4"}.get(len(raw["labels"]) // max(1, row.images))
     groups = np.frombuffer(raw["groups"], np.uint8)
     if kind is None or len(raw["labels"]) % row.images or len(groups) != row.images or groups.max() > 2:
-        raise ValueError(f"images {row.digest}: labels and groups are not those of {row.images} images")
+        raise ValueError(f"images {row.digest}: labels or groups do not have {row.images} entries")
     return np.frombuffer(raw["labels"], kind).astype(np.int64), groups
 
 
@@ -189,26 +192,26 @@ def _check_cells(results: Results) -> None:
     table = results.table
     if table["seed"].isna().any() or not table["state"].isin(STATES).all():
         raise ValueError(f"a cell needs a seed and a state ({', '.join(STATES)})")
-    twice = table[table.duplicated(["level", "seed"])]
-    if len(twice):
-        raise ValueError(f"the cell {twice['level'].iloc[0]}, seed {twice['seed'].iloc[0]} stands twice")
+    duplicates = table[table.duplicated(["level", "seed"])]
+    if len(duplicates):
+        raise ValueError(f"duplicate cell: {duplicates['level'].iloc[0]}, seed {duplicates['seed'].iloc[0]}")
     for row in table[table["state"] == "complete"].itertuples():
-        cell = f"the cell {row.level}, seed {row.seed}"
+        cell = f"cell {row.level}, seed {row.seed}"
         if row.images_digest not in results.labels:
             raise ValueError(f"{cell}: its test images ({row.images_digest or 'blank'}) are not in {IMAGES}")
         labels = results.labels[row.images_digest]
         if pd.isna(row.images) or row.images != len(labels):
-            raise ValueError(f"{cell}: {row.images} images, not the {len(labels)} of {row.images_digest}")
+            raise ValueError(f"{cell}: {row.images} images, but {row.images_digest} has {len(labels)}")
         for name, value in accuracies(unpack(row.correct, len(labels)), labels).items():
-            if not abs(getattr(row, name) - value) < _TOLERANCE:  # nan included
-                raise ValueError(f"{cell}: {name} {getattr(row, name)} is not what its images say ({value:.6f})")
+            if not abs(getattr(row, name) - value) < _TOLERANCE:  # includes NaN
+                raise ValueError(f"{cell}: {name} {getattr(row, name)} contradicts its images ({value:.6f})")
 
 
 def write_results(folder: Path, results: pd.DataFrame, images: pd.DataFrame) -> Results:
-    """Check, and write both files, each whole or not at all; returns what was written.
+    """Check the results, write both files atomically, and return the checked results.
 
     Args:
-        results, images: as `check_results`.
+        results, images: as in `check_results`.
 
     Raises:
         DataError: they are inconsistent; nothing is written.
@@ -221,32 +224,30 @@ def write_results(folder: Path, results: pd.DataFrame, images: pd.DataFrame) -> 
 
 
 def _write(file: Path, table: pd.DataFrame, columns: dict[str, str]) -> None:
-    texts = {column: [_written(value, kind) for value in table[column]] for column, kind in columns.items()}
+    texts = {column: [_format(value, kind) for value in table[column]] for column, kind in columns.items()}
     text = pd.DataFrame(texts, dtype=object).to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
     write_text(file, text)
 
 
-def _written(value: Any, kind: str) -> str:
+def _format(value: Any, kind: str) -> str:
     if pd.isna(value):
         return ""
-    forms = {"share": "{:.8f}", "seconds": "{:.1f}", "truth": "{!s}"}
+    forms = {"fraction": "{:.8f}", "seconds": "{:.1f}"}
     text = forms.get(kind, "{}").format(value)
-    return text.lower() if kind == "truth" else text
+    return text.lower() if kind == "boolean" else text
 
 
 def read_results(folder: Path) -> Results:
-    """What `write_results` wrote.
+    """Read and check the files of `write_results`.
 
     Raises:
-        DataError: a file is missing, damaged, or contradicts the other.
+        DataError: a file is missing or damaged, or contradicts the other.
     """
     tables = []
     for name in (RESULTS, IMAGES):
         try:
             tables.append(pd.read_csv(folder / name, dtype=str, keep_default_na=False, encoding="utf-8"))
-        except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
+        except (OSError, ValueError) as error:  # pandas raises subclasses of ValueError when it cannot parse
             reason = escape_controls(str(error)).split("\\n")[0][:160]
-            raise DataError(
-                f"{folder / name}: {reason}\nrestore it from git, or collect it again where its study is"
-            ) from None
+            raise DataError(f"{folder / name}: {reason}\n{_WAY_OUT}") from None
     return check_results(*tables, str(folder / RESULTS))

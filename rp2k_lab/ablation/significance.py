@@ -1,17 +1,18 @@
-"""Verdicts of a table: every level against one baseline, paired by seed and by image.
+"""Statistical test of a table: every level against its baseline, paired by seed and by image.
 
 Model: correctness(level) - correctness(baseline) of seed i on image j = difference + seed_i + image_j + rest_ij, all
 random (crossed random effects).  The variance of the mean over n seeds and m images is estimated by
 s²(mean per seed) / n + s²(mean per image) / m.  On average both parts contain rest / (n m), so the sum is too large:
-by a factor of 2 where there is nothing but that rest, by less elsewhere.
+by a factor of 2 if the rest is all there is, by less otherwise.
 
-Half an interval is sqrt(t²(n - 1) s² / n + t²(m - 1) s² / m), each part with its own t quantile: it covers at least at
-its level whatever the ratio of the parts (Banerjee, Sankhya 22, 1960), and is the paired t interval where only seeds
-vary.  Satterthwaite's one t quantile does not cover: with 3 seeds a 5 % test errs up to 7.9 % of the time and a 0.83 %
-test (5 % over 6 levels) 3.3 %.  Few seeds pay for it: t(2) at 0.83 % is 10.9, t(4) of five seeds 4.9.
+The half width of an interval is sqrt(t²(n - 1) s² / n + t²(m - 1) s² / m), each part with its own t quantile.  It
+covers at least at its level for any ratio of the parts (Banerjee, Sankhya 22, 1960), and equals the paired t interval
+if only seeds vary.  A single Satterthwaite t quantile does not cover: with 3 seeds a 5 % test errs up to 7.9 % of the
+time and a 0.83 % test (5 % over 6 levels) 3.3 %.  The price is wide intervals from few seeds: t(2) at 0.83 % is 10.9
+(3 seeds), t(4) is 4.9 (5 seeds).
 
-Images are taken as independent draws and their mean as normal.  Simulated, 95 % intervals cover 63 % where every five
-images in a row are one scene, and 90 % where about four images disagree, all one way.
+The model assumes independent images and a normal mean.  In simulations 95 % intervals cover 63 % when every five
+images in a row are one scene, and 90 % when only about four images disagree, all in one direction.
 """
 
 import math
@@ -23,24 +24,24 @@ import numpy as np
 
 from rp2k_lab.core.errors import DataError
 
-ROUNDING = 1e-24  # a variance of shares below this is float64's rounding of equal numbers
+ROUNDING = 1e-24  # a smaller variance of accuracies is float64 rounding of equal numbers
 SMALLEST_P = 1e-100
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A level against its baseline, paired by seed and by image.
+    """Difference of a level from its baseline, paired by seed and by image.
 
     Attributes:
-        value: level - baseline, a share (not points).
-        standard_error: nan with one seed, from which no seed variance can be estimated.
-        degrees_of_freedom: Satterthwaite's, to describe the standard error (see the module); with one seed images - 1.
-        seeds, images: counts; images of weight 0 are not counted.
-        seed_variance: s² of the per-seed mean differences (n - 1); nan with one seed.
-        image_variance: s² of the per-image mean differences over seeds, in units such that image_variance / images is
-            its part of the variance, with weights too.
-        residual_variance: s² of what the means of seeds and images leave, in the same units: residual_variance /
-            (seeds * images) is in both parts.  nan with one seed.
+        value: level - baseline, a fraction (not points).
+        standard_error: NaN with one seed, which gives no estimate of the seed variance.
+        degrees_of_freedom: Satterthwaite's, of the standard error; images - 1 with one seed.
+        seeds, images: counts, without images of weight 0.
+        seed_variance: s² of the per-seed mean differences (n - 1); NaN with one seed.
+        image_variance: s² of the per-image mean differences over seeds, scaled so that image_variance / images is its
+            part of the variance, also with weights.
+        residual_variance: s² of the rest after the means of seeds and images, in the same units: both parts contain
+            residual_variance / (seeds * images).  NaN with one seed.
     """
 
     value: float
@@ -54,13 +55,13 @@ class Difference:
 
 
 def paired_difference(level: np.ndarray, baseline: np.ndarray, weights: np.ndarray | None = None) -> Difference:
-    """The mean difference of two levels with the two parts of its variance.
+    """Return the mean difference of two levels with the two parts of its variance.
 
-    Weighted, the image part is the linearized variance of a ratio with leverages h = weight / sum: the sum of
-    h² (d - mean)² / (1 - h), which without weights is s² / m.
+    With weights, the image part is the linearized variance of a ratio with leverages h = weight / sum: the sum of
+    h² (d - mean)² / (1 - h); without weights this is s² / m.
 
     Args:
-        level, baseline: bool or float (seeds, images), rows the same seeds in order, columns the same images.
+        level, baseline: bool or float (seeds, images), same seeds in rows, same images in columns.
         weights: float (images,) >= 0; for macro accuracy 1 / (classes * images of the class).  None: a plain mean.
 
     Raises:
@@ -76,11 +77,11 @@ def paired_difference(level: np.ndarray, baseline: np.ndarray, weights: np.ndarr
     if weights.shape != level.shape[1:] or not (np.isfinite(weights) & (weights >= 0)).all():
         raise DataError(
             f"weights: {weights.shape} for {level.shape[1]} images, or some negative or not finite\n"
-            "give one finite weight >= 0 an image"
+            "give each image a finite weight >= 0"
         )
     n, m = len(level), int((weights > 0).sum())
     if n < 1 or m < 2:
-        raise DataError(f"results: {n} seeds and {m} images that count\ngive at least one seed and two images")
+        raise DataError(f"results: {n} seeds and {m} images of weight above 0\ngive at least one seed and two images")
     difference, leverage = level - baseline, weights / weights.sum()
     per_seed, per_image = difference @ leverage, difference.mean(axis=0)
     value = float(per_image @ leverage)
@@ -111,12 +112,12 @@ def _rounded(variance: float) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row of a table judged among all its rows.
+    """Verdict on one row among all rows of a table.
 
     Attributes:
-        low, high: simultaneous interval over the table, shares; see `judge`.
-        p, p_holm: two-sided; nan where no test was made (one seed, or no variance at all).
-        bound: the x of "no difference larger than x shown", max(|low|, |high|), of open rows; else None.
+        low, high: simultaneous interval over the table, fractions; see `judge`.
+        p, p_holm: two-sided; NaN without a test (one seed, or no variance at all).
+        bound: the x of "no difference larger than x shown", max(|low|, |high|); None unless the row is open.
     """
 
     difference: Difference
@@ -129,22 +130,22 @@ class Verdict:
 
 
 def judge(differences: Sequence[Difference], alpha: float = 0.05) -> list[Verdict]:
-    """Words by Holm's step-down test, intervals by Bonferroni; the rows of one table, in its order.
+    """Judge all rows of a table, in order: words by Holm's step-down test, intervals by Bonferroni.
 
-    Each of two statements holds at 1 - alpha under any dependence of the rows, such as the shared baseline: no level
-    equal to the baseline is called, and all Bonferroni intervals cover.  Holm decides some rows whose Bonferroni
-    interval still holds 0; such an interval is cut at 0 (`low == 0` of a better row: read "above 0"), since 0 is what
-    Holm rejected.  Intervals jointly right with Holm's words (Strassburger and Bretz, Statistics in Medicine 27, 2008;
-    Guilbaud, Biometrical Journal 50, 2008) put that 0 into *every* decided row while one row is open, so a table would
-    not say how large its clear differences are.  Here only rows that Bonferroni leaves open lose that; the price is
-    that words and intervals are right together at 1 - 2 alpha at the worst.
+    Two statements each hold at 1 - alpha under any dependence of the rows (they share a baseline): no level equal to
+    the baseline is called, and all Bonferroni intervals cover.  Holm decides some rows whose Bonferroni interval still
+    contains 0.  Such an interval is cut at 0, which Holm rejected (`low == 0` of a better row: read "above 0").
+    Intervals jointly right with Holm's words (Strassburger and Bretz, Statistics in Medicine 27, 2008; Guilbaud,
+    Biometrical Journal 50, 2008) end at 0 in *every* decided row while one row is open, which hides the size of clear
+    differences.  Here only rows that Bonferroni leaves open lose their size; the price is that words and intervals are
+    right together at 1 - 2 alpha in the worst case.
 
-    No test, so "open" and p nan, though counted among the comparisons:
-        - one seed (`difference.seeds == 1`): the interval holds for these two runs on new images alone; the spread
-          between seeds is not in it;
-        - no variance (`standard_error == 0`, as of identical predictions): nothing can be estimated but how often the
-          two disagree, at most 1 - (alpha / rows)^(1 / images) when they never did (Clopper and Pearson, Biometrika
-          26, 1934; about 3 / images for one row), which is the half width.  With weights it is that of plain images.
+    Two kinds of row get no test: they are "open" with p NaN, and still count as comparisons.
+        - One seed (`difference.seeds == 1`): the interval holds for these two runs on new images, without the spread
+          between seeds.
+        - No variance (`standard_error == 0`, identical predictions): the half width is the largest disagreement
+          compatible with none in all images, 1 - (alpha / rows)^(1 / images) (Clopper and Pearson, Biometrika 26,
+          1934; about 3 / images for one row).  Weights do not enter it.
     """
     p = [_p_value(difference) for difference in differences]
     return [
@@ -155,7 +156,7 @@ def judge(differences: Sequence[Difference], alpha: float = 0.05) -> list[Verdic
 def _verdict(difference: Difference, alpha: float, comparisons: int, p: float, p_holm: float) -> Verdict:
     half = _half_width(difference, alpha / comparisons)
     low, high = max(-1.0, difference.value - half), min(1.0, difference.value + half)
-    if not p_holm <= alpha:  # nan included
+    if not p_holm <= alpha:  # includes NaN
         return Verdict(difference, low, high, p, p_holm, "open", max(abs(low), abs(high)))
     if difference.value > 0:
         return Verdict(difference, max(0.0, low), high, p, p_holm, "better", None)
@@ -172,7 +173,7 @@ def _half_width(difference: Difference, alpha: float) -> float:
 
 
 def _banerjee(seed_part, seeds: int, image_part: float, images: int, alpha: float):
-    """Half the interval at 1 - alpha (see the module); seed_part may be an array."""
+    """Return the half width of the interval at 1 - alpha (see the module); seed_part may be an array."""
     from scipy.special import stdtrit
 
     seed_t2 = stdtrit(seeds - 1, alpha / 2) ** 2 if seeds > 1 else 0.0
@@ -180,10 +181,10 @@ def _banerjee(seed_part, seeds: int, image_part: float, images: int, alpha: floa
 
 
 def _p_value(difference: Difference) -> float:
-    """The alpha whose interval ends at 0; nan where no test can be made."""
+    """Return the alpha whose interval ends at 0, or NaN without a test."""
     from scipy.optimize import brentq
 
-    if not difference.standard_error > 0:  # nan included
+    if not difference.standard_error > 0:  # includes NaN
         return math.nan
     size = abs(difference.value)
     if _half_width(difference, SMALLEST_P) <= size:
@@ -192,7 +193,7 @@ def _p_value(difference: Difference) -> float:
 
 
 def _holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979); nan counts as 1 and stays nan."""
+    """Return Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979); NaN counts as 1 and stays NaN."""
     filled = np.nan_to_num(np.asarray(p, float), nan=1.0)
     order = np.argsort(filled, kind="stable")
     adjusted = np.empty(len(filled))
@@ -203,11 +204,11 @@ def _holm(p: Sequence[float]) -> list[float]:
 def seeds_to_settle(
     difference: Difference, comparisons: int, alpha: float = 0.05, power: float = 0.8, most: int = 1000
 ) -> int | None:
-    """Total seeds at which a difference of the observed size would be called with `power`, on the same images.
+    """Return the total seeds at which a difference of the observed size is called with `power`, on the same images.
 
-    Called at alpha / comparisons, Holm's first and hardest step.  The variances are taken as estimated (a rough guess
-    from few seeds, and the observed size of a picked row is likely too large), apart from the rest within the image
-    part, which shrinks with the seeds.  None: no number up to `most` does it, or one seed gave no seed variance.
+    The level is alpha / comparisons, Holm's first and hardest step.  The variances are the estimated ones: a rough
+    guess from few seeds, and the observed size of a selected row is likely too large.  Only the rest within the image
+    part shrinks with the seeds.  None: more than `most`, or one seed gave no seed variance.
     """
     n, m, rest = difference.seeds, difference.images, difference.residual_variance
     if not difference.standard_error > 0:
@@ -225,7 +226,7 @@ def seeds_to_settle(
 def images_to_settle(
     difference: Difference, comparisons: int, alpha: float = 0.05, power: float = 0.8, most: int = 10**7
 ) -> int | None:
-    """Total test images at which the same would be called with the seeds there are; as `seeds_to_settle`."""
+    """Return the total test images at which it is called with the current seeds; see `seeds_to_settle`."""
     n, m, rest = difference.seeds, difference.images, difference.residual_variance
     if not difference.standard_error > 0:
         return None
@@ -240,7 +241,7 @@ def images_to_settle(
 
 
 def _power(value: float, parts: tuple[float, float], variance: float, seeds: int, images: int, alpha: float) -> float:
-    """Chance that |value| is called, over the estimate (normal) and its seed part (chi², by 400 quantiles)."""
+    """Return the probability that |value| is called, over a normal estimate and a chi² seed part (400 quantiles)."""
     from scipy.special import chdtri, ndtr
 
     tails = (np.arange(400) + 0.5) / 400
@@ -250,7 +251,7 @@ def _power(value: float, parts: tuple[float, float], variance: float, seeds: int
 
 
 def _first(enough: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The least integer of [low, high] that is enough, given that more stays enough."""
+    """Return the least integer in [low, high] that is enough, by bisection (`enough` is monotonic); None if none is."""
     if not enough(high):
         return None
     while low < high:

@@ -1,4 +1,4 @@
-"""Whether one run of each level could have shown a published difference."""
+"""Test whether one run of each level could have shown a published difference."""
 
 import math
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from rp2k_lab.core.errors import RequestError
 
 @dataclass(frozen=True)
 class Limit:
-    """What noise alone does to the difference of two single runs that disagree on a share of the images.
+    """Noise in the difference of two single runs, at a given disagreement.
 
     Attributes:
-        disagreement: share of the images that exactly one of the two runs has right.
-        noise, z, shown: half width of the 95 % interval from the images alone (a share), |difference| in its standard
-            errors (inf where there is no noise), and whether |difference| exceeds the noise.
-        noise_with_seeds, z_with_seeds, shown_with_seeds: the same with the seed spread of both runs added.
+        disagreement: fraction of the images that exactly one of the two runs has right.
+        noise, z, shown: half width of the 95 % interval from the images alone (a fraction), |difference| in standard
+            errors (inf without noise), and whether |difference| exceeds the noise.
+        noise_with_seeds, z_with_seeds, shown_with_seeds: the same, plus the seed spread of both runs.
     """
 
     disagreement: float
@@ -29,13 +29,15 @@ class Limit:
 
 @dataclass(frozen=True)
 class SingleRun:
-    """Whether one run of each level could have shown a difference; `str()` is the sentence for a report.
+    """Whether one run of each level could have shown a difference; `str()` gives the sentence for a report.
 
     Attributes:
-        difference: a share; images: how many were tested; seed_sd: of one run's accuracy over seeds, a share.
-        least: at the least disagreement that the difference admits.
-        independent: the runs err independently of each other.
-        measured: at a disagreement that was given; else None.
+        difference: a fraction.
+        images: number of test images.
+        seed_sd: standard deviation of one run's accuracy over seeds, a fraction.
+        least: at the least possible disagreement, |difference|.
+        independent: at the disagreement of two independent runs.
+        measured: at the given disagreement, or None.
     """
 
     difference: float
@@ -47,7 +49,7 @@ class SingleRun:
 
     @property
     def answer(self) -> Literal["yes", "no", "depends"]:
-        """By the measured disagreement where there is one; else "depends" when the two limits differ.  With seeds."""
+        """By the measured disagreement; without one, "depends" if the two limits differ.  Includes the seed spread."""
         limits = (self.measured,) if self.measured else (self.least, self.independent)
         shown = {limit.shown_with_seeds for limit in limits}
         return "depends" if len(shown) == 2 else "yes" if shown == {True} else "no"
@@ -72,26 +74,27 @@ def single_run_resolution(
     seed_sd: float = 0.0,
     alpha: float = 0.05,
 ) -> SingleRun:
-    """Could one run of each on the same test images have shown a published difference?
+    """Return whether one run of each level on the same test images could have shown a published difference.
 
-    The variance of the difference of two accuracies on the same images is (d - difference²) / images, d the share on
-    which the runs disagree (McNemar, Psychometrika 12, 1947).  Unpublished, d lies between |difference| and, for runs
-    that err independently, a (1 - b) + b (1 - a); runs trained on the same images agree more than that.
+    The variance of the difference of two accuracies a and b on the same images is (d - difference²) / images, where d
+    is the fraction of images on which the runs disagree (McNemar, Psychometrika 12, 1947).  If d was not published, it
+    lies between |difference| and a (1 - b) + b (1 - a) (independent errors); runs trained on the same images agree
+    more than that.
 
     Args:
-        difference: level - baseline, a share.
-        accuracy: the baseline's, a share.
-        disagreement: measured d, a share; below |difference| it is taken as that.
-        seed_sd: standard deviation of one run's accuracy over seeds, a share; its square is added twice.
+        difference: level - baseline, a fraction.
+        accuracy: of the baseline, a fraction.
+        disagreement: measured d, a fraction; raised to |difference| if smaller.
+        seed_sd: standard deviation of one run's accuracy over seeds, a fraction; its square is added twice.
 
     Raises:
-        RequestError: an accuracy outside [0, 1], or no images.
+        RequestError: an accuracy is outside [0, 1], or there are no images.
     """
     other = accuracy + difference
     if not (0 <= accuracy <= 1 and 0 <= other <= 1 and images >= 1):
         raise RequestError(
-            f"accuracy {accuracy}, difference {difference} on {images} images: no accuracies of single runs\n"
-            "give shares between 0 and 1 (0.9523, not 95.23) and at least one image"
+            f"accuracy {accuracy}, difference {difference} on {images} images: not accuracies of single runs\n"
+            "give fractions between 0 and 1 (0.9523, not 95.23) and at least one image"
         )
 
     def limit(d: float) -> Limit:

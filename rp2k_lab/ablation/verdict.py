@@ -1,13 +1,14 @@
-"""From the results of a table's runs to what may be said of each level.  Pure: nothing is read, drawn or written."""
+"""Verdict on each level of a table, computed from its results without any input or output."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.ablation.results import SHARES, Results
+from rp2k_lab.ablation.results import ACCURACIES, Results
 from rp2k_lab.ablation.significance import (
     Difference,
     Verdict,
@@ -20,46 +21,49 @@ from rp2k_lab.ablation.single_run import SingleRun, single_run_resolution
 from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.dataset.class_groups import GROUPS
 
-RP2K_TEST_IMAGES = 39_027  # of the published entry, after its cleaning
-# Holds the place of a comparison that cannot be made yet: `judge` makes no test of one seed, but counts it, so that no
-# word is taken back when the missing cells arrive.
-_NOT_MADE = Difference(0.0, math.nan, 1, 1, 2, math.nan, 1.0, math.nan)
+RP2K_TEST_IMAGES = 39_027  # of the published entry, after cleaning
+# Placeholder of a comparison that lacks cells: `judge` does not test one seed but counts it, so that verdicts hold when
+# the missing cells arrive.
+_PENDING = Difference(0.0, math.nan, 1, 1, 2, math.nan, 1.0, math.nan)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published difference, and whether one run of each could have shown it on RP2K's test images.
+    """A published difference, and whether one run of each level could have shown it on RP2K's test images.
 
     Attributes:
-        difference: a share.
-        accuracy: the baseline's, a share; None where none was published, and 0.5, where noise is largest, is taken.
-        unknown: with the disagreement of the two runs unknown.
-        as_ours: with our disagreement, and our spread over seeds where there are two or more; None without ours.
+        difference: a fraction.
+        accuracy: of the baseline, a fraction; None if not published, and 0.5 (largest noise) is assumed.
+        unknown: with an unknown disagreement of the two runs.
+        as_measured: with the disagreement measured here and, from two or more seeds, the measured seed spread; None
+            without a measurement.
     """
 
     difference: float
     accuracy: float | None
     unknown: SingleRun
-    as_ours: SingleRun | None
+    as_measured: SingleRun | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A level.
+    """One level of a judged table.
 
     Attributes:
-        baseline: the level that it is compared with, or None.
-        seeds: those of its complete cells; missing, running: those without a result; failed: seed to reason.
-        mean, sd: of the table's metric over seeds, shares; nan without, or with one, seed.
-        means: each metric's mean over seeds, a share; nan where no test image is of the kind.
-        images: test images.
-        seconds: of all its cells.
-        published: top-1, a share, or None.
-        verdict: None where no comparison is made; `not_compared` says why, and is "" where none is meant.
-        seeds_needed, images_needed: for an open row, how many in total would settle a difference of the observed size;
-            None where no number does, or the row is not open.
-        published_difference: None where there is none.
-        notes: what a reader has to know about where the cells are from.
+        baseline: the level to compare with, or None.
+        seeds: seeds of complete cells.
+        missing, running: seeds without a result.
+        failed: seed to reason.
+        mean, sd: of the table's metric over seeds, fractions; mean is NaN without a seed, sd with fewer than two.
+        means: metric to its mean over seeds, a fraction; NaN without test images of the group.
+        images: number of test images.
+        seconds: total of all cells.
+        published: top-1, a fraction, or None.
+        verdict: None without a comparison; `not_compared` has the reason, "" for a baseline.
+        seeds_needed, images_needed: total number that would settle a difference of the observed size; None if no number
+            does, or the row is not open.
+        published_difference: None if not published.
+        notes: differences in commit, data set or uncommitted changes.
     """
 
     level: str
@@ -83,22 +87,22 @@ class Row:
 
     @property
     def word(self) -> str:
-        """better, worse or open; with one seed, from which nothing follows about another, or uncompared, ""."""
+        """better, worse or open; "" without a comparison or with a single seed."""
         return self.verdict.word if self.verdict and self.verdict.difference.seeds > 1 else ""
 
 
 @dataclass(frozen=True)
 class JudgedTable:
-    """A judged table.
+    """Verdicts on all levels of a table.
 
     Attributes:
-        seeds: that each level should have.
-        comparisons: how many, made or not, share the table's 5 %.
-        commits: commit to how many cells were run from it, the dirty ones named so.
-        hosts: where cells were run.
-        ignored: levels of the results that are not run at this scale.
-        images_of: top1, head_top1, medium_top1 and tail_top1 to the test images they are counted on; empty unless all
-            cells share their images.
+        seeds: the seeds that each level should have.
+        comparisons: number of comparisons, pending ones included, that share the 5 % of the table.
+        commits: commit to its number of cells; uncommitted changes are named.
+        hosts: machines that ran cells.
+        ignored: levels of the results that this scale does not have.
+        images_of: top1, head_top1, medium_top1 and tail_top1 to their numbers of test images; empty unless all cells
+            have the same images.
     """
 
     ablation: Ablation
@@ -113,19 +117,19 @@ class JudgedTable:
 
     @property
     def hours(self) -> float:
-        """Of all cells, one after another."""
+        """Total time of all cells [h]."""
         return sum(row.seconds for row in self.rows) / 3600
 
     @property
     def missing_cells(self) -> int:
-        """Cells without a result: missing, running or failed."""
+        """Number of cells without a result: missing, running or failed."""
         return sum(len(row.missing) + len(row.running) + len(row.failed) for row in self.rows)
 
 
 def judge_table(ablation: Ablation, scale: Scale, results: Results) -> JudgedTable:
-    """Every level of a scale, each with a baseline compared with it on the seeds and images that both have.
+    """Compare every level of a scale with its baseline, on the seeds and images that both have.
 
-    Comparisons that lack their results count in Holm's correction all the same.
+    Pending comparisons also count in Holm's correction.
     """
     names = ablation.level_names(scale)
     cells = results.table[results.table["level"].isin(names)]
@@ -133,12 +137,12 @@ def judge_table(ablation: Ablation, scale: Scale, results: Results) -> JudgedTab
     rows = [_row(ablation, name, cells[cells["level"] == name], seeds) for name in names]
     compared = [row for row in rows if row.baseline is not None]
     by_name = {row.level: row for row in rows}
-    made = [_compare(ablation, row, by_name[row.baseline], results) for row in compared]
-    verdicts = judge([_NOT_MADE if isinstance(one, str) else one for one in made])
-    for row, one, verdict in zip(compared, made, verdicts, strict=True):
-        by_name[row.level] = _judged(row, one, verdict, len(made))
-        published = _published(ablation, row, by_name[row.baseline], results, one)
-        notes = (*row.notes, *_differing(cells, row.level, row.baseline))
+    differences = [_compare(ablation, row, by_name[row.baseline], results) for row in compared]
+    verdicts = judge([_PENDING if isinstance(difference, str) else difference for difference in differences])
+    for row, difference, verdict in zip(compared, differences, verdicts, strict=True):
+        by_name[row.level] = _with_verdict(row, difference, verdict, len(differences))
+        published = _published(ablation, row, by_name[row.baseline], results, difference)
+        notes = (*row.notes, *_baseline_notes(cells, row.level, row.baseline))
         by_name[row.level] = replace(by_name[row.level], published_difference=published, notes=notes)
     return JudgedTable(
         ablation=ablation,
@@ -160,27 +164,27 @@ def _row(ablation: Ablation, name: str, cells: pd.DataFrame, seeds: Sequence[int
     published = ablation.levels[name].published
     return Row(
         level=name,
-        baseline=ablation.compared_with(name),
+        baseline=ablation.baseline_of(name),
         seeds=tuple(done["seed"].tolist()),
         missing=tuple(seed for seed in seeds if seed not in set(cells["seed"])),
         running=tuple(states["running"]["seed"].tolist()),
         failed=dict(zip(states["failed"]["seed"].tolist(), states["failed"]["reason"], strict=True)),
         mean=float(values.mean()),
         sd=float(values.std()),
-        means={metric: float(done[metric].mean()) for metric in SHARES},
+        means={metric: float(done[metric].mean()) for metric in ACCURACIES},
         images=int(done["images"].max()) if len(done) else 0,
         seconds=float(cells["seconds"].sum()),
         published=None if published is None else published / 100,
-        notes=_own_notes(cells),
+        notes=_cell_notes(cells),
     )
 
 
 def _compare(ablation: Ablation, row: Row, baseline: Row, results: Results) -> Difference | str:
-    """The difference, or why there is none."""
+    """Return the difference, or the reason why there is none."""
     seeds = sorted(set(row.seeds) & set(baseline.seeds))
     if not seeds:
-        lacking = [one.level for one in (row, baseline) if not one.seeds]
-        return f"no finished run of {' nor of '.join(lacking)}" if lacking else "no seed is finished in both"
+        without = [level.level for level in (row, baseline) if not level.seeds]
+        return f"no finished run of {' nor of '.join(without)}" if without else "no seed is finished in both"
     table = results.table
     both = table[table["level"].isin([row.level, baseline.level]) & table["seed"].isin(seeds)]
     digests = sorted(set(both["images_digest"]))
@@ -191,67 +195,69 @@ def _compare(ablation: Ablation, row: Row, baseline: Row, results: Results) -> D
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
-    """float (images,), whose weighted mean of correctness is the macro accuracy."""
+    """Return float (images,) weights with which the mean correctness is the macro accuracy."""
     images = np.bincount(labels)
     return 1 / ((images > 0).sum() * images[labels])
 
 
-def _judged(row: Row, one: Difference | str, verdict: Verdict, comparisons: int) -> Row:
-    if isinstance(one, str):
-        return replace(row, not_compared=one)
+def _with_verdict(row: Row, difference: Difference | str, verdict: Verdict, comparisons: int) -> Row:
+    if isinstance(difference, str):
+        return replace(row, not_compared=difference)
     if verdict.word != "open":
         return replace(row, verdict=verdict)
     return replace(
         row,
         verdict=verdict,
-        seeds_needed=seeds_to_settle(one, comparisons),
-        images_needed=images_to_settle(one, comparisons),
+        seeds_needed=seeds_to_settle(difference, comparisons),
+        images_needed=images_to_settle(difference, comparisons),
     )
 
 
-def _published(ablation: Ablation, row: Row, baseline: Row, results: Results, one: Difference | str):
-    """The row's published difference, or None."""
+def _published(
+    ablation: Ablation, row: Row, baseline: Row, results: Results, measured: Difference | str
+) -> Published | None:
+    """Return the published difference of a row, or None."""
     if row.published is not None and baseline.published is not None:
         difference, accuracy = row.published - baseline.published, baseline.published
     elif ablation.levels[row.level].published_difference is not None:
         difference, accuracy = ablation.levels[row.level].published_difference / 100, None
     else:
         return None
-    single = lambda **ours: single_run_resolution(difference, accuracy or 0.5, RP2K_TEST_IMAGES, **ours)  # noqa: E731
-    as_ours = None
-    if isinstance(one, Difference):
+    single = partial(single_run_resolution, difference, accuracy or 0.5, RP2K_TEST_IMAGES)
+    as_measured = None
+    if isinstance(measured, Difference):
         seeds = sorted(set(row.seeds) & set(baseline.seeds))
         runs = [results.correct(level, seeds) for level in (row.level, baseline.level)]
         spread = [run.mean(axis=1).var(ddof=1) for run in runs] if len(seeds) > 1 else [0.0]
-        as_ours = single(disagreement=float((runs[0] != runs[1]).mean()), seed_sd=math.sqrt(np.mean(spread)))
-    return Published(difference, accuracy, single(), as_ours)
+        as_measured = single(disagreement=float((runs[0] != runs[1]).mean()), seed_sd=math.sqrt(np.mean(spread)))
+    return Published(difference, accuracy, single(), as_measured)
 
 
-def _own_notes(cells: pd.DataFrame) -> tuple[str, ...]:
+def _cell_notes(cells: pd.DataFrame) -> tuple[str, ...]:
     notes = []
-    for column, words in (("commit", "commits"), ("dataset_fingerprint", "data sets")):
-        found = sorted({value for value in cells[column] if value})
-        if len(found) > 1:
-            notes.append(f"its cells are of {len(found)} {words}: {', '.join(value[:10] for value in found)}")
+    for column, noun in (("commit", "commits"), ("dataset_fingerprint", "data sets")):
+        values = sorted({value for value in cells[column] if value})
+        if len(values) > 1:
+            notes.append(f"its cells are of {len(values)} {noun}: {', '.join(value[:10] for value in values)}")
     dirty = cells.loc[cells["dirty"].fillna(False).astype(bool), "seed"].tolist()
     if dirty:
         notes.append(f"run with uncommitted changes: seed {', '.join(map(str, dirty))}")
     return tuple(notes)
 
 
-def _differing(cells: pd.DataFrame, level: str, baseline: str) -> list[str]:
-    """What the two do not share though they should."""
+def _baseline_notes(cells: pd.DataFrame, level: str, baseline: str) -> list[str]:
+    """Name what should be the same in both levels, but differs."""
     notes = []
-    for column, words in (("commit", "another commit"), ("dataset_fingerprint", "another data set")):
-        ours, theirs = ({v for v in cells.loc[cells["level"] == name, column] if v} for name in (level, baseline))
-        if ours and theirs and ours != theirs:
-            notes.append(f"{words} than {baseline}'s")
+    for column, noun in (("commit", "another commit"), ("dataset_fingerprint", "another data set")):
+        of_level, of_baseline = ({v for v in cells.loc[cells["level"] == n, column] if v} for n in (level, baseline))
+        if of_level and of_baseline and of_level != of_baseline:
+            notes.append(f"{noun} than {baseline}'s")
     return notes
 
 
 def _commits(cells: pd.DataFrame) -> dict[str, int]:
     dirty = np.where(cells["dirty"].fillna(False).astype(bool), " with uncommitted changes", "")
-    names = [(commit[:10] or "unknown") + more for commit, more in zip(cells["commit"], dirty, strict=True)]
+    names = [(commit[:10] or "unknown") + suffix for commit, suffix in zip(cells["commit"], dirty, strict=True)]
     return {name: names.count(name) for name in sorted(set(names))}
 
 

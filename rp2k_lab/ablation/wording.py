@@ -1,11 +1,11 @@
-"""A judged table in words and numbers, for documents and the terminal."""
+"""Sentences, tables and commands that describe a judged table, for documents and the terminal."""
 
 import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from rp2k_lab.ablation.results import SHARES
+from rp2k_lab.ablation.results import ACCURACIES
 from rp2k_lab.ablation.significance import Verdict
 from rp2k_lab.ablation.verdict import JudgedTable, Row
 from rp2k_lab.config.ablation import Ablation, Scale
@@ -24,24 +24,24 @@ METRICS = {
 
 
 def run_command(ablation: Ablation, scale: Scale, seeds: Sequence[int]) -> str:
-    """What runs a table, or what is missing of it."""
+    """Return the command that runs a table with these seeds; it runs missing cells only."""
     seed = "" if tuple(seeds) == ablation.seeds else f" seed={','.join(map(str, seeds))}"
     root = " dataset.root=FOLDER" if ablation.scales[scale]["dataset"] != "shelf" else ""
     return f"python run.py -m ablation={ablation.name} scale={scale}{seed}{root}"
 
 
 def report_command(ablation: Ablation, scale: Scale) -> str:
-    """What makes its documents."""
+    """Return the command that writes the documents of a table."""
     return f"python run.py task=report ablation={ablation.name} scale={scale}"
 
 
 def decimals(images: int) -> int:
-    """Of a number in points: about what one test image is worth."""
+    """Return the number of decimals of a value in points: about the weight of one test image."""
     return 2 if images >= 10_000 else 1
 
 
 def summary(table: JudgedTable) -> str:
-    """One line: which levels are better or worse, how many are open, what is missing."""
+    """Return one line: levels that are better or worse, number of open ones, missing runs."""
     compared = [row for row in table.rows if row.baseline]
     parts = []
     for word in ("better", "worse"):
@@ -59,7 +59,7 @@ def summary(table: JudgedTable) -> str:
 
 
 def sentence(row: Row) -> Item:
-    """A compared level's verdict in words."""
+    """Return the verdict on a level with a baseline, as an item of a list."""
     lead = f"{row.level} against {row.baseline}"
     if row.verdict is None:
         return Item(lead, Tag("not compared", "none"), row.not_compared)
@@ -78,16 +78,16 @@ def sentence(row: Row) -> Item:
 
 def _to_settle(row: Row) -> str:
     if row.verdict.difference.standard_error == 0:
-        return "The runs agree on every image, so nothing can be said of how many would settle it."
+        return "The runs agree on every image, which gives no estimate of how many would settle it."
     needed = ((row.seeds_needed, "seeds"), (row.images_needed, "test images"))
-    found = [f"{_rough(number):,} {what}" for number, what in needed if number]
-    if not found:
+    texts = [f"{_rough(number):,} {what}" for number, what in needed if number]
+    if not texts:
         return "No number of seeds up to 1,000 would settle a difference of the size observed."
-    return f"About {' or '.join(found)} would settle one of the size observed: a rough guess."
+    return f"About {' or '.join(texts)} would settle one of the size observed: a rough guess."
 
 
 def _rough(number: int) -> int:
-    """Two digits of it, rounded up."""
+    """Round up to two digits."""
     unit = 10 ** max(0, int(math.log10(number)) - 1)
     return -(-number // unit) * unit
 
@@ -97,16 +97,16 @@ def _p(p: float) -> str:
 
 
 def grid(table: JudgedTable) -> Grid:
-    """Published and measured side by side."""
+    """Return published and measured results side by side."""
     metric = METRICS[table.ablation.metric]
     head = ["level", "seeds", f"{metric}, measured", "sd", "difference", "95 % interval", "verdict"]
-    shown = any(row.published is not None or row.published_difference for row in table.rows)
-    if shown:
+    has_published = any(row.published is not None or row.published_difference for row in table.rows)
+    if has_published:
         head[1:1] = ["top-1, published", "difference, published"]
     rows = []
     for row in table.rows:
         cells: list[str | Tag] = [row.level]
-        if shown:
+        if has_published:
             cells.append("–" if row.published is None else f"{100 * row.published:.2f} %")
             cells.append(points(row.published_difference.difference, 2) if row.published_difference else "–")
         sd = "–" if len(row.seeds) < 2 else f"{100 * row.sd:.1f}"
@@ -121,30 +121,31 @@ def _difference(row: Row) -> list[str | Tag]:
         return ["–", "–", Tag("not compared", "none")]
     verdict = row.verdict
     places = decimals(verdict.difference.images)
-    words = {"": "one seed", "open": f"not larger than {points_above(verdict.bound or 0, places)}"}
-    tag = Tag(words.get(row.word, row.word), row.word or "none")
+    texts = {"": "one seed", "open": f"not larger than {points_above(verdict.bound or 0, places)}"}
+    tag = Tag(texts.get(row.word, row.word), row.word or "none")
     return [points(verdict.difference.value, places), interval(verdict.low, verdict.high, places, verdict.word), tag]
 
 
 def numbers(table: JudgedTable) -> str:
-    """verdict.csv: a row a level, shares and variances as they were computed."""
+    """Return verdict.csv: one row per level with unrounded fractions and variances."""
     rows = []
     for row in table.rows:
         verdict, published = row.verdict, row.published_difference
-        found = {} if verdict is None else vars(verdict.difference)
+        difference = {} if verdict is None else vars(verdict.difference)
         judged = {name: getattr(verdict, name, None) for name in ("low", "high", "p", "p_holm", "bound")}
         rows.append(
             {"level": row.level, "baseline": row.baseline, "word": row.word, "metric": table.ablation.metric,
              "seeds_done": len(row.seeds), "seeds_wanted": len(table.seeds), "mean": row.mean, "sd": row.sd,
-             "difference": found.get("value"), **judged,
-             "standard_error": found.get("standard_error"), "seeds_paired": found.get("seeds"),
-             "images": row.images or None, "seed_variance": found.get("seed_variance"),
-             "image_variance": found.get("image_variance"), "residual_variance": found.get("residual_variance"),
+             "difference": difference.get("value"), **judged,
+             "standard_error": difference.get("standard_error"), "seeds_paired": difference.get("seeds"),
+             "images": row.images or None, "seed_variance": difference.get("seed_variance"),
+             "image_variance": difference.get("image_variance"),
+             "residual_variance": difference.get("residual_variance"),
              "seeds_to_settle": row.seeds_needed, "images_to_settle": row.images_needed,
-             **{name: row.means[name] for name in SHARES}, "published": row.published,
+             **{name: row.means[name] for name in ACCURACIES}, "published": row.published,
              "published_difference": published and published.difference,
              "published_shown": published and published.unknown.answer,
-             "published_shown_as_ours": published and published.as_ours and published.as_ours.answer,
+             "published_shown_as_ours": published and published.as_measured and published.as_measured.answer,
              "seeds_failed": len(row.failed), "seeds_running": len(row.running), "seeds_missing": len(row.missing),
              "seconds": round(row.seconds, 1), "not_compared": row.not_compared, "notes": "; ".join(row.notes)}
         )  # fmt: skip
@@ -152,5 +153,6 @@ def numbers(table: JudgedTable) -> str:
 
 
 def gain_text(gain: Verdict) -> str:
-    interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.difference.value:+.1f} points {interval} on {gain.difference.images} test photos"
+    """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos."""
+    ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return f"{100 * gain.difference.value:+.1f} points {ends} on {gain.difference.images} test photos"

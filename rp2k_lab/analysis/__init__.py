@@ -1,1 +1,1 @@
-"""What a run gets wrong, and why: causes of errors, look-alikes, suspected labels, explanations and the page of all."""
+"""Errors of a run and their causes: look-alikes, suspected labels, explanations, the errors' page and the data page."""

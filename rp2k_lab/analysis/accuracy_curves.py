@@ -1,4 +1,4 @@
-"""Accuracy over what a photo and its class are like."""
+"""Accuracy as a function of measures of an image and its class."""
 
 import numpy as np
 import pandas as pd
@@ -10,17 +10,17 @@ BINS = 10
 
 
 def accuracy_curves(cases: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """Accuracy in bins of about the same number of photos, for each of MEASURES.
+    """Return the accuracy in bins of about equally many images, for each of MEASURES.
 
-    The edges are the measure's quantiles; equal ones fall together, so that a value never lies in two bins and no bin
-    is empty.  A photo whose measure is nan is left out.
+    Bin edges are the measure's quantiles.  Equal edges are merged, so that a value lies in one bin and no bin is empty.
+    Images with a NaN measure are left out.
 
     Args:
         cases: columns correct and MEASURES.
 
     Returns:
-        Columns measure, low_edge, high_edge (a bin has its low edge; the last has both), images, accuracy, low, high
-        (Wilson, 95 %).
+        Columns measure, low_edge, high_edge (a bin includes its low edge, the last bin both), images, accuracy, low,
+        high (Wilson, 95 %).
     """
     rows = []
     correct = cases["correct"].to_numpy(bool)
@@ -34,12 +34,12 @@ def accuracy_curves(cases: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
 def _bins(values: np.ndarray, correct: np.ndarray, bins: int) -> list[tuple]:
     if not len(values):
         return []
-    # Of the values themselves: an interpolated edge could leave a bin without any.
+    # Edges are values of the data: an interpolated edge could leave a bin empty.
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1), method="inverted_cdf"))
     starts, ends = (edges[:-1], edges[1:]) if len(edges) > 1 else (edges, edges)
-    place = np.searchsorted(starts, values, side="right") - 1
-    images = np.bincount(place, minlength=len(starts)).tolist()
-    hits = np.bincount(place[correct], minlength=len(starts)).tolist()
+    bin_of = np.searchsorted(starts, values, side="right") - 1
+    images = np.bincount(bin_of, minlength=len(starts)).tolist()
+    hits = np.bincount(bin_of[correct], minlength=len(starts)).tolist()
     return [
         (start, end, n, hit / n, *wilson_interval(hit, n))
         for start, end, n, hit in zip(starts, ends, images, hits, strict=True)

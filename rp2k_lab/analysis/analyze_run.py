@@ -1,4 +1,4 @@
-"""One run's errors on one split: what its network says, which labels that makes doubtful, and the tables of both."""
+"""Error tables and suspected labels of one run on one split."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import pandas as pd
 from rp2k_lab.analysis.feature_cache import cached_features, features_name
 from rp2k_lab.analysis.label_issues import LabelIssues, find_label_issues, find_label_issues_in_top
 from rp2k_lab.analysis.neighbors import class_means, nearest
-from rp2k_lab.analysis.tables import ErrorTables, add_nearest, analyze, photo_table
+from rp2k_lab.analysis.tables import ErrorTables, add_nearest, analyze, image_table
 from rp2k_lab.config.schema import Config
 from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
 from rp2k_lab.evaluation.metrics import Predictions, top_k
@@ -18,32 +18,32 @@ from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import batches_for, build_views
 from rp2k_lab.train.features import OnFeatures, compute_features
 
-NEAREST = 3  # training photos beside an error
+NEAREST = 3  # training images beside an error
 _FEATURES = DATA_FOLDER / "features"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The analyzed photos, the same for every run.
+class SplitMeasures:
+    """The analyzed images and their measures, the same for every run.
 
     Attributes:
-        rows: of `Index.split`, all of the split or a part of it.
-        photos: of `photo.measure_photos`, in the order of `rows`.
-        usual: of `photo.usual_measures`.
+        rows: from `Index.split`, all of the split or a part of it.
+        images: from `photo_quality.measure_images`, in the order of `rows`.
+        typical: from `photo_quality.typical_measures`.
     """
 
     rows: pd.DataFrame
-    photos: pd.DataFrame
-    usual: pd.DataFrame
+    images: pd.DataFrame
+    typical: pd.DataFrame
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found out about one run.
+    """Error tables and label issues of one run.
 
     Attributes:
-        tables: of the photos.
-        labels: what is thought of their labels, in the same order; None where the network was trained on them.
+        tables: of the images.
+        labels: issues of their labels, in the same order; None if the network was trained on the images.
     """
 
     tables: ErrorTables
@@ -55,48 +55,49 @@ def analyze_run(
     index: Index,
     run: EarlierRun,
     member: Member,
-    measured: Measured,
+    measured: SplitMeasures,
     held_out: np.ndarray | None,
     check: Callable[[], None],
 ) -> Analysis:
-    """All tables of one run.
+    """Return the error tables and label issues of one run.
 
     Args:
-        held_out: of `folds.held_out_probabilities`, which speaks for the run on photos of train; None: its own network.
+        held_out: from `cross_validation.held_out_probabilities`, used on train instead of the run's network; None: use
+            the run's network.
         check: called between batches; raises to stop (a signal).
     """
-    split, train, rows = config.task.analyzed, index.split("train"), measured.rows
+    split, train, rows = config.task.analyzed_split, index.split("train"), measured.rows
     given = rows["label"].to_numpy(np.int32)
-    training = features_of(config, index, run, member, "train", check)
-    features = training if split == "train" else features_of(config, index, run, member, split, check)
-    places = index.split(split)["row"].searchsorted(rows["row"])
+    training = split_features(config, index, run, member, "train", check)
+    features = training if split == "train" else split_features(config, index, run, member, split, check)
+    positions = index.split(split)["row"].searchsorted(rows["row"])
     if held_out is None:
         predictions, p_true = summarize(_own_probabilities(member, features, config.batch_size, check), given)
         labels = None if split == "train" else find_label_issues_in_top(predictions, len(index.classes))
     else:
-        parts = np.array_split(places, max(1, len(places) // config.batch_size))
+        parts = np.array_split(positions, max(1, len(positions) // config.batch_size))
         predictions, p_true = summarize((np.asarray(held_out[part]) for part in parts), given)
-        labels = find_label_issues(train["label"].to_numpy(np.int32), held_out).at(places)
-    photos = photo_table(index, rows, predictions, p_true, measured.photos)
-    photos = photos.assign(
+        labels = find_label_issues(train["label"].to_numpy(np.int32), held_out).at(positions)
+    images = image_table(index, rows, predictions, p_true, measured.images)
+    images = images.assign(
         suspicion=np.float32(np.nan) if labels is None else labels.suspicion,
         suggested="" if labels is None else labels.suggested_names(index.classes),
     )
     means = class_means(training, train["label"].to_numpy(), len(index.classes))
-    counts, others = index.train_counts(), config.dataset.catch_all_class
-    tables = analyze(photos, predictions, index.classes, counts, means, measured.usual, config.task, others)
+    counts, catch_all_class = index.train_counts(), config.dataset.catch_all_class
+    tables = analyze(images, predictions, index.classes, counts, means, measured.typical, config.task, catch_all_class)
     errors = np.flatnonzero(~tables.cases["correct"].to_numpy(bool))
-    itself = places[errors] if split == "train" else None
-    positions, distances = nearest(features[places[errors]], training, NEAREST, itself, check)
+    itself = positions[errors] if split == "train" else None
+    neighbors, distances = nearest(features[positions[errors]], training, NEAREST, itself, check)
     return Analysis(
-        replace(tables, cases=add_nearest(tables.cases, errors, train["row"].to_numpy()[positions], distances)), labels
+        replace(tables, cases=add_nearest(tables.cases, errors, train["row"].to_numpy()[neighbors], distances)), labels
     )
 
 
-def features_of(
+def split_features(
     config: Config, index: Index, run: EarlierRun, member: Member, split: str, check: Callable[[], None]
 ) -> np.ndarray:
-    """What a run's network makes of a split's photos before its classifier, float32 (photos, width); kept."""
+    """Return the features of a split before the run's classifier, float32 (images, width), cached on disk."""
     rows = index.split(split)["row"].tolist()
 
     def compute(target: np.ndarray) -> None:
@@ -111,18 +112,18 @@ def features_of(
 def _own_probabilities(
     member: Member, features: np.ndarray, batch_size: int, check: Callable[[], None]
 ) -> Iterator[np.ndarray]:
-    """What the network's classifier says of features: batches of float32 (n, classes)."""
+    """Yield the probabilities that the network's classifier gives to features: batches of float32 (n, classes)."""
     predictor = Predictor([replace(member, network=OnFeatures(member.network))], batch_size, check=check)
     batches = ([np.asarray(features[i : i + batch_size])] for i in range(0, len(features), batch_size))
     return (average for _, average in predictor(batches))
 
 
 def summarize(probabilities: Iterable[np.ndarray], labels: np.ndarray) -> tuple[Predictions, np.ndarray]:
-    """(the five most probable classes; the probability of each given label, float32 (photos,)).
+    """Return (the five most probable classes; the probability of each given label, float32 (images,)).
 
     Args:
         probabilities: batches of float32 (n, classes).
-        labels: int32 (photos,), in the order of the batches.
+        labels: int32 (images,), in the order of the batches.
     """
     tops, given, first = [], [], 0
     for part in probabilities:

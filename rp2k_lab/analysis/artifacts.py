@@ -1,4 +1,4 @@
-"""What an analysis leaves behind: tables, the page and metrics, in the run's folder and in the tracker."""
+"""Artifacts of an analysis: tables, the page and metrics, in the run's folder and in the tracker."""
 
 import logging
 from collections.abc import Callable
@@ -26,14 +26,14 @@ from rp2k_lab.train.build import batches_for, build_views
 
 log = logging.getLogger(__name__)
 
-EXPLAINED = 500  # errors, those that the page shows first
+MAX_EXPLAINED = 500  # errors, in the page's order
 LABEL_ERRORS = "label_errors.csv"
 
 
 def record_tables(
     tracker: MemoryTracker, tables: ErrorTables, pairs: pd.DataFrame | None, split: str, folder: Path
 ) -> None:
-    """The tables as files, and as metrics the errors, by main cause too."""
+    """Write the tables as files, and log the number of errors, in total and by main cause."""
     frames = {
         "cases.parquet": tables.cases,
         "classes.parquet": tables.classes,
@@ -51,10 +51,10 @@ def record_tables(
 def record_label_issues(
     tracker: MemoryTracker, index: Index, rows: pd.DataFrame, labels: LabelIssues, split: str, folder: Path
 ) -> LabelScore | None:
-    """The list of suspected labels, to be reviewed, and on a shelf set with wrong labels how good it is.
+    """Write the list of suspected labels for review; on a shelf set with wrong labels, return and log its score.
 
     Args:
-        rows: of `Index.split`, in the order of `labels`.
+        rows: from `Index.split`, in the order of `labels`.
     """
     write_relabels(labels.ranked(rows, index.classes), folder / LABEL_ERRORS)
     tracker.log_artifact(folder / LABEL_ERRORS)
@@ -64,7 +64,7 @@ def record_label_issues(
     if score is not None:
         _record_frames(tracker, {"label_errors_curve.csv": score.curve}, folder)
         chart = folder / "label_errors_curve.svg"
-        chart.write_text(curve_chart(score.curve, score.wrong / score.photos), encoding="utf-8")
+        chart.write_text(curve_chart(score.curve, score.wrong / score.images), encoding="utf-8")
         tracker.log_artifact(chart)
         tracker.log_metrics({f"{split}/label_precision_at_recall_0.5": score.precision.value}, 0)
         tracker.set_tags({f"{split}/label_precision_at_recall_0.5_count": score.precision.count})
@@ -80,7 +80,7 @@ def record_photo_score(
     check: Callable[[], None],
     folder: Path,
 ) -> pd.DataFrame | None:
-    """photo_score.csv of a shelf set, whose photos can be drawn again; None of another."""
+    """Write photo_score.csv of a shelf set, whose images can be redrawn; return None for other data sets."""
     predictor = Predictor([member], config.batch_size, check=check)
     score = photo_score(predictor, index.classes, cases, index.root, config.batch_size)
     if score is not None:
@@ -96,9 +96,9 @@ def explain_errors(
     pairs: pd.DataFrame | None,
     check: Callable[[], None],
 ) -> tuple[dict[int, np.ndarray], str]:
-    """Where the network saw the predicted class, of what the page shows first: (row of the index to map, method)."""
-    shown = page_order(cases, pairs)[:EXPLAINED]
-    rows, labels = shown["row"].tolist(), pd.Index(index.classes, dtype=object).get_indexer(shown["top1"])
+    """Return (row of the index to heat map of the predicted class, method) for the page's first errors."""
+    first = page_order(cases, pairs)[:MAX_EXPLAINED]
+    rows, labels = first["row"].tolist(), pd.Index(index.classes, dtype=object).get_indexer(first["top1"])
     predictor = Predictor([member], config.batch_size)
     batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
     maps, method = explain(member.network, batches, labels, config.batch_size, check)
@@ -114,22 +114,22 @@ def record_page(
     folder: Path,
     **more,
 ) -> Path:
-    """errors.html; `more` as of `page.write_page`."""
+    """Write and log errors.html, and return its path; `more` as in `error_page.write_page`."""
     file = folder / "errors.html"
-    right = tables.cases["correct"].to_numpy(bool)
-    top1 = Score(right.mean(), len(right), *wilson_interval(int(right.sum()), len(right)))
+    correct = tables.cases["correct"].to_numpy(bool)
+    top1 = Score(correct.mean(), len(correct), *wilson_interval(int(correct.sum()), len(correct)))
     facts = facts | {"top-1": f"{100 * top1.value:.1f} % [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"}
     tables_ = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
     left_out = write_page(file, title="Errors", facts=facts, thumbnails=thumbnails, **tables_, **more)
     if any(left_out.values()):
-        log.info("the page has no room for %d errors, %d photos and %d explanations",
-                 left_out["rows"], left_out["photos"], left_out["explanations"])  # fmt: skip
+        log.info("errors.html is full: left out %d errors, %d photos and %d explanations",
+                 left_out["rows"], left_out["images"], left_out["explanations"])  # fmt: skip
     tracker.log_artifact(file)
     return file
 
 
 def _record_frames(tracker: MemoryTracker, frames: dict[str, pd.DataFrame], folder: Path) -> None:
-    """ErrorTables as files of the run, by name."""
+    """Write tables to the run's folder and log them, by file name."""
     for name, frame in frames.items():
         if name.endswith(".csv"):
             frame.to_csv(folder / name, index=False)

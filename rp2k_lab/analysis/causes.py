@@ -1,16 +1,17 @@
-"""Why a photo was recognized as something else: rules on what was measured, each written down, none of them a guess.
+"""Causes of errors, assigned by rules on measured values.
 
 - suspected_label: another class is suggested (off the diagonal of the confident joint), with enough suspicion.
-- others: into the catch-all class or out of it, which has no look of its own.
-- photo: darker or lighter, more blurred or more reflecting than the training photos of its class, or of an extreme
+- others: the true or the predicted class is the catch-all class, which has no common look.
+- photo: darker, lighter, more blurred or more reflecting than the training images of its class, or of an extreme
   height/width ratio; measured on the pixels.
 - look_alike: the two classes' mean features are near, and each is taken for the other.
-- tail: the true class has too few training photos: it is of the group tail (`metrics.class_groups`), or a number says.
-- unexplained: none of these.
+- tail: the true class has fewer than `tail_images` training images or is in the group tail
+  (`class_groups.class_groups`).
+- unexplained: no rule holds.
 
-An error may have several causes.  The main one is the first of that order, which asks first whether the error is one
-(a wrong label; a class of everything else), then whether the photo shows the product, then what is wrong with the
-model: a look-alike names the class to tell apart from, few training photos only say that more would help.
+An error may have several causes.  The main cause is the first in this order: first, whether it is an error at all (a
+wrong label, a catch-all class); then, whether the image shows the product; last, the model.  A look-alike names the
+class to separate; few training images only suggest adding more.
 """
 
 import numpy as np
@@ -24,52 +25,51 @@ MEANINGS = {
     "others": "Into or out of the catch-all class.",
     "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
     "look_alike": "The two classes are near in feature space and are confused in both directions.",
-    "tail": "The class has too few training images.",
-    "unexplained": "None of the rules holds.",
+    "tail": "The class has too few training photos.",
+    "unexplained": "No rule holds.",
 }
-CAUSES = tuple(MEANINGS)  # the main one is the first
+CAUSES = tuple(MEANINGS)  # the first that holds is the main cause
 TOP_CLASSES = 5
 
 
 def add_causes(
-    cases: pd.DataFrame, pairs: pd.DataFrame, usual: pd.DataFrame, rules: Rules, others: str | None
+    cases: pd.DataFrame, pairs: pd.DataFrame, typical: pd.DataFrame, rules: Rules, catch_all_class: str | None
 ) -> pd.DataFrame:
-    """The cases with a column `cause_<cause>` (bool) for each of CAUSES and `cause` (str, the main one).
+    """Return the cases with a column `cause_<cause>` (bool) for each of CAUSES and `cause` (str, the main cause).
 
-    Where a photo was recognized they are False and "".
+    They are False and "" for correct predictions.
 
     Args:
         cases: columns true, top1, correct, train_images, group, suspicion, suggested, ratio, brightness, sharpness,
-            glare; a measure that is nan has crossed no threshold.
-        pairs: of `confused_pairs`.
-        usual: of `photo.usual_measures`.
-        others: the catch-all class, or None.
+            glare; a NaN measure crosses no threshold.
+        pairs: from `confused_pairs`.
+        typical: from `photo_quality.typical_measures`.
     """
     alike = pairs.loc[pairs["look_alike"], ["first", "second"]]
     either = pd.MultiIndex.from_arrays([[*alike["first"], *alike["second"]], [*alike["second"], *alike["first"]]])
-    found = {
+    holds = {
         "suspected_label": ((cases["suspicion"] >= rules.suspicion) & (cases["suggested"] != "")).to_numpy(bool),
-        "others": ((cases["true"] == others) | (cases["top1"] == others)).to_numpy(bool),
-        "photo": photo_problems(cases, usual, rules).any(axis=1).to_numpy(),
+        "others": ((cases["true"] == catch_all_class) | (cases["top1"] == catch_all_class)).to_numpy(bool),
+        "photo": photo_problems(cases, typical, rules).any(axis=1).to_numpy(),
         "look_alike": pd.MultiIndex.from_frame(cases[["true", "top1"]]).isin(either),
         "tail": (
             cases["group"] == "tail" if rules.tail_images is None else cases["train_images"] < rules.tail_images
         ).to_numpy(bool),
     }
-    found["unexplained"] = ~np.any(list(found.values()), axis=0)
+    holds["unexplained"] = ~np.any(list(holds.values()), axis=0)
     wrong = ~cases["correct"].to_numpy(bool)
-    flags = {cause: found[cause] & wrong for cause in CAUSES}
+    flags = {cause: holds[cause] & wrong for cause in CAUSES}
     main = np.select(list(flags.values()), CAUSES, default="")
     return cases.assign(**{f"cause_{cause}": flag for cause, flag in flags.items()}, cause=main.astype(object))
 
 
-def photo_problems(cases: pd.DataFrame, usual: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Which thresholds each photo crosses, bool columns dark, bright, blurred, glare, ratio.
+def photo_problems(cases: pd.DataFrame, typical: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+    """Return the thresholds that each image crosses, bool columns dark, bright, blurred, glare, ratio.
 
     Args:
-        usual: of `photo.usual_measures`; a photo of a class that it lacks is judged by its ratio alone.
+        typical: from `photo_quality.typical_measures`; if a class is missing, only the ratio of its images is judged.
     """
-    of_class = usual.reindex(cases["true"]).set_axis(cases.index)
+    of_class = typical.reindex(cases["true"]).set_axis(cases.index)
     ratio = cases["ratio"]
     return pd.DataFrame(
         {
@@ -83,33 +83,33 @@ def photo_problems(cases: pd.DataFrame, usual: pd.DataFrame, rules: Rules) -> pd
 
 
 def confused_pairs(cases: pd.DataFrame, classes: list[str], means: np.ndarray, rules: Rules) -> pd.DataFrame:
-    """One row a pair of classes of which one was taken for the other, most often confused first.
+    """Return one row for each confused pair of classes, most often confused first.
 
     Args:
         cases: columns true, top1, correct.
-        classes: every name, in the order of `means`.
-        means: float32 (classes, width), as of `neighbors.class_means`; nan where a class has no training photo.
+        classes: all names, in the order of `means`.
+        means: float32 (classes, width), from `neighbors.class_means`; NaN for a class without training images.
 
     Returns:
-        Columns first, second (names, first before second in `classes`), first_as_second, second_as_first (photos),
+        Columns first, second (names, first before second in `classes`), first_as_second, second_as_first (images),
         confused (their sum), cosine (of the two rows of `means`), look_alike (bool, by the rules).
     """
     names = pd.Index(classes, dtype=object)
     errors = cases[~cases["correct"].to_numpy(bool)]
     true, top1 = (names.get_indexer(errors[column]).astype(np.int64) for column in ("true", "top1"))
-    cell, count = np.unique(np.minimum(true, top1) * len(classes) + np.maximum(true, top1), return_inverse=True)
-    forth = np.bincount(count, weights=true < top1, minlength=len(cell)).astype(np.int64)
-    both = np.bincount(count, minlength=len(cell))
+    cell, cell_of = np.unique(np.minimum(true, top1) * len(classes) + np.maximum(true, top1), return_inverse=True)
+    first_as_second = np.bincount(cell_of, weights=true < top1, minlength=len(cell)).astype(np.int64)
+    confused = np.bincount(cell_of, minlength=len(cell))
     first, second = cell // len(classes), cell % len(classes)
     cosine = np.einsum("ij,ij->i", means[first], means[second], dtype=np.float64)
-    each_way = np.minimum(forth, both - forth) >= rules.look_alike_each_way
+    each_way = np.minimum(first_as_second, confused - first_as_second) >= rules.look_alike_each_way
     pairs = pd.DataFrame(
         {
             "first": names[first],
             "second": names[second],
-            "first_as_second": forth,
-            "second_as_first": both - forth,
-            "confused": both,
+            "first_as_second": first_as_second,
+            "second_as_first": confused - first_as_second,
+            "confused": confused,
             "cosine": cosine,
             "look_alike": each_way & (cosine >= rules.look_alike_cosine),
         }
@@ -118,11 +118,11 @@ def confused_pairs(cases: pd.DataFrame, classes: list[str], means: np.ndarray, r
 
 
 def cause_table(cases: pd.DataFrame) -> pd.DataFrame:
-    """One row a cause, in the order of CAUSES.
+    """Return one row for each of CAUSES.
 
     Returns:
-        Columns cause, errors (that have it), main (of which it is the main one), share (main / all errors; nan without
-        errors), top_classes (list: the true classes with the most errors that have it, at most TOP_CLASSES).
+        Columns cause, errors (with this cause), main (with this main cause), share (main / all errors; NaN without
+        errors), top_classes (list of at most TOP_CLASSES true classes with the most errors of this cause).
     """
     errors = int((~cases["correct"].to_numpy(bool)).sum())
     rows = []
@@ -133,18 +133,18 @@ def cause_table(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cause", "errors", "main", "share", "top_classes"])
 
 
-def causes_table(causes: pd.DataFrame, correct: pd.Series) -> str:
-    """A row a cause: of how many errors it is the main one, their share, how many have it, in which classes most.
+def format_causes(causes: pd.DataFrame, correct: pd.Series) -> str:
+    """Return the causes as a text table, with the number of errors below.
 
     Args:
-        causes: of `analysis.causes.cause_table`.
-        correct: bool (photos,).
+        causes: from `cause_table`.
+        correct: bool (images,).
     """
-    cells = [["cause", "main", "share", "have it", "most in"]]
+    cells = [["cause", "main", "fraction", "all", "most in"]]
     for row in causes.itertuples():
-        share = f"{100 * row.share:5.1f} %" if row.main else "–"
+        fraction = f"{100 * row.share:5.1f} %" if row.main else "–"
         cells.append(
-            [row.cause, str(row.main), share, str(row.errors), ", ".join(map(escape_controls, row.top_classes[:3]))]
+            [row.cause, str(row.main), fraction, str(row.errors), ", ".join(map(escape_controls, row.top_classes[:3]))]
         )
     wrong = int((~correct).sum())
     return f"\n{text_table(cells)}\n\nerrors      {wrong} of {len(correct)} photos"

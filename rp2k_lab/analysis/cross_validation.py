@@ -1,8 +1,7 @@
-"""Predictions of training photos by networks that never saw them: the run's training again, once without each part.
+"""Cross-validation: predictions of training images by networks that were trained without them.
 
-Each fold is a run of its own, `run.py` in a process of its own with the analyzed run's configuration and
-`dataset.fold`, recorded like any other.  A fold that an earlier command has finished is found in the store and not
-trained again.
+Each fold is a recorded run: a separate `run.py` process with the analyzed run's configuration and `dataset.fold`.
+Finished folds of earlier commands are reused, interrupted ones resumed.
 """
 
 import logging
@@ -31,7 +30,7 @@ from rp2k_lab.train.checkpoint import load_checkpoint
 
 log = logging.getLogger(__name__)
 
-# What a training is made of; all else of the request is not the fold's.
+# The part of a request that defines a training; the rest belongs to the analysis.
 _GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "device", "tracking")
 _KEYS = ("seed", "epochs", "batch_size", "size", "resize", "crop_ratio")
 PROBABILITIES = "held_out.npy"
@@ -39,11 +38,11 @@ PROBABILITIES = "held_out.npy"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What networks think of training photos that they never saw.
+    """Held-out predictions of the training images.
 
     Attributes:
-        probabilities: float32 (training photos, classes), memory-mapped, in the order of `Index.split("train")`; a row
-            of NaN is the only photo of its class, which no fold leaves out.
+        probabilities: float32 (training images, classes), memory-mapped, in the order of `Index.split("train")`; NaN
+            for the only image of a class, which no fold holds out.
         run_ids: of the folds, in order.
     """
 
@@ -54,32 +53,32 @@ class HeldOut:
 def held_out_probabilities(
     config: Config, index: Index, folds: int, parent: EarlierRun, folder: Path, signals: StopSignal
 ) -> HeldOut:
-    """Train the folds, or find them, and predict each part by the best weights of the fold that left it out.
+    """Train the missing folds and predict each part with the best weights of the fold that held it out.
 
     Args:
-        config: the analyzed run's, restored.
-        index: the photos of `config.dataset`.
-        folds: how many parts, 2 or more.
+        config: restored from the analyzed run.
+        index: the images of `config.dataset`.
+        folds: number of parts (2 or more).
         parent: the analyzed run.
-        folder: an existing one, for `held_out.npy` and the runs' folders (`folds/1of3`).
-        signals: a signal stops the fold under way, too.
+        folder: existing folder for `held_out.npy` and the runs' folders (`folds/1of3`).
+        signals: a signal also stops the running fold.
 
     Raises:
-        RequestError: the run is no training, or one of a fold.
+        RequestError: the run is not a training, or is itself a fold.
         StudyIncomplete: a fold failed.
-        Interrupted: a signal came.
-        DataError: the disk has no room for the probabilities.
+        Interrupted: a signal arrived.
+        DataError: the disk has no space for the probabilities.
     """
     task = parent.config["task"]["name"]
     if task != "train":
         raise RequestError(
-            f"task.folds={folds}: {parent.name} is a run of task={task}, and folds are trained as the run was\n"
-            "name a run of task=train, or leave task.folds out"
+            f"task.folds={folds}: {parent.name} is a run of task={task}, and folds repeat a training\n"
+            "name a run of task=train, or leave out task.folds"
         )
     if config.dataset.fold is not None:
         raise RequestError(
             f"task.folds={folds}: {parent.name} is a fold itself (dataset.fold={config.dataset.fold})\n"
-            "name the run that its tag parent names"
+            "name the run in its tag parent"
         )
     train = index.split("train")
     probabilities = _nan_array(folder / PROBABILITIES, (len(train), len(index.classes)))
@@ -104,7 +103,7 @@ def held_out_probabilities(
 
 
 def fold_overrides(config: Config, fold: str, guard: Mapping[str, Any]) -> list[str]:
-    """Return the command line of the training that `config` describes, without one part of train; test is not read.
+    """Return the command line that repeats a training without one part of train, and without reading test.
 
     Args:
         fold: `i/k`.
@@ -113,7 +112,7 @@ def fold_overrides(config: Config, fold: str, guard: Mapping[str, Any]) -> list[
     settings = config.model_dump(mode="json", include={*_GROUPS, *_KEYS})
     settings["dataset"]["fold"] = fold
     settings["tracking"]["run_name"] = None
-    settings["device"]["parallel"] = "none"  # the analysis, too, is one process
+    settings["device"]["parallel"] = "none"  # the analysis is one process, too
     overrides = ["task=train", "task.test=false", *(f"{key}={_quoted(settings[key])}" for key in _KEYS)]
     overrides += [f"task.chance_guard.{key}={_quoted(value)}" for key, value in guard.items()]
     for group in _GROUPS:
@@ -123,7 +122,7 @@ def fold_overrides(config: Config, fold: str, guard: Mapping[str, Any]) -> list[
 
 
 def _quoted(value: Any) -> str:
-    """As Hydra's command line takes it."""
+    """Return a value in the syntax of Hydra's command line."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     if isinstance(value, list):
@@ -136,34 +135,35 @@ def _quoted(value: Any) -> str:
 def _fold_run(
     config: Config, fold: str, without: Index, parent: EarlierRun, folder: Path, signals: StopSignal, downloads: Path
 ) -> EarlierRun:
-    """The finished run of a fold: one of the same command on the same photos, perhaps gone on with, or a new one."""
+    """Return the finished run of a fold: reuse, resume or train it, by its command line and data set fingerprint."""
     guard = parent.config["task"].get("chance_guard", {})
     overrides, uri = fold_overrides(config, fold, guard), config.tracking.uri
     name = f"fold{fold.replace('/', 'of')}_{parent.name}"
     same_photos = (r for r in RunStore(uri).find(name) if r.tags.get("dataset_fingerprint") == without.fingerprint)
     earlier = [r for r in same_photos if _settings(_recorded_overrides(uri, r, downloads)) == _settings(overrides)]
-    if done := [r for r in earlier if r.status == "FINISHED"]:
-        log.info("fold %s: trained before, run %s", fold, done[0].run_id)
-        return find_run(uri, done[0].run_id, downloads)
-    if left := [Path(r.folder) for r in earlier if r.folder and is_resumable(Path(r.folder))]:
-        folder, overrides = left[0], [*overrides, *resume_overrides(left[0])]
-        log.info("fold %s: goes on in %s", fold, folder)
+    if finished := [r for r in earlier if r.status == "FINISHED"]:
+        log.info("fold %s: reusing run %s", fold, finished[0].run_id)
+        return find_run(uri, finished[0].run_id, downloads)
+    if interrupted := [Path(r.folder) for r in earlier if r.folder and is_resumable(Path(r.folder))]:
+        folder, overrides = interrupted[0], [*overrides, *resume_overrides(interrupted[0])]
+        log.info("fold %s: resuming in %s", fold, folder)
     tags = {"parent": parent.run_id or str(parent.checkpoint), "fold": fold}
     if parent.run_id:
         tags["mlflow.parentRunId"] = parent.run_id
-    said: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    listener = _collect_messages(fold, result)
     try:
-        run_trial(overrides, folder, {"name": name, "tags": tags}, None, _listener(fold, said), lambda: signals.signum)
+        run_trial(overrides, folder, {"name": name, "tags": tags}, None, listener, lambda: signals.signum)
     except TrialFailed as error:
         signals.check()
         raise StudyIncomplete(
-            f"fold {fold}: {error}\nits words are in {folder / 'log.txt'}; the same command goes on with this fold"
+            f"fold {fold}: {error}\nsee {folder / 'log.txt'}; run the same command to resume this fold"
         ) from None
-    return find_run(uri, said["run_id"], downloads)
+    return find_run(uri, result["run_id"], downloads)
 
 
 def _recorded_overrides(uri: str | None, run: RunInfo, downloads: Path) -> list[str]:
-    """Return what `fold_overrides` would make of the record of a fold's run; nothing where it has no usable record."""
+    """Return the `fold_overrides` of a recorded fold; an empty list if its record is unusable."""
     _, folder = locate(uri, run.run_id, (CONFIG,), downloads)
     try:
         recorded = migrate(yaml.safe_load((folder / CONFIG).read_text("utf-8")))
@@ -174,26 +174,28 @@ def _recorded_overrides(uri: str | None, run: RunInfo, downloads: Path) -> list[
 
 
 def _settings(overrides: list[str]) -> list[str]:
-    """Return the overrides that decide what a fold's training gives."""
+    """Return the overrides that affect a fold's weights."""
     return [o for o in overrides if not o.startswith(("tracking", "device.num_threads", "dataset.cache_gb"))]
 
 
-def _listener(fold: str, said: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
-    def heard(message: dict[str, Any]) -> bool:
-        said.update(message)
+def _collect_messages(fold: str, result: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    """Return a listener that merges a fold's messages into `result` and logs its epochs."""
+
+    def receive(message: dict[str, Any]) -> bool:
+        result.update(message)
         if "epoch" in message:
             log.info("fold %s: epoch %d of %d, val top-1 %.1f %%",
                      fold, message["epoch"], message["epochs"], 100 * message["top1"])  # fmt: skip
         return False
 
-    return heard
+    return receive
 
 
 def _nan_array(file: Path, shape: tuple[int, int]) -> np.memmap:
-    """float32 of this shape in a .npy file whose room on the disk is taken beforehand.
+    """Return a memory-mapped float32 array of NaN in a .npy file with preallocated disk space.
 
     Raises:
-        DataError: there is no room.
+        DataError: the disk is full.
     """
     array = np.lib.format.open_memmap(file, "w+", np.float32, shape)
     try:
@@ -202,8 +204,8 @@ def _nan_array(file: Path, shape: tuple[int, int]) -> np.memmap:
     except OSError as error:
         file.unlink()
         raise DataError(
-            f"{file}: no room for the probabilities of {shape[0]} photos, {array.nbytes / 1e9:.1f} GB "
-            f"({error.strerror})\nmake room, or put the run elsewhere: hydra.run.dir=<folder>"
+            f"{file}: no space for the probabilities of {shape[0]} photos, {array.nbytes / 1e9:.1f} GB "
+            f"({error.strerror})\nfree space, or choose another folder: hydra.run.dir=<folder>"
         ) from None
     array[:] = np.nan
     return array

@@ -1,4 +1,4 @@
-"""From what was found in a data set to the values of its page."""
+"""The data page: one HTML file about a data set, its problems and its augmentation."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,49 +17,50 @@ from rp2k_lab.dataset.photo_index import Index, Listing
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.summary import RELATIONS, SPLITS, missing_classes, ratio_counts
 from rp2k_lab.pages import charts
-from rp2k_lab.pages.images import Pictures, Shot, render
-from rp2k_lab.train.build import build_photos, training_views
+from rp2k_lab.pages.images import EmbeddedImage, ImageEmbedder, render
+from rp2k_lab.train.build import build_images, training_views
 
-_CLASS_ROWS, _LISTED, _WALL, _PAIRS = 7, 60, 50, 12  # of each end, names or files, photos, pairs of each relation
-_SHEET_PHOTOS, _SHEET_EPOCHS = 8, 5
-_RELATIONS = {  # title, what it means, what to do
+_CLASS_ROWS, _LISTED = 7, 60  # largest and smallest classes each; names or files in a list
+_SAMPLES, _PAIRS = 50, 12  # images; pairs of each relation
+_SHEET_IMAGES, _SHEET_EPOCHS = 8, 5
+_RELATIONS = {  # title, meaning, action
     "within a class": (
         "Within a class",
-        "A photo that is there twice counts twice in the loss, and the class looks better covered than it is.",
-        "Keep one of each; it changes little, but the counts become honest.",
+        "A duplicate photo counts twice in the loss, and the class looks better covered than it is.",
+        "Keep one of each; this changes little, but makes the counts correct.",
     ),
     "across classes": (
         "Across classes: label conflicts",
-        "The same picture under two names: one label is wrong, or the classes overlap; no network can get both right.",
-        "Look at each pair and correct the label, or take both out.",
+        "The same photo has two labels: one label is wrong, or the classes overlap; no network can get both right.",
+        "Look at each pair; correct the label, or remove both.",
     ),
     "train and test": (
         "Across train and test: leakage",
-        "These test photos were learned by heart, so that test accuracy is too high.",
-        "Take the copies out of train (not out of test, which others compare with), or report test without them.",
+        "The network has memorized these test photos, which makes test accuracy too high.",
+        "Remove the copies from train (not from test, which others compare with), or report test without them.",
     ),
     "train and val": (
         "Across train and val",
-        "Choices made on val lean towards memorizing; a val held out of train at random parts a photo from its copy.",
-        "Take the copies out of train, so that each group of copies is on one side.",
+        "Choices made on val favor memorizing; a random val split separates a photo from its copy.",
+        "Remove the copies from train, so that each group of copies is on one side.",
     ),
     "val and test": (
         "Across val and test",
-        "Models are chosen on photos that they are later measured on.",
-        "Take the copies out of val.",
+        "Models are chosen on photos that also measure them.",
+        "Remove the copies from val.",
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """Results of an inspection.
 
     Attributes:
-        listing: every photo with its problem, and the files that are none.
-        classes: `inspection.class_table`.
-        copies: `duplicates.find_copies` with path, class and split.
-        relations: `inspection.copies_by_relation`.
+        listing: all images with their problems, and all other files.
+        classes: from `summary.class_table`.
+        copies: from `near_duplicates.find_copies`, with path, class and split.
+        relations: from `summary.copies_by_relation`.
     """
 
     listing: Listing
@@ -69,11 +70,11 @@ class Inspection:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """The run's metrics."""
-        photos = self.listing.table
+        """Metrics of the run, by name."""
+        images = self.listing.table
         sums = self.relations.groupby("relation")[["photos", "exact"]].sum().reindex(RELATIONS, fill_value=0)
-        counts = {"photos": len(photos), "classes": len(self.classes), "copies/groups": self.copies["group"].nunique()}
-        counts |= {"unreadable": int(photos["problem"].notna().sum()), "not_photos": len(self.listing.not_photos)}
+        counts = {"photos": len(images), "classes": len(self.classes), "copies/groups": self.copies["group"].nunique()}
+        counts |= {"unreadable": int(images["problem"].notna().sum()), "not_photos": len(self.listing.other_files)}
         for relation, (number, exact) in sums.iterrows():
             name = "copies/" + relation.replace(" ", "_")
             counts |= {name: int(number), f"{name}_exact": int(exact)}
@@ -81,22 +82,22 @@ class Inspection:
 
 
 def inspection_page(config: Config, index: Index, inspection: Inspection) -> str:
-    """The page as HTML, under 20 MB.
+    """Return the page as HTML, below 20 MB.
 
     Args:
         config: data set, network input and augmentation.
-        index: the readable photos.
+        index: the readable images.
     """
-    pictures = Pictures(index.root)
-    sheet = _sheet(config, index, pictures)  # first: it must not be what the budget leaves out
+    embedder = ImageEmbedder(index.root)
+    sheet = _sheet(config, index, embedder)  # first, so that the budget never leaves it out
     values = {
         "name": config.dataset.name,
         "folder": index.root.name,
         "fingerprint": index.fingerprint,
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
         "sheet": sheet,
-        "copies": _copies(inspection, pictures),
-        "wall": _wall(index, inspection.classes, pictures),
+        "copies": _copies(inspection, embedder),
+        "samples": _samples(index, inspection.classes, embedder),
         "class_count": len(inspection.classes),
         **_classes(inspection.classes),
         **_shapes(config, index.table),
@@ -105,18 +106,18 @@ def inspection_page(config: Config, index: Index, inspection: Inspection) -> str
     }
     values["cards"] = _cards(inspection)
     values["charts"] |= {"rank": charts.rank_chart(*_in_train(inspection.classes))}
-    values["left_out"] = pictures.left_out
+    values["left_out"] = embedder.left_out
     return render(values, Path(__file__).with_name("data_page.html.jinja"))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.095 or share == 0 else f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    """Return 0 or at least 9.5 % without decimals, less with one."""
+    return f"{100 * fraction:.0f} %" if fraction >= 0.095 or fraction == 0 else f"{100 * fraction:.1f} %"
 
 
 def _cards(inspection: Inspection) -> list[dict]:
-    counts, has = inspection.counts, set(inspection.listing.table["split"])
-    there = [split for split in SPLITS if split in has]
-    missing = int((inspection.classes[there] == 0).any(axis=1).sum())
+    counts, splits = inspection.counts, _splits(inspection)
+    missing = int((inspection.classes[splits] == 0).any(axis=1).sum())
     cards = [
         (counts["photos"], "photos", "classes", ""),
         (counts["classes"], "classes", "classes", ""),
@@ -124,13 +125,19 @@ def _cards(inspection: Inspection) -> list[dict]:
         (counts["copies/train_and_test"], "test photos with a copy in train", "train-and-test", "bad"),
         (counts["copies/train_and_val"], "val photos with a copy in train", "train-and-val", "warn"),
         (counts["copies/across_classes"], "copies under another label", "across-classes", "bad"),
-        (counts["copies/within_a_class"], "superfluous copies within a class", "within-a-class", "warn"),
-        (missing, "classes missing from " + ", ".join(there), "missing", "warn"),
+        (counts["copies/within_a_class"], "redundant copies within a class", "within-a-class", "warn"),
+        (missing, "classes missing from " + ", ".join(splits), "missing", "warn"),
     ]
     return [
-        {"value": f"{n:,}", "words": words, "section": section, "level": level and (level if n else "good")}
-        for n, words, section, level in cards
+        {"value": f"{n:,}", "title": title, "section": section, "level": level and (level if n else "good")}
+        for n, title, section, level in cards
     ]
+
+
+def _splits(inspection: Inspection) -> list[str]:
+    """Return the splits with images."""
+    present = set(inspection.listing.table["split"])
+    return [split for split in SPLITS if split in present]
 
 
 def _in_train(classes: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
@@ -160,16 +167,16 @@ def _classes(classes: pd.DataFrame) -> dict:
     }
 
 
-def _shapes(config: Config, photos: pd.DataFrame) -> dict:
-    """Ratios, sizes and their charts."""
-    width, height, size = (photos[name].to_numpy(float) for name in ("width", "height", "bytes"))
+def _shapes(config: Config, images: pd.DataFrame) -> dict:
+    """Return aspect ratios, sizes and their charts."""
+    width, height, size = (images[name].to_numpy(float) for name in ("width", "height", "bytes"))
     ratio = height / width
-    counted, square = ratio_counts(photos), (ratio >= 2 / 3) & (ratio <= 1.5)
-    drawn = {"ratio": charts.ratio_chart(counted, RATIO_COUNTS)}
-    drawn |= {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)} if len(photos) else {}
+    counts, square = ratio_counts(images), (ratio >= 2 / 3) & (ratio <= 1.5)
+    drawn = {"ratio": charts.ratio_chart(counts, RATIO_COUNTS)}
+    drawn |= {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)} if len(images) else {}
     drawn = {"sizes": "", "bytes": ""} | drawn
-    shares = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-    quantiles = lambda values: np.quantile(values, shares) if len(values) else np.zeros(len(shares))  # noqa: E731
+    levels = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    quantiles = lambda values: np.quantile(values, levels) if len(values) else np.zeros(len(levels))  # noqa: E731
     rows = [
         {"name": "width, pixels", "values": [f"{v:,.0f}" for v in quantiles(width)]},
         {"name": "height, pixels", "values": [f"{v:,.0f}" for v in quantiles(height)]},
@@ -177,19 +184,19 @@ def _shapes(config: Config, photos: pd.DataFrame) -> dict:
         {"name": "file", "values": [in_bytes(v) for v in quantiles(size)]},
     ]
     smaller = (height < config.size[0]) & (width < config.size[1])
-    share = lambda mask: _percent(mask.mean() if len(mask) else 0)  # noqa: E731
+    fraction = lambda mask: _percent(mask.mean() if len(mask) else 0)  # noqa: E731
     return {
         "charts": drawn,
         "shapes": {
-            "share_tall": share(ratio >= 2),
-            "share_square": share(square),
+            "tall": fraction(ratio >= 2),
+            "square": fraction(square),
             "nearly_square": len(square) > 0 and square.mean() > 0.95,
-            "rows": _ratio_rows(counted),
+            "rows": _ratio_rows(counts),
         },
         "sizes": {
             "width": rows[0]["values"][3],
             "height": rows[1]["values"][3],
-            "smaller": share(smaller),
+            "smaller": fraction(smaller),
             "input": "{} × {}".format(*reversed(config.size)),
             "quantiles": ["smallest", "5 %", "25 %", "median", "75 %", "95 %", "largest"],
             "rows": rows,
@@ -198,26 +205,30 @@ def _shapes(config: Config, photos: pd.DataFrame) -> dict:
 
 
 def _ratio_rows(counts: np.ndarray) -> list[dict]:
-    """The histogram beside the published one; its last bin, 5 and more, was not published."""
-    ours, theirs = counts / max(1, counts.sum()), RATIO_COUNTS / RATIO_COUNTS.sum()
-    rows = [
-        {"bin": f"{i / 2:.1f} to {(i + 1) / 2:.1f}", "published": int(RATIO_COUNTS[i]), "published_share": theirs[i]}
-        for i in range(len(theirs))
+    """Return the histogram beside the published one, which lacks the last bin (5 and more)."""
+    fractions, published = counts / max(1, counts.sum()), RATIO_COUNTS / RATIO_COUNTS.sum()
+    bins = [f"{i / 2:.1f} to {(i + 1) / 2:.1f}" for i in range(len(published))] + ["5 and more"]
+    return [
+        {
+            "bin": name,
+            "images": count,
+            "fraction": f"{100 * fraction:.1f} %",
+            "published": published_count,
+            "published_fraction": f"{100 * published_fraction:.1f} %",
+        }
+        for name, count, fraction, published_count, published_fraction in zip(
+            bins, counts.tolist(), fractions, [*RATIO_COUNTS.tolist(), 0], [*published, 0.0], strict=True
+        )
     ]
-    rows.append({"bin": "5 and more", "published": 0, "published_share": 0.0})
-    for row, number, share in zip(rows, counts.tolist(), ours, strict=True):
-        row |= {"photos": number, "share": f"{100 * share:.1f} %"}
-        row["published_share"] = f"{100 * row['published_share']:.1f} %"
-    return rows
 
 
 def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """`count` of the rows (or all) at even distances."""
+    """Return `count` evenly spaced rows, or all."""
     return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
 
 
-def _one_a_class(train: pd.DataFrame, classes: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Photos of as many classes as possible, from the largest class to the smallest; the same ones every time."""
+def _spread_over_classes(train: pd.DataFrame, classes: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return `count` images of as many classes as possible, largest class first; deterministic."""
     rank = train["class"].map({name: i for i, name in enumerate(classes["class"])})
     shuffled = train.assign(rank=rank).sample(frac=1, random_state=0)
     turn = shuffled.groupby("class").cumcount()
@@ -226,18 +237,19 @@ def _one_a_class(train: pd.DataFrame, classes: pd.DataFrame, count: int) -> pd.D
     return _spread(ordered[ordered["turn"] < of_each].sort_values(["rank", "turn"], kind="stable"), count)
 
 
-def _wall(index: Index, classes: pd.DataFrame, pictures: Pictures) -> list[dict]:
-    rows = _one_a_class(index.split("train"), classes, _WALL)
+def _samples(index: Index, classes: pd.DataFrame, embedder: ImageEmbedder) -> list[dict]:
+    rows = _spread_over_classes(index.split("train"), classes, _SAMPLES)
     return [
-        {"shot": pictures.photo(path), "name": name} for path, name in zip(rows["path"], rows["class"], strict=True)
+        {"image": embedder.thumbnail(path), "name": name}
+        for path, name in zip(rows["path"], rows["class"], strict=True)
     ]
 
 
-def _copies(inspection: Inspection, pictures: Pictures) -> dict:
-    relations, photos, kinds = inspection.relations, inspection.copies, []
+def _copies(inspection: Inspection, embedder: ImageEmbedder) -> dict:
+    relations, copies, kinds = inspection.relations, inspection.copies, []
     shown = [r for r in RELATIONS if r != "val and test" or (relations["relation"] == r).any()]
     for relation in tqdm(shown, "page", unit=" sections", leave=False, disable=None):
-        title, means, action = _RELATIONS[relation]
+        title, meaning, action = _RELATIONS[relation]
         rows = relations[relations["relation"] == relation]
         first = _spread(rows.sort_values("exact", kind="stable"), _PAIRS)
         number, exact = int(rows["photos"].sum()), int(rows["exact"].sum())
@@ -245,63 +257,63 @@ def _copies(inspection: Inspection, pictures: Pictures) -> dict:
             {
                 "id": relation.replace(" ", "-"),
                 "title": title,
-                "means": means,
+                "meaning": meaning,
                 "action": action,
-                "photos": number,
+                "images": number,
                 "exact": exact,
                 "near": number - exact,
                 "more": len(rows) - len(first),
-                "pairs": [_pair(photos.loc[row.first], photos.loc[row.second], pictures) for row in first.itertuples()],
+                "pairs": [_pair(copies.loc[row.first], copies.loc[row.second], embedder) for row in first.itertuples()],
             }
         )
-    return {"photos": len(photos), "groups": photos["group"].nunique(), "kinds": kinds}
+    return {"images": len(copies), "groups": copies["group"].nunique(), "kinds": kinds}
 
 
-def _pair(a: pd.Series, b: pd.Series, pictures: Pictures) -> dict:
-    sides = [{"shot": pictures.photo(p["path"]), "split": p["split"], "name": p["class"]} for p in (a, b)]
-    return {"words": "same bytes" if a["content"] == b["content"] else "near", "sides": sides}
+def _pair(a: pd.Series, b: pd.Series, embedder: ImageEmbedder) -> dict:
+    sides = [{"image": embedder.thumbnail(p["path"]), "split": p["split"], "name": p["class"]} for p in (a, b)]
+    return {"kind": "same bytes" if a["content"] == b["content"] else "near", "sides": sides}
 
 
 def _missing(inspection: Inspection) -> dict:
-    there = [split for split in SPLITS if (inspection.listing.table["split"] == split).any()]
-    lists = missing_classes(inspection.classes, there)
+    splits = _splits(inspection)
+    lists = missing_classes(inspection.classes, splits)
     missing = [
         {"name": split, "count": len(names), "names": names[:_LISTED], "more": len(names[_LISTED:])}
         for split, names in lists.items()
     ]
-    return {"missing": missing, "absent": " and no ".join(split for split in SPLITS if split not in there)}
+    return {"missing": missing, "absent": " and no ".join(split for split in SPLITS if split not in splits)}
 
 
 def _files(inspection: Inspection) -> dict:
-    photos, others = inspection.listing.table, inspection.listing.not_photos
-    bad = photos[photos["problem"].notna()]
+    images, other_files = inspection.listing.table, inspection.listing.other_files
+    bad = images[images["problem"].notna()]
     rows = bad.head(_LISTED).to_dict("records")
     return {
         "unreadable": {"count": len(bad), "rows": rows, "more": len(bad) - len(rows)},
-        "not_photos": {"count": len(others), "rows": others[:_LISTED], "more": len(others[_LISTED:])},
+        "not_photos": {"count": len(other_files), "rows": other_files[:_LISTED], "more": len(other_files[_LISTED:])},
     }
 
 
-def _sheet(config: Config, index: Index, pictures: Pictures) -> dict:
-    """Photos as evaluation sees them and as they enter the first epochs of training."""
+def _sheet(config: Config, index: Index, embedder: ImageEmbedder) -> dict:
+    """Return images as evaluation sees them and as they enter the first epochs of training."""
     train = index.split("train")
     by_size = train["class"].value_counts(sort=True).rename_axis("class").reset_index()
-    rows = _one_a_class(train, by_size, _SHEET_PHOTOS).reset_index(drop=True)
+    rows = _spread_over_classes(train, by_size, _SHEET_IMAGES).reset_index(drop=True)
     keys = ", ".join(f"{key}={value}" for key, value in config.aug.model_dump(exclude={"name"}).items())
     sheet = {"title": f"aug={config.aug.name} ({keys})", "resize": config.resize, "epochs": _SHEET_EPOCHS}
     sheet |= {"input": "{} × {}".format(*reversed(config.size)), "rows": []}
     if not len(rows):
         return sheet
-    photos = build_photos(config, index)
-    columns = [[pad_to_center(photos(row), photos.size, config.size) for row in rows["row"]]]
-    columns += [images for images, _ in training_views(config, index, photos, rows, _SHEET_EPOCHS)]
+    resized = build_images(config, index)
+    columns = [[pad_to_center(resized(row), resized.size, config.size) for row in rows["row"]]]
+    columns += [images for images, _ in training_views(config, index, resized, rows, _SHEET_EPOCHS)]
     sheet["rows"] = [
-        [_cell(pictures, image, path, column) for column, image in enumerate(images)]
+        [_cell(embedder, image, path, column) for column, image in enumerate(images)]
         for path, images in zip(rows["path"], zip(*columns, strict=True), strict=True)
     ]
     return sheet
 
 
-def _cell(pictures: Pictures, image: np.ndarray, path: str, column: int) -> Shot:
-    words = f"{path}, epoch {column}" if column else path
-    return pictures.array(image, words, ".png" if max(image.shape) <= 64 else ".jpg")
+def _cell(embedder: ImageEmbedder, image: np.ndarray, path: str, column: int) -> EmbeddedImage:
+    title = f"{path}, epoch {column}" if column else path
+    return embedder.embed(image, title, ".png" if max(image.shape) <= 64 else ".jpg")

@@ -1,8 +1,7 @@
-"""The errors' page: one HTML file that holds its data, pictures, charts, styles and script, and asks nothing of a
-network.
+"""The errors' page: one HTML file with its data, thumbnails, charts, styles and script, for use without a network.
 
-Names of classes and files come from the data and may hold anything.  They reach the page as JSON in which no `<` is
-left, and the script writes them as text alone; the page's policy lets no other script run.
+Names of classes and files are untrusted data.  They reach the page as JSON without `<`, the script writes them as text,
+and the page's content security policy blocks all other scripts.
 """
 
 import base64
@@ -18,22 +17,22 @@ from markupsafe import Markup
 from rp2k_lab.analysis.causes import CAUSES, MEANINGS
 from rp2k_lab.analysis.compare import STATES
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart
-from rp2k_lab.analysis.page_budget import NO_PICTURES, Album, add_pictures
+from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_thumbnails
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.pages.charts import accuracy_chart
 from rp2k_lab.pages.images import render
 
-MOST_BYTES = 20_000_000
-MOST_ROW_BYTES = 8_000_000  # of the errors' texts and numbers; 39,027 of them take about 6
-_MARGIN = 1000  # bytes of the note on what was left out
+MAX_BYTES = 20_000_000
+MAX_ROW_BYTES = 8_000_000  # for the errors' texts and numbers; 39,027 errors take about 6 MB
+_MARGIN = 1000  # bytes for the note on omissions
 MEASURES = {
-    "train_images": "training images of the class",
+    "train_images": "training photos of the class",
     "ratio": "height / width",
     "sharpness": "sharpness (low: blurred)",
     "brightness": "brightness",
 }
-_PHOTO_MEASURES = ("height", "width", "brightness", "contrast", "sharpness", "glare")
+_IMAGE_MEASURES = ("height", "width", "brightness", "contrast", "sharpness", "glare")
 
 
 def write_page(
@@ -51,27 +50,28 @@ def write_page(
     label_score: LabelScore | None = None,
     photo_score: pd.DataFrame | None = None,
 ) -> dict[str, int]:
-    """Write the page, at most `MOST_BYTES` long.
+    """Write the page, at most `MAX_BYTES` long, and return what did not fit.
 
     Args:
-        title: of the page; facts: names and values below it, such as the run, the split, top-1.
+        title: heading of the page.
+        facts: names and values below the title: the run, the split, top-1.
         cases, classes, clusters, causes, curves: the analysis' tables.
-        thumbnails: where the pictures come from.
-        pairs: against an earlier run, a row a photo that either run has wrong: row, state (fixed, new or kept), and
-            top1_first and p1_first, what the earlier run predicted; `cases` is of the later one.
-        label_score: of `label_score.score_labels`; photo_score: of `redrawn.photo_score`; where the truth is known.
+        thumbnails: source of the images.
+        pairs: from `compare.pair_table` of an earlier run and `cases`; None: no comparison.
+        label_score: from `label_issue_score.score_labels`, if the truth is known.
+        photo_score: from `redraw_check.photo_score`, if the truth is known.
 
     Returns:
-        What did not fit: rows (errors that are only counted), photos (errors without a picture), explanations (errors
-        without the network's view and the nearest training images).
+        Errors left out as rows (only counted), images (without a thumbnail) and explanations (without the heat map and
+        the nearest training images).
     """
     errors = page_order(cases, pairs)
     names = list(dict.fromkeys([*classes["class"], *_names_in(errors)]))
     ids = {name: i for i, name in enumerate(names)}
     errors = errors.to_dict("records")
     rows = [_row(error, ids) for error in errors]
-    kept = int((np.cumsum([len(_json(row).encode()) + 1 for row in rows]) <= MOST_ROW_BYTES).sum()) if rows else 0
-    rows, left_out = rows[:kept], {"rows": len(rows) - kept}
+    fitting = int((np.cumsum([len(_json(row).encode()) + 1 for row in rows]) <= MAX_ROW_BYTES).sum()) if rows else 0
+    rows, left_out = rows[:fitting], {"rows": len(rows) - fitting}
     data = {
         "names": [escape_controls(name) for name in names],
         "classes": _classes(classes, ids, len(names)),
@@ -84,19 +84,19 @@ def write_page(
         ],
     }
     values = _values(title, facts, cases, causes, curves, pairs) | _truth(label_score, photo_score)
-    frame = len(_page(values, data | {"rows": rows, "pictures": [], "examples": {}}, left_out).encode())
-    album = Album(MOST_BYTES - frame - _MARGIN)
-    left_out |= add_pictures(album, rows, errors, ids, data["clusters"], names, thumbnails)
-    data |= {"rows": rows, "pictures": album.pictures, "examples": album.examples(ids)}
+    frame = len(_page(values, data | {"rows": rows, "thumbnails": [], "examples": {}}, left_out).encode())
+    budget = PageBudget(MAX_BYTES - frame - _MARGIN)
+    left_out |= add_thumbnails(budget, rows, errors, ids, data["clusters"], names, thumbnails)
+    data |= {"rows": rows, "thumbnails": budget.thumbnails, "examples": budget.examples(ids)}
     file.write_text(_page(values, data, left_out), "utf-8")
     return left_out
 
 
 def page_order(cases: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The errors or, of two runs, what either has wrong: the cases that the page shows, in its first order.
+    """Return the cases of the page in its default order: the errors or, with `pairs`, the errors of either run.
 
-    One of each main cause (of two runs, also of each state) in turn, the most confident first.  In this order pictures
-    are given until the page is full, so that no cause is left without.  Arguments as of `write_page`.
+    Main causes (with `pairs`, also states) take turns, the most confident error first.  Thumbnails are added in this
+    order until the page is full, so that every cause has some.  Arguments as in `write_page`.
     """
     if pairs is None:
         errors = cases[~cases["correct"].to_numpy(bool)].assign(state="", top1_first="", p1_first=np.nan)
@@ -108,16 +108,16 @@ def page_order(cases: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Dat
 
 
 def _page(values: dict, data: dict, left_out: dict[str, int]) -> str:
-    here = Path(__file__).parent
-    script = (here / "error_page.js").read_text("utf-8")
+    folder = Path(__file__).parent
+    script = (folder / "error_page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    values = values | {"left_out": {"rows": 0, "photos": 0, "explanations": 0} | left_out, "digest": digest}
-    values |= {"script": Markup(script), "style": Markup((here / "error_page.css").read_text("utf-8"))}
-    return render(values | {"data": Markup(_json(data))}, here / "error_page.html.jinja")
+    values = values | {"left_out": {"rows": 0, "images": 0, "explanations": 0} | left_out, "digest": digest}
+    values |= {"script": Markup(script), "style": Markup((folder / "error_page.css").read_text("utf-8"))}
+    return render(values | {"data": Markup(_json(data))}, folder / "error_page.html.jinja")
 
 
 def _json(value) -> str:
-    """JSON that can stand in a script element: without <, > and &."""
+    """Return JSON for a script element: without <, > and &."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -131,8 +131,8 @@ def _tops(errors) -> list[str]:
     return [f"top{k}" for k in range(1, 6) if f"top{k}" in errors]
 
 
-def _thousandths(share: float) -> int | None:
-    return None if share is None or np.isnan(share) else round(1000 * float(share))
+def _thousandths(fraction: float) -> int | None:
+    return None if fraction is None or np.isnan(fraction) else round(1000 * float(fraction))
 
 
 def _short_number(value: float) -> float | None:
@@ -140,7 +140,7 @@ def _short_number(value: float) -> float | None:
 
 
 def _row(error: dict, ids: dict[str, int]) -> list:
-    """One error as error_page.js reads it; its pictures come later."""
+    """Return one error in the format of error_page.js, without its thumbnails."""
     tops = _tops(error)
     return [
         escape_controls(error["path"]),
@@ -150,50 +150,50 @@ def _row(error: dict, ids: dict[str, int]) -> list:
         _thousandths(error["p_true"]),
         sum(1 << i for i, cause in enumerate(CAUSES) if error[f"cause_{cause}"]),
         CAUSES.index(error["cause"]) if error["cause"] else -1,
-        [_short_number(error[name]) for name in _PHOTO_MEASURES],
+        [_short_number(error[name]) for name in _IMAGE_MEASURES],
         _thousandths(error["suspicion"]),
         ids.get(error["suggested"], -1),
         STATES.index(error["state"]) if error["state"] else -1,
         ids.get(error["top1_first"], -1),
         _thousandths(error["p1_first"]),
         _short_number(error["nearest_distance"]),
-        *NO_PICTURES,
+        *NO_THUMBNAILS,
     ]
 
 
 def _classes(classes: pd.DataFrame, ids: dict[str, int], count: int) -> list:
-    """A row a name, in the names' order; null for one that the table lacks."""
+    """Return one row for each name, in the names' order; None for names without a row in the table."""
     rows: list = [None] * count
     for c in classes.itertuples():
-        shares = [_thousandths(value) for value in (c.accuracy, c.low, c.high)]
+        accuracy = [_thousandths(value) for value in (c.accuracy, c.low, c.high)]
         confused = [ids.get(c.most_confused_with, -1), int(c.confused_images)]
         rows[ids[c[1 + classes.columns.get_loc("class")]]] = [
-            int(c.images), int(c.train_images), *shares, *confused, int(c.cluster)
+            int(c.images), int(c.train_images), *accuracy, *confused, int(c.cluster)
         ]  # fmt: skip
     return rows
 
 
 def _values(title, facts, cases, causes, curves, pairs) -> dict:
-    """What the template writes itself."""
+    """Return the values of the template that the script does not use."""
     charts = [
-        {"title": words, "svg": accuracy_chart(curves[curves["measure"] == measure], words)}
-        for measure, words in MEASURES.items()
+        {"title": caption, "svg": accuracy_chart(curves[curves["measure"] == measure], caption)}
+        for measure, caption in MEASURES.items()
         if (curves["measure"] == measure).any()
     ]
     rows = [
-        row | {"means": MEANINGS[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")
+        row | {"meaning": MEANINGS[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")
     ]
     states = {name: int((pairs["state"] == name).sum()) for name in STATES} if pairs is not None else {}
     wrong = int((~cases["correct"].to_numpy(bool)).sum())
     values = {"title": title, "facts": facts, "causes": rows, "charts": charts, "states": states}
-    return values | {"photos": len(cases), "wrong": wrong}
+    return values | {"images": len(cases), "wrong": wrong}
 
 
 def _truth(label_score: LabelScore | None, photo_score: pd.DataFrame | None) -> dict:
-    """What a shelf set's truth says of the causes."""
+    """Return the scores of the causes against a shelf set's truth, as values of the template."""
     labels = None
     if label_score is not None:
-        chart = curve_chart(label_score.curve, label_score.wrong / label_score.photos)
+        chart = curve_chart(label_score.curve, label_score.wrong / label_score.images)
         labels = {"score": label_score, "svg": chart}
     photo = [] if photo_score is None else photo_score.to_dict("records")
     return {"label_truth": labels, "photo_truth": photo}

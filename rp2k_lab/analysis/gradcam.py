@@ -1,13 +1,11 @@
-"""Where in a photo a network saw a class: Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391, section 3).
+"""Heat maps of a class in an image: Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391, section 3).
 
-The map explained is the last one before the mean: the backbone's or, where the head widens it, that convolution's.
-With our head, a mean and a dense layer, Grad-CAM is CAM (Zhou et al., CVPR 2016, arXiv 1512.04150; equality: appendix A
-of Grad-CAM): a place's value, before negative ones are cut off, is what it adds to the class's logit.  That holds for
-any backbone with such a head: also for `swin_tiny`, whose tokens lie on a grid as a convolution's places do, although
-attention has carried what surrounds a token into it, so that its maps are less local.
+The explained feature map is the last one before the global mean: the backbone's or, in a widened head, its
+convolution's.  With a head of a mean and a dense layer, Grad-CAM equals CAM (Zhou et al., CVPR 2016, arXiv 1512.04150;
+equality: Grad-CAM's appendix A): before clipping, a cell's value is its contribution to the class's logit.  This also
+holds for `swin_tiny`, whose tokens form a grid, but its maps are less local: attention mixes neighboring tokens.
 
-A backbone divides the sides by 32, so that of a small input little more than one place is left, which says nothing:
-`explain` then covers parts of the image instead.
+Backbones divide the sides by 32, which leaves too few cells of a small input: `explain` then uses occlusion.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,18 +19,18 @@ from rp2k_lab.analysis.occlusion import Occlusion
 from rp2k_lab.model import Network, WithPreprocessing
 from rp2k_lab.model.layers import global_mean
 
-LEAST_PLACES = 4  # along a side, for Grad-CAM: inputs of 128 pixels
+MIN_GRID = 4  # cells along a side, for Grad-CAM: inputs of 128 pixels
 
 
 class Explanation(NamedTuple):
-    """Where a class was seen: float32 maps (photos, h, w), and by which method they were made."""
+    """Heat maps of a class, float32 (images, h, w), and the method: Grad-CAM or occlusion."""
 
     maps: np.ndarray
     method: str
 
 
 class _Score(nn.Cell):
-    """The head from its last map on: (batch, channels, h, w) and classes as one-hot to the sum of their logits."""
+    """The head behind its last feature map: (batch, channels, h, w) and one-hot classes to the sum of their logits."""
 
     def __init__(self, network: Network):
         super().__init__(auto_prefix=False)
@@ -45,12 +43,12 @@ class _Score(nn.Cell):
 class GradCam(nn.Cell):
     """uint8 images (batch, height, width, 3), classes float32 one-hot (batch, classes) to maps, float32 (batch, h, w).
 
-    A value is what the place adds to the class's logit, 0 where it takes away: without that cut, a map's sum is the
-    logit without its bias.  Only the head is differentiated; the network has to be in evaluation mode.
+    A value is the cell's contribution to the class's logit, clipped at 0; unclipped, a map sums to the logit without
+    its bias.  Only the head is differentiated.  The network must be in evaluation mode.
     """
 
     def __init__(self, network: WithPreprocessing):
-        super().__init__(auto_prefix=False)  # the checkpoint's names are the network's
+        super().__init__(auto_prefix=False)  # checkpoints use the network's parameter names
         self.network = network
         self.gradient = ops.GradOperation()(_Score(network.network))
 
@@ -70,31 +68,30 @@ def explain(
     batch_size: int,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
-    """Where a class was seen in each photo; the network is left in evaluation mode.
+    """Return a heat map of a class for each image; the network stays in evaluation mode.
 
-    By `GradCam`, in one pass, or where its map has fewer than `LEAST_PLACES` along a side, by `Occlusion`, in 26:
-    there it pays to explain what the page shows first (`page.page_order`).
-    Both are in the logit's unit and not negative.
+    `GradCam` takes one forward pass.  `Occlusion` takes 26 and replaces it if its maps have fewer than `MIN_GRID` cells
+    along a side.  Both are in the logit's unit and not negative.
 
     Args:
-        batches: of one view each, as `rp2k_lab.train.build.batches_for` gives them: uint8 (n, height, width, 3), n =
-            `batch_size` but for the last one.
-        labels: int (photos,), the class to explain in each photo, in the order of `batches`.
+        batches: one view each, from `rp2k_lab.train.build.batches_for`: uint8 (n, height, width, 3) with n =
+            `batch_size`, smaller in the last batch.
+        labels: int (images,), the class to explain in each image, in the order of `batches`.
         check: called between batches; raises to stop (a signal).
     """
-    cell, found, first = GradCam(network).set_train(False), [], 0
-    covering = None
+    cell, maps, first = GradCam(network).set_train(False), [], 0
+    occlusion = None
     for (images,) in batches:
         check()
-        theirs = labels[first : first + len(images)]
-        if covering is None:
-            maps = _grad_cam(cell, images, theirs, batch_size)
-            if min(maps.shape[1:]) < LEAST_PLACES:
-                covering = Occlusion(network, network.normalize.mean_color(), batch_size)
-        found.append(maps if covering is None else covering(images, theirs))
+        explained = labels[first : first + len(images)]
+        if occlusion is None:
+            heat = _grad_cam(cell, images, explained, batch_size)
+            if min(heat.shape[1:]) < MIN_GRID:
+                occlusion = Occlusion(network, network.normalize.mean_color(), batch_size)
+        maps.append(heat if occlusion is None else occlusion(images, explained))
         first += len(images)
-    method = "Grad-CAM" if covering is None else "occlusion"
-    return Explanation(np.concatenate(found or [np.zeros((0, 1, 1), np.float32)]), method)
+    method = "Grad-CAM" if occlusion is None else "occlusion"
+    return Explanation(np.concatenate(maps or [np.zeros((0, 1, 1), np.float32)]), method)
 
 
 def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:
@@ -107,17 +104,17 @@ def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The heat over the very image that the network was given, uint8 RGB (height, width, 3).
+    """Return the heat map over the network's input image, uint8 RGB (height, width, 3).
 
-    Where the map has its maximum the image keeps its colors and is tinted red; where it has nothing it is gray and
-    darker, so that red packaging is not taken for heat.
+    At the map's maximum the image keeps its colors and is tinted red; at zero it is gray and darker, so that red
+    packaging does not look like heat.
 
     Args:
-        heat: (h, w), not negative, of any unit.
+        heat: (h, w), not negative, any unit.
     """
     size = image.shape[1], image.shape[0]
-    share = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    share = (share / max(float(heat.max()), 1e-12))[..., None]
+    fraction = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    fraction = (fraction / max(float(heat.max()), 1e-12))[..., None]
     gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * 0.55
     tinted = image * 0.65 + np.array([255, 40, 0]) * 0.35
-    return np.clip(gray + share * (tinted - gray), 0, 255).round().astype(np.uint8)
+    return np.clip(gray + fraction * (tinted - gray), 0, 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How well suspected labels are found, on a shelf set whose wrong labels were planted: precision over recall."""
+"""Precision and recall of suspected labels on a shelf set with planted label errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,16 +32,16 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class LabelScore:
-    """What the ranking found of the planted errors.
+    """Score of a ranking against the planted errors.
 
     Attributes:
-        photos, wrong: how many were ranked, and how many of them are labeled wrongly.
-        precision: of the shortest list that holds half of the wrong ones; its count is the list's length.
-        suggestion: share of the wrong ones in that list whose suggested class is the true one.
-        curve: of `precision_recall`.
+        images, wrong: number of ranked images and of wrong labels among them.
+        precision: of the shortest list with half of the wrong labels; its count is the list's length.
+        suggestion: fraction of the wrong labels in that list whose suggested class is the true class.
+        curve: from `precision_recall`.
     """
 
-    photos: int
+    images: int
     wrong: int
     precision: Score
     suggestion: Score
@@ -49,11 +49,11 @@ class LabelScore:
 
 
 def score_labels(index: Index, rows: pd.DataFrame, errors: LabelIssues) -> LabelScore | None:
-    """Score a ranking against a shelf set's truth; None of another data set, and where no label is wrong.
+    """Return the score of a ranking against a shelf set's truth; None for other data sets or without wrong labels.
 
     Args:
-        index: its labels count as they are in use, so a followed `dataset.relabel` has its effect.
-        rows: the ranked photos, of `Index.split`, in the order of `errors`.
+        index: `dataset.relabel` is already applied to its labels.
+        rows: the ranked images, from `Index.split`, in the order of `errors`.
     """
     file = index.root / TRUTH_FILE
     if not file.is_file():
@@ -65,21 +65,21 @@ def score_labels(index: Index, rows: pd.DataFrame, errors: LabelIssues) -> Label
         return None
     curve = precision_recall(errors.suspicion, wrong)
     precision = precision_at_recall(curve)
-    found = wrong & (errors.suspicion >= curve["suspicion"][curve["listed"] == precision.count].iloc[0])
-    right = int((errors.suggested_names(index.classes) == true)[found].sum())
-    suggestion = Score(right / found.sum(), int(found.sum()), *wilson_interval(right, int(found.sum())))
+    listed = wrong & (errors.suspicion >= curve["suspicion"][curve["listed"] == precision.count].iloc[0])
+    correct, count = int((errors.suggested_names(index.classes) == true)[listed].sum()), int(listed.sum())
+    suggestion = Score(correct / count, count, *wilson_interval(correct, count))
     return LabelScore(len(rows), int(wrong.sum()), precision, suggestion, curve)
 
 
 def precision_recall(suspicion: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
-    """One row for each length that the ranked list can have; photos of equal suspicion are listed together.
+    """Return precision and recall for each possible length of the ranked list; images of equal suspicion are one step.
 
     Args:
-        suspicion: float (photos,), larger is more suspicious.
-        wrong: bool (photos,), at least one.
+        suspicion: float (images,), larger is more suspicious.
+        wrong: bool (images,), at least one.
 
     Returns:
-        Columns listed, found (counts), suspicion (of the last one listed), precision, recall (shares), low, high (95 %
+        Columns listed, found (counts), suspicion (of the last one listed), precision, recall (0 to 1), low, high (95 %
         interval of the precision, Wilson).
     """
     order = np.argsort(-suspicion, kind="stable")
@@ -101,23 +101,23 @@ def precision_recall(suspicion: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
 
 
 def precision_at_recall(curve: pd.DataFrame, recall: float = RECALL) -> Score:
-    """The precision of the shortest list that holds this share of the wrong labels; its count is the list's length."""
+    """Return the precision of the shortest list with this recall; its count is the list's length."""
     row = curve[curve["recall"] >= recall].iloc[0]
     return Score(float(row["precision"]), int(row["listed"]), float(row["low"]), float(row["high"]))
 
 
 def curve_chart(curve: pd.DataFrame, chance: float) -> Markup:
-    """Precision over recall with its interval, as an SVG that stands alone or in a page, on light and on dark.
+    """Return precision over recall with its interval as SVG, for a file or a page, light or dark.
 
     Args:
-        curve: of `precision_recall`.
-        chance: precision of a list in any order, the share of wrong labels.
+        curve: from `precision_recall`.
+        chance: precision of a random order: the fraction of wrong labels.
     """
-    # A point for each wrong label that is found: the list's best length for that recall.
+    # One point for each found label: the shortest list with that recall.
     steps = curve[curve["found"] > 0].drop_duplicates("found").iloc[:: max(1, curve["found"].max() // 400)]
     upper, lower = (_points(steps["recall"], steps[name]) for name in ("high", "low"))
     best = precision_at_recall(curve)
-    words = f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}] at recall {RECALL:g}"
+    value = f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}] at recall {RECALL:g}"
     ticks = np.linspace(0, 1, 6)
     x, y = _x(RECALL), _y(best.value)
     return Markup(
@@ -129,12 +129,12 @@ def curve_chart(curve: pd.DataFrame, chance: float) -> Markup:
                 *(f'<path class="grid" d="M{_x(0)} {_y(t):.1f}H{_x(1)}"/>' for t in ticks),
                 *(_text(_LEFT - 8, _y(t) + 4.5, f"{t:.1f}", "end") for t in ticks),
                 *(_text(_x(t), _y(0) + 19, f"{t:.1f}", "middle") for t in ticks),
-                f'<path class="chance" d="M{_x(0)} {_y(chance):.1f}H{_x(1)}"><title>any order</title></path>',
+                f'<path class="chance" d="M{_x(0)} {_y(chance):.1f}H{_x(1)}"><title>random order</title></path>',
                 f'<path class="band" d="M{"L".join([*upper, *lower[::-1]])}Z"/>',
                 f'<path class="curve" d="M{"L".join(_points(steps["recall"], steps["precision"]))}"/>',
-                f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>',
-                _text(x, _y(best.value / 2), words, "middle", ""),  # well below a curve that falls
-                _text(_x(0.5), _HEIGHT - 6, "recall: share of the wrong labels in the list", "middle", ""),
+                f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{value}</title></circle>',
+                _text(x, _y(best.value / 2), value, "middle", ""),  # well below the falling curve
+                _text(_x(0.5), _HEIGHT - 6, "recall: fraction of the wrong labels in the list", "middle", ""),
                 f'<g transform="rotate(-90 14 {_y(0.5):.1f})">',
                 _text(14, _y(0.5), "precision", "middle", ""),
                 "</g></svg>\n",
@@ -143,36 +143,36 @@ def curve_chart(curve: pd.DataFrame, chance: float) -> Markup:
     )
 
 
-def _x(share: float) -> float:
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+def _x(fraction: float) -> float:
+    return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _y(share: float) -> float:
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+def _y(fraction: float) -> float:
+    return _HEIGHT - _BOTTOM - fraction * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _points(across: Sequence[float], up: Sequence[float]) -> list[str]:
-    return [f"{_x(a):.1f} {_y(b):.1f}" for a, b in zip(across, up, strict=True)]
+def _points(recalls: Sequence[float], precisions: Sequence[float]) -> list[str]:
+    return [f"{_x(a):.1f} {_y(b):.1f}" for a, b in zip(recalls, precisions, strict=True)]
 
 
-def _text(x: float, y: float, words: str, anchor: str, kind: str = "quiet") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "quiet") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
-def label_lines(labels: LabelIssues | None, split: str, score: LabelScore | None, file: Path) -> str:
-    """How many labels of a split are suspected, where the list is, and how good it is where the truth is known.
+def format_label_issues(labels: LabelIssues | None, split: str, score: LabelScore | None, file: Path) -> str:
+    """Return text about the suspected labels: their number, the list's file, and its score if the truth is known.
 
     Args:
-        labels: None where the network was trained on the photos.
+        labels: None if the network was trained on the images.
     """
-    folds = "those of train are ranked with task.folds=3 alone, by networks that never saw them"
+    folds = "to rank the labels of train by networks that never saw them, use task.folds=3"
     if labels is None:
         return f"labels      {folds}"
     lines = [f"labels      {labels.suspected.sum()} of {len(labels.labels)} of {split} are suspected: {file}"]
     if score is not None:
         best = score.precision
         lines.append(
-            f"            {score.wrong} are wrong; the first {best.count} of the list hold half of those: precision "
+            f"            {score.wrong} are wrong; the list's first {best.count} include half of them: precision "
             f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}]"
         )
     return "\n".join(lines + ([] if split == "train" else [f"            {folds}"]))

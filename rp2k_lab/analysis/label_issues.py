@@ -1,16 +1,15 @@
-"""Which labels are wrong: confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021, arXiv 1911.00068).
+"""Label issues by confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021, arXiv 1911.00068).
 
-A photo is counted in the confident joint as (given i, suggested j) where j is the most probable of the classes whose
-probability reaches their threshold, the mean probability of a class over the photos that are labeled so (section 3.1,
-equations 1 and 2).  Off the diagonal, labels are suspected.  The joint has at most one cell a photo, so it is kept as
-one suggestion a photo and never as a matrix of classes².
+The confident joint counts an image as (given i, suggested j) if j is the most probable class among those that reach
+their threshold: a class's mean probability over the images with its label (section 3.1, equations 1 and 2).  Labels off
+the diagonal are suspected.  The joint is stored as one suggestion for each image, not as a classes² matrix.
 
-cleanlab's are the thresholds and the label quality, normalized margin, both by its `LabelInspector`, which takes the
-probabilities in batches; the joint is ours, since cleanlab's own is a dense matrix.  The order is that of the quality,
-also for photos on the diagonal: the thresholds of small and noisy classes are low, and a list that began with all of
-the joint's suspects held at recall 0.7 a third of wrong labels where the quality alone held 0.85 (shelf, 2669 photos).
+cleanlab's `LabelInspector` computes the thresholds and the label quality (normalized margin) in batches; the joint is
+computed here, because cleanlab's is a dense matrix.  Images are ranked by quality alone.  Listing the joint's suspects
+first is worse, because small and noisy classes have low thresholds: precision at recall 0.7 was 0.33 instead of 0.85
+(shelf, 2669 images).
 
-The probabilities must be of photos that the network was not trained on: what it has learned by heart it does not doubt.
+Probabilities must come from networks that were not trained on the images: memorized labels look certain.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ import pandas as pd
 
 from rp2k_lab.evaluation.metrics import Predictions
 
-# Probabilities in memory at once; RP2K's classes make 2000 rows of them.
+# Probabilities in memory at once: 2000 rows of RP2K's classes.
 _BATCH_BYTES = 20_000_000
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -29,67 +28,67 @@ Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """What is thought of each label, a row a photo in the order of the probabilities.
+    """Suggested class and suspicion of each label, in the order of the probabilities.
 
     Attributes:
-        labels: int32 (photos,), as given.
-        suggested: int32 (photos,), the class in the confident joint; -1 where no class reaches its threshold.
-        suspicion: float32 (photos,), 0 to 1: 1 - normalized margin, which is (1 + p - q) / 2 with q the probability of
-            the given label and p the largest of the others.  Of a photo without probabilities 0.
+        labels: int32 (images,), as given.
+        suggested: int32 (images,), the class in the confident joint; -1 if no class reaches its threshold.
+        suspicion: float32 (images,), 0 to 1: 1 - normalized margin = (1 + p - q) / 2 with q the given label's
+            probability and p the largest other one; 0 for an image without probabilities.
     """
 
     labels: np.ndarray
     suggested: np.ndarray
     suspicion: np.ndarray
 
-    def at(self, places: np.ndarray) -> "LabelIssues":
-        """Those of some photos, int (n,) positions."""
-        return LabelIssues(self.labels[places], self.suggested[places], self.suspicion[places])
+    def at(self, positions: np.ndarray) -> "LabelIssues":
+        """Return the issues at int (n,) positions."""
+        return LabelIssues(self.labels[positions], self.suggested[positions], self.suspicion[positions])
 
     @property
     def suspected(self) -> np.ndarray:
-        """bool (photos,), off the diagonal of the confident joint, and another class is the most probable one."""
+        """bool (images,): off the confident joint's diagonal, and the given label is not the most probable class."""
         return (self.suggested >= 0) & (self.suggested != self.labels) & (self.suspicion > 0.5)
 
     def suggested_names(self, classes: list[str]) -> np.ndarray:
-        """The class that each suspected photo seems to show, object (photos,); "" of the others."""
+        """Return the suggested class of each suspected image, object (images,); "" for other images."""
         return np.where(self.suspected, np.array(classes, dtype=object)[self.suggested], "")
 
     def confident_joint(self, classes: list[str]) -> pd.DataFrame:
-        """The confident joint's cells that are not zero: given, suggested (class names), count; largest count first."""
+        """Return the nonzero cells of the confident joint: given, suggested (class names), count; largest first."""
         names = np.array(classes, dtype=object)
         known = self.suggested >= 0
         pairs = pd.DataFrame({"given": names[self.labels[known]], "suggested": names[self.suggested[known]]})
         return pairs.value_counts(["given", "suggested"]).rename("count").reset_index()
 
     def ranked(self, rows: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-        """The suspected photos, most suspicious first: path, row, given, suggested (class names), score (suspicion).
+        """Return the suspected images, highest suspicion first: path, row, given, suggested (names), score (suspicion).
 
         Args:
-            rows: the photos, of `Index.split`, in the order of the probabilities.
+            rows: from `Index.split`, in the order of the probabilities.
         """
-        there = np.flatnonzero(self.suspected)
-        there = there[np.argsort(-self.suspicion[there], kind="stable")]
-        photos = rows.iloc[there]
+        positions = np.flatnonzero(self.suspected)
+        positions = positions[np.argsort(-self.suspicion[positions], kind="stable")]
+        images = rows.iloc[positions]
         names = np.array(classes, dtype=object)
         return pd.DataFrame(
             {
-                "path": photos["path"].to_numpy(),
-                "row": photos["row"].to_numpy(),
-                "given": names[self.labels[there]],
-                "suggested": names[self.suggested[there]],
-                "score": self.suspicion[there],
+                "path": images["path"].to_numpy(),
+                "row": images["row"].to_numpy(),
+                "given": names[self.labels[positions]],
+                "suggested": names[self.suggested[positions]],
+                "score": self.suspicion[positions],
             }
         )
 
 
 def find_label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIssues:
-    """Confident learning on probabilities of photos that the network was not trained on.
+    """Return the label issues from held-out probabilities of all classes.
 
     Args:
-        labels: int32 (photos,), as given.
-        probabilities: float32 (photos, classes), two classes or more; may be memory-mapped, and is read in batches,
-            twice.  A row of NaN: the photo was never held out, and nothing is said of it.
+        labels: int32 (images,), as given.
+        probabilities: float32 (images, classes), two or more classes, possibly memory-mapped: read twice, in batches.
+            Rows of NaN (images that were never held out) get no suggestion.
     """
     count = max(1, _BATCH_BYTES // (4 * probabilities.shape[1]))
     known = np.concatenate(
@@ -97,19 +96,18 @@ def find_label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIss
     )
     rows = np.flatnonzero(known)
     parts = [rows[i : i + count] for i in range(0, len(rows), count)]
-    found = _confident_learning(
+    suggested, suspicion = np.full(len(labels), -1, np.int32), np.zeros(len(labels), np.float32)
+    suggested[rows], suspicion[rows] = _confident_learning(
         lambda: ((labels[part], probabilities[part]) for part in parts), probabilities.shape[1], len(rows)
     )
-    suggested, suspicion = np.full(len(labels), -1, np.int32), np.zeros(len(labels), np.float32)
-    suggested[rows], suspicion[rows] = found
     return LabelIssues(labels, suggested, suspicion)
 
 
 def find_label_issues_in_top(predictions: Predictions, classes: int) -> LabelIssues:
-    """The same on a run's stored predictions of val or test, the five most probable classes of each photo.
+    """Return the label issues from the five most probable classes of each image, for val or test.
 
-    What they leave of 1 is shared out evenly over the other classes; that changes a suggestion only where a class
-    beyond the fifth reaches its threshold and none of the five does.
+    The remaining probability is spread evenly over the other classes.  This changes a suggestion only if none of the
+    five reaches its threshold and another class does.
     """
     labels, count = predictions.labels, max(1, _BATCH_BYTES // (4 * classes))
 
@@ -122,29 +120,29 @@ def find_label_issues_in_top(predictions: Predictions, classes: int) -> LabelIss
 
 
 def spread(top_labels: np.ndarray, top_probabilities: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities of all classes, float32 (photos, classes), from those of the first k, the rest shared out evenly.
+    """Return probabilities of all classes, float32 (images, classes): the first k, and the rest spread evenly.
 
     Args:
-        top_labels: int32 (photos, k); top_probabilities: float32 (photos, k).
+        top_labels: int32 (images, k); top_probabilities: float32 (images, k).
     """
-    others = classes - top_labels.shape[1]
-    left = np.clip(1 - top_probabilities.sum(axis=1), 0, None) / max(1, others)
-    # No other class is more probable than the last of the first k.
-    left = np.minimum(left, top_probabilities[:, -1])
-    dense = np.repeat(left[:, None], classes, axis=1).astype(np.float32)
+    other_classes = classes - top_labels.shape[1]
+    rest = np.clip(1 - top_probabilities.sum(axis=1), 0, None) / max(1, other_classes)
+    # No other class is more probable than the k-th.
+    rest = np.minimum(rest, top_probabilities[:, -1])
+    dense = np.repeat(rest[:, None], classes, axis=1).astype(np.float32)
     np.put_along_axis(dense, top_labels, top_probabilities, axis=1)
     return dense
 
 
-def _confident_learning(batches: Callable[[], Batches], classes: int, photos: int) -> tuple[np.ndarray, np.ndarray]:
-    """(suggested, suspicion), as of `LabelIssues`.
+def _confident_learning(batches: Callable[[], Batches], classes: int, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (suggested, suspicion) of `LabelIssues`.
 
     Args:
-        batches: makes an iterator over (labels, probabilities without NaN) of all photos; called twice.
+        batches: returns an iterator over (labels, probabilities without NaN) of all images; called twice.
     """
     from cleanlab.experimental.label_issues_batched import LabelInspector
 
-    suggested, suspicion = np.full(photos, -1, np.int32), np.zeros(photos, np.float32)
+    suggested, suspicion = np.full(images, -1, np.int32), np.zeros(images, np.float32)
     inspector = LabelInspector(
         num_class=classes, store_results=False, verbose=False, quality_score_kwargs={"method": "normalized_margin"}
     )
@@ -152,10 +150,10 @@ def _confident_learning(batches: Callable[[], Batches], classes: int, photos: in
         inspector.update_confident_thresholds(labels, probabilities)
     first = 0
     for labels, probabilities in batches():
-        # cleanlab gives a class without photos a threshold near 0, which every photo would reach.
+        # cleanlab gives a class without images a threshold near 0, which every image would reach.
         thresholds = np.where(inspector.examples_per_class > 0, inspector.get_confident_thresholds(), np.inf)
         quality = inspector.score_label_quality(labels, probabilities, update_num_issues=False)
-        # float32: the mean of equal numbers must not lie a rounding above them.
+        # The float32 mean of equal numbers may be rounded up above them.
         confident = np.where(probabilities >= thresholds.astype(np.float32) - 1e-6, probabilities, -1)
         best = confident.argmax(axis=1)
         best[confident.max(axis=1) < 0] = -1

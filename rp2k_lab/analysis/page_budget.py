@@ -1,4 +1,4 @@
-"""Which pictures the errors' page has room for, in which order."""
+"""Thumbnails of the errors' page, by priority, within a budget of bytes."""
 
 from collections.abc import Callable
 
@@ -7,87 +7,96 @@ import numpy as np
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.pages.images import in_base64
 
-NO_PICTURES = (-1, -1, ())  # the end of a row: its photo, what explains it, nearest training images
-_PHOTO, _SEEN, _NEAR = -3, -2, -1
-_FIRST_SHARE = 0.65  # of the bytes: photos and class examples; the rest explains them
-_CLUSTERS, _CLUSTER_CLASSES, _NEAREST = 60, 8, 3
+NO_THUMBNAILS = (-1, -1, ())  # the end of a row: its image, its explanation, its nearest training images
+_IMAGE, _EXPLANATION, _NEAREST = -3, -2, -1
+_FIRST_FRACTION = 0.65  # of the bytes, for images and class examples; the rest is for explanations
+_CLUSTERS, _CLUSTER_CLASSES, _NEIGHBORS = 60, 8, 3
 _QUALITY = 76
-_BYTES_OF_NUMBERS = 60  # of a row's numbers of pictures, or one picture's
+_NUMBER_BYTES = 60  # for the numbers of a row's thumbnails, or the quotes and number of one thumbnail
 
 
-class Album:
-    """Pictures in base64, each once, until the budget is spent."""
+class PageBudget:
+    """Thumbnails in base64, each stored once, until the budget is spent.
+
+    Attributes:
+        thumbnails: JPEG in base64, by number.
+    """
 
     def __init__(self, budget: int):
-        self.pictures: list[str] = []
-        self._budget, self._places = budget, {}
+        self.thumbnails: list[str] = []
+        self._budget, self._numbers = budget, {}
 
-    def limit(self, share: float) -> None:
-        """Keep the rest of the budget for later; 1 gives all of it free."""
-        self._reserved = int(self._budget * (1 - share))
+    def limit(self, fraction: float) -> None:
+        """Allow this fraction of the initial budget, and reserve the rest."""
+        self._reserved = int(self._budget * (1 - fraction))
 
-    def place(self, key, draw: Callable[[], np.ndarray | None]) -> int | None:
-        """The picture's number, -1 where there is none; None where the page is full."""
-        if key not in self._places:
+    def add(self, key: int | str | tuple[str, int], draw: Callable[[], np.ndarray | None]) -> int | None:
+        """Return a thumbnail's number, -1 if `draw` returns None; None if the page is full."""
+        if key not in self._numbers:
             image = draw()
             text = "" if image is None else in_base64(image, ".jpg", _QUALITY)
-            if len(text) + _BYTES_OF_NUMBERS > self._budget - self._reserved:
+            if len(text) + _NUMBER_BYTES > self._budget - self._reserved:
                 return None
-            self._budget -= len(text) + _BYTES_OF_NUMBERS if text else 0
-            self._places[key] = len(self.pictures) if text else -1
-            self.pictures += [text] if text else []
-        return self._places[key]
+            self._budget -= len(text) + _NUMBER_BYTES if text else 0
+            self._numbers[key] = len(self.thumbnails) if text else -1
+            self.thumbnails += [text] if text else []
+        return self._numbers[key]
 
-    def note(self) -> None:
-        """A row more names its pictures."""
-        self._budget -= _BYTES_OF_NUMBERS
+    def reserve_row(self) -> None:
+        """Reserve the bytes of one more row's numbers."""
+        self._budget -= _NUMBER_BYTES
 
     def examples(self, ids: dict[str, int]) -> dict[int, int]:
-        """Class number to picture number."""
-        found = ((ids[key], place) for key, place in self._places.items() if isinstance(key, str))
-        return {number: place for number, place in found if place >= 0}
+        """Return class number to thumbnail number."""
+        numbers = ((ids[key], number) for key, number in self._numbers.items() if isinstance(key, str))
+        return {class_number: number for class_number, number in numbers if number >= 0}
 
 
-def add_pictures(
-    album: Album, rows: list, errors: list[dict], ids: dict, clusters: list, names: list, thumbnails: Thumbnails
+def add_thumbnails(
+    budget: PageBudget, rows: list, errors: list[dict], ids: dict, clusters: list, names: list, thumbnails: Thumbnails
 ) -> dict[str, int]:
-    """Fill the rows' pictures: the clusters' classes, then photos with both classes, then what explains them."""
+    """Fill in the rows' thumbnails: examples of the clusters' classes, images with both classes, then explanations.
+
+    Returns:
+        Rows without images and without explanations.
+    """
 
     def example(name: str) -> int | None:
-        return album.place(name, lambda: thumbnails.example(name))
+        return budget.add(name, lambda: thumbnails.example(name))
 
-    def photo(row: int) -> int | None:
-        return album.place(row, lambda: thumbnails.photo(row))
+    def image(row: int) -> int | None:
+        return budget.add(row, lambda: thumbnails.image(row))
 
-    def picture(target: list, error: dict) -> bool:
-        places = [example(error["true"]), example(error["top1"]), photo(error["row"])]
-        target[_PHOTO] = -1 if None in places else places[-1]
-        return None not in places
+    def add_image(target: list, error: dict) -> bool:
+        numbers = [example(error["true"]), example(error["top1"]), image(error["row"])]
+        target[_IMAGE] = -1 if None in numbers else numbers[-1]
+        return None not in numbers
 
-    def explain(target: list, error: dict) -> bool:
-        row, near = error["row"], [int(n) for n in error["nearest"][:_NEAREST]]
-        seen = album.place(("seen", row), lambda: thumbnails.explanation(row))
-        places = [photo(n) for n in near]
-        if seen is None or None in places:
+    def add_explanation(target: list, error: dict) -> bool:
+        row, neighbors = error["row"], [int(n) for n in error["nearest"][:_NEIGHBORS]]
+        explanation = budget.add(("explanation", row), lambda: thumbnails.explanation(row))
+        numbers = [image(n) for n in neighbors]
+        if explanation is None or None in numbers:
             return False
-        numbers = [ids.get(thumbnails.class_of(n), -1) for n in near]
-        target[_SEEN], target[_NEAR] = seen, [list(pair) for pair in zip(numbers, places, strict=True)]
+        classes = [ids.get(thumbnails.class_of(n), -1) for n in neighbors]
+        target[_EXPLANATION] = explanation
+        target[_NEAREST] = [list(pair) for pair in zip(classes, numbers, strict=True)]
         return True
 
     def fill(step: Callable[[list, dict], bool], first: int, end: int) -> int:
-        """Take the step for one row after the other; the number of the first that the page has no room for."""
+        """Apply `step` to rows until the page is full; return the first row left out."""
         for i in range(first, end):
             if not step(rows[i], errors[i]):
                 return i
-            album.note()
+            budget.reserve_row()
         return end
 
-    album.limit(_FIRST_SHARE)
+    budget.limit(_FIRST_FRACTION)
     for _, members, *_ in clusters[:_CLUSTERS]:
         for number in members[:_CLUSTER_CLASSES]:
             example(names[number])
-    pictured = fill(picture, 0, len(rows))
-    album.limit(1)
-    explained = fill(explain, 0, pictured)
-    pictured = fill(picture, pictured, len(rows))
-    return {"photos": len(rows) - pictured, "explanations": len(rows) - explained}
+    with_image = fill(add_image, 0, len(rows))
+    budget.limit(1)
+    with_explanation = fill(add_explanation, 0, with_image)
+    with_image = fill(add_image, with_image, len(rows))
+    return {"images": len(rows) - with_image, "explanations": len(rows) - with_explanation}

@@ -1,4 +1,4 @@
-"""What a photo's pixels say about how it was taken.  A measure judges no photo: `causes` does, against thresholds."""
+"""Brightness, contrast, sharpness and glare of images; `causes` compares them with thresholds."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,29 +11,26 @@ import pandas as pd
 from rp2k_lab.dataset.image import fit, read_shrunk
 
 MEASURES = ("brightness", "contrast", "sharpness", "glare")
-# All is measured with the photo scaled into this square: a photo of many pixels is else smooth from one to the next,
-# however sharp it is.
+# Images are scaled into this square before measuring: at full size, many pixels make a sharp image look smooth.
 SIDE = 128
-# Training photos a class whose median says what is usual: enough for a median, and RP2K's 2388 classes take no longer
-# than its test split.
-USUAL_OF = 20
-# From here on a channel of 8 bits counts as clipped: JPEG moves a white by a few steps.
+# Training images of a class behind its median: RP2K's 2388 classes take no longer than its test split.
+TYPICAL_SAMPLE = 20
+# Smallest 8-bit value that counts as clipped: JPEG changes white by a few steps.
 _CLIPPED = 250
 
 
 def measure(image: np.ndarray) -> dict[str, float]:
-    """The measures of one photo.
+    """Return the measures of one image.
 
     Args:
         image: uint8 RGB (height, width, 3), any size.
 
     Returns:
         brightness: mean luma (ITU-R BT.601), 0 to 1.
-        contrast: its standard deviation (RMS contrast: Peli, JOSA A 7, 1990), 0 to 0.5.
-        sharpness: variance of the luma's Laplacian (Pech-Pacheco et al., ICPR 2000) over the variance of the luma, so
-            that neither exposure nor a pale label counts as blur; 0 or more, about 0.1 for a blurred photo, 1 for a
-            sharp one; 0 for a photo of one color.
-        glare: share of the pixels whose three channels are all clipped, 0 to 1.
+        contrast: standard deviation of the luma (RMS contrast: Peli, JOSA A 7, 1990), 0 to 0.5.
+        sharpness: variance of the luma's Laplacian (Pech-Pacheco et al., ICPR 2000) / variance of the luma, so that
+            neither exposure nor a pale label counts as blur; 0 or more, about 0.1 blurred, 1 sharp, 0 for one color.
+        glare: fraction of pixels with all three channels clipped, 0 to 1.
     """
     small = fit(image, (SIDE, SIDE))
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
@@ -42,41 +39,41 @@ def measure(image: np.ndarray) -> dict[str, float]:
     return {
         "brightness": float(luma.mean(dtype=np.float64)),
         "contrast": variance**0.5,
-        "sharpness": edges / variance if variance > 1e-6 else 0.0,  # less is the rounding of one gray
+        "sharpness": edges / variance if variance > 1e-6 else 0.0,  # below: rounding of a uniform gray
         "glare": float((small.min(axis=2) >= _CLIPPED).mean()),
     }
 
 
-def measure_photos(
-    root: Path, paths: Sequence[str], workers: int | None, check: Callable[[], None] = lambda: None
+def measure_images(
+    root: Path, paths: Sequence[str], num_threads: int | None, check: Callable[[], None] = lambda: None
 ) -> pd.DataFrame:
-    """`measure` of each file, a row a path, float32 columns MEASURES.
+    """Return the measures of files, one row for each path, float32 columns MEASURES.
 
     Args:
-        root: what `paths` are relative to.
-        workers: threads; None: one a core.
-        check: called between photos; raises to stop (a signal).
+        root: folder of `paths`.
+        num_threads: None: one for each core.
+        check: called between images; raises to stop (a signal).
 
     Raises:
-        DataError: a photo that cannot be read.
+        DataError: an image cannot be read.
     """
-    found = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="measures") as pool:
+    rows = []
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="measures") as pool:
         for measures in pool.map(lambda path: measure(read_shrunk(root / path, SIDE)), paths):
             check()
-            found.append(measures)
-    return pd.DataFrame(found, columns=list(MEASURES), dtype=np.float32)
+            rows.append(measures)
+    return pd.DataFrame(rows, columns=list(MEASURES), dtype=np.float32)
 
 
-def usual_measures(
-    root: Path, train: pd.DataFrame, workers: int | None, check: Callable[[], None] = lambda: None
+def typical_measures(
+    root: Path, train: pd.DataFrame, num_threads: int | None, check: Callable[[], None] = lambda: None
 ) -> pd.DataFrame:
-    """What each class's training photos measure: the medians of at most USUAL_OF of them, evenly spaced in `train`.
+    """Return each class's median measures over at most TYPICAL_SAMPLE training images, evenly spaced in `train`.
 
-    A brown bottle is no dark photo.  On the default shelf's val, 485 photos without `others`, |log brightness| against
-    the class finds the wrongly exposed ones with an area under the ROC curve of 0.98 (against one brightness for all
-    0.96), sharpness the blurred ones with 0.95 (0.92).  Glare does not find the reflections (0.50): they are lighter
-    than what is below, but seldom white, and many labels are white.
+    Images are judged against their class, because a brown bottle is not a dark image.  Areas under the ROC curve on the
+    default shelf's val (485 images without `others`), with a common reference in brackets: wrong exposure by |log
+    brightness| 0.98 (0.96), blur by sharpness 0.95 (0.92), reflections by glare 0.50: they are seldom white, and many
+    labels are white.
 
     Args:
         train: columns path, class.
@@ -84,7 +81,7 @@ def usual_measures(
     Returns:
         Indexed by class, float32 columns MEASURES.
     """
-    place, size = train.groupby("class").cumcount(), train.groupby("class")["path"].transform("size")
-    chosen = train[(place * USUAL_OF) % size < USUAL_OF]
-    measures = measure_photos(root, chosen["path"].tolist(), workers, check)
+    position, size = train.groupby("class").cumcount(), train.groupby("class")["path"].transform("size")
+    chosen = train[(position * TYPICAL_SAMPLE) % size < TYPICAL_SAMPLE]
+    measures = measure_images(root, chosen["path"].tolist(), num_threads, check)
     return measures.groupby(chosen["class"].to_numpy(object)).median()

@@ -1,5 +1,7 @@
-"""Was it the photo's fault?  A shelf set knows: the same product is drawn without the nuisance, and the model asked
-again.  An error whose clean drawing is recognized was the photo's fault."""
+"""Check of the cause `photo` on a shelf set: its images are redrawn without nuisances and predicted again.
+
+If the model recognizes the clean drawing of an error, the photo was at fault.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,12 +19,12 @@ from rp2k_lab.dataset.shelf.scene import draw_image, encode
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 
-# What is left out: what the rules of `photo` can see in the pixels, and all that stands between product and picture.
+# Nuisances that are left out: those that the rules of `photo` measure, and all.
 LEFT_OUT = {"measured": ("blur", "brightness", "reflection"), "all": NUISANCES}
 
 
 def read_truth(root: Path) -> tuple[ShelfOptions, pd.DataFrame] | None:
-    """(options, truth.parquet by path) of a shelf set, or None of another data set."""
+    """Return (options, truth.parquet by path) of a shelf set, None for other data sets."""
     if not (root / TRUTH_FILE).is_file():
         return None
     options = ShelfOptions.model_validate_json((root / OPTIONS_FILE).read_text("utf-8"))
@@ -30,13 +32,14 @@ def read_truth(root: Path) -> tuple[ShelfOptions, pd.DataFrame] | None:
 
 
 def clean_batches(
-    options: ShelfOptions, truth: pd.DataFrame, without: Sequence[str], way: Preprocessing, batch_size: int
+    options: ShelfOptions, truth: pd.DataFrame, without: Sequence[str], preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[list[np.ndarray]]:
-    """The photos of rows of the truth drawn again without some nuisances, as a predictor takes them.
+    """Yield batches of the truth's images, redrawn without some nuisances, for a `Predictor`.
 
-    They go through a file, compressed as the photo is: a JPEG is decoded at a fraction of its size where that is
-    enough, which gives other pixels than resizing the drawing.
+    Images are encoded and read back like the originals: a JPEG may be decoded at reduced size, which gives other
+    pixels than resizing the drawing.
     """
+    size, resized = preprocessing.size, preprocessing.resized
     catalog = build_catalog(options)
     with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as folder:
         file = Path(folder) / "photo"
@@ -44,7 +47,7 @@ def clean_batches(
             images = []
             for row in truth.iloc[start : start + batch_size].to_dict("records"):
                 file.write_bytes(encode(draw_image(row, catalog, without), row))
-                images.append(pad_to_center(read_resized(file, way.resized, way.resize), way.resized, way.size))
+                images.append(pad_to_center(read_resized(file, resized, preprocessing.resize), resized, size))
             yield [np.stack(images)]
 
 
@@ -56,7 +59,7 @@ def recognized_clean(
     without: Sequence[str],
     batch_size: int,
 ) -> np.ndarray:
-    """Whether the model gives the true class to each photo of `truth` drawn without some nuisances: bool (photos,).
+    """Return whether the model recognizes each image of `truth` when redrawn without some nuisances: bool (images,).
 
     Args:
         predictor: of one network.
@@ -64,48 +67,48 @@ def recognized_clean(
         without: names of NUISANCES.
     """
     batches = clean_batches(options, truth, without, predictor.preprocessings[0], batch_size)
-    said = [average.argmax(axis=1) for _, average in predictor(batches)]
+    labels = [average.argmax(axis=1) for _, average in predictor(batches)]
     names = np.array(classes, dtype=object)
-    return names[np.concatenate(said)] == truth["true_class"].to_numpy(object) if said else np.zeros(0, bool)
+    return names[np.concatenate(labels)] == truth["true_class"].to_numpy(object) if labels else np.zeros(0, bool)
 
 
 def score_photo(flagged: np.ndarray, fault: np.ndarray) -> dict[str, float]:
-    """How well the cause `photo` finds the errors that were the photo's fault.
+    """Return precision and recall of the cause `photo` for errors that were the photo's fault.
 
     Args:
-        flagged: bool (errors,), the cause.
-        fault: bool (errors,), recognized when drawn clean.
+        flagged: bool (errors,), has the cause.
+        fault: bool (errors,), recognized when redrawn clean.
 
     Returns:
-        errors, fault, flagged, both (counts), fault_share (the precision of flagging at random), then precision and
-        recall with _low and _high (Wilson, 95 %); a share of nothing is nan within (0, 1).
+        errors, fault, flagged, both (counts), fault_share (precision of random flags), then precision and recall with
+        _low and _high (Wilson, 95 %); 0 of 0 is NaN within (0, 1).
     """
     both = int((flagged & fault).sum())
-    found = {"errors": len(fault), "fault": int(fault.sum()), "flagged": int(flagged.sum()), "both": both}
-    found["fault_share"] = found["fault"] / len(fault) if len(fault) else np.nan
-    for name, of in (("precision", found["flagged"]), ("recall", found["fault"])):
-        low, high = wilson_interval(both, of)
-        found |= {name: both / of if of else np.nan, f"{name}_low": low, f"{name}_high": high}
-    return found
+    score = {"errors": len(fault), "fault": int(fault.sum()), "flagged": int(flagged.sum()), "both": both}
+    score["fault_share"] = score["fault"] / len(fault) if len(fault) else np.nan
+    for name, count in (("precision", score["flagged"]), ("recall", score["fault"])):
+        low, high = wilson_interval(both, count)
+        score |= {name: both / count if count else np.nan, f"{name}_low": low, f"{name}_high": high}
+    return score
 
 
 def photo_score(
     predictor: Predictor, classes: list[str], cases: pd.DataFrame, root: Path, batch_size: int
 ) -> pd.DataFrame | None:
-    """`score_photo` on a shelf set's errors with a right label, a row for each of LEFT_OUT; None of another data set.
+    """Return `score_photo` of a shelf set's correctly labeled errors, a row for each of LEFT_OUT; else None.
 
     Args:
         cases: columns path, correct, cause_photo.
         root: the data set's folder.
     """
-    known = read_truth(root)
-    if known is None:
+    shelf = read_truth(root)
+    if shelf is None:
         return None
-    options, truth = known
+    options, truth = shelf
     errors = cases.loc[~cases["correct"].to_numpy(bool), ["path", "cause_photo"]]
     truth = truth.loc[errors["path"]]
-    right = ~truth["label_error"].to_numpy(bool)
-    truth, flagged = truth[right], errors["cause_photo"].to_numpy(bool)[right]
+    correct_label = ~truth["label_error"].to_numpy(bool)
+    truth, flagged = truth[correct_label], errors["cause_photo"].to_numpy(bool)[correct_label]
     rows = []
     for name, without in LEFT_OUT.items():
         fault = recognized_clean(predictor, classes, options, truth, without, batch_size)
@@ -113,15 +116,15 @@ def photo_score(
     return pd.DataFrame(rows)
 
 
-def photo_score_lines(score: pd.DataFrame) -> str:
-    """How well the cause `photo` did against a shelf set's truth; `score` of `analysis.redrawn.photo_score`."""
-    lines = [f"photo       of {score['errors'][0]} errors with a right label, {score['flagged'][0]} have this cause;"]
+def format_photo_score(score: pd.DataFrame) -> str:
+    """Return the table of `photo_score` as text."""
+    lines = [f"photo       {score['flagged'][0]} of {score['errors'][0]} correctly labeled errors have this cause"]
     for row in score.itertuples():
-        shares = (f"{name} {share:.2f} [{low:.2f}, {high:.2f}]" for name, share, low, high in (
+        scores = (f"{name} {value:.2f} [{low:.2f}, {high:.2f}]" for name, value, low, high in (
             ("precision", row.precision, row.precision_low, row.precision_high),
             ("recall", row.recall, row.recall_low, row.recall_high),
         ))  # fmt: skip
-        what = "what it measures" if row.left_out == "measured" else "any nuisance"
-        share = f"{row.fault} ({100 * row.fault_share:.0f} %)"
-        lines.append(f"            drawn without {what} {share} are recognized: {', '.join(shares)}")
+        nuisances = "the measured nuisances" if row.left_out == "measured" else "any nuisance"
+        recognized = f"{row.fault} ({100 * row.fault_share:.0f} %)"
+        lines.append(f"            redrawn without {nuisances}, {recognized} are recognized: {', '.join(scores)}")
     return "\n".join(lines)

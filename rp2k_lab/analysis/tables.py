@@ -1,16 +1,16 @@
-"""From predictions, features and measures to the tables of an analysis.
+"""Tables of an analysis, from predictions, features and measures.
 
-`ErrorTables.cases` has a row a photo of the split, in the index's order:
+`ErrorTables.cases` has one row for each image of the split, in the index's order:
 
 - path, true, correct, top1…top5, p1…p5 as in a run's predictions.parquet (`metrics.predictions_table`); p_true
-  (float32, probability of the given label); row (int, the index's); train_images (int) and group (head, medium, tail)
+  (float32, probability of the given label); row (int, in the index); train_images (int) and group (head, medium, tail)
   of the true class;
-- height, width (pixels), ratio (height / width), and brightness, contrast, sharpness, glare (float32, `photo.measure`);
-- suspicion (float32, 0 to 1, that the given label is wrong; nan where the network was trained on the photo), suggested
-  (the label to give instead, or "");
-- cause_<cause> (bool) for each cause, and cause, the main one, "" where correct (`causes`);
-- nearest (list of rows of the index: the training photos nearest in feature space, for errors alone) and
-  nearest_distance (1 - cosine to the first of them; nan where not computed).
+- height, width (pixels), ratio (height / width), and brightness, contrast, sharpness, glare (float32,
+  `photo_quality.measure`);
+- suspicion of the given label (float32, 0 to 1; NaN if the network was trained on the image), suggested (class or "");
+- cause_<cause> (bool) for each cause, and cause, the main one, "" for correct predictions (`causes`);
+- nearest (for errors: rows of the nearest training images in feature space) and nearest_distance (1 - cosine to the
+  first; NaN if not computed).
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ from rp2k_lab.evaluation.metrics import Predictions, per_class, predictions_tabl
 
 @dataclass(frozen=True)
 class ErrorTables:
-    """What an analysis found.
+    """Tables of an analysis.
 
     Attributes:
         cases: see the module.
-        classes: a row a class: class, images (of the split), train_images, accuracy (nan without images), low, high
-            (Wilson, 95 %), most_confused_with (the class that its photos are most often taken for, or ""),
-            confused_images (how many), cluster (of look-alikes, -1: none).
-        clusters: as of `clusters.cluster_table`.
-        causes: as of `causes.cause_table`.
-        curves: as of `curves.accuracy_curves`.
+        classes: one row for each class: class, images (of the split), train_images, accuracy (NaN without images), low,
+            high (Wilson, 95 %), most_confused_with (its most frequent wrong prediction or ""), confused_images (their
+            number), cluster (of look-alikes, -1: none).
+        clusters: from `clusters.cluster_table`.
+        causes: from `causes.cause_table`.
+        curves: from `accuracy_curves.accuracy_curves`.
     """
 
     cases: pd.DataFrame
@@ -48,14 +48,14 @@ class ErrorTables:
     curves: pd.DataFrame
 
 
-def photo_table(
+def image_table(
     index: Index, rows: pd.DataFrame, predictions: Predictions, p_true: np.ndarray, measures: pd.DataFrame
 ) -> pd.DataFrame:
-    """The cases without what is found out about them: columns path to glare.
+    """Return the cases' columns from path to glare.
 
     Args:
-        rows: of `Index.split`.
-        predictions, p_true (float32), measures (of `photo.measure_photos`): in the order of `rows`.
+        rows: from `Index.split`.
+        predictions, p_true (float32), measures (from `photo_quality.measure_images`): in the order of `rows`.
     """
     table, counts = predictions_table(predictions, rows["path"], index.classes), index.train_counts()
     return table.assign(
@@ -71,41 +71,40 @@ def photo_table(
 
 
 def analyze(
-    photos: pd.DataFrame,
+    images: pd.DataFrame,
     predictions: Predictions,
     classes: list[str],
     train_counts: np.ndarray,
     means: np.ndarray,
-    usual: pd.DataFrame,
+    typical: pd.DataFrame,
     rules: Rules,
-    others: str | None,
+    catch_all_class: str | None,
 ) -> ErrorTables:
-    """All tables, the cases without their nearest training photos.
+    """Return all tables; the cases lack their nearest training images.
 
     Args:
-        photos: of `photo_table`, with suspicion and suggested.
+        images: from `image_table`, with suspicion and suggested.
         classes: names in the labels' order.
         train_counts: int (classes,).
-        means: of `neighbors.class_means`.
-        usual: of `photo.usual_measures`.
-        others: the catch-all class, or None.
+        means: from `neighbors.class_means`.
+        typical: from `photo_quality.typical_measures`.
     """
-    pairs = confused_pairs(photos, classes, means, rules)
-    cases = add_causes(photos, pairs, usual, rules, others)
-    clusters = cluster_table(look_alike_clusters(pairs, others), cases)
+    pairs = confused_pairs(images, classes, means, rules)
+    cases = add_causes(images, pairs, typical, rules, catch_all_class)
+    clusters = cluster_table(look_alike_clusters(pairs, catch_all_class), cases)
     table = class_table(per_class(predictions, classes, train_counts), cases, clusters)
     return ErrorTables(cases, table, clusters, cause_table(cases), accuracy_curves(cases))
 
 
 def class_table(accuracies: pd.DataFrame, cases: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:
-    """`ErrorTables.classes`.
+    """Return `ErrorTables.classes`.
 
     Args:
-        accuracies: of `metrics.per_class`.
+        accuracies: from `metrics.per_class`.
     """
     errors = cases.loc[~cases["correct"].to_numpy(bool), ["true", "top1"]]
     counts = errors.value_counts(sort=False).rename("images").reset_index()
-    # The most frequent; of equals the first by name.
+    # The most frequent wrong prediction, ties by name.
     counts = counts.sort_values(["images", "top1"], ascending=[False, True]).drop_duplicates("true").set_index("true")
     number = {name: row.cluster for row in clusters.itertuples() for name in row.classes}
     table = accuracies[["class", "images", "train_images", "accuracy", "low", "high"]].copy()
@@ -115,18 +114,18 @@ def class_table(accuracies: pd.DataFrame, cases: pd.DataFrame, clusters: pd.Data
     return table
 
 
-def add_nearest(cases: pd.DataFrame, where: np.ndarray, positions: np.ndarray, distances: np.ndarray) -> pd.DataFrame:
-    """The cases with columns nearest and nearest_distance.
+def add_nearest(cases: pd.DataFrame, errors: np.ndarray, rows: np.ndarray, distances: np.ndarray) -> pd.DataFrame:
+    """Return the cases with columns nearest and nearest_distance.
 
     Args:
-        where: int (n,), the cases' positions that it was computed for.
-        positions: int (n, k), rows of the index's table, the nearest first.
+        errors: int (n,), positions of the cases with neighbors.
+        rows: int (n, k), rows of the index, nearest first.
         distances: float32 (n, k).
     """
-    lists: list[list[int]] = [[] for _ in range(len(cases))]
-    first = np.full(len(cases), np.nan, np.float32)
-    for case, rows in zip(where.tolist(), positions.tolist(), strict=True):
-        lists[case] = rows
-    if positions.shape[1]:
-        first[where] = distances[:, 0]
-    return cases.assign(nearest=lists, nearest_distance=first)
+    nearest: list[list[int]] = [[] for _ in range(len(cases))]
+    distance = np.full(len(cases), np.nan, np.float32)
+    for case, neighbors in zip(errors.tolist(), rows.tolist(), strict=True):
+        nearest[case] = neighbors
+    if rows.shape[1]:
+        distance[errors] = distances[:, 0]
+    return cases.assign(nearest=nearest, nearest_distance=distance)

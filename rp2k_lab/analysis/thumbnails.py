@@ -1,4 +1,4 @@
-"""Small pictures for the errors' page: photos, an example of each class, and what a network looked at."""
+"""Thumbnails of the errors' page: images, an example of each class, and heat maps."""
 
 from collections.abc import Mapping
 
@@ -15,15 +15,15 @@ SIDE = 104  # pixels, the longer side
 
 
 class Thumbnails:
-    """Pictures of an index, uint8 RGB (height, width, 3) with sides of at most `SIDE`, read when they are asked for.
+    """Thumbnails of an index, uint8 RGB (height, width, 3) with sides of at most `SIDE` pixels, read on demand.
 
     Args:
-        heats: a row of the index to its map (h, w) from `gradcam.explain`.
-        method: by which they were made.
-        preprocessing: what the network that the maps are of was shown; of no use without maps.
+        heats: row of the index to heat map (h, w) from `gradcam.explain`.
+        method: of the heat maps.
+        preprocessing: of the explained network; unused without heat maps.
 
     Attributes:
-        method: the same.
+        method: of the heat maps.
     """
 
     def __init__(self, index: Index, heats: Mapping[int, np.ndarray], method: str, preprocessing: Preprocessing | None):
@@ -31,34 +31,34 @@ class Thumbnails:
         self._paths, self._classes = index.table["path"].to_numpy(object), index.table["class"].to_numpy(object)
         self._examples = _typical(index.split("train"))
 
-    def photo(self, row: int) -> np.ndarray | None:
-        """The photo of a row of the index; None where it cannot be read."""
+    def image(self, row: int) -> np.ndarray | None:
+        """Return the thumbnail of a row of the index; None if its file cannot be read."""
         try:
             return _small(read_shrunk(self._index.root / self._paths[row], SIDE))
         except DataError:
             return None
 
     def class_of(self, row: int) -> str:
-        """The class of a row of the index."""
+        """Return the class of a row of the index."""
         return self._classes[row]
 
     def example(self, class_name: str) -> np.ndarray | None:
-        """A training photo of a class, the same every time; None where there is none or it cannot be read."""
+        """Return a fixed training image of a class; None if there is none or it cannot be read."""
         row = self._examples.get(class_name)
-        return None if row is None else self.photo(row)
+        return None if row is None else self.image(row)
 
     def explanation(self, row: int) -> np.ndarray | None:
-        """The photo as the network was shown it, without padding, under its map; None without a map."""
+        """Return the network's input under its heat map, without padding; None without a map or a readable file."""
         if row not in self._heats:
             return None
-        way = self._preprocessing
+        preprocessing = self._preprocessing
         try:
-            resized = read_resized(self._index.root / self._paths[row], way.resized, way.resize)
+            resized = read_resized(self._index.root / self._paths[row], preprocessing.resized, preprocessing.resize)
         except DataError:
             return None
-        shown = overlay(pad_to_center(resized, way.resized, way.size), self._heats[row])
-        inner = tuple(min(side, most) for side, most in zip(resized.shape[:2], way.size, strict=True))
-        return fit(center_crop(shown, inner), (SIDE, SIDE))
+        network_input = pad_to_center(resized, preprocessing.resized, preprocessing.size)
+        inner = tuple(min(side, limit) for side, limit in zip(resized.shape[:2], preprocessing.size, strict=True))
+        return fit(center_crop(overlay(network_input, self._heats[row]), inner), (SIDE, SIDE))
 
 
 def _small(image: np.ndarray) -> np.ndarray:
@@ -66,9 +66,9 @@ def _small(image: np.ndarray) -> np.ndarray:
 
 
 def _typical(train: pd.DataFrame) -> dict[str, int]:
-    """Each class's row whose height / width is the median of its class (of two the lower one)."""
+    """Return the row with the median height / width of each class (the lower of two)."""
     ratio = (train["height"] / train["width"]).rename("ratio")
     ordered = train.assign(ratio=ratio).sort_values(["class", "ratio", "row"], kind="stable")
-    place, count = ordered.groupby("class").cumcount(), ordered.groupby("class")["row"].transform("size")
-    middle = ordered[place == (count - 1) // 2]
+    position, count = ordered.groupby("class").cumcount(), ordered.groupby("class")["row"].transform("size")
+    middle = ordered[position == (count - 1) // 2]
     return dict(zip(middle["class"], middle["row"].tolist(), strict=True))

@@ -1,13 +1,13 @@
-"""Augmentation on uint8 RGB images: one small class an operation, `operation(image, rng) -> image`.
+"""Augmentation of uint8 RGB images: one small class per operation, `operation(image, rng) -> image`.
 
-An operation takes and returns a C-contiguous uint8 array (height, width, 3).  It may write into the array it is given,
-which must therefore be the caller's own, and may return that same array.  All its numbers come from the generator it
-is given and it keeps no state, so that an augmented image is a pure function of (seed, epoch, position) whatever
-thread makes it.
+An operation takes and returns a C-contiguous uint8 array (height, width, 3).  It may overwrite its argument and may
+return it.  All random numbers come from the given generator, and an operation has no state: an augmented image is a
+pure function of (seed, epoch, position), whichever thread makes it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +39,12 @@ Operation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a `conf/aug` choice does.
+    """The operations of a `conf/aug` choice.
 
     Attributes:
-        crop: the random crop from the resized photo; None: evaluation's center crop.
-        operations: what follows on each image, in order.
-        mix: what follows on each batch (mixup, CutMix), or None.
+        crop: the random crop from the resized image; None: evaluation's center crop.
+        operations: applied to each crop, in order.
+        mix: applied to each batch (mixup, CutMix), or None.
     """
 
     crop: RandomResizedCrop | None
@@ -52,15 +52,15 @@ class Augmentation:
     mix: Mix | None
 
 
-def build_augmentation(aug, size: tuple[int, int], mean) -> Augmentation:
-    """The augmentation of a `conf/aug` choice, in the published order: crop, flip, color, policy, erasing.
+def build_augmentation(aug: Any, size: tuple[int, int], mean: tuple[float, float, float]) -> Augmentation:
+    """Build the augmentation of a `conf/aug` choice, in the published order: crop, flip, color, policy, erasing.
 
     Args:
-        aug: the configuration group (rp2k_lab/config/schema.py).
-        size: (height, width) of the network's input; lengths are given at 224 and in proportion to its smaller side.
-        mean: the data set's RGB mean on the scale 0 to 1, which fills what has no pixel.
+        aug: the configuration group, a choice of `aug` in rp2k_lab/config/schema.py.
+        size: (height, width) of the network's input; lengths in pixels at 224 scale with its smaller side.
+        mean: the data set's RGB mean (0 to 1), the color of empty pixels.
     """
-    fill = tuple(round(255 * channel) for channel in mean)
+    fill = round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])
     operations: list[Operation] = [HorizontalFlip(aug.flip)] if aug.flip else []
     if aug.color:
         operations.append(ColorJitter(aug.color))

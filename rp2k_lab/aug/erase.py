@@ -1,51 +1,53 @@
-"""A part of the image is overwritten."""
+"""Overwrite a part of the image: Cutout and random erasing."""
 
 import math
 
 import cv2
 import numpy as np
 
+from rp2k_lab.aug.transforms import Color
+
 
 class Cutout:
-    """One square of `length` pixels filled with `fill` (RGB, 0 to 255); in place.
+    """Fill a square of `length` pixels with `fill` (RGB, 0 to 255), in place.
 
-    DeVries & Taylor, arXiv 1708.04552, section 3: the center is anywhere in the image, so the square may be cut by
-    its border.
+    DeVries & Taylor, arXiv 1708.04552, section 3: the center is anywhere in the image, so the border may cut the
+    square.
     """
 
-    def __init__(self, length, fill):
+    def __init__(self, length: int, fill: Color):
         self.length, self.fill = length, fill
 
-    def __call__(self, image, rng):
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         down, right = rng.random(2).tolist()
         top = int(down * image.shape[0]) - self.length // 2
         left = int(right * image.shape[1]) - self.length // 2
         end = left + self.length - 1, top + self.length - 1
-        # Cuts at the border by itself; NumPy needs 8 times as long to write a color into a rectangle.
+        # OpenCV clips at the border; NumPy needs 8 times as long to write a color into a rectangle.
         return cv2.rectangle(image, (left, top), end, self.fill, cv2.FILLED)
 
 
 class RandomErasing:
-    """With probability `p` one rectangle, wholly inside the image, is overwritten; in place.
+    """Overwrite a rectangle inside the image with probability `p`, in place.
 
-    Zhong et al., arXiv 1708.04896, algorithm 1, with the authors' code where that is silent: a rectangle that does not
-    fit is drawn anew, at most 100 times; one that fits lies anywhere with equal probability.
+    Zhong et al., arXiv 1708.04896, algorithm 1, and the authors' code for open details: a rectangle that does not fit
+    is drawn again, at most 100 times; one that fits lies anywhere with equal probability.
 
     Args:
-        area: smallest and largest share of the image's area, drawn uniformly.
+        area: smallest and largest fraction of the image's area, drawn uniformly.
         ratio: smallest height / width; its inverse is the largest; drawn uniformly, as in the paper.
-        fill: "random" (each value from 0 to 255: the paper's choice), "mean", "black" or "white" (those it compares).
+        fill: "random" (each value from 0 to 255: the paper's choice), "mean", "black" or "white" (its alternatives).
         mean: RGB, 0 to 255.
     """
 
-    def __init__(self, p, area, ratio, fill, mean):
+    def __init__(self, p: float, area: tuple[float, float], ratio: float, fill: str, mean: Color):
         self.p, self.area, self.ratio = p, area, ratio
         self.fill = {"random": None, "mean": mean, "black": (0, 0, 0), "white": (255, 255, 255)}[fill]
 
-    def __call__(self, image, rng):
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.p:
             return image
-        box = self._box(*image.shape[:2], rng)
+        box = self._box(image.shape[0], image.shape[1], rng)
         if box is None:
             return image
         top, left, height, width = box
@@ -58,8 +60,8 @@ class RandomErasing:
     def _box(self, image_height, image_width, rng):
         smallest, largest = self.area
         for _ in range(100):
-            share, shape, down, right = rng.random(4).tolist()
-            area = image_height * image_width * (smallest + (largest - smallest) * share)
+            size, shape, down, right = rng.random(4).tolist()
+            area = image_height * image_width * (smallest + (largest - smallest) * size)
             ratio = self.ratio + (1 / self.ratio - self.ratio) * shape
             height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < height <= image_height and 0 < width <= image_width:

@@ -1,4 +1,4 @@
-"""The random crop and the flip."""
+"""Random crop and horizontal flip."""
 
 import math
 
@@ -7,23 +7,38 @@ import numpy as np
 
 
 class RandomResizedCrop:
-    """A random part of the image, scaled to `size` (height, width); the image may be a view.
-
-    Called with the image, a generator and, where they are not the image's own size and a new array: the black `canvas`
-    (height, width) in whose middle the image lies, and the array to write to.
+    """Scale a random part of the image to `size` (height, width).
 
     Szegedy et al., CVPR 2015, arXiv 1409.4842, section 6; torchvision's defaults and its fallback to the largest
     centered part after ten misses.
 
     Args:
-        area: smallest and largest share of the image's area.
+        area: smallest and largest fraction of the image's area.
         ratio: smallest and largest width / height, drawn log-uniformly.
     """
 
-    def __init__(self, size, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        area: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ):
         self.size, self.area, self.ratio = size, area, ratio
 
-    def __call__(self, image, rng, canvas=None, target=None):
+    def __call__(
+        self,
+        image: np.ndarray,
+        rng: np.random.Generator,
+        canvas: tuple[int, int] | None = None,
+        target: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return the crop.
+
+        Args:
+            image: uint8 (height, width, 3), may be a view.
+            canvas: (height, width) of the black canvas around the centered image; None: the image's size.
+            target: the array to write to; None: a new one.
+        """
         (image_height, image_width), canvas = image.shape[:2], canvas or image.shape[:2]
         top, left, height, width = self._box(*canvas, rng)
         top, left = top - (canvas[0] - image_height) // 2, left - (canvas[1] - image_width) // 2
@@ -34,15 +49,15 @@ class RandomResizedCrop:
         placed = target[target_rows, target_columns]
         if placed.size < target.size:
             target[:] = 0
-        if placed.size:  # the black of a narrow photo's canvas is not worth scaling
+        if placed.size:  # scaling the canvas's black beside a narrow image would cost time
             cv2.resize(image[rows, columns], placed.shape[1::-1], dst=placed, interpolation=cv2.INTER_LINEAR)
         return target
 
     def _box(self, image_height, image_width, rng):
         (smallest, largest), (narrowest, widest) = self.area, self.ratio
         for _ in range(10):
-            share, shape, down, right = rng.random(4).tolist()
-            area = image_height * image_width * (smallest + (largest - smallest) * share)
+            size, shape, down, right = rng.random(4).tolist()
+            area = image_height * image_width * (smallest + (largest - smallest) * size)
             ratio = narrowest * (widest / narrowest) ** shape
             width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < width <= image_width and 0 < height <= image_height:
@@ -53,9 +68,9 @@ class RandomResizedCrop:
 
 
 def _overlap(start: int, length: int, image_length: int, target_length: int) -> tuple[slice, slice]:
-    """The part of an image's side that a crop of `length` from `start` on shows, and where in the target it comes.
+    """Return the part of an image's side inside a crop of `length` from `start` on, and its place in the target.
 
-    Pixels of the target are whole: an edge of the image inside of the crop moves by at most half of one.
+    The target has whole pixels: an edge of the image inside of the crop moves by at most half of one.
     """
     first, last = max(0, start), min(image_length, start + length)
     if last <= first:
@@ -66,10 +81,10 @@ def _overlap(start: int, length: int, image_length: int, target_length: int) -> 
 
 
 class HorizontalFlip:
-    """Mirror left and right with probability `p`; in place."""
+    """Mirror left and right with probability `p`, in place."""
 
-    def __init__(self, p=0.5):
+    def __init__(self, p: float = 0.5):
         self.p = p
 
-    def __call__(self, image, rng):
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return cv2.flip(image, 1, image) if rng.random() < self.p else image

@@ -1,1 +1,1 @@
-"""Between the command line and the tasks."""
+"""The command line: checks a request, runs its task, and turns errors into messages and exit codes."""

@@ -1,4 +1,4 @@
-"""Between Hydra and the tasks: a request becomes a run, and an error becomes an exit code and one or two lines."""
+"""Run a command line: Hydra composes the configuration, a task runs, an error becomes an exit code and two lines."""
 
 import argparse
 import difflib
@@ -25,26 +25,26 @@ from rp2k_lab.device.msrun import check_launch, is_launched, is_rank_zero
 
 log = logging.getLogger(__name__)
 
-_REPORTED = "already shown when its job of the sweep failed"
+_REPORTED = "already reported by the failed job of the sweep"
 
 _HELP = """\
-rp2k-lab: train, track and compare recognizers of retail products
+rp2k-lab: train and compare image classifiers for retail products
 
-  python run.py                                     the quick run on the embedded shelf photos
-  python run.py model=seresnext50 aug=cutout        another network and augmentation
-  python run.py -m aug=none,cutout seed=1,2         four runs, a sweep
-  python run.py -m ablation=augmentation            a table: levels, seeds and, by task=report, a verdict
+  python run.py                                     a quick run on synthetic shelf photos
+  python run.py model=seresnext50 aug=cutout        choose a network and an augmentation
+  python run.py -m aug=none,cutout seed=1,2         a sweep of four runs
+  python run.py -m ablation=augmentation            a table of levels and seeds; task=report adds the verdict
   python run.py dataset=rp2k dataset.root=FOLDER device=gpu
-  make ui                                           the MLflow page with every run
+  make ui                                           open the MLflow page of all runs
 
---cfg job prints a composed configuration without running it; --hydra-help tells more.
+--cfg job prints the composed configuration without running it; --hydra-help lists more flags.
 """
 
 
 def register_resolvers() -> None:
-    """`${project:folder}`: a folder of the clone, whatever the shell's folder.
+    """Register `${project:folder}`, a folder of the clone, whatever the shell's folder.
 
-    OmegaConf's own, which read the environment (oc.env) or make configurations of texts, are taken out.
+    OmegaConf's resolvers are removed: they read the environment (oc.env) or parse text into configurations.
     """
     OmegaConf.register_new_resolver("project", lambda folder: str(PROJECT / folder), replace=True)
     for name in ("env", "decode", "create", "select", "deprecated", "dict.keys", "dict.values"):
@@ -52,7 +52,7 @@ def register_resolvers() -> None:
 
 
 def run_task(composed: DictConfig) -> float | None:
-    """Check the composed configuration and run its task; returns the objective."""
+    """Check the composed configuration, run its task and return the objective."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -61,7 +61,7 @@ def run_task(composed: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if not is_rank_zero():
-        _remove_if_empty(folder)  # Hydra makes one a worker, each by its own clock
+        _remove_if_empty(folder)  # Hydra creates one for each worker, named by its own clock
     try:
         from rp2k_lab.config.schema import parse
 
@@ -69,19 +69,19 @@ def run_task(composed: DictConfig) -> float | None:
         config = parse(settings)
         check_launch(config, sweep)
         if config.ablation.name != "none" and config.task.name != "report":
-            raise RequestError(f"ablation={config.ablation.name}: a table is many runs\nadd -m, or task=report")
-        others = ()  # of the runs after the first, where a task takes several
-        if config.runs and config.task.name not in ("report", "sync"):  # which are no runs themselves
+            raise RequestError(f"ablation={config.ablation.name}: a table needs several runs\nadd -m, or task=report")
+        more_configs = ()  # of the runs after the first, if a task takes several
+        if config.runs and config.task.name not in ("report", "sync"):  # these two need no configuration of a run
             from rp2k_lab.tracking.run_lookup import restore
 
-            config, *others = restore(config, settings, list(HydraConfig.get().overrides.task))
+            config, *more_configs = restore(config, settings, list(HydraConfig.get().overrides.task))
             if config.task.name == "train":
-                check_launch(config, sweep)  # a run of several workers goes on with several
-        return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *others)
+                check_launch(config, sweep)  # a run of several workers is resumed with several
+        return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *more_configs)
     except Exception as error:
         if not sweep:
             sys.exit(report_error(error))
-        # The other jobs of a sweep go on; Hydra raises this error again when they are done.
+        # The other jobs of a sweep continue; Hydra raises this error again at the end.
         error.add_note(_REPORTED)
         if is_rank_zero():
             _print_error(f"job {HydraConfig.get().job.num}: {error}")
@@ -91,18 +91,18 @@ def run_task(composed: DictConfig) -> float | None:
 
 
 def main(hydra_main: Callable[[], None]) -> int:
-    """Run Hydra's entry; returns the exit code."""
+    """Run Hydra's entry point and return the exit code."""
     claim_sigint()
     claim_sigterm()
     sys.argv[1:] = redact_args(sys.argv[1:])
     if is_launched():
-        sys.stdout.reconfigure(line_buffering=True)  # msrun shows the file that a worker writes to
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, instead of printing a page and exiting 1
+        sys.stdout.reconfigure(line_buffering=True)  # msrun copies a worker's output from a file
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a page and exiting 1
     register_resolvers()
     argparse.ArgumentParser.error = _refuse_arguments
     _compose_once()
     _check_jobs_together()
-    # argparse wants flags before or after all overrides; `run.py epochs=2 -m seed=1,2` is as clear.
+    # argparse accepts flags only before or after all overrides; allow `run.py epochs=2 -m seed=1,2`.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     if {"-m", "--multirun"} & set(sys.argv[1:]) and any(a.startswith("ablation=") for a in sys.argv[1:]):
         sys.argv.append("hydra/sweeper=optuna")  # a table's runs are a study
@@ -113,8 +113,8 @@ def main(hydra_main: Callable[[], None]) -> int:
         hydra_main()
     except OSError as error:
         reported = _REPORTED in getattr(error, "__notes__", ())
-        if not reported and error.filename and not explain_full_disk(error):  # Hydra could not make the run's folder
-            error = RequestError(f"{error.filename}: {error.strerror}\nname another folder: hydra.run.dir=<folder>")
+        if not reported and error.filename and not explain_full_disk(error):  # Hydra could not create the run folder
+            error = RequestError(f"{error.filename}: {error.strerror}\nuse another folder: hydra.run.dir=<folder>")
         return report_error(error)
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
@@ -122,14 +122,14 @@ def main(hydra_main: Callable[[], None]) -> int:
 
 
 def _compose_once() -> None:
-    """Hydra composes every request twice, the first time only to read hydra.mode, which -m alone decides here."""
+    """Skip Hydra's first composition of each request: it only reads hydra.mode, which -m alone decides here."""
     from hydra._internal.hydra import Hydra
 
     Hydra.get_mode = lambda *_, **__: None
 
 
 def _check_jobs_together() -> None:
-    """Of the jobs of -m Hydra composes each before the first is started; here their values are checked too."""
+    """Check the values of all jobs of -m before the first starts; Hydra itself only composes them then."""
     from hydra.plugins.sweeper import Sweeper
 
     def check(sweeper: Sweeper, batch: Iterable[Iterable[str]]) -> None:
@@ -138,11 +138,11 @@ def _check_jobs_together() -> None:
         try:
             for overrides in batch:
                 composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
-                ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-                parse(OmegaConf.to_container(ours, resolve=True))
+                without_hydra = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+                parse(OmegaConf.to_container(without_hydra, resolve=True))
         except Exception:
             folder = Path(sweeper.config.hydra.sweep.dir)
-            (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's, written before this
+            (folder / "multirun.yaml").unlink(missing_ok=True)  # written by Hydra before this check
             _remove_if_empty(folder)
             raise
 
@@ -150,23 +150,25 @@ def _check_jobs_together() -> None:
 
 
 def _show_help() -> None:
-    """Print our words and the choices, and leave the keys to Hydra's --cfg, whose own list of choices takes longer
-    than all the rest together: it copies the whole configuration twice a group."""
+    """Print the help text and the choices, and let Hydra's --cfg print the keys.
+
+    Hydra's own list of choices is slow: it copies the whole configuration twice per group.
+    """
     print(_HELP)
     print("Choices (group=choice)")
     for group in groups():
         print(f"  {group}: {', '.join(choices(group))}")
-    print("\nKeys (key=value; what each means: rp2k_lab/config/schema.py)", flush=True)
+    print("\nKeys (key=value; meaning of each: docs/config.md)", flush=True)
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
 
 
 def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """In place of argparse's page of usage."""
-    raise RequestError(f"{message}\nthe form is run.py [-m] group=choice key=value …; python run.py --help lists both")
+    """Replace argparse's page of usage by two lines."""
+    raise RequestError(f"{message}\nuse run.py [-m] group=choice key=value …; python run.py --help lists both")
 
 
 def report_error(error: BaseException) -> int:
-    """Print at most two lines on stderr (with debug=true the traceback first); returns the exit code."""
+    """Print at most two lines on stderr, after the traceback with debug=true, and return the exit code."""
     if "debug=true" in sys.argv[1:]:
         _print_error("".join(traceback.format_exception(error)))
     code = getattr(error, "exit_code", None)
@@ -175,67 +177,67 @@ def report_error(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return code or 130
-    wrong = str(error) if code == RequestError.exit_code else explain_composition_error(error)
-    if wrong:
-        if is_rank_zero():  # every worker of msrun finds the same
-            _print_error(wrong)
+    request_problem = str(error) if code == RequestError.exit_code else explain_composition_error(error)
+    if request_problem:
+        if is_rank_zero():  # every worker of msrun has the same problem
+            _print_error(request_problem)
         return RequestError.exit_code
     if code is not None:
         _print_error(str(error))
         return code
-    reason = (str(error).strip().splitlines() or ["no further words"])[0]
-    _print_error(
-        explain_full_disk(error) or f"{type(error).__name__}: {reason}\nthe same command with debug=true shows where"
-    )
+    reason = (str(error).strip().splitlines() or ["no message"])[0]
+    _print_error(explain_full_disk(error) or f"{type(error).__name__}: {reason}\nadd debug=true for the traceback")
     return 1
 
 
-def _print_error(words: str) -> None:
-    print(redact(words), file=sys.stderr)
+def _print_error(message: str) -> None:
+    print(redact(message), file=sys.stderr)
 
 
 def explain_composition_error(error: BaseException) -> str | None:
-    """Hydra's and OmegaConf's errors in two lines, or None for any other error."""
+    """Return two lines for an error of Hydra or OmegaConf, None for any other error."""
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = f"{error}\n{error.__cause__ or ''}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, choice = found.groups()
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = match.groups()
         return f"{group}={choice}: there is no such choice\nchoose one of {', '.join(choices(group))}"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found.group(1))
-    if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
-        return f"+{found.group(1)}: the key is there already\nleave out the +"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(match.group(1))
+    if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{match.group(1)}: the key already exists\nleave out the +"
     if isinstance(error, OverrideParseException):
         forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
-        return f"{error.override}: cannot be read\nthe form is {forms}"
+        return f"{error.override}: cannot be parsed\nuse {forms}"
     key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
     first = key + str(error).strip().splitlines()[0]
-    return f"{first}\nthe form is group=choice or key=value; python run.py --help lists both"
+    return f"{first}\nuse group=choice or key=value; python run.py --help lists both"
 
 
 def _unknown_key(key: str) -> str:
     from rp2k_lab.config.migrations import RENAMED
 
     if key in RENAMED:
-        return f"{key}: is called {RENAMED[key]} now\nuse {RENAMED[key]}=…"
+        return f"{key}: renamed to {RENAMED[key]}\nuse {RENAMED[key]}=…"
     (group, in_group, _), parent = key.partition("."), key.rpartition(".")[0]
     known = _keys_of_the_request()
-    others = [f"{group}={choice}" for choice in choices(group) if key in _keys_of(group, choice)] if in_group else []
-    if others:
-        return f"{key}: the {group} of this request has no such key\nit is a key of {' and '.join(others)}"
+    owners = [f"{group}={choice}" for choice in choices(group) if key in _keys_of(group, choice)] if in_group else []
+    if owners:
+        return f"{key}: the {group} of this request has no such key\nleave it out, or use {' or '.join(owners)}"
     if close := difflib.get_close_matches(key, known, 3, 0.75):
         return f"{key}: there is no such key\ndid you mean {' or '.join(close)}?"
     siblings = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
-    return f"{key}: there is no such key\nthere are {', '.join(siblings)}"
+    return f"{key}: there is no such key\nuse one of {', '.join(siblings)}"
 
 
 def _keys_of_the_request() -> list[str]:
-    """The root's keys, and those of the choices that the command line names or that are the default; read from the
-    files, since the request itself cannot be composed."""
+    """Return the root keys and the keys of the chosen or default choices.
+
+    They are read from the files, because the request cannot be composed.
+    """
     chosen = chosen_by_default() | {"hydra.sweeper": "optuna"}
     chosen |= {a.partition("=")[0]: a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0] in chosen}
     keys = set(root_defaults()) | set(groups())
@@ -243,7 +245,7 @@ def _keys_of_the_request() -> list[str]:
 
 
 def _keys_of(group: str, choice: str) -> set[str]:
-    """`aug.length` and others for aug=cutout; of a sweep's several choices none."""
+    """Return the keys of a choice (`aug.length` and others for aug=cutout); none for a sweep over several choices."""
     try:
         keys = [key for key, _ in flatten(defaults_of(group.replace(".", "/"), choice))]
     except OSError:
@@ -252,7 +254,7 @@ def _keys_of(group: str, choice: str) -> set[str]:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the run's folder before the request is checked; a refused one leaves nothing behind."""
+    """Remove the run folder, which Hydra creates before the request is checked, unless it has content."""
     outputs = PROJECT / "outputs"
     while folder.is_relative_to(outputs) and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

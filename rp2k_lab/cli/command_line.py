@@ -1,9 +1,8 @@
-"""What a command line may say, looked at before Hydra acts on it.
+"""Check the arguments of a command before Hydra acts on them.
 
-Hydra imports and calls what some of its own keys name (`_target_`, callbacks, logging handlers), reads configurations
-from other folders, and unpickles a former job.  Of all that, a request can use the choices of `conf/` and the few keys
-that say where files go and how a study is run; the values of our own keys are data, which
-rp2k_lab/config/schema.py checks.
+Hydra imports and calls what some of its keys name (`_target_`, callbacks, logging handlers), reads configurations from
+other folders and unpickles former jobs.  A request may only use the choices of `conf/` and Hydra's keys for folders
+and studies.  The values of all other keys are data, which rp2k_lab/config/schema.py checks.
 """
 
 import re
@@ -13,7 +12,7 @@ from typing import NoReturn
 from rp2k_lab.config.choices import choices, groups
 from rp2k_lab.core.errors import RequestError
 
-# Of Hydra's own groups and keys; its launcher and its sweeper are plugins, and of another module Hydra takes none.
+# Allowed groups and keys of Hydra.  A launcher (None: any name) must be an installed plugin: Hydra accepts no other.
 _HYDRA_GROUPS = {"sweeper": ("basic", "optuna"), "launcher": None}
 _HYDRA_KEYS = re.compile(r"hydra\.(run\.dir|sweep\.(dir|subdir)|(sweeper|launcher)\.(?!_)\w+)")
 _FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-p", "--package"}
@@ -21,11 +20,11 @@ _FLAGS |= {"--resolve", "-i", "--info", "-sc", "--shell-completion"}
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Raise RequestError for a flag, a key of Hydra's or a choice that no request has."""
+    """Raise RequestError for an unknown flag or choice, or a key of Hydra that a request cannot set."""
     for argument in arguments:
         if argument.startswith("-"):
             if argument.partition("=")[0] not in _FLAGS:
-                _refuse(f"{argument}: there is no such flag", "the form is run.py [-m] group=choice key=value …")
+                _refuse(f"{argument}: there is no such flag", "use run.py [-m] group=choice key=value …")
         elif "=" in argument or argument.startswith("~"):
             _check_override(argument)
 
@@ -34,37 +33,37 @@ def _check_override(argument: str) -> None:
     name, _, value = argument.partition("=")
     key = name.lstrip("+~")
     if name.startswith("~"):
-        _refuse(f"{argument}: every key has a value, and none is left out", "name another value")
+        _refuse(f"{argument}: keys cannot be removed", "set another value: <key>=<value>")
     if not key or "@" in key:
         _refuse(f"{argument}: there is no such key", "python run.py --help lists them")
-    if "_target_" in argument:  # of a launcher Hydra would call what a value names
-        _refuse(f"{argument}: no value names something to call", "leave it out")
+    if "_target_" in argument:  # Hydra would call what the value of a launcher names
+        _refuse(f"{argument}: values cannot name code to call", "leave it out")
     if key.startswith("hydra/"):
         _check_hydra_group(argument, key.removeprefix("hydra/"), value)
     elif key.startswith("hydra") and not _HYDRA_KEYS.fullmatch(key):
-        known = "hydra.run.dir, hydra.sweep.dir, hydra.sweeper.<option>"
-        _refuse(f"{argument}: not a key that a request can set", f"of Hydra's own there are {known}")
+        known = "hydra.run.dir, hydra.sweep.dir or hydra.sweeper.<option>"
+        _refuse(f"{argument}: a request cannot set this key", f"leave it out, or use {known}")
     elif key in groups():
-        if name.startswith("+"):  # it would lay one choice over another, where Hydra does not refuse it itself
-            _refuse(f"{argument}: the group has its choice already", "leave out the +")
+        if name.startswith("+"):  # it would merge two choices
+            _refuse(f"{argument}: the group already has a choice", "leave out the +")
         _check_choices(argument, key, value)
 
 
 def _check_hydra_group(argument: str, group: str, value: str) -> None:
     if group not in _HYDRA_GROUPS:
-        _refuse(f"{argument}: not a group that a request can choose from", f"there is {' and '.join(groups())}")
+        _refuse(f"{argument}: a request cannot set this group", f"use one of {', '.join(groups())}")
     known = _HYDRA_GROUPS[group]
     if (known and value not in known) or not re.fullmatch(r"\w+", value):
         _refuse(f"{argument}: there is no such choice", f"choose one of {', '.join(known or ['basic', 'joblib'])}")
 
 
 def _check_choices(argument: str, group: str, value: str) -> None:
-    """A name, or of a sweep several: `a,b`, `choice(a,b)`.  A path would be a file outside of `conf/`."""
-    names = [word.strip("'\"") for word in re.split(r"[\s,()]+", value) if word not in ("", "choice", "shuffle")]
+    """Check one name, or several of a sweep: `a,b`, `choice(a,b)`.  A path could be a file outside of `conf/`."""
+    names = [name.strip("'\"") for name in re.split(r"[\s,()]+", value) if name not in ("", "choice", "shuffle")]
     for name in names or [""]:
         if name not in choices(group):
-            wrong = f"{group}={name}" if re.fullmatch(r"[\w./-]+", name) else argument
-            _refuse(f"{wrong}: there is no such choice", f"choose one of {', '.join(choices(group))}")
+            unknown = f"{group}={name}" if re.fullmatch(r"[\w./-]+", name) else argument
+            _refuse(f"{unknown}: there is no such choice", f"choose one of {', '.join(choices(group))}")
 
 
 def _refuse(what: str, way_out: str) -> NoReturn:

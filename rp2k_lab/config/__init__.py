@@ -1,1 +1,1 @@
-"""The configuration: its schema, its choices, and how older records are read."""
+"""The configuration: schema, choices, ablations, and migration of older records."""

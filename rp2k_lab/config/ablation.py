@@ -1,4 +1,4 @@
-"""An ablation: a question, its levels, and the runs that answer it.  `conf/ablation/` has one file each."""
+"""Ablations: a question, its levels, and the runs that answer it.  Each is a file of `conf/ablation/`."""
 
 import json
 import re
@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rp2k_lab import PROJECT
+from rp2k_lab.config.choices import CONF
 from rp2k_lab.core.errors import RequestError
 
 Scale = Literal["paper", "laptop", "smoke"]
 Overrides = Annotated[tuple[str, ...], Field(strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-# Of the machine, not of the experiment: they may differ between two cells of one table.
+# Keys of the machine, not of the experiment: they may differ between the cells of a table.
 MACHINE_KEYS = re.compile(r"tracking(\..*)?|dataset\.(root|cache_gb)|device\.num_threads|debug")
-# Of a training alone, which comes out the same whatever they are.
+# Keys of a training that do not change its result.
 _CHECKPOINT_KEYS = re.compile(r"task\.checkpoint\w+")
 
 
@@ -24,97 +24,101 @@ class _Part(BaseModel):
 
 
 class Level(_Part):
-    """One answer that is tried."""
+    """One level of an ablation."""
 
-    overrides: Overrides = Field(description="group=choice and key=value")
-    at: dict[Scale, Overrides | None] = Field({}, description="others at a scale; null: not run there")
+    overrides: Overrides = Field(description="overrides of the level: group=choice or key=value")
+    at: dict[Scale, Overrides | None] = Field(
+        {}, description="other overrides at a scale; null: the level is not run there"
+    )
     runs: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
-        description="levels above, whose runs of the same seed it starts from; those not run at a scale are left out",
+        description="levels above: it starts from their runs of the same seed; levels not run at a scale are left out",
     )
-    against: str | None = Field(None, description="the level it is compared with; null: the table's baseline")
-    published: float | None = Field(None, description="top-1 in percent")
-    published_difference: float | None = Field(None, description="in points, where no top-1 was published")
+    against: str | None = Field(None, description="baseline of this level; null: the baseline of the table")
+    published: float | None = Field(None, description="published top-1 [percent]")
+    published_difference: float | None = Field(
+        None, description="published difference [percentage points], if no top-1 was published"
+    )
 
 
 class Ablation(_Part):
-    """A table: levels × seeds, a run a cell."""
+    """A table of levels × seeds with one run per cell."""
 
     name: str
-    question: str
-    source: str = Field(description="of the published figures")
-    metric: Literal["top1", "macro_top1"] = Field(description="what the verdict is about, on test")
-    baseline: str | None = Field(description="the level that the others are compared with")
-    levels: dict[str, Level]
-    seeds: tuple[Seed, ...] = Field(strict=False, min_length=1)
-    scales: dict[Scale, dict[str, Any]] = Field(description="key or group to value: what all cells have, by scale")
+    question: str = Field(description="question that the table answers")
+    source: str = Field(description="source of the published figures")
+    metric: Literal["top1", "macro_top1"] = Field(description="metric of the verdict, on test")
+    baseline: str | None = Field(description="level that the others are compared with")
+    levels: dict[str, Level] = Field(description="levels by name, in the order of the table")
+    seeds: tuple[Seed, ...] = Field(strict=False, min_length=1, description="seeds of each level, all different")
+    scales: dict[Scale, dict[str, Any]] = Field(description="overrides of all cells, by scale: key or group to value")
 
     @model_validator(mode="after")
-    def _compares_what_is_there(self):
+    def _check_level_names(self):
         if self.levels and self.baseline is None:
-            raise ValueError("baseline: the table needs one of its levels")
+            raise ValueError("baseline: the table needs one of its levels as baseline")
         for name in filter(None, [self.baseline, *(level.against for level in self.levels.values())]):
             if name not in self.levels:
-                raise ValueError(f"levels: there is no {name}, which others are compared with")
+                raise ValueError(f"levels: the baseline {name} is not one of them")
         above: list[str] = []
         for name, level in self.levels.items():
             if unknown := [source for source in level.runs if source not in above]:
-                raise ValueError(f"levels: {name} starts from {unknown[0]}, which is none of those above it")
+                raise ValueError(f"levels: {name} starts from {unknown[0]}, which is not above it")
             above.append(name)
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}: one stands twice")
+            raise ValueError(f"seeds={list(self.seeds)}: duplicate seed")
         return self
 
     def level_names(self, scale: Scale) -> list[str]:
-        """The levels that are run at a scale, in the file's order."""
+        """Return the levels that are run at a scale, in the order of the file."""
         return [name for name, level in self.levels.items() if level.at.get(scale, ()) is not None]
 
-    def starts_from(self, name: str, scale: Scale) -> list[str]:
-        """The levels whose runs a level's run takes as `runs=`, in order."""
-        there = self.level_names(scale)
-        return [source for source in self.levels[name].runs if source in there]
+    def source_levels(self, name: str, scale: Scale) -> list[str]:
+        """Return the levels whose runs a level takes as `runs=`, in order."""
+        run_levels = self.level_names(scale)
+        return [source for source in self.levels[name].runs if source in run_levels]
 
-    def compared_with(self, name: str) -> str | None:
-        """The level's baseline, or None where it is the table's own or, at its scale, another's."""
+    def baseline_of(self, name: str) -> str | None:
+        """Return the baseline of a level, or None if the level is itself a baseline."""
         level = self.levels[name]
         if level.against:
             return level.against
-        others = {other.against for other in self.levels.values()}
-        return None if name == self.baseline or name in others else self.baseline
+        baselines = {self.baseline, *(other.against for other in self.levels.values())}
+        return None if name in baselines else self.baseline
 
     def overrides(self, name: str, scale: Scale, extra: Iterable[str] = ()) -> list[str]:
-        """What a level's runs are started with, but for the seed; of two values of a key the later one counts.
+        """Return the overrides of a level's runs, without the seed; the last value of a key counts.
 
-        A run that starts from others has from them what the scale and the command line say of the experiment.
+        A run that starts from others inherits their scale and their overrides from the command line.
 
         Args:
-            extra: the command line's own.
+            extra: overrides of the command line.
 
         Raises:
-            RequestError: the command line sets what the level is about.
+            RequestError: the command line sets a key that the level varies.
         """
         level, extra = self.levels[name], list(extra)
-        own = level.at.get(scale) or level.overrides
+        varied = level.at.get(scale) or level.overrides
         for override in extra:
-            if _key(override) in map(_key, own):
-                raise RequestError(f"{override}: {_key(override)} is what ablation={self.name} varies\nleave it out")
+            if _key(override) in map(_key, varied):
+                raise RequestError(f"{override}: ablation={self.name} varies {_key(override)}\nleave it out")
         if self.levels[name].runs:
-            return [*own, *(override for override in extra if MACHINE_KEYS.fullmatch(_key(override)))]
-        return list({_key(override): override for override in (*self.common(scale), *own, *extra)}.values())
+            return [*varied, *(override for override in extra if MACHINE_KEYS.fullmatch(_key(override)))]
+        return list({_key(override): override for override in (*self.common(scale), *varied, *extra)}.values())
 
     def common(self, scale: Scale) -> list[str]:
-        """What all levels have at a scale, but for what is their own."""
+        """Return the overrides that all levels share at a scale."""
         return [f"{key}={_text(value)}" for key, value in self.scales[scale].items()]
 
 
 def names() -> list[str]:
-    """Every table there is."""
-    files = (PROJECT / "conf" / "ablation").glob("[!_]*.yaml")
+    """Return the names of all tables."""
+    files = (CONF / "ablation").glob("[!_]*.yaml")
     return sorted(file.stem for file in files if file.stem not in ("none", "all"))
 
 
-def of_the_experiment(overrides: Iterable[str]) -> list[str]:
-    """Those that decide what comes out, sorted: without paths, tracking and checkpoints."""
+def experiment_overrides(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides that change results, sorted: without paths, tracking and checkpoints."""
     without_effect = (MACHINE_KEYS, _CHECKPOINT_KEYS)
     return sorted(o for o in overrides if not any(keys.fullmatch(_key(o)) for keys in without_effect))
 
@@ -124,5 +128,5 @@ def _key(override: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """As it would stand on the command line."""
+    """Return a value in the command line's syntax."""
     return value if isinstance(value, str) else json.dumps(value)

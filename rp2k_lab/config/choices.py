@@ -1,25 +1,26 @@
 """The groups of `conf/`, the choices of each, and the defaults of each choice, read from the files."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from rp2k_lab import PROJECT
+from rp2k_lab import CLONE
 
-CONF = PROJECT / "conf"
+CONF = CLONE / "conf" if CLONE else Path(__file__).parents[1] / "conf"  # a wheel carries it in the package
 
 
 def groups() -> list[str]:
-    """Return the names of the folders of `conf/`, without conf/hydra, which holds Hydra's own groups."""
+    """Return the names of the groups: the folders of `conf/` without conf/hydra, whose groups are Hydra's."""
     return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
 def choices(group: str) -> list[str]:
-    """Return what a group can be."""
+    """Return the names of the choices of a group."""
     return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
 
 
 def defaults_of(group: str, choice: str) -> dict[str, Any]:
-    """Return the keys of a choice as Hydra composes them, as plain containers; needs no running Hydra.
+    """Return the keys of a choice as Hydra composes them, in plain containers and without Hydra.
 
     Raises:
         FileNotFoundError: the group has no such choice.
@@ -35,7 +36,7 @@ def defaults_of(group: str, choice: str) -> dict[str, Any]:
 
 
 def root_defaults() -> dict[str, Any]:
-    """Return what `conf/config.yaml` composes: the root keys, and each group with its default choice."""
+    """Return the composed `conf/config.yaml`: the root keys, and each group with its default choice."""
     from omegaconf import OmegaConf
 
     root = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
@@ -46,7 +47,7 @@ def root_defaults() -> dict[str, Any]:
 
 
 def chosen_by_default() -> dict[str, str]:
-    """Return group to choice, as in the defaults list of `conf/config.yaml`."""
+    """Return the default choice of each group, from the defaults list of `conf/config.yaml`."""
     from omegaconf import OmegaConf
 
     entries = OmegaConf.load(CONF / "config.yaml").defaults

@@ -1,8 +1,9 @@
-"""Records of earlier versions in today's keys: run configurations, commands of studies, attributes of trials.
+"""Map records of earlier versions to today's keys: configurations of runs, commands and attributes of studies.
 
-A renamed key gets a line in `RENAMED`; nothing else needs to know its old name.  tests/compat/ opens real records.
+For a renamed key add a line to `RENAMED`, nothing else.  tests/compat/ opens records of earlier versions.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rp2k_lab.config.choices import defaults_of, root_defaults
 from rp2k_lab.config.schema import Config, parse
 
-# Old key to today's; the first group is the one whose choices had the key.
+# Old key to today's key.
 RENAMED = {
     "dataset.others": "dataset.catch_all_class",
     "dataset.drop_others": "dataset.drop_catch_all",
@@ -37,7 +38,7 @@ _RENAMED_ATTRIBUTES = {"goes_on_with": "resumes"}
 
 
 def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration (plain containers) with today's keys; what is not known stays as it is."""
+    """Return a recorded configuration (plain containers) with today's keys; unknown keys stay."""
     migrated = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recorded.items()}
     for old, new in RENAMED.items():
         group, key = old.split(".")
@@ -46,7 +47,7 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
         value = migrated[group].pop(key)
         *path, last = new.split(".")
         if path[0] == "task" and "checkpoint_epochs" not in (migrated.get("task") or {}):
-            continue  # a task that trains nothing has no such key
+            continue  # a task without training has no chance guard
         node = migrated
         for name in path:
             node = node.setdefault(name, {})
@@ -55,11 +56,11 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_record(recorded: Mapping[str, Any]) -> Config:
-    """Return the configuration of a run from its record; keys that the record lacks have today's defaults.
+    """Return the configuration of a run from its record; missing keys get today's defaults.
 
     Raises:
         RequestError: the record is not a valid configuration today.
-        KeyError, TypeError, AttributeError: the record is no configuration at all.
+        KeyError, TypeError, AttributeError: the record is not a configuration.
     """
     settings = root_defaults() | migrate(recorded)
     for group, values in settings.items():
@@ -83,10 +84,20 @@ def migrate_command(text: str) -> str:
 
 
 def migrate_definition(definition: Mapping[str, str]) -> dict[str, str]:
-    """Return a study's definition with today's keys, as names and in its commands, each sorted as a new one is."""
+    """Return a study's definition with today's keys, in its names and commands."""
     return {migrate_command(name): migrate_command(text) for name, text in definition.items()}
 
 
+def migrate_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters under today's keys."""
+    return {RENAMED.get(key, key): value for key, value in params.items()}
+
+
 def trial_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the user attributes of a trial under today's names."""
-    return {_RENAMED_ATTRIBUTES.get(name, name): value for name, value in attributes.items()}
+    """Return the user attributes of a trial under today's names, its point with today's keys."""
+    migrated = {_RENAMED_ATTRIBUTES.get(name, name): value for name, value in attributes.items()}
+    if "point" in migrated:
+        migrated["point"] = json.dumps(
+            migrate_params(json.loads(migrated["point"])), sort_keys=True, ensure_ascii=False
+        )
+    return migrated

@@ -1,31 +1,35 @@
-"""The thresholds of the rules that `causes` sorts errors by, as keys of `task=errors`."""
+"""Thresholds of the rules that assign causes to errors (rp2k_lab/analysis/causes.py), as keys of `task=errors`."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Natural = Annotated[int, Field(ge=0)]
 
 
 class Rules(BaseModel):
-    """What makes an error one of a cause."""
+    """Conditions for each cause of an error."""
 
     look_alike_cosine: Annotated[float, Field(ge=-1, le=1)] = Field(
-        description="look_alike: cosine of the classes' mean features, less the mean of all classes, at least"
+        description="look_alike: smallest cosine of the two classes' mean features, after subtracting the overall mean"
     )
     look_alike_each_way: Natural = Field(
-        description="look_alike: photos of each class taken for the other, at least; 0: near is enough"
+        description="look_alike: smallest number of images of each class predicted as the other; 0: no such condition"
     )
-    suspicion: Share = Field(
-        description="suspected_label: suspicion of the given label where another is suggested, at least"
+    suspicion: Fraction = Field(
+        description="suspected_label: smallest suspicion of a label for which another one is suggested"
     )
     tail_images: Natural | None = Field(
-        description="tail: training photos of the true class, fewer than; null: a class of the group tail"
+        description="tail: the true class has fewer training images; null: it belongs to the group tail"
     )
     exposure: Annotated[float, Field(ge=1)] = Field(
-        description="photo: times as bright or as dark as its class's training photos, more than"
+        description="photo: more than this factor brighter or darker than the median training image of its class"
     )
-    blurred: Share = Field(description="photo: sharpness below this share of that of its class's training photos")
-    glare: Share = Field(description="photo: blown-out pixels, a share more than in its class's training photos, above")
-    ratio: Annotated[float, Field(ge=1)] = Field(description="photo: height / width, or its inverse, above")
+    blurred: Fraction = Field(
+        description="photo: sharpness below this fraction of the median of its class's training images"
+    )
+    glare: Fraction = Field(
+        description="photo: blown-out pixels, as a fraction, exceed the median of its class's training images by this"
+    )
+    ratio: Annotated[float, Field(ge=1)] = Field(description="photo: height / width, or its inverse, above this")

@@ -1,1 +1,1 @@
-"""What every other package may use; it imports none of ours."""
+"""Helpers that every other package may use; this one imports no other."""

@@ -1,26 +1,26 @@
-"""What a run can end with, as exceptions that carry the exit code.
+"""Exceptions that end a run, each with its exit code.
 
-0 done; 2 the request is wrong; 3 the data are unusable; 75 stopped by a scheduler's signal, run the same command to
-continue; 130 interrupted; 1 anything else.
+0 done; 2 wrong request; 3 unusable data; 75 stopped by a scheduler's signal (run the same command to resume);
+130 interrupted; 1 anything else.
 """
 
 import signal
 
 
 class RequestError(Exception):
-    """The request is wrong.  At most two lines: the option and the reason, then the way out."""
+    """A wrong request.  The message has at most two lines: option=value: reason, then the way out."""
 
     exit_code = 2
 
 
 class DataError(Exception):
-    """The data are unusable.  At most two lines: the file or folder and the reason, then the way out."""
+    """Unusable data.  The message has at most two lines: file or folder: reason, then the way out."""
 
     exit_code = 3
 
 
 class Pruned(Exception):
-    """A study asked its trial to stop early: an end in order."""
+    """A study pruned its trial: a normal end."""
 
     exit_code = 0
 
@@ -32,19 +32,19 @@ class TrainingDiverged(Exception):
 
 
 class NotReproduced(Exception):
-    """A run's metrics came out otherwise when it was trained again from its record."""
+    """Training a run again from its record gave different metrics."""
 
     exit_code = 1
 
 
 class StudyIncomplete(Exception):
-    """Some of a study's points are not finished."""
+    """Some trials of a study are not finished."""
 
     exit_code = 1
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop and it stopped in order; not an Exception, so a sweep ends with it too."""
+    """A signal stopped the run cleanly; no Exception, so that a sweep ends too."""
 
     def __init__(self, signum: int):
         super().__init__(signum)

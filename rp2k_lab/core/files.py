@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, their hashes, and their space on the disk."""
+"""Files: atomic writes, hashes and reserved disk space."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ from typing import IO
 
 @contextmanager
 def write_atomically(file: Path, sync: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `file`, and give it the name of `file` when the block has ended.
+    """Yield a temporary path beside `file`, and rename it to `file` when the block ends.
 
-    A reader finds the former file or the new one.  Where the block raises, the temporary file is deleted.
+    Readers see the former file or the new one.  If the block raises, the temporary file is deleted.
 
     Args:
         sync: flush the file and its folder to the disk, so that both outlive a power cut.
@@ -26,7 +26,7 @@ def write_atomically(file: Path, sync: bool = False) -> Iterator[Path]:
 
 
 def rename(part: Path, file: Path, sync: bool = False) -> None:
-    """Rename a finished file in place of another; `sync` as in `write_atomically`."""
+    """Replace `file` by a finished one; `sync` as in `write_atomically`."""
     if sync:
         _sync(part)
     part.replace(file)
@@ -43,7 +43,7 @@ def _sync(path: Path) -> None:
 
 
 def write_text(file: Path, text: str, sync: bool = False) -> None:
-    """Write UTF-8 text atomically, line ends as they are in `text`."""
+    """Write UTF-8 text atomically, without translating line ends."""
     with write_atomically(file, sync) as part:
         part.write_text(text, encoding="utf-8", newline="")
 
@@ -55,9 +55,9 @@ def sha256_of(file: Path) -> str:
 
 
 def preallocate(file: IO[bytes], size: int) -> None:
-    """Reserve `size` bytes on the disk for a file that is open for writing.
+    """Reserve `size` bytes of disk space for a file open for writing.
 
-    A memory-mapped sparse file would end the process with a bus error when the disk fills up.
+    Writing to a memory-mapped sparse file would end the process with a bus error when the disk fills up.
 
     Raises:
         OSError: the disk has no space (ENOSPC, EDQUOT).

@@ -1,8 +1,8 @@
-"""Passwords and tokens in addresses, such as http://user:password@host: never written down.
+"""Credentials in addresses (http://user:password@host): kept out of logs, records and process lists.
 
-A command's addresses lose them before anything else sees the command; where a store is opened they are put back.  What
-knows them meanwhile is the process's environment, which other users of the machine cannot read, as they can its
-command line, and which the runs of a study inherit.
+`redact_args` strips them from the command line at the start; `restore_uri` puts them back where a store is opened.
+In between they live in the process's environment: other users of the machine can read a command line, but not the
+environment, and the runs of a study inherit it.
 """
 
 import json
@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from typing import Any
 
 _VARIABLE = "RP2K_LAB_ADDRESSES"
-# A file's path may have an @ in it.
+# A path may contain an @.
 _USER = re.compile(r"(?<=:)(?<!sqlite:)(?<!file:)//[^\s'\"]*@")
 _PARAMETER = re.compile(r"([?&;][^=&\s'\"]*(?:pass|pwd|token|secret|key|auth)[^=&\s'\"]*\\?=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """The text with no user and password in its addresses, and with *** for the tokens in their queries."""
+    """Return text without users and passwords in its addresses, and with *** for tokens in their queries."""
     return _PARAMETER.sub(r"\1***", _USER.sub("//", text))
 
 
 def redact_tree(tree: Any) -> Any:
-    """The same for every text of nested plain containers."""
+    """Return nested plain containers with every string redacted."""
     if isinstance(tree, dict):
         return {key: redact_tree(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -32,25 +32,22 @@ def redact_tree(tree: Any) -> Any:
 
 
 def redact_args(arguments: Iterable[str]) -> list[str]:
-    """Return a command line without credentials.
-
-    From now on `restore_uri` knows them, also in processes that this one starts.
-    """
-    known, shown = _known(), []
+    """Return a command line without credentials, and keep them for `restore_uri`, also in child processes."""
+    known, redacted = _known(), []
     for argument in arguments:
         key, is_set, value = argument.partition("=")
         public = redact(value)
         if is_set and "://" in value and public != value:
             known[_unquoted(public)] = _unquoted(value)
             argument = f"{key}={public}"
-        shown.append(argument)
+        redacted.append(argument)
     if known:
         os.environ[_VARIABLE] = json.dumps(known)
-    return shown
+    return redacted
 
 
 def restore_uri(address: str) -> str:
-    """The address as the command line had it."""
+    """Return the address with the credentials that the command line gave."""
     return _known().get(address, address)
 
 
@@ -59,7 +56,7 @@ def _known() -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    """As Hydra reads it."""
+    """Return a value without Hydra's quotes and escapes."""
     if value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1]
     return re.sub(r"\\(.)", r"\1", value)

@@ -1,8 +1,7 @@
-"""Signals: the first asks the run to stop in order, the second ends the process at once.
+"""Signals: the first one stops the run cleanly, the second one ends the process at once.
 
-While a graph runs, MindSpore 2.10 puts a SIGINT handler of its own in place that sends the process a SIGTERM: Ctrl-C
-would be death without `finally`, and with a handler for SIGTERM it could not be told from a scheduler's stop.
-`claim_sigint` keeps SIGINT out of its reach.
+While a graph runs, MindSpore 2.10 installs a SIGINT handler that sends the process a SIGTERM: Ctrl-C would skip every
+`finally`, and look like a scheduler's stop to a SIGTERM handler.  `claim_sigint` bypasses it.
 """
 
 import os
@@ -13,16 +12,16 @@ import threading
 
 from rp2k_lab.core.errors import Interrupted
 
-# What a claimed SIGINT arrives as; a real-time signal, since schedulers use SIGUSR1 and SIGUSR2.
+# A claimed SIGINT is forwarded as this one: a real-time signal, since schedulers use SIGUSR1 and SIGUSR2.
 _FORWARDED_SIGINT = signal.SIGRTMIN
 SIGNALS = (signal.SIGINT, signal.SIGTERM, _FORWARDED_SIGINT)
 
 
 def claim_sigint() -> None:
-    """Receive SIGINT in a thread of our own and raise KeyboardInterrupt in the main thread from there.
+    """Receive SIGINT in a separate thread, which raises KeyboardInterrupt in the main thread.
 
-    To be called at the start of a process: the other threads inherit that SIGINT is blocked, so that no handler set
-    later by a library is ever called.  Child processes inherit it too; their parent ends them.
+    Call it at the start of a process: later threads inherit the blocked SIGINT, so that a library's handler never runs.
+    Child processes inherit it too; their parent ends them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(_FORWARDED_SIGINT, signal.default_int_handler)
@@ -30,9 +29,9 @@ def claim_sigint() -> None:
 
 
 def claim_sigterm() -> None:
-    """Raise Interrupted where a SIGTERM finds no StopSignal; by default it would be death without `finally`.
+    """Raise Interrupted on a SIGTERM outside a StopSignal; the default action would skip every `finally`.
 
-    A forked child process keeps the default: whoever started it ends it so.
+    A forked child gets the default action back: its parent ends it that way.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -49,10 +48,10 @@ def _forward_sigint() -> None:
 
 
 class StopSignal:
-    """While entered, remembers the first SIGINT or SIGTERM in `signum` instead of acting on it.
+    """Context that records the first SIGINT or SIGTERM in `signum` instead of acting on it.
 
-    Python runs a handler only between two of its own instructions, so not during a step or a compilation; a thread
-    that reads Python's wake-up descriptor says at once that the signal was heard and acts on a second one.
+    Python runs handlers only between two bytecode instructions, so not during a step or a compilation.  A thread that
+    reads Python's wake-up descriptor acknowledges the first signal at once and ends the process on the second.
     """
 
     def __init__(self):
@@ -62,7 +61,7 @@ class StopSignal:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         if signal.getsignal(_FORWARDED_SIGINT) is signal.default_int_handler:
-            # Python's multiprocessing, which draws the shelf photos, unblocks SIGINT when it first starts a process.
+            # multiprocessing, which draws the shelf photos, unblocks SIGINT when it first starts a process.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._former = {s: signal.signal(s, self._remember) for s in SIGNALS}
         self._former_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -74,11 +73,11 @@ class StopSignal:
         signal.set_wakeup_fd(self._former_fd)
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
-        self._writer.close()  # ends the thread, which first says what it has heard
+        self._writer.close()  # ends the thread once it has reported what it received
         self._listener.join(timeout=1)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal was received."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
@@ -86,15 +85,15 @@ class StopSignal:
         self.signum = self.signum or _original(signum)
 
     def _listen(self):
-        heard = 0
+        received = 0
         with self._reader:
             while data := self._reader.recv(1):
                 if data[0] not in SIGNALS:
                     continue
-                heard += 1
-                if heard > 1:
+                received += 1
+                if received > 1:
                     os._exit(Interrupted(_original(data[0])).exit_code)
-                print("\nstopping after the step under way; once more to stop at once", file=sys.stderr, flush=True)
+                print("\nstopping after the current step; press Ctrl-C again to stop now", file=sys.stderr, flush=True)
 
 
 def _original(signum: int) -> int:

@@ -4,15 +4,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-# The space between Chinese words, which Python counts among what is not printable.
+# The space between Chinese words; str.isprintable() is False for it.
 _IDEOGRAPHIC_SPACE = "\u3000"
 
 
 def escape_controls(name: Path | str) -> str:
     """Return a name as one printable line.
 
-    Control characters, marks that turn the direction of writing and bytes that are not UTF-8 become codes: a line
-    break becomes the two characters \\n.
+    Control characters, direction marks and bytes that are not UTF-8 become escape codes: a line break becomes the two
+    characters \\n.
     """
     text = str(name)
     return text if text.isprintable() else "".join(map(_escape, text))
@@ -21,23 +21,23 @@ def escape_controls(name: Path | str) -> str:
 def _escape(character: str) -> str:
     if character.isprintable() or character == _IDEOGRAPHIC_SPACE:
         return character
-    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as Python reads it from a file's name
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as Python reads it from a file name
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return at most `limit` characters; an ellipsis stands for what is cut off."""
+    """Return at most `limit` characters of a text; an ellipsis replaces the rest."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def percent(fraction: float) -> str:
-    """Return 0.623 as 62.3 %, NaN as –."""
+    """Return a fraction in percent: 0.623 is 62.3 %, NaN is –."""
     return "–" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
 
 
 def in_bytes(size: float) -> str:
-    """Return a number of bytes with a decimal unit: 1500 is 1.5 kB, 20 · 10⁹ is 20 GB."""
+    """Return a number of bytes with a decimal unit: 1500 is 1.5 kB, 64 000 is 64 kB, 2 · 10¹⁰ is 20.0 GB."""
     for unit in ("B", "kB", "MB"):
         if size < 999.5:
             return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
@@ -49,7 +49,7 @@ def text_table(rows: Sequence[Sequence[str]], align: str = "<", rule: bool = Tru
     """Return rows of cells as lines with aligned columns; the first row is the head.
 
     Args:
-        align: one of < and > for each column; the last one holds for all columns after it.
+        align: < or > for each column; the last one also applies to all further columns.
         rule: draw a line below the head.
     """
     columns = range(len(rows[0]))

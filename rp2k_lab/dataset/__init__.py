@@ -1,1 +1,1 @@
-"""Data sets: every source becomes one index table, and an index becomes batches."""
+"""Data sets: one index table for every source, and batches from an index."""

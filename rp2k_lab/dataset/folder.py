@@ -1,4 +1,4 @@
-"""RP2K's layout on disk: `<split>/<class name>/<image>` (arXiv 2006.12634).  The folder is only ever read."""
+"""RP2K's layout on disk: `<split>/<class name>/<image>` (arXiv 2006.12634).  The folder is never written to."""
 
 import os
 from pathlib import Path
@@ -12,58 +12,54 @@ SPLITS = ("train", "val", "test")
 
 
 def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """List every photo: rows of (path relative to root, posix; class; split), and the paths of what is none.
+    """List the images, rows of (path relative to root, posix; class; split), and the paths of all other files.
 
-    `train` must exist, `val` and `test` may.  A photo is a file of a class folder with an image's suffix, in any case,
-    or without one of these but with an image's first bytes: `截屏2019-12-09下午7.49` has lost its `.png`.  Hidden files
-    (macOS leaves `._x.jpg` behind), folders in class folders and files outside of them are none.  What cannot be told,
-    a link without an end or a file that may not be read, counts as a photo, so that it is named and not lost.
+    `train` must exist, `val` and `test` may.  An image is a file in a class folder with an image's suffix, in any case,
+    or with an image's first bytes: `截屏2019-12-09下午7.49` has lost its `.png`.  Hidden files (macOS leaves `._x.jpg`
+    behind), folders in class folders and files outside of them are other files.  A broken link or an unreadable file
+    counts as an image, so that an error names it.
 
     Raises:
         RequestError: no folder `train` in `root`.
-        DataError: a folder that cannot be listed, a link in the place of a folder that leads nowhere, or a class folder
-            of train without a photo.
+        DataError: an unreadable folder, a broken link in place of a folder, or a class folder of train without an
+            image.
     """
     top = dict(_entries(root))
     if "train" not in top:
         raise RequestError(
-            f"dataset.root={escape_controls(root)}: there is no folder 'train' in it\n"
-            "the layout is train/<class>/<image> and test/<class>/<image>"
+            f"dataset.root={escape_controls(root)}: has no folder 'train'\n"
+            "use a folder with train/<class>/<image> and test/<class>/<image>"
         )
-    photos, others = [], []
+    images, other_files = [], []
     for split in SPLITS:
         if split not in top:
             continue
         if not top[split]:
-            raise DataError(
-                f"{escape_controls(root / split)}: no folder, or a link that leads to none\nreplace or remove it"
-            )
+            raise DataError(f"{escape_controls(root / split)}: no folder, or a broken link\nreplace or remove it")
         for name, is_folder in _entries(root / split):
             if is_folder and not name.startswith("."):
-                _scan_class(root, split, name, photos, others)
-            elif _leads_nowhere(root / split / name) and not name.startswith("."):
-                raise DataError(
-                    f"{escape_controls(root / split / name)}: a link that leads nowhere\nreplace or remove it"
-                )
+                _scan_class(root, split, name, images, other_files)
+            elif _is_broken_link(root / split / name) and not name.startswith("."):
+                raise DataError(f"{escape_controls(root / split / name)}: a broken link\nreplace or remove it")
             else:
-                others.append(f"{split}/{name}")
-    return photos, others
+                other_files.append(f"{split}/{name}")
+    return images, other_files
 
 
-def _scan_class(root: Path, split: str, name: str, photos: list, others: list) -> None:
-    folder, found = root / split / name, len(photos)
+def _scan_class(root: Path, split: str, name: str, images: list, other_files: list) -> None:
+    folder, before = root / split / name, len(images)
     for file, is_folder in _entries(folder):
         path = f"{split}/{name}/{file}"
-        if is_folder or file.startswith(".") or not _is_photo(folder, file):
-            others.append(path)
+        if is_folder or file.startswith(".") or not _is_image(folder, file):
+            other_files.append(path)
         else:
-            photos.append((path, name, split))
-    if split == "train" and len(photos) == found:
+            images.append((path, name, split))
+    if split == "train" and len(images) == before:
         raise DataError(f"{escape_controls(folder)}: a class of train without a photo\nremove the folder or fill it")
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """(name, whether it is a folder) of what a folder holds, sorted by name; links are followed."""
+    """Return (name, whether it is a folder) of each entry of a folder, sorted by name; links are followed."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, _is_folder(entry)) for entry in entries)
@@ -80,15 +76,15 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _leads_nowhere(file: Path) -> bool:
+def _is_broken_link(file: Path) -> bool:
     return os.path.islink(file) and not os.path.exists(file)
 
 
-def _is_photo(folder: Path, file: str) -> bool:
+def _is_image(folder: Path, file: str) -> bool:
     if file[file.rfind(".") :].lower() in IMAGE_SUFFIXES:
         return True
     if not os.path.isfile(folder / file):
-        return _leads_nowhere(folder / file)  # and what is neither, a pipe or a socket, must not be opened
+        return _is_broken_link(folder / file)  # pipes and sockets must not be opened
     try:
         with open(folder / file, "rb") as opened:
             return format_of(opened.read(HEAD_BYTES)) is not None

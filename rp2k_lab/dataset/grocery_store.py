@@ -14,18 +14,18 @@ SPLITS = ("train", "val", "test")
 
 
 def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """List every photo: rows of (path, class, split), and no other files.  A split without its list is absent.
+    """List the images, rows of (path, class, split), and no other files.  A split without its list is absent.
 
     Raises:
         RequestError: `root` has no classes.csv or train.txt.
-        DataError: a file that cannot be read, a line of a list that is not `path, label, label`, a label that
-            classes.csv lacks, or a photo listed twice.
+        DataError: an unreadable file, a line that is not `path, label, label`, a label that classes.csv lacks, or an
+            image listed twice.
     """
     for needed in ("classes.csv", "train.txt"):
         if not (root / needed).is_file():
             raise RequestError(
-                f"dataset.root={root}: there is no file {needed} in it\n"
-                "it is the folder dataset/ of the Grocery Store Dataset's repository"
+                f"dataset.root={root}: has no file {needed}\n"
+                "use the folder dataset/ of the Grocery Store Dataset's repository"
             )
     try:
         table = pd.read_csv(root / "classes.csv")
@@ -33,13 +33,13 @@ def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{root / 'classes.csv'}: no table with 'Class ID (int)' and 'Class Name (str)' ({type(error).__name__})\n"
-            "the dataset's repository has the right one"
+            "use the one of the dataset's repository"
         ) from None
     lists = [(split, root / f"{split}.txt") for split in SPLITS]
     rows = [row for split, file in lists if file.is_file() for row in _read_list(file, split, names)]
-    listed = Counter(path for path, _, _ in rows)
-    if again := [path for path, times in listed.items() if times > 1]:
-        raise DataError(f"{root}: the lists name {again[0]} twice\ntake one of the lines out")
+    counts = Counter(path for path, _, _ in rows)
+    if duplicates := [path for path, count in counts.items() if count > 1]:
+        raise DataError(f"{root}: the lists name {duplicates[0]} twice\nremove one of the lines")
     return rows, []
 
 
@@ -47,7 +47,7 @@ def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str,
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})\nthe dataset's repository has it in UTF-8") from None
+        raise DataError(f"{file}: cannot be read ({error})\nuse the UTF-8 file of the dataset's repository") from None
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -56,5 +56,8 @@ def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str,
             path, fine, _ = (field.strip() for field in line.split(","))
             rows.append((path, names[int(fine)], split))
         except (ValueError, KeyError):
-            raise DataError(f"{file}, line {number}: not 'path, fine label, coarse label' of classes.csv") from None
+            raise DataError(
+                f"{file}, line {number}: not 'path, fine label, coarse label' of classes.csv\n"
+                "correct or remove the line"
+            ) from None
     return rows

@@ -1,4 +1,4 @@
-"""Photos as arrays: reading, and the resize that decides what a network sees.  Pure functions on uint8 RGB images."""
+"""Read images, and resize them as the network takes them.  Pure functions on uint8 RGB arrays."""
 
 import io
 import os
@@ -14,14 +14,14 @@ from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset import image_formats
 
-# Of the code that turns files into pixels (this module and formats.py).  Raise it with every change that reads another
-# size or other pixels from the same file, or refuses another file.
+# The version of the code that turns files into pixels (this module and image_formats.py).  Raise it with every change
+# that reads another size or other pixels from the same file, or refuses another file.
 VERSION = 1
-# What to do about a photo that cannot be read: the second line of every such message.
-WAY_OUT = "task=inspect lists all such photos; dataset.on_bad_image=skip goes on without them"
+# The second line of every message about an unreadable image.
+UNREADABLE_HINT = "list all such photos with task=inspect, or skip them with dataset.on_bad_image=skip"
 # JPEG can be decoded at 1/2, 1/4 and 1/8 of its size, in a fraction of the time.
 _REDUCTIONS = (8, 4, 2, 1)
-# How EXIF's orientations 2 to 8 become upright.
+# Turn EXIF's orientations 2 to 8 upright.
 _UPRIGHT = {
     2: lambda image: cv2.flip(image, 1),
     3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
@@ -31,40 +31,39 @@ _UPRIGHT = {
     7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
     8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns from a thread; formats.MOST_PIXELS holds instead
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns from a thread; image_formats.MOST_PIXELS holds instead
 
 
 def read_image(path: Path | str) -> np.ndarray:
     """Decode a JPEG, PNG, WebP, BMP or GIF file to uint8 RGB (height, width, 3), turned upright as its EXIF says.
 
-    16 bits become 8, gray and CMYK become RGB, and what is transparent is black, as the letterbox's padding is.
+    16 bits become 8, gray and CMYK become RGB, and transparent pixels become black, like the letterbox's padding.
 
     Raises:
-        DataError: the file is missing, empty, damaged or no picture; the message names it.
+        DataError: the file is missing, empty, damaged or no image; the message names it.
     """
     return _decode(path, _read(path), lambda frame: 1)
 
 
 def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.ndarray:
-    """A photo scaled to fit (letterbox; without the padding) or to fill (stretch) `size` (height, width), uint8 RGB.
+    """Read an image scaled to fit (letterbox; without padding) or to fill (stretch) `size` (height, width), uint8 RGB.
 
-    A JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, and resized from there.
+    A JPEG at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, and resized from there.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: see `read_image`.
     """
     image = _decode(path, _read(path), lambda frame: _reduction(frame, size, resize))
     return fit(image, size) if resize == "letterbox" else stretch(image, size)
 
 
 def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -> list[np.ndarray]:
-    """`read_resized` for each (size, resize), the very same pixels, from one reading of the file.
+    """Return what `read_resized` returns for each (size, resize), from one reading of the file.
 
-    It is decoded once for each of JPEG's scales that the views begin with: once in all, unless half of the photo is
-    enough for one view and not for another.
+    It is decoded once for each scale of JPEG that a view starts from: usually once in all.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: see `read_image`.
     """
     data, decoded, resized = _read(path), {}, []
     frame = image_formats.jpeg_frame(data) if image_formats.format_of(data) == "JPEG" else None
@@ -77,7 +76,7 @@ def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -
 
 
 def read_shrunk(path: Path | str, least: int) -> np.ndarray:
-    """`read_image`, but a JPEG at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `least` pixels."""
+    """Return the image, a JPEG at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `least` pixels."""
 
     def reduction(frame: image_formats.JpegFrame) -> int:
         return next(r for r in _REDUCTIONS if r == 1 or min(frame.height, frame.width) >= least * r)
@@ -86,7 +85,7 @@ def read_shrunk(path: Path | str, least: int) -> np.ndarray:
 
 
 def problem_of(path: Path | str) -> str | None:
-    """Why a photo cannot be read, in a few words; None if it can.  Decodes all of it, at the smallest scale."""
+    """Return why an image cannot be read, or None.  Decodes all of it, at the smallest scale."""
     try:
         _decode(path, _read(path), lambda frame: 8)
     except DataError as error:
@@ -95,20 +94,20 @@ def problem_of(path: Path | str) -> str | None:
 
 
 def decoder_version() -> str:
-    """`VERSION` and the decoders' versions; the header cache, the image cache and the feature cache are named by it."""
+    """Return `VERSION` and the decoders' versions, part of the names of the header, image and feature caches."""
     return f"{VERSION} {cv2.__version__} {simplejpeg.__version__}"
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Structure-Retention Resize: the whole image scaled to fit `size` (height, width), centered on black.
+    """Scale the whole image to fit `size` (height, width), centered on black (Structure-Retention Resize).
 
-    uint8 (h, w, 3) to uint8 (*size, 3).  The contest entry's most effective single change (published.md, table 3).
+    uint8 (h, w, 3) to uint8 (*size, 3).  The contest entry's most effective single change (docs/published.md, table 3).
     """
     return pad_to_center(fit(image, size), size, size)
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The whole image scaled so that it just fits `size` (height, width): uint8 (h, w, 3), one side as in `size`."""
+    """Scale the whole image until it just fits `size` (height, width): uint8 (h, w, 3), one side equal to `size`'s."""
     height, width = image.shape[:2]
     scale = min(size[0] / height, size[1] / width)
     return stretch(image, (min(size[0], max(1, round(height * scale))), min(size[1], max(1, round(width * scale)))))
@@ -125,7 +124,7 @@ def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def pad_to_center(image: np.ndarray, canvas: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """The middle (*size, 3) of a black canvas (height, width) with the image, no larger than that, in its middle."""
+    """Center an image on a black canvas (height, width) at least as large, and return its middle (*size, 3)."""
     top, left = (canvas[0] - image.shape[0]) // 2, (canvas[1] - image.shape[1]) // 2
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[top : top + image.shape[0], left : left + image.shape[1]] = image
@@ -133,18 +132,18 @@ def pad_to_center(image: np.ndarray, canvas: tuple[int, int], size: tuple[int, i
 
 
 def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle (*size, 3) of a uint8 image that is at least as large."""
+    """Return the middle (*size, 3) of a uint8 image at least as large."""
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
     return image[top : top + size[0], left : left + size[1]]
 
 
 def resized_size(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
-    """(height, width) of which a center crop of `size` keeps `crop_ratio` of each side: 224 / 0.875 = 256."""
+    """Return the (height, width) before a center crop of `size` that keeps `crop_ratio` of each side: 224 / 0.875."""
     return round(size[0] / crop_ratio), round(size[1] / crop_ratio)
 
 
 def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
-    """A file's content.  Three system calls, fewer than `open` makes: after each a thread waits for Python's lock."""
+    """Return a file's content by three system calls; `open` makes more, and after each a thread waits for the GIL."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
@@ -154,7 +153,7 @@ def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        raise DataError(f"{escape_controls(path)}: {error.strerror or error}\n{WAY_OUT}") from None
+        raise DataError(f"{escape_controls(path)}: {error.strerror or error}\n{UNREADABLE_HINT}") from None
     return data
 
 
@@ -162,10 +161,10 @@ def _decode(path: Path | str, data: bytes, reduction_of: Callable[[image_formats
     kind = image_formats.format_of(data)
     try:
         image = _pixels(data, kind, reduction_of)
-    except Exception:  # Pillow alone raises a dozen types for damaged files; whatever it is, the photo is named
+    except Exception:  # Pillow alone raises a dozen types for damaged files
         image = None
     if image is None:
-        raise DataError(f"{escape_controls(path)}: {_what_is_wrong(data, kind)}\n{WAY_OUT}")
+        raise DataError(f"{escape_controls(path)}: {_reason(data, kind)}\n{UNREADABLE_HINT}")
     return image
 
 
@@ -184,7 +183,7 @@ def _pixels(data: bytes, kind: str | None, reduction_of: Callable[[image_formats
 
 
 def _jpeg_pixels(data: bytes, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray | None:
-    """The same pixels as OpenCV's, from the same libjpeg-turbo, but sooner, and with its warnings as errors."""
+    """Return OpenCV's pixels, from the same libjpeg-turbo, but faster, and with its warnings as errors."""
     frame = image_formats.jpeg_frame(data)
     if (
         frame is None
@@ -202,13 +201,13 @@ def _jpeg_pixels(data: bytes, reduction_of: Callable[[image_formats.JpegFrame], 
         except ValueError as error:
             if "extraneous" not in str(error):
                 raise
-            with Image.open(io.BytesIO(data)) as whole:  # some cameras leave bytes between segments, which do no harm
-                image = np.array(whole.convert("RGB"))
+            with Image.open(io.BytesIO(data)) as opened:  # some cameras leave harmless bytes between segments
+                image = np.array(opened.convert("RGB"))
     turn = _UPRIGHT.get(image_formats.jpeg_orientation(data, frame))
     return image if turn is None else turn(image)
 
 
-def _what_is_wrong(data: bytes, kind: str | None) -> str:
+def _reason(data: bytes, kind: str | None) -> str:
     if not data:
         return "zero bytes"
     if kind is None:
@@ -217,7 +216,7 @@ def _what_is_wrong(data: bytes, kind: str | None) -> str:
 
 
 def _over_black(data: bytes) -> np.ndarray:
-    """OpenCV drops alpha and shows whatever color lies under it; Pillow composes."""
+    """Compose an image with black by Pillow; OpenCV would drop alpha and show the color below it."""
     with Image.open(io.BytesIO(data)) as image:
         if image.width * image.height > image_formats.MOST_PIXELS:
             raise ValueError("too large")
@@ -228,7 +227,7 @@ def _over_black(data: bytes) -> np.ndarray:
 
 
 def _reduction(frame: image_formats.JpegFrame, size: tuple[int, int], resize: str) -> int:
-    """The largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as it is wanted, upright or lying."""
+    """Return the largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as needed, upright or rotated."""
     needed, (height, width) = max if resize == "stretch" else min, size
     upright = needed(height / frame.height, width / frame.width)
     scale = max(upright, needed(height / frame.width, width / frame.height))

@@ -1,9 +1,9 @@
-"""Resized photos on disk, so that each is decoded once: filled during the first epoch, read in all that follow.
+"""Resized images on disk, so that each is decoded once: filled during the first epoch, read in all later ones.
 
-One file holds the photos, one their sizes and checksums; a photo's place is its row in the index, long enough for any
-photo, and what a smaller one leaves of it takes no room on the disk.  Any number of processes may fill one cache at
-once: what a place holds is a function of the photo alone, and its checksum is written after it.  A photo is checked
-whenever it is read, since a file may be cut off, or a disk go bad, at any time.
+One file holds the images, one their sizes and checksums.  An image's slot is its row in the index, large enough for any
+image; its unused part takes no space on the disk.  Many processes may fill one cache at once: a slot's content depends
+on the image alone, and its checksum is written last.  Every read verifies the checksum, since a file may be cut off, or
+a disk fail, at any time.
 """
 
 import errno
@@ -24,132 +24,130 @@ from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
 
 log = logging.getLogger(__name__)
 
-_ENTRY = struct.Struct("<QII")  # checksum, height, width; all zero where there is no photo; none crosses a page
-# Left free on the disk, for the run's own files.
+_ENTRY = struct.Struct("<QII")  # checksum, height, width; all zero in an empty slot; none crosses a page
+# Left free on the disk, for the run's files.
 _RESERVE_BYTES = 10**9
 
 
-class PhotoCache:
-    """Photos of at most one size, by place.
+class ImageCache:
+    """Images up to one size, by slot.
 
     Args:
-        folder: holds the two files; made if it is not there.  Files of another length are damaged and made anew.
-        count: places.
-        size: (height, width) of the largest photo.
-        room: places that may be filled, from the first on.
+        folder: holds the two files; created if missing.  Files of another length are damaged and replaced.
+        count: number of slots.
+        size: (height, width) of the largest image.
+        capacity: slots that may be filled, from the first on.
 
     Attributes:
-        filled: how many places held a photo when the cache was opened.
+        filled: number of slots that held an image when the cache was opened.
 
     Raises:
-        OSError: the files cannot be made.
+        OSError: the files cannot be created.
     """
 
-    def __init__(self, folder: Path, count: int, size: tuple[int, int], room: int):
-        self.folder, self.room = folder, room
-        self._bytes, self._damage_told, self._telling = photo_bytes(size), False, threading.Lock()
-        lengths = {folder / "photos": count * self._bytes, folder / "entries": count * _ENTRY.size}
+    def __init__(self, folder: Path, count: int, size: tuple[int, int], capacity: int):
+        self.folder, self.capacity = folder, capacity
+        self._slot_bytes, self._damage_reported, self._warn_lock = image_bytes(size), False, threading.Lock()
+        lengths = {folder / "photos": count * self._slot_bytes, folder / "entries": count * _ENTRY.size}
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            found = [file.stat().st_size for file in lengths if file.exists()]
-            if found and found != list(lengths.values()):
-                log.warning("the cache %s is damaged and made anew", folder)
-                for file in lengths:  # not emptied in place: another process may be reading them
+            present = [file.stat().st_size for file in lengths if file.exists()]
+            if present and present != list(lengths.values()):
+                log.warning("the cache %s is damaged: replaced by an empty one", folder)
+                for file in lengths:  # not truncated in place: another process may be reading them
                     file.unlink(missing_ok=True)
             for file, length in lengths.items():
                 file.touch()
                 os.truncate(file, length)
-            self._photos = os.open(folder / "photos", os.O_RDWR)
+            self._images = os.open(folder / "photos", os.O_RDWR)
             self._entries = os.open(folder / "entries", os.O_RDWR)
         entries = np.fromfile(folder / "entries", np.uint8).reshape(count, _ENTRY.size)
         self.filled = int(entries.any(1).sum())
 
     def __del__(self):
-        for name in ("_photos", "_entries"):
+        for name in ("_images", "_entries"):
             if name in self.__dict__:
                 os.close(self.__dict__[name])
 
     @property
-    def to_come(self) -> int:
-        """Bytes that it may still take."""
-        return max(0, self.room - self.filled) * self._bytes
+    def remaining_bytes(self) -> int:
+        """Bytes that the cache may still take."""
+        return max(0, self.capacity - self.filled) * self._slot_bytes
 
-    def get(self, place: int) -> np.ndarray | None:
-        """The photo, an array of its own; None where there is none, or one that is damaged."""
+    def get(self, slot: int) -> np.ndarray | None:
+        """Return a slot's image, a new array; None where the slot is empty or damaged."""
         try:
-            entry = os.pread(self._entries, _ENTRY.size, place * _ENTRY.size)
+            entry = os.pread(self._entries, _ENTRY.size, slot * _ENTRY.size)
             if entry == bytes(_ENTRY.size):
                 return None
             _, height, width = _ENTRY.unpack(entry)
-            if 0 < photo_bytes((height, width)) <= self._bytes:
-                photo = np.empty((height, width, 3), np.uint8)
-                read = os.preadv(self._photos, [photo.data], place * self._bytes)
-                if read == photo.nbytes and _entry(photo) == entry:
-                    return photo
-        except (OSError, struct.error):  # what was cut off while the run was reading it
+            if 0 < image_bytes((height, width)) <= self._slot_bytes:
+                image = np.empty((height, width, 3), np.uint8)
+                read = os.preadv(self._images, [image.data], slot * self._slot_bytes)
+                if read == image.nbytes and _entry(image) == entry:
+                    return image
+        except (OSError, struct.error):  # cut off while the run was reading
             pass
-        with self._telling:
-            if not self._damage_told:
-                log.warning("the cache %s holds damaged photos, which are made anew", self.folder)
-            self._damage_told = True
+        with self._warn_lock:
+            if not self._damage_reported:
+                log.warning("the cache %s holds damaged photos: decoding them again", self.folder)
+            self._damage_reported = True
         return None
 
-    def put(self, place: int, photo: np.ndarray) -> None:
-        """Keep a photo, where there is room; a full disk ends the filling."""
-        if place >= self.room:
+    def put(self, slot: int, image: np.ndarray) -> None:
+        """Store an image, if the slot is within the capacity; a full disk ends the filling."""
+        if slot >= self.capacity:
             return
         try:
-            if os.pwrite(self._photos, photo.data, place * self._bytes) < photo.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a disk with a little room says next
-            os.pwrite(self._entries, _entry(photo), place * _ENTRY.size)
+            if os.pwrite(self._images, image.data, slot * self._slot_bytes) < image.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a nearly full disk writes a part first
+            os.pwrite(self._entries, _entry(image), slot * _ENTRY.size)
         except OSError as error:
-            with self._telling:
-                if self.room:
+            with self._warn_lock:
+                if self.capacity:
                     log.warning("the cache %s takes no more photos (%s)", self.folder, error.strerror)
-                self.room = 0
+                self.capacity = 0
 
 
-def open_cache(index: Index, size: tuple[int, int], resize: str, cache_gb: float) -> PhotoCache | None:
-    """The cache of an index's photos at `size` (height, width), in the clone's data folder.
+def open_cache(index: Index, size: tuple[int, int], resize: str, cache_gb: float) -> ImageCache | None:
+    """Open the cache of an index's images at `size` (height, width) in the clone's data folder, and log its size.
 
-    None with `cache_gb=0`, or where it cannot be made: a run goes on without it.
-
-    Says what it will take and how much of that is there.  Its name is a hash of the photos (with their times of
-    change), the resize and the code that does it.
+    None with `cache_gb=0`, or where it cannot be created: a run continues without it.  Its name is a hash of the images
+    (with their times of change), the resize and the decoder's version.
     """
     if not cache_gb:
         return None
     key = hashlib.sha256(repr((index.version, size, resize, decoder_version())).encode()).hexdigest()[:16]
     folder, count = DATA_FOLDER / "cache" / f"{index.root.name[:40]}-{key}", len(index.table)
-    most = photo_bytes(size)
-    room = min(count, int(cache_gb * 1e9 / most))
+    slot_bytes = image_bytes(size)
+    capacity = min(count, int(cache_gb * 1e9 / slot_bytes))
     try:
-        cache = PhotoCache(folder, count, size, room)
+        cache = ImageCache(folder, count, size, capacity)
     except OSError as error:
-        log.warning("no cache: %s cannot be made (%s)", folder, error.strerror)
+        log.warning("no cache: %s cannot be created (%s)", folder, error.strerror)
         return None
     free = shutil.disk_usage(folder).free - _RESERVE_BYTES
-    if (room - cache.filled) * most > free:
-        cache.room = min(room, max(0, cache.filled + free // most))
-        log.warning("cache: the disk has room for %d photos only", cache.room)
-    share = "all" if cache.room == count else f"the first {cache.room}"
-    log.info("cache: %s of %d photos at %d×%d in at most %s, %d of them there (%s)",
-             share, count, *size, in_bytes(cache.room * most), cache.filled, folder)  # fmt: skip
+    if (capacity - cache.filled) * slot_bytes > free:
+        cache.capacity = min(capacity, max(0, cache.filled + free // slot_bytes))
+        log.warning("cache: the disk has space for %d photos only", cache.capacity)
+    part = "all" if cache.capacity == count else f"the first {cache.capacity}"
+    log.info("cache: %s of %d photos at %d×%d in at most %s, %d cached already (%s)",
+             part, count, *size, in_bytes(cache.capacity * slot_bytes), cache.filled, folder)  # fmt: skip
     return cache
 
 
-def photo_bytes(size: tuple[int, int]) -> int:
-    """The length of a place for photos of at most (height, width)."""
+def image_bytes(size: tuple[int, int]) -> int:
+    """Return the bytes of an RGB image of (height, width), hence of a slot."""
     return 3 * size[0] * size[1]
 
 
-def _entry(photo: np.ndarray) -> bytes:
-    """With the sum of the photo's 64-bit words, which takes a tenth of CRC-32's time.
+def _entry(image: np.ndarray) -> bytes:
+    """Return an image's entry, with the sum of its 64-bit words, which takes a tenth of CRC-32's time.
 
-    The size is part of it, times odd numbers without a pattern: behind a small photo zeros are read, which add nothing.
+    The size is part of the sum, times odd numbers without a pattern: behind a small image lie zeros, which add nothing.
     """
-    flat = photo.reshape(-1)
+    flat = image.reshape(-1)
     rest = flat.size % 8
     total = int(flat[: flat.size - rest].view(np.uint64).sum()) + int(flat[flat.size - rest :].sum())
-    height, width = photo.shape[:2]
+    height, width = image.shape[:2]
     return _ENTRY.pack((total + height * 0x9E3779B97F4A7C15 + width * 0xC2B2AE3D27D4EB4F) % 2**64, height, width)

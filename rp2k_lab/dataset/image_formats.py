@@ -1,20 +1,20 @@
-"""What the bytes of a photo say without decoding them: format, size, completeness, transparency, orientation."""
+"""Format, size, completeness, transparency and orientation of an image file, from its bytes without decoding."""
 
 import zlib
 from typing import NamedTuple
 
-# JPEG, PNG, WebP, BMP and GIF are told apart by this many bytes.
+# Enough to tell JPEG, PNG, WebP, BMP and GIF apart.
 HEAD_BYTES = 18
-# The largest picture that is decoded, 0.8 GB as RGB: phones make 200 million pixels.
+# The largest image that is decoded, 0.8 GB as RGB: phones make 200 million pixels.
 MOST_PIXELS = 2**28
 _BMP_HEADERS = {12, 40, 52, 56, 108, 124}
-# What decides a PNG's pixels.  The others may be damaged without harm, and libpng prints what it thinks of them.
+# The chunks that decide a PNG's pixels.  Damage in the others does no harm, but libpng prints warnings about it.
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}
 _ORIENTATION = 0x0112
 
 
 def format_of(data: bytes) -> str | None:
-    """JPEG, PNG, WebP, BMP or GIF, by the first `HEAD_BYTES`; None for everything else, whatever its name."""
+    """Return JPEG, PNG, WebP, BMP or GIF, by the first `HEAD_BYTES`; None for everything else, whatever its name."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -27,7 +27,7 @@ def format_of(data: bytes) -> str | None:
 
 
 class JpegFrame(NamedTuple):
-    """A JPEG's frame header (ITU-T T.81, B.2.2): the size as stored, 1 (gray), 3 or 4 (CMYK) components, its offset."""
+    """A JPEG's frame header (ITU-T T.81, B.2.2): stored size, 1 (gray), 3 or 4 (CMYK) components, offset (bytes)."""
 
     height: int
     width: int
@@ -36,33 +36,33 @@ class JpegFrame(NamedTuple):
 
 
 def jpeg_frame(data: bytes) -> JpegFrame | None:
-    """The frame header; None if there is none."""
+    """Return the frame header, or None."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
             return JpegFrame(height, width, data[at + 9], at) if height and width and at + 9 < len(data) else None
-        # A filling byte before a marker stands alone, every other segment says its length.
+        # A fill byte before a marker stands alone; every other segment begins with its length.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
     return None
 
 
 def jpeg_has_end(data: bytes, frame: JpegFrame) -> bool:
-    """Whether a JPEG has an end after its frame header; a download that broke off has none."""
+    """Return whether a JPEG has an end marker after its frame header; an interrupted download has none."""
     return data.rfind(b"\xff\xd9", frame.offset) > 0
 
 
 def jpeg_orientation(data: bytes, frame: JpegFrame) -> int:
-    """1 to 8 as the EXIF before the frame says."""
+    """Return the orientation (1 to 8) in the EXIF before the frame."""
     start = data.find(b"Exif\0\0", 2, frame.offset)
     return 1 if start < 0 else orientation(data[start : frame.offset])
 
 
 def png_pixels(data: bytes) -> bytes | None:
-    """A PNG without the chunks that do not decide its pixels; None if it breaks off or a checksum is wrong.
+    """Return a PNG with only the chunks that decide its pixels; None if it is cut off or a checksum is wrong.
 
-    libpng would print on stderr what is wrong, past any handler.  Of eXIf, one before the pixels counts, as in Pillow.
+    libpng would print errors on stderr, past any handler.  Only an eXIf before the pixels counts, as in Pillow.
     """
     view, kept, at, kinds = memoryview(data), [data[:8]], 8, set()
     while at + 12 <= len(data):
@@ -79,7 +79,7 @@ def png_pixels(data: bytes) -> bytes | None:
 
 
 def may_be_transparent(data: bytes, kind: str) -> bool:
-    """Whether a photo can hold pixels that are not opaque (PNG specification 11.2; WebP: RFC 9649, 2.7 and 3.4)."""
+    """Return whether an image can have transparent pixels (PNG specification 11.2; WebP: RFC 9649, 2.7 and 3.4)."""
     if kind == "PNG":
         return data[25:26] in (b"\4", b"\6") or 0 < data.find(b"tRNS") < max(0, data.find(b"IDAT"))
     if kind == "WebP":
@@ -89,9 +89,9 @@ def may_be_transparent(data: bytes, kind: str) -> bool:
 
 
 def orientation(exif: bytes | None) -> int:
-    """1 to 8 as EXIF says (CIPA DC-008, 4.6.4); 1 where it says nothing or is damaged.
+    """Return EXIF's orientation, 1 to 8 (CIPA DC-008, 4.6.4); 1 where it is absent or damaged.
 
-    Reads what OpenCV reads, so that a photo's listed size is that of its pixels.
+    Reads what OpenCV reads, so that an image's listed size equals its pixels'.
     """
     tiff = (exif or b"").removeprefix(b"Exif\0\0")
     order = {b"II": "little", b"MM": "big"}.get(tiff[:2])

@@ -1,7 +1,7 @@
-"""From index rows to uint8 batches, with OpenCV in threads (it releases Python's lock).
+"""Load index rows as uint8 batches, with OpenCV in threads (it releases the GIL).
 
-The order of a run's images and each image's augmentation are pure functions of (seed, epoch, position): no generator
-is carried from one image to the next, so any number of threads, and a start at any step, gives the same batches.
+The order of a run's images and each image's augmentation are pure functions of (seed, epoch, position).  No generator
+state passes from one image to the next, so any number of threads, and a start at any step, gives the same batches.
 """
 
 import os
@@ -15,99 +15,98 @@ import pandas as pd
 
 from rp2k_lab.aug import Augmentation, soft_targets
 from rp2k_lab.dataset.image import pad_to_center, read_resized, read_views
-from rp2k_lab.dataset.image_cache import PhotoCache
+from rp2k_lab.dataset.image_cache import ImageCache
 from rp2k_lab.dataset.photo_index import Index
 
-# Keys of the random streams, so that the order, the augmentation and the mixing of one epoch are independent.
+# Keys of the random streams: an epoch's order, augmentation and mixing are independent.
 _ORDER, _AUGMENTATION, _MIX = 0, 1, 2
 
 
-class ResizedPhotos:
-    """The photos of an index, each scaled as evaluation and training begin with it.
+class ResizedImages:
+    """The images of an index, resized as training and evaluation start from them.
 
-    Letterbox's padding is not in them: whoever crops knows that they lie in the middle of a black canvas of `size`.
+    They come without letterbox's padding: the caller centers them on a black canvas of `size`.
 
     Args:
         index: the data set.
         size: (height, width) before any crop.
         resize: letterbox or stretch.
-        cache: keeps what was decoded once; None: each is decoded whenever it is asked for.
+        cache: holds decoded images; None: decode an image at each access.
     """
 
-    def __init__(self, index: Index, size: tuple[int, int], resize: str, cache: PhotoCache | None = None):
+    def __init__(self, index: Index, size: tuple[int, int], resize: str, cache: ImageCache | None = None):
         self.paths = [f"{index.root}/{path}" for path in index.table["path"]]
         self.size, self.resize, self.cache = size, resize, cache
 
     def __call__(self, row: int) -> np.ndarray:
-        """The photo of a row of the index's table, uint8 (h, w, 3) no larger than `size`, an array of its own.
+        """Return the image of a row of the index's table, a new uint8 array (h, w, 3) no larger than `size`.
 
         Raises:
             DataError: it cannot be read.
         """
-        photo = self.kept(row)
-        if photo is None:
-            photo = read_resized(self.paths[row], self.size, self.resize)
-            self.keep(row, photo)
-        return photo
+        image = self.cached(row)
+        if image is None:
+            image = read_resized(self.paths[row], self.size, self.resize)
+            self.store(row, image)
+        return image
 
-    def kept(self, row: int) -> np.ndarray | None:
-        """What the cache holds."""
+    def cached(self, row: int) -> np.ndarray | None:
+        """Return a row's image from the cache, or None."""
         return self.cache.get(row) if self.cache else None
 
-    def keep(self, row: int, photo: np.ndarray) -> None:
-        """Give the cache what was read."""
+    def store(self, row: int, image: np.ndarray) -> None:
+        """Put a row's image into the cache, if there is one."""
         if self.cache:
-            self.cache.put(row, photo)
+            self.cache.put(row, image)
 
 
-class PhotoViews:
-    """The same photos resized in several ways, each file read once for all of them.
+class ImageViews:
+    """The same images under several resizes; each file is read once for all of them.
 
     Args:
-        photos: of one index, a way to resize each.
+        sources: of one index, one for each resize.
     """
 
-    def __init__(self, photos: Sequence[ResizedPhotos]):
-        self.photos = photos
+    def __init__(self, sources: Sequence[ResizedImages]):
+        self.sources = sources
 
     def __call__(self, row: int) -> list[np.ndarray]:
-        """The photo of a row as each of `photos` would give it.
+        """Return the image of a row from each of `sources`.
 
         Raises:
             DataError: it cannot be read.
         """
-        if len(self.photos) == 1:
-            return [self.photos[0](row)]
-        views = [photos.kept(row) for photos in self.photos]
+        if len(self.sources) == 1:
+            return [self.sources[0](row)]
+        views = [source.cached(row) for source in self.sources]
         missing = [i for i, view in enumerate(views) if view is None]
         if missing:
-            ways = [(self.photos[i].size, self.photos[i].resize) for i in missing]
-            for i, view in zip(missing, read_views(self.photos[0].paths[row], ways), strict=True):
+            resizes = [(self.sources[i].size, self.sources[i].resize) for i in missing]
+            for i, view in zip(missing, read_views(self.sources[0].paths[row], resizes), strict=True):
                 views[i] = view
-                self.photos[i].keep(row, view)
+                self.sources[i].store(row, view)
         return views
 
 
 class EpochBatches:
-    """Endless epochs of shuffled batches; a subclass makes one, `batch(epoch, order, batch)`, and has `path(row)`.
+    """Endless epochs of shuffled batches; a subclass implements `batch(epoch, order, batch)` and `path(row)`.
 
-    Every `iter()` gives the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
-    the last batch (with `sink_steps`, the last sink) are left out of that epoch; the next one is shuffled anew.
+    Every `iter()` yields the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
+    the last batch (with `sink_steps`, the last sink) are left out of that epoch; each epoch is shuffled again.
 
     Args:
         labels: int32 (rows,).
-        batch_size: photos of one worker's batch.
-        sampler: uniform, each row once an epoch; class_balanced, each class as often as any other.
-        worker, workers_together: which of how many workers.  The batches that they have at a step are, one behind the
-            other, what one process has with the batch size of all; mixup and CutMix mix within a worker's batch.
+        batch_size: images per rank.
+        sampler: uniform, each row once an epoch; class_balanced, each class equally often.
+        num_threads: None: one per CPU.
+        rank, world_size: the ranks' batches of a step, concatenated, equal those of one process with the batch size of
+            all ranks; mixup and CutMix mix within a rank's batch.
 
     Attributes:
-        photos_per_step: of all workers' batches.
+        images_per_step: over all ranks.
         steps_per_epoch: batches of an epoch.
         sink_size: batches that go to the device at once, at most `sink_steps`; 0 without sinking.
-
-    A failure in a thread is raised to whoever iterates and kept in `failure`, since MindSpore's data pipeline turns
-    it into a text of its own.
+        failure: the exception of a thread, which the iterator raises; MindSpore's data pipeline would replace it.
     """
 
     def __init__(
@@ -118,16 +117,16 @@ class EpochBatches:
         num_classes: int,
         sampler: str = "uniform",
         start_step: int = 0,
-        workers: int | None = None,
+        num_threads: int | None = None,
         sink_steps: int = 0,
-        worker: int = 0,
-        workers_together: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.num_classes, self.sampler = num_classes, sampler
-        self.photos_per_step, self._offset = batch_size * workers_together, batch_size * worker
-        self.steps_per_epoch, self.sink_size = _whole_sinks(len(labels) // self.photos_per_step, sink_steps)
-        self.workers = workers or os.cpu_count() or 1
+        self.images_per_step, self._offset = batch_size * world_size, batch_size * rank
+        self.steps_per_epoch, self.sink_size = _whole_sinks(len(labels) // self.images_per_step, sink_steps)
+        self.num_threads = num_threads or os.cpu_count() or 1
         self._epoch, self._batch = divmod(start_step, self.steps_per_epoch)
         self.failure: BaseException | None = None
 
@@ -136,14 +135,14 @@ class EpochBatches:
         order = self.order(epoch)
         try:
             yield from _ordered(
-                lambda batch: self.batch(epoch, order, batch), range(first, self.steps_per_epoch), self.workers
+                lambda batch: self.batch(epoch, order, batch), range(first, self.steps_per_epoch), self.num_threads
             )
         except Exception as error:
             self.failure = error
             raise
 
     def order(self, epoch: int) -> np.ndarray:
-        """The row of each position of an epoch, int64 (rows,)."""
+        """Return the row at each position of an epoch, int64 (rows,)."""
         rng = np.random.default_rng([self.seed, epoch, _ORDER])
         return (
             balanced_order(self.labels, rng) if self.sampler == "class_balanced" else rng.permutation(len(self.labels))
@@ -156,16 +155,16 @@ class TrainingBatches(EpochBatches):
     The labels are int32 (batch,), or with mixup and CutMix the mixed one-hot float32 (batch, num_classes).
 
     Args:
-        photos: resized to `size` or larger.
+        source: images resized to `size` or larger.
         rows: of the index's split: columns row and label.
-        augmentation: from `rp2k_lab.aug`; without a crop of its own, the center is taken, as evaluation does.
+        augmentation: from `rp2k_lab.aug`; without a random crop, the center is taken, as in evaluation.
         size: (height, width) of the images.
-        options: as of `EpochBatches`.
+        options: see `EpochBatches`.
     """
 
     def __init__(
         self,
-        photos: ResizedPhotos,
+        source: ResizedImages,
         rows: pd.DataFrame,
         augmentation: Augmentation,
         size: tuple[int, int],
@@ -175,15 +174,15 @@ class TrainingBatches(EpochBatches):
         **options,
     ):
         super().__init__(rows["label"].to_numpy(np.int32), batch_size, seed, num_classes, **options)
-        self.photos, self.augmentation, self.size, self.rows = photos, augmentation, size, rows["row"].tolist()
+        self.source, self.augmentation, self.size, self.rows = source, augmentation, size, rows["row"].tolist()
 
     def path(self, row: int) -> str:
-        """The file of one of the rows that `order` gives."""
-        return self.photos.paths[self.rows[row]]
+        """Return the file of one of `order`'s rows."""
+        return self.source.paths[self.rows[row]]
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """One batch of an epoch."""
-        start = batch * self.photos_per_step + self._offset
+        """Return a batch of an epoch."""
+        start = batch * self.images_per_step + self._offset
         positions = range(start, start + self.batch_size)
         images = np.empty((self.batch_size, *self.size, 3), np.uint8)
         stream = _Stream(self.seed, _AUGMENTATION)
@@ -193,16 +192,16 @@ class TrainingBatches(EpochBatches):
         if self.augmentation.mix is None:
             return images, labels
         rngs = [_Stream(self.seed, _MIX).at(epoch, position) for position in positions]
-        images, shares = self.augmentation.mix(images, rngs)
-        return images, soft_targets(labels, shares, self.num_classes)
+        images, weights = self.augmentation.mix(images, rngs)
+        return images, soft_targets(labels, weights, self.num_classes)
 
     def _augment(self, row: int, rng: np.random.Generator, target: np.ndarray) -> None:
-        """Write a photo's augmented view into its place in the batch."""
-        photo, crop, canvas = self.photos(row), self.augmentation.crop, self.photos.size
+        """Write an image's augmented view into the batch."""
+        resized, crop, canvas = self.source(row), self.augmentation.crop, self.source.size
         if crop:
-            crop(photo, rng, canvas, target)
+            crop(resized, rng, canvas, target)
         else:
-            target[:] = pad_to_center(photo, canvas, self.size)
+            target[:] = pad_to_center(resized, canvas, self.size)
         image = target
         for operation in self.augmentation.operations:
             image = operation(image, rng)
@@ -211,9 +210,9 @@ class TrainingBatches(EpochBatches):
 
 
 class _Stream:
-    """Random numbers by epoch and position: one counter-based generator (Philox, Salmon et al., SC 2011), set anew.
+    """Random numbers by epoch and position: one counter-based generator (Philox, Salmon et al., SC 2011), repositioned.
 
-    Making a generator for each image would take several times as long and ask the system for entropy that is not used.
+    A new generator for each image would take several times as long and read unused entropy from the system.
     """
 
     def __init__(self, seed: int, purpose: int):
@@ -222,16 +221,16 @@ class _Stream:
         self._state = self._generator.bit_generator.state
 
     def at(self, epoch: int, position: int) -> np.random.Generator:
-        """The generator, at the start of a position's numbers; the next call moves it."""
+        """Return the generator at the start of a position's numbers; the next call moves it."""
         self._state["state"]["counter"] = np.array([0, 0, position, epoch], np.uint64)
         self._generator.bit_generator.state = self._state
         return self._generator
 
 
 def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many rows as there are labels, every class as often as any other (or once more), int64 (rows,), shuffled.
+    """Return as many rows as there are labels, each class equally often (or once more), int64 (rows,), shuffled.
 
-    A class with too few rows repeats them, none a second time before all have come once.
+    A class with too few rows repeats them, each once before any comes again.
     """
     by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     by_class = [rows for rows in by_class if len(rows)]
@@ -245,9 +244,9 @@ def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _whole_sinks(steps: int, sink_steps: int) -> tuple[int, int]:
-    """(steps, sink size): equal sinks of at most `sink_steps` that fill the epoch; fewer steps than sinks are lost.
+    """Return (steps, sink size): equal sinks of at most `sink_steps`; fewer steps than sinks are left out.
 
-    An evaluation can only come between two sinks, hence at the end of one.
+    An evaluation can only come between two sinks.
     """
     if sink_steps == 0:
         return steps, 0
@@ -256,15 +255,15 @@ def _whole_sinks(steps: int, sink_steps: int) -> tuple[int, int]:
 
 
 def evaluation_batches(
-    photos: ResizedPhotos,
+    source: ResizedImages,
     rows: pd.DataFrame,
     size: tuple[int, int],
     batch_size: int,
-    workers: int | None = None,
+    num_threads: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Every photo's center once, in the order of `rows`: uint8 (n, *size, 3), n = batch_size but for the last batch."""
-    crops = [(photos.size, size)]
-    batches = view_batches(lambda row: [photos(row)], rows["row"].tolist(), crops, batch_size, workers)
+    """Yield every image's center once, in the order of `rows`: uint8 (n, *size, 3), the last batch may be smaller."""
+    crops = [(source.size, size)]
+    batches = view_batches(lambda row: [source(row)], rows["row"].tolist(), crops, batch_size, num_threads)
     return (images for (images,) in batches)
 
 
@@ -273,35 +272,35 @@ def view_batches(
     rows: Sequence[int],
     crops: Sequence[tuple[tuple[int, int], tuple[int, int]]],
     batch_size: int,
-    workers: int | None = None,
+    num_threads: int | None = None,
 ) -> Iterator[list[np.ndarray]]:
-    """The center of every view of every photo once, in the order of `rows`: an array uint8 (n, *size, 3) a view.
+    """Yield the center of every view of every image once, in the order of `rows`: per view uint8 (n, *size, 3).
 
     Args:
-        views: a row to its resized photo, in as many ways as there are `crops`.
-        crops: (canvas, size) of each view: how large it was resized, and what of its middle is taken.
+        views: maps a row to its resized images, one for each of `crops`.
+        crops: (canvas, size) of each view: the size it was resized to, and that of the center to take.
     """
 
-    def batch(start):
-        photos = [views(row) for row in rows[start : start + batch_size]]
+    def batch(start: int) -> list[np.ndarray]:
+        images = [views(row) for row in rows[start : start + batch_size]]
         return [
-            np.stack([pad_to_center(photo[i], canvas, size) for photo in photos])
+            np.stack([pad_to_center(image[i], canvas, size) for image in images])
             for i, (canvas, size) in enumerate(crops)
         ]
 
-    return _ordered(batch, range(0, len(rows), batch_size), workers or os.cpu_count() or 1)
+    return _ordered(batch, range(0, len(rows), batch_size), num_threads or os.cpu_count() or 1)
 
 
-def _ordered(make: Callable, items: Iterable, workers: int) -> Iterator:
-    """make(item) for each item, in order, at most two ahead of the consumer for each of `workers` threads."""
-    cv2.setNumThreads(1)  # a thread here makes a whole batch; OpenCV's own threads would only add switching
+def _ordered(make: Callable, items: Iterable, num_threads: int) -> Iterator:
+    """Yield make(item) of each item, in order, at most two per thread ahead of the consumer."""
+    cv2.setNumThreads(1)  # a thread here makes a whole batch; OpenCV's threads would only add switching
     items = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="photos")
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="photos")
     try:
         pending = deque()
         for item in items:
             pending.append(pool.submit(make, item))
-            if len(pending) > 2 * workers:
+            if len(pending) > 2 * num_threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

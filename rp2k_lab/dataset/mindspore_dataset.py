@@ -6,7 +6,7 @@ from rp2k_lab.dataset.loader import EpochBatches
 
 
 class _Unsized:
-    """Hides everything but iteration: MindSpore takes a source's `__len__` for rows and checks it."""
+    """Hide everything but iteration: MindSpore checks a source's `__len__` as a number of rows."""
 
     def __init__(self, batches: EpochBatches):
         self._batches = batches
@@ -16,9 +16,9 @@ class _Unsized:
 
 
 def mindspore_dataset(batches: EpochBatches) -> mindspore.dataset.Dataset:
-    """A pipeline of whole batches, columns images (uint8) and labels (int32), in the order of `batches`."""
+    """Return a pipeline of whole batches, columns images (uint8) and labels (int32), in the order of `batches`."""
     dataset = mindspore.dataset.GeneratorDataset(
         _Unsized(batches), ["images", "labels"], shuffle=False, num_parallel_workers=1, python_multiprocessing=False
     )
-    dataset.dataset_size = batches.steps_per_epoch  # of a source without length MindSpore would count by reading it
+    dataset.dataset_size = batches.steps_per_epoch  # MindSpore would read a source without length to count it
     return dataset

@@ -1,14 +1,14 @@
-"""Copies among the photos of a data set: the same bytes, and the same picture cropped, exposed or compressed anew.
+"""Find copies among images: the same bytes, or the same image cropped, exposed or compressed differently.
 
 Exact copies have the same SHA-256.  Near copies are found in three steps, none of which looks at all pairs:
 
-1. Perceptual hashes (package ImageHash: pHash and both difference hashes) of each photo, whole and with its border
-   taken off, so that a copy that lost a few percent of a side still agrees with its original in one of the forms.
-2. Candidates share a 21-bit band of one hash and have about the same height/width; of these, those go on whose three
-   hashes and 8×8 colors are close.
-3. Each candidate pair is decoded, aligned (affine, enhanced correlation: Evangelidis & Psarakis, TPAMI 30(10), 2008,
-   in OpenCV) and compared pixel by pixel.  Hashes alone would take two photos of one product for copies; what tells
-   those apart is background, light and what little differs between look-alike labels.
+1. Hash each image perceptually (package ImageHash: pHash and both difference hashes), whole and without its border, so
+   that a copy that lost a few percent of a side still matches its original in one of the two forms.
+2. Collect candidates: pairs that share a 21-bit band of one hash and have about the same height/width.  Keep those
+   whose three hashes and 8×8 colors are close.
+3. Decode each candidate pair, align it (affine, enhanced correlation: Evangelidis & Psarakis, TPAMI 30(10), 2008, in
+   OpenCV) and compare it pixel by pixel.  Hashes alone would take two images of one product for copies; background,
+   light and the small differences of look-alike labels tell those apart.
 
 The thresholds were chosen on shelf sets of seeds 101 and 102 and are measured on others (tests/dataset).
 """
@@ -30,77 +30,76 @@ from tqdm import tqdm
 from rp2k_lab.core.files import sha256_of
 from rp2k_lab.dataset.image import read_shrunk, stretch
 
-_SIDE = 64  # of the thumbnails that are hashed and compared, whatever the photo's shape
-_CROPS = (0.0, 0.025)  # share taken off each side before hashing
+_SIDE = 64  # of the thumbnails that are hashed and compared, whatever the image's shape
+_CROPS = (0.0, 0.025)  # fraction cropped from each side before hashing
 _HASHES = (imagehash.phash, imagehash.dhash, imagehash.dhash_vertical)
 _BANDS = ((0, 21), (21, 42), (42, 64))  # bits of a 64-bit hash
-_MOST_NEIGHBORS = 2000  # photos compared with one in a band: bounds the work where thousands of photos hash alike
-# Of the three hashes together (192 bits); planted copies differ in 20 at most, and so do 2 of 1000 other pairs.
+_MOST_NEIGHBORS = 2000  # images compared with one in a band: bounds the work where thousands hash alike
+# Of the three hashes together (192 bits); planted copies differ in at most 20, as do 2 of 1000 other pairs.
 _MOST_BITS = 28
 _MOST_COLOR_DIFFERENCE = 20.0  # root mean square of the 8×8 colors, 0 to 255, after matching the exposure
 _MOST_LOG_RATIO = 0.1  # of height/width: a copy may have lost some of one side
-_ASPECT_TOLERANCE = 0.03  # in log(height/width): a pixel of rounding, or two, of a small photo
-# Of an aligned pair.
+_ASPECT_TOLERANCE = 0.03  # in log(height/width): one or two pixels of rounding in a small image
+# Limits of an aligned pair.
 _GAIN = (0.84, 1.19)  # exposure
 _MOST_SCALE, _MOST_SHEAR = 0.1, 0.03
 _LEAST_OVERLAP = 0.8
-_MOST_RESIDUAL, _MOST_LOCAL_RESIDUAL = 0.10, 0.36  # in standard deviations of the picture; over all and over 9×9 pixels
-_CONTRAST_FLOOR = 8.0  # gray levels of noise that even a flat picture has
-_CLIPPED = 248  # gray levels that exposure may have cut
+_MOST_RESIDUAL, _MOST_LOCAL_RESIDUAL = 0.10, 0.36  # in standard deviations of the image; overall and per 9×9 pixels
+_CONTRAST_FLOOR = 8.0  # gray levels of noise in even a flat image
+_CLIPPED = 248  # gray levels that exposure may have clipped
 
 
-def find_copies(root: Path, photos: pd.DataFrame, workers: int) -> pd.DataFrame:
-    """The photos that have a copy, one row each, ordered by group and path.
+def find_copies(root: Path, images: pd.DataFrame, num_threads: int) -> pd.DataFrame:
+    """Return the images that have a copy, one row each, ordered by group and path.
 
     Args:
         root: the folder that `path` is relative to.
-        photos: columns path, bytes, width, height of readable photos; its index labels come back.
-        workers: threads.
+        images: columns path, bytes, width, height of readable images.
 
     Returns:
-        Columns group (int64, from 0; the groups are closed: a copy's copy is in the same one), content (int64, equal
-        for photos with the same bytes) and difference (float64, residual to the closest other photo of the group in
-        standard deviations of the picture, 0 for the same bytes), on the index of `photos`.
+        Columns group (int64, from 0; transitive: a copy of a copy is in the same group), content (int64, equal for the
+        same bytes) and difference (float64, residual to the closest other image of the group in standard deviations of
+        the image, 0 for the same bytes), with the index labels of `images`.
     """
-    if len(photos) < 2:
-        return pd.DataFrame({"group": [], "content": [], "difference": []}, photos.index[:0]).astype(
+    if len(images) < 2:
+        return pd.DataFrame({"group": [], "content": [], "difference": []}, images.index[:0]).astype(
             {"group": "int64", "content": "int64"}
         )
-    content = _contents(root, photos, workers)
-    _, first = np.unique(content, return_index=True)  # a photo for each content
-    paths = [root / path for path in photos["path"].iloc[first]]
-    ratio = np.log(photos["height"].to_numpy(float) / np.maximum(1, photos["width"].to_numpy(float)))[first]
-    hashes, colors = _signatures(paths, workers)
+    content = _contents(root, images, num_threads)
+    _, first = np.unique(content, return_index=True)  # an image for each content
+    paths = [root / path for path in images["path"].iloc[first]]
+    ratio = np.log(images["height"].to_numpy(float) / np.maximum(1, images["width"].to_numpy(float)))[first]
+    hashes, colors = _signatures(paths, num_threads)
     pairs = _candidates(hashes, colors, ratio)
-    residual = _residuals(paths, pairs, ratio, workers)
+    residual = _residuals(paths, pairs, ratio, num_threads)
     pairs, residual = pairs[np.isfinite(residual)], residual[np.isfinite(residual)]
     edges = (np.ones(len(pairs)), tuple(pairs.T))
     group = connected_components(coo_array(edges, shape=(len(paths),) * 2), directed=False)[1][content]
     closest = np.full(len(paths), np.inf)
     for side in pairs.T:
         np.minimum.at(closest, side, residual)
-    found = pd.DataFrame({"group": group, "content": content, "difference": closest[content]}, index=photos.index)
-    found.loc[found.groupby("content")["content"].transform("size") > 1, "difference"] = 0.0
-    found = found.assign(path=photos["path"])[found.groupby("group")["group"].transform("size") > 1]
-    found = found.assign(group=pd.factorize(found["group"])[0])
-    return found.sort_values(["group", "path"])[["group", "content", "difference"]]
+    copies = pd.DataFrame({"group": group, "content": content, "difference": closest[content]}, index=images.index)
+    copies.loc[copies.groupby("content")["content"].transform("size") > 1, "difference"] = 0.0
+    copies = copies.assign(path=images["path"])[copies.groupby("group")["group"].transform("size") > 1]
+    copies = copies.assign(group=pd.factorize(copies["group"])[0])
+    return copies.sort_values(["group", "path"])[["group", "content", "difference"]]
 
 
-def _contents(root: Path, photos: pd.DataFrame, workers: int) -> np.ndarray:
-    """A number for each different content, int64 (photos,).  Only photos of equal size are read."""
-    sizes = photos["bytes"].to_numpy()
+def _contents(root: Path, images: pd.DataFrame, num_threads: int) -> np.ndarray:
+    """Return a number for each distinct content, int64 (images,).  Only images of equal size are read."""
+    sizes = images["bytes"].to_numpy()
     key = sizes.astype(str).astype(object)
-    shared = np.flatnonzero(photos["bytes"].duplicated(keep=False).to_numpy())
-    paths = [root / path for path in photos["path"].iloc[shared]]
-    key[shared] = list(_in_threads(sha256_of, paths, workers, "same bytes"))
+    shared = np.flatnonzero(images["bytes"].duplicated(keep=False).to_numpy())
+    paths = [root / path for path in images["path"].iloc[shared]]
+    key[shared] = list(_in_threads(sha256_of, paths, num_threads, "same bytes"))
     return pd.factorize(key)[0]
 
 
-def _signatures(paths: list[Path], workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes uint64 (photos, crops, 3) and colors uint8 (photos, crops, 192)."""
+def _signatures(paths: list[Path], num_threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes uint64 (images, crops, 3) and colors uint8 (images, crops, 192)."""
     hashes = np.empty((len(paths), len(_CROPS), len(_HASHES)), np.uint64)
     colors = np.empty((len(paths), len(_CROPS), 192), np.uint8)
-    for i, (bits, color) in enumerate(_in_threads(_signature, paths, workers, "hashes")):
+    for i, (bits, color) in enumerate(_in_threads(_signature, paths, num_threads, "hashes")):
         hashes[i], colors[i] = bits, color
     return hashes, colors
 
@@ -109,44 +108,46 @@ def _signature(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = _decode_small(path)
     height, width = image.shape[:2]
     hashes, colors = [], []
-    for share in _CROPS:
-        top, left = round(height * share), round(width * share)
+    for fraction in _CROPS:
+        top, left = round(height * fraction), round(width * fraction)
         thumbnail = stretch(image[top : height - top, left : width - left], (_SIDE, _SIDE))
         gray = Image.fromarray(cv2.cvtColor(thumbnail, cv2.COLOR_BGR2GRAY))
-        bits = np.array([make(gray).hash.ravel() for make in _HASHES])
+        bits = np.array([hash_of(gray).hash.ravel() for hash_of in _HASHES])
         hashes.append(np.packbits(bits, axis=1).view(np.uint64).ravel())
         colors.append(stretch(thumbnail, (8, 8)).ravel())
     return np.array(hashes), np.array(colors)
 
 
 def _decode_small(path: Path) -> np.ndarray:
-    """uint8 BGR, of at least 128 pixels on the shorter side where the photo has them."""
+    """Return uint8 BGR of at least 128 pixels on the shorter side, where the image has them."""
     return cv2.cvtColor(read_shrunk(path, 128), cv2.COLOR_RGB2BGR)
 
 
 def _candidates(hashes: np.ndarray, colors: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """Pairs (int64, pairs × 2, first < second) that agree in a band, in shape, in all hashes and in color."""
-    photo = np.repeat(np.arange(len(hashes)), len(_CROPS))
+    """Return pairs (int64, pairs × 2, first < second) that agree in a band, in shape, in all hashes and in color."""
+    image = np.repeat(np.arange(len(hashes)), len(_CROPS))
     flat = hashes.reshape(-1, len(_HASHES))
-    flat_colors, flat_ratio = colors.reshape(len(flat), -1), ratio[photo]
-    found = [np.empty((0, 2), np.int64)]
+    flat_colors, flat_ratio = colors.reshape(len(flat), -1), ratio[image]
+    pairs = [np.empty((0, 2), np.int64)]
     bands = [(which, *band) for which in range(len(_HASHES)) for band in _BANDS]
     for which, low, high in tqdm(bands, "candidates", unit=" bands", leave=False, disable=None):
         key = (flat[:, which] >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.lexsort((flat_ratio, key))
         for left, right in _neighbors(key[order], flat_ratio[order]):
             a, b = order[left], order[right]
-            close = (photo[a] != photo[b]) & (np.bitwise_count(flat[a] ^ flat[b]).sum(1, dtype=int) <= _MOST_BITS)
+            close = (image[a] != image[b]) & (np.bitwise_count(flat[a] ^ flat[b]).sum(1, dtype=int) <= _MOST_BITS)
             a, b = a[close], b[close]
             similar = _color_difference(flat_colors[a], flat_colors[b]) <= _MOST_COLOR_DIFFERENCE
-            found.append(np.sort(np.c_[photo[a[similar]], photo[b[similar]]], axis=1))
-        found = [np.unique(np.concatenate(found), axis=0)]
-    return found[0]
+            pairs.append(np.sort(np.c_[image[a[similar]], image[b[similar]]], axis=1))
+        pairs = [np.unique(np.concatenate(pairs), axis=0)]
+    return pairs[0]
 
 
 def _neighbors(key: np.ndarray, ratio: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions of entries, sorted by key and ratio, whose keys are equal and whose ratios are close: first those one
-    apart, then two, …"""
+    """Yield positions of entry pairs with equal keys and close ratios, first those one apart, then two, …
+
+    The entries are sorted by key and ratio.
+    """
     left = np.arange(len(key))
     for distance in range(1, _MOST_NEIGHBORS):
         left = left[left + distance < len(key)]
@@ -159,38 +160,38 @@ def _neighbors(key: np.ndarray, ratio: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def _color_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root mean square difference, float32 (rows,), of uint8 (rows, values) after the best common gain."""
+    """Return the root mean square difference, float32 (rows,), of uint8 (rows, values) after the best common gain."""
     a, b = a.astype(np.float32), b.astype(np.float32)
     gain = (a * b).sum(1) / np.maximum(1, (a * a).sum(1))
     return np.sqrt(((b - gain[:, None] * a) ** 2).mean(1))
 
 
-def _residuals(paths: list[Path], pairs: np.ndarray, ratio: np.ndarray, workers: int) -> np.ndarray:
-    """`aligned_residual` of each pair, float64 (pairs,)."""
+def _residuals(paths: list[Path], pairs: np.ndarray, ratio: np.ndarray, num_threads: int) -> np.ndarray:
+    """Return `aligned_residual` of each pair, float64 (pairs,)."""
 
-    @lru_cache(maxsize=8192)  # 100 MB; the pairs are sorted, so that the first of many is decoded once
+    @lru_cache(maxsize=8192)  # 100 MB; the pairs are sorted, so the first of many is decoded once
     def thumbnail(i: int) -> np.ndarray:
         return stretch(_decode_small(paths[i]), (_SIDE, _SIDE))
 
     def compare(pair: tuple[int, int]) -> float:
         return aligned_residual(thumbnail(pair[0]), thumbnail(pair[1]), ratio[pair[1]] - ratio[pair[0]])
 
-    return np.array(list(_in_threads(compare, pairs.tolist(), workers, "comparing", " pairs")), float)
+    return np.array(list(_in_threads(compare, pairs.tolist(), num_threads, "comparing", " pairs")), float)
 
 
 def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> float:
-    """How much of `a` (uint8 BGR, 64 × 64) is not in `b` once shifted, scaled and exposed alike.
+    """Return the difference of two thumbnails (uint8 BGR, 64 × 64) after aligning shift, scale and exposure.
 
-    In standard deviations of the picture; inf where no small shift, scale and exposure make copies of them, or where
-    the photos' shapes, apart by `log_ratio` in log(height/width), fit neither a crop nor a crop scaled back to the
-    original's shape.
+    In standard deviations of the image; inf where no small shift, scale and exposure make copies of them, or where
+    the images' shapes, which differ by `log_ratio` in log(height/width), fit neither a crop nor a crop scaled back to
+    the original's shape.
     """
     a, b = (cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1) for image in (a, b))
     identity = np.eye(2, 3, dtype=np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     try:
         _, warp = cv2.findTransformECC(a.mean(2), b.mean(2), identity, cv2.MOTION_AFFINE, criteria, None, 1)
-    except cv2.error:  # it diverged, or a picture is flat
+    except cv2.error:  # it diverged, or an image is flat
         warp = identity
     scale, shear = abs(np.diag(warp[:, :2]) - 1).max(), abs(warp[0, 1]) + abs(warp[1, 0])
     aspect = np.log(max(1e-3, warp[1, 1]) / max(1e-3, warp[0, 0])) + log_ratio  # 0: the pixels kept their shape
@@ -207,7 +208,7 @@ def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> fl
     gain = (a * b)[measured].sum() / energy if energy > 0 else 1.0  # black, or white all over
     if not _GAIN[0] < gain < _GAIN[1]:
         return np.inf
-    # The brighter of the two may have been cut at white.
+    # The brighter of the two may be clipped at white.
     difference = a - np.minimum(255, gain * b) if gain >= 1 else np.minimum(255, a / gain) - b
     squares = np.where(measured, difference, 0) ** 2
     deviation = a[inside].std(0).mean() + _CONTRAST_FLOOR
@@ -216,13 +217,13 @@ def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> fl
     return residual if residual <= _MOST_RESIDUAL and local <= _MOST_LOCAL_RESIDUAL else np.inf
 
 
-def _in_threads(make: Callable, items: Iterable, workers: int, words: str, unit: str = " photos") -> Iterator:
-    """make(item) in order, with a progress bar; at most a chunk of results waits."""
+def _in_threads(make: Callable, items: Iterable, num_threads: int, title: str, unit: str = " photos") -> Iterator:
+    """Yield make(item) in order, with a progress bar; at most a chunk of results waits."""
     cv2.setNumThreads(1)
     items, chunk = list(items), 4096
     with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(items), desc=words, unit=unit, leave=False, disable=None) as bar,
+        ThreadPoolExecutor(num_threads) as pool,
+        tqdm(total=len(items), desc=title, unit=unit, leave=False, disable=None) as bar,
     ):
         for start in range(0, len(items), chunk):
             for result in pool.map(make, items[start : start + chunk]):

@@ -1,4 +1,4 @@
-"""`dataset.relabel`: the reviewed list of label errors, applied to the table of photos; no file of the data changes."""
+"""`dataset.relabel`: apply a reviewed list of label errors to the table of images; no file of the data changes."""
 
 import logging
 from pathlib import Path
@@ -13,90 +13,89 @@ log = logging.getLogger(__name__)
 
 _COLUMNS = ("path", "given", "suggested")
 _DECISIONS = {"yes": True, "no": False, "": False}
-# A class may be called NA; spreadsheets write a byte order mark; line numbers are those of an editor.
-_AS_WRITTEN = {
+# A class may be called NA; spreadsheets write a byte order mark; line numbers are an editor's.
+_CSV_OPTIONS = {
     "dtype": str,
     "keep_default_na": False,
     "encoding": "utf-8-sig",
     "skip_blank_lines": False,
     "index_col": False,
 }
-_FORM = f"needs the columns {', '.join(_COLUMNS)}, as task=errors writes them"
+_FORM = f"use a list with the columns {', '.join(_COLUMNS)}, which task=errors writes"
 
 
 def read_relabels(file: Path) -> pd.DataFrame:
-    """The lines of a reviewed list that are to be followed.
+    """Return the accepted lines of a reviewed list.
 
-    A list is a CSV with the columns path, given and suggested (class names); a column `decision` says of each line
-    whether it is to be followed (yes) or not (no or nothing), and without one every line is.  Other columns are
-    ignored.
+    A list is a CSV with the columns path, given and suggested (class names).  An optional column `decision` accepts a
+    line (yes) or rejects it (no or empty); without it every line is accepted.  Other columns are ignored.
 
     Returns:
         Columns path, given, suggested (str), in the file's order; the index is the line's number.
 
     Raises:
-        RequestError: no such CSV, a column is missing, another decision, a path twice.
+        RequestError: no such CSV, a missing column, an unknown decision, a duplicate path.
     """
     name = f"dataset.relabel={escape_controls(file)}"
     try:
-        lines = pd.read_csv(file, **_AS_WRITTEN)
+        lines = pd.read_csv(file, **_CSV_OPTIONS)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{name}: cannot be read as a CSV ({reason})\n{_FORM}") from None
     missing = [column for column in _COLUMNS if column not in lines]
     if missing:
         raise RequestError(f"{name}: has no column {missing[0]}\n{_FORM}")
-    lines.index = lines.index + 2  # as an editor counts, below the header
+    lines.index = lines.index + 2  # an editor's line numbers, below the header
     lines = lines[lines["path"] != ""]
     if "decision" in lines:
         decision = lines["decision"].str.strip().str.lower()
         _refuse(name, decision[~decision.isin(_DECISIONS)], "is no decision", "write yes, no or nothing")
         lines = lines[decision.map(_DECISIONS).astype(bool)]
-    twice = lines["path"][lines["path"].duplicated()]
-    _refuse(name, twice, "stands in an earlier line too", "leave one of the lines")
+    duplicates = lines["path"][lines["path"].duplicated()]
+    _refuse(name, duplicates, "is a duplicate of an earlier line", "keep one of the lines")
     return lines[list(_COLUMNS)]
 
 
 def write_relabels(suspects: pd.DataFrame, file: Path) -> None:
-    """A list to be reviewed: a CSV with the columns path, given, suggested and score, in the order of `suspects`.
+    """Write a list for review: a CSV with the columns path, given, suggested and score, in the order of `suspects`.
 
     Args:
-        suspects: with these columns at least, as `analysis.labels.LabelIssues.ranked` has them.
+        suspects: has at least these columns, like `analysis.label_issues.LabelIssues.ranked`.
     """
     suspects.to_csv(file, columns=[*_COLUMNS, "score"], index=False, float_format="%.4f")
 
 
 def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file: Path) -> pd.Series:
-    """The class column of `table` with the labels that a reviewed list gives its training photos.
+    """Return the class column of `table` with the labels of a reviewed list for training images.
 
-    Photos that the list names and the run does not use (`dataset.fraction`, `.fold`) are left alone.  The list may not
-    name photos of val and test: what a network thinks of the photos it is measured on must not decide how they count.
+    Listed images that the run does not use (`dataset.fraction`, `.fold`) have no effect.  The list must not name images
+    of val and test: a network's opinion of the images that measure it must not change their labels.
 
     Args:
-        table: the photos in use; columns path, class, split.
-        listed: all of the data set, with the same columns.
-        classes: the names that a label can have.
-        file: as of `read_relabels`.
+        table: the images in use; columns path, class, split.
+        listed: all images of the data set, with the same columns.
+        classes: all class names.
+        file: see `read_relabels`.
 
     Raises:
-        RequestError: an unknown path, a photo of val or test, another label than `given`, an unknown class, a class
-            that is left without a training photo; or what `read_relabels` refuses.
+        RequestError: an unknown path, an image of val or test, a label other than `given`, an unknown class, a class
+            left without a training image; or see `read_relabels`.
     """
     lines, source = read_relabels(file), f"dataset.relabel={escape_controls(file)}"
-    photos = listed.set_index("path").reindex(lines["path"]).set_axis(lines.index)
+    images = listed.set_index("path").reindex(lines["path"]).set_axis(lines.index)
     paths = lines["path"]
-    _refuse(source, paths[photos["class"].isna()], "is no photo of this data set", "paths are relative to dataset.root")
+    _refuse(source, paths[images["class"].isna()], "is no photo of this data set", "use paths below dataset.root")
     _refuse(
         source,
-        paths[photos["split"] != "train"],
-        "is not of train: labels that scores are measured by stay as they are",
-        "leave it out, or correct the data for every run alike",
+        paths[images["split"] != "train"],
+        "is not in train: labels of val and test stay, since they measure every run",
+        "leave it out, or correct the data for all runs",
     )
     _refuse(
         source,
-        paths[photos["class"] != lines["given"]],
-        "has another label than the list gives it",
-        "the list is of other data: make it anew by task=errors",
+        paths[images["class"] != lines["given"]],
+        "has another label than in the list's column given",
+        "use a list of this data: write one with task=errors",
     )
     unknown = lines["suggested"][~lines["suggested"].isin(classes)]
     _refuse(source, unknown, "is no class of this data set", "correct the column suggested")
@@ -110,15 +109,15 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
     if empty:
         raise RequestError(
             f"{source}: leaves no training photo of the class {escape_controls(min(empty))}\n"
-            "leave one of its photos out of the list"
+            "remove one of its photos from the list"
         )
-    log.info("%d of %d training photos have the label that %s gives them",
+    log.info("%d of %d training photos relabeled by %s",
              np.count_nonzero(new != table["class"]), np.count_nonzero(table["split"] == "train"), file)  # fmt: skip
     return new
 
 
-def _refuse(name: str, wrong: pd.Series, reason: str, way_out: str) -> None:
-    """Raise RequestError where there is a wrong value; it names the first and its line, and counts the others."""
+def _refuse(name: str, wrong: pd.Series, reason: str, hint: str) -> None:
+    """Raise RequestError for the first wrong value, with its line and the number of others."""
     if len(wrong):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise RequestError(f"{name}, line {wrong.index[0]}: {escape_controls(wrong.iloc[0])} {reason}{more}\n{way_out}")
+        raise RequestError(f"{name}, line {wrong.index[0]}: {escape_controls(wrong.iloc[0])} {reason}{more}\n{hint}")

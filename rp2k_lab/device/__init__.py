@@ -1,1 +1,1 @@
-"""Where a run computes: CPU, GPU or Ascend, one process or several."""
+"""Devices: CPU, GPU or Ascend, in one process or several."""

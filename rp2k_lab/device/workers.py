@@ -1,8 +1,8 @@
-"""Data-parallel training: a worker a device, each with the whole network and its share of every batch.
+"""Data-parallel training: one worker per device, each with the whole network and its part of every batch.
 
-MindSpore takes the mean of the workers' gradients before the optimizer is called, so that accumulation, clipping and
-averaged weights are the same everywhere.  What a run decides by (loss, signals, scores) is put together here: all
-workers go the same way at the same step, since one that left the others would have them wait for ever.
+MindSpore averages the gradients before it calls the optimizer, so accumulation, clipping and averaged weights are the
+same on all workers.  This module combines whatever a run decides by (loss, signals, scores): all workers must decide
+the same at the same step, because one that stops alone blocks the others for ever.
 """
 
 import signal
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import mindspore
 import numpy as np
@@ -24,78 +25,78 @@ _BATCH_STATISTICS = ("moving_mean", "moving_variance")
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a run, seen by one of them; by default a process on its own.
+    """The workers of a run, seen from one of them; by default a single process.
 
-    A method that speaks of all workers is to be called by each of them, in the same order.
+    Collective methods must be called by every worker, in the same order.
 
     Attributes:
-        rank: this worker's number, from 0.
-        count: of all.
+        rank: number of this worker, from 0.
+        world_size: number of workers.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this worker is the one that prints and writes."""
+        """Whether this worker prints and writes."""
         return self.rank == 0
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        """What each worker has, float32 (count, *shape); integers above 2²⁴ are rounded."""
+        """Return the values of all workers, float32 (world size, *shape); integers above 2²⁴ are rounded."""
         values = np.asarray(values, np.float32)
-        if self.count == 1:
+        if self.world_size == 1:
             return values[None]
-        return ops.AllGather()(Tensor(values.ravel())).asnumpy().reshape(self.count, *values.shape)
+        return ops.AllGather()(Tensor(values.ravel())).asnumpy().reshape(self.world_size, *values.shape)
 
     def shard(self, rows: Sequence[int]) -> list[int]:
-        """This worker's rows of a split: as many as any other has, for which the first rows are seen twice."""
-        each = -(-len(rows) // self.count)
+        """Return this worker's rows of a split; the first rows are repeated until all shards have the same length."""
+        each = -(-len(rows) // self.world_size)
         return [rows[i % len(rows)] for i in range(self.rank * each, (self.rank + 1) * each)]
 
-    def gather_shards(self, part: np.ndarray, count: int) -> np.ndarray:
-        """From results on each worker's `share` those on all `count` rows, of the dtype of `part`.
+    def gather_shards(self, part: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return the results on all `num_rows` rows from each worker's results on its `shard`, same dtype.
 
         Args:
-            part: (rows of the share, …), 32 bits an element.
+            part: (rows of the shard, …), 32 bits an element.
         """
-        return self.gather(part).astype(part.dtype).reshape(-1, *part.shape[1:])[:count]
+        return self.gather(part).astype(part.dtype).reshape(-1, *part.shape[1:])[:num_rows]
 
     def broadcast_text(self, text: str) -> str:
-        """What the first worker says; what the others give is not used.  At most 4096 bytes of UTF-8."""
-        if self.count == 1:
+        """Return the text of rank 0, at most 4096 bytes of UTF-8; the other texts are ignored."""
+        if self.world_size == 1:
             return text
-        said = text.encode().ljust(4096, b"\0")
-        return bytes(self.gather(np.frombuffer(said, np.uint8))[0].astype(np.uint8)).rstrip(b"\0").decode()
+        padded = text.encode().ljust(4096, b"\0")
+        return bytes(self.gather(np.frombuffer(padded, np.uint8))[0].astype(np.uint8)).rstrip(b"\0").decode()
 
     def check(self, signals: StopSignal) -> None:
-        """Raise Interrupted on all workers if any of them has heard a signal."""
+        """Raise Interrupted on all workers if any of them received a signal."""
         signum = int(self.gather(np.array([signals.signum or 0])).max())
         if signum:
             raise Interrupted(signum)
 
     def average_batch_statistics(self, net: nn.Cell) -> None:
-        """Give all workers the mean of their batch norms' running statistics, which are of each one's photos.
+        """Average the running statistics of batch norms over the workers, each of which saw different images.
 
-        As timm's `--dist-bn reduce`: what is evaluated and saved is then one network, and no worker's own.
+        As timm's `--dist-bn reduce`: all workers then evaluate and save the same network.
         """
         statistics = [p for p in net.get_parameters() if p.name.endswith(_BATCH_STATISTICS)]
-        if self.count > 1 and statistics:
+        if self.world_size > 1 and statistics:
             self._fill(statistics, self.gather(_flat(statistics)).mean(axis=0))
 
     def broadcast_parameters(self, net: nn.Cell) -> None:
-        """Give all workers the parameters that the first one has."""
-        if self.count > 1:
+        """Copy the parameters of rank 0 to all workers."""
+        if self.world_size > 1:
             parameters = list(net.get_parameters())
             (values,) = ops.Broadcast(0)((Tensor(_flat(parameters)),))
             self._fill(parameters, values.asnumpy())
 
     @contextmanager
-    def ending_together(self) -> Iterator[None]:
-        """Wait for the first worker at the end, also where all were stopped at the same step.
+    def exit_together(self) -> Iterator[None]:
+        """Wait for rank 0 at the end, also after all workers stopped at the same step.
 
-        `msrun` kills every worker as soon as one has ended with an error; the first one's record must be whole by then,
-        and it alone says what happened.
+        `msrun` kills all workers as soon as one ends with an error: by then rank 0 must have completed its record, and
+        only rank 0 reports the error.
         """
         try:
             yield
@@ -116,16 +117,28 @@ class Workers:
 ALONE = Workers()
 
 
-def join_workers(device) -> Workers:
-    """Meet the other workers of `msrun` and have MindSpore train with them; with `parallel: none`, nothing.
+class ParallelOptions(Protocol):
+    """The part of a `conf/device` choice that says whether processes train together."""
 
-    To be called after the device was selected and before a network is built.  In the scheduler's process it does not
-    return: that ends with the workers.
+    @property
+    def parallel(self) -> str:
+        """none or data."""
+        ...
+
+
+def join_workers(device: ParallelOptions) -> Workers:
+    """Connect to the other workers of `msrun` for data-parallel training; with `parallel: none` do nothing.
+
+    Call it after the device is selected and before a network is built.  It does not return in the scheduler's process,
+    which ends with the workers.
+
+    Args:
+        device: a `conf/device` choice.
     """
     if device.parallel == "none":
         return ALONE
     if is_scheduler():
-        # A batch system signals every process of a job; the workers need this one for their orderly end.
+        # A batch system signals every process of a job; the workers need the scheduler to end cleanly.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     mindspore.communication.init()
     mindspore.set_auto_parallel_context(parallel_mode=mindspore.ParallelMode.DATA_PARALLEL, gradients_mean=True)
@@ -133,5 +146,5 @@ def join_workers(device) -> Workers:
 
 
 def _flat(parameters: list[mindspore.Parameter]) -> np.ndarray:
-    """All values in one vector, float32."""
+    """Return all values in one float32 vector."""
     return np.concatenate([p.asnumpy().ravel().astype(np.float32) for p in parameters])

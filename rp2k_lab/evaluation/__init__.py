@@ -1,1 +1,1 @@
-"""From a network's predictions to metrics, tables, figures and the closing table."""
+"""Predictions, metrics, tables, figures and the closing table of a run."""

@@ -1,4 +1,4 @@
-"""What a run leaves behind: files in its folder, and the same in the tracker."""
+"""Write a run's files into its folder and log them to the tracker."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rp2k_lab.tracking.tracker import MemoryTracker
 
 
 def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: Path) -> None:
-    """Configuration, environment, code, data, class list (in the labels' order) and skipped photos of a run."""
+    """Record configuration, environment, code, data, classes (in label order) and skipped images."""
     record_request(tracker, config, folder)
     tracker.set_tags(
         {
@@ -32,10 +32,10 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
 
 
 def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None:
-    """Configuration, environment and code of a run."""
-    # Those of tables, and those of a command, are not of a run.
-    of_none = {"ablation": True, "scale": True, "task": {"resume", "verify"}}
-    settings = redact_tree(config.model_dump(mode="json", exclude=of_none))
+    """Record configuration, environment and code."""
+    # Keys of studies and of the command, not of the run.
+    excluded = {"ablation": True, "scale": True, "task": {"resume", "verify"}}
+    settings = redact_tree(config.model_dump(mode="json", exclude=excluded))
     tracker.log_params(dict(flatten(settings)))
     tracker.set_tags(git_state() | {"task": config.task.name, "device": config.device.name, "folder": folder})
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
@@ -49,26 +49,27 @@ def _record_texts(tracker: MemoryTracker, files: dict[str, str], folder: Path) -
 
 
 def record_split(
-    tracker: MemoryTracker, evaluator: Evaluator, others: str | None, step: int, folder: Path
+    tracker: MemoryTracker, evaluator: Evaluator, catch_all_class: str | None, step: int, folder: Path
 ) -> dict[str, Score]:
-    """Evaluate a split and record its scores with their counts, its tables and its figures.
+    """Evaluate a split, record the evaluation (`record_evaluation`) and return its scores.
 
     Args:
-        step: training steps that the weights have seen, for the metrics.
+        catch_all_class: the class that `top1_without_others` leaves out.
+        step: training steps of the weights, for the metrics.
     """
-    return record_evaluation(tracker, evaluator, evaluator.evaluate(others), step, folder)
+    return record_evaluation(tracker, evaluator, evaluator.evaluate(catch_all_class), step, folder)
 
 
 def record_evaluation(
     tracker: MemoryTracker, evaluator: Evaluator, evaluation: Evaluation, step: int, folder: Path
 ) -> dict[str, Score]:
-    """The same of what the evaluator has found before."""
+    """Record the scores with their counts, the tables and the figures of a split; return the scores."""
     split, index = evaluator.split, evaluator.index
     predictions, table, scores = evaluation
     values = {f"{split}/{name}": score.value for name, score in scores.items()}
     counted = {name: score.count for name, score in scores.items() if name not in ("top5", "macro_top1")}
     tracker.log_metrics(values, step)
-    # As tags: among the metrics each would be a chart of one point.
+    # Tags, because each metric would be a chart with one point.
     tracker.set_tags({f"{split}/{name.replace('top1', 'count')}": count for name, count in counted.items()})
     details = metrics.predictions_table(predictions, evaluator.rows["path"], index.classes)
     tables = {
@@ -81,16 +82,16 @@ def record_evaluation(
         file = folder / split / f"{name}.parquet"
         frame.to_parquet(file, index=False)
         tracker.log_artifact(file, split)
-    drawn = [
+    paths = [
         figures.plot_accuracy_over_class_size(table, split, folder / "figures" / f"{split}_accuracy_over_size.png"),
         figures.plot_confused_pairs(details, index, split, folder / "figures" / f"{split}_confused_pairs.png"),
     ]
-    for figure in filter(None, drawn):
+    for figure in filter(None, paths):
         tracker.log_artifact(figure, "figures")
     return scores
 
 
 def record_training(tracker: MemoryTracker, best: Path, folder: Path) -> None:
-    """The best checkpoint and the curves."""
+    """Record the best checkpoint and the training curves."""
     tracker.log_artifact(best, "checkpoints")
     tracker.log_artifact(figures.plot_curves(tracker.history, folder / "figures" / "curves.png"), "figures")

@@ -1,4 +1,4 @@
-"""What a finished run says in the terminal."""
+"""Tables for the terminal."""
 
 from rp2k_lab.core.text import text_table
 from rp2k_lab.evaluation.metrics import Score
@@ -15,7 +15,7 @@ ROWS = {
 
 
 def closing_table(scores: dict[str, dict[str, Score]]) -> str:
-    """Splits side by side; each cell is percent, 95 % interval and count."""
+    """Return the scores as text: a row a metric, a column a split; each cell has percent, 95 % interval and count."""
     cells = [["", *(split for split in scores)]]
     for name, label in ROWS.items():
         if any(name in split for split in scores.values()):
@@ -24,7 +24,11 @@ def closing_table(scores: dict[str, dict[str, Score]]) -> str:
 
 
 def top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> str:
-    """A row a name; a column a split, whose scores are those of `names` in order."""
+    """Return top-1 as text: a row a name, a column a split.
+
+    Args:
+        scores: split to the scores of `names`, in order.
+    """
     cells = [[name, *(_cell(each[i]["top1"]) for each in scores.values())] for i, name in enumerate(names)]
     return f"\n{text_table([['top-1', *scores], *cells])}"
 

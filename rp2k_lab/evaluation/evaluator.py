@@ -1,4 +1,4 @@
-"""From a split's photos to predictions and scores."""
+"""Predict and score a split."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,15 +14,14 @@ Evaluation = tuple[Predictions, pd.DataFrame, dict[str, Score]]
 
 
 class Evaluator:
-    """Predicts one split; a network's compiled graph is kept from one call to the next.
+    """Predictions and scores of one split.
 
     Args:
-        predictor: what predicts; may be shared by several splits.
+        predictor: may be shared by several splits; its compiled graphs are reused.
         index: the data set.
         split: train, val or test.
-        batches: makes an iterator over the split's images as the predictor takes them, in the index's order; over this
-            worker's share of them.
-        workers: who have the other shares; the predictions are of all.
+        batches: returns an iterator over this rank's shard of the split, in index order, as the predictor takes it.
+        workers: the ranks that hold the other shards; the predictions cover all.
     """
 
     def __init__(
@@ -37,24 +36,24 @@ class Evaluator:
         self._batches, self._workers = batches, workers
 
     def predict(self) -> Predictions:
-        """Top 5 of every photo, by the average of the members."""
-        return self._collected([average] for _, average in self.predictor(self._batches()))[0]
+        """Return the top 5 of each image by the members' average."""
+        return self._collect([average] for _, average in self.predictor(self._batches()))[0]
 
     def predict_each(self) -> list[Predictions]:
-        """The same by every member, and by their average as the last, in one pass over the photos."""
-        return self._collected([*each, average] for each, average in self.predictor(self._batches()))
+        """Return the predictions of each member, then of their average, from one pass over the images."""
+        return self._collect([*each, average] for each, average in self.predictor(self._batches()))
 
-    def evaluate(self, others: str | None) -> Evaluation:
-        """Predictions by the average of the members, the table per class, and the scores."""
-        return self.judge(self.predict(), others)
+    def evaluate(self, catch_all_class: str | None) -> Evaluation:
+        """Return the average's predictions, the table per class and the scores."""
+        return self.score(self.predict(), catch_all_class)
 
-    def judge(self, predictions: Predictions, others: str | None) -> Evaluation:
-        """The same for predictions that were made before."""
+    def score(self, predictions: Predictions, catch_all_class: str | None) -> Evaluation:
+        """Return given predictions with their table per class and scores."""
         table = per_class(predictions, self.index.classes, self.index.train_counts())
-        return predictions, table, scores(predictions, table, others)
+        return predictions, table, scores(predictions, table, catch_all_class)
 
-    def _collected(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Predictions]:
-        """From batches of one array of probabilities a predictor."""
+    def _collect(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Predictions]:
+        """Return one Predictions for each position in the batches of probabilities."""
         tops = [[top_k(probabilities) for probabilities in batch] for batch in batches]
         labels = self.rows["label"].to_numpy(np.int32)
         return [

@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.dataset.image import letterbox, read_image
 from rp2k_lab.dataset.photo_index import Index
 
 matplotlib.use("Agg")
 GROUP_COLORS = {"head": "#1f5fa8", "medium": "#2a9d6f", "tail": "#d1495b"}
-PHOTO_SIDE = 96
+IMAGE_SIDE = 96  # pixels
 MOST_CONFUSED = 20  # pairs
 
 
 def _use_readable_fonts() -> None:
-    """Class names are Chinese, which matplotlib's own font lacks: add Noto Sans SC, which the package zhplot ships."""
+    """Add Noto Sans SC (from the package zhplot): matplotlib's default font lacks Chinese class names."""
     package = importlib.util.find_spec("zhplot")
     font_manager.fontManager.addfont(Path(package.origin).parent / "fonts" / "NotoSansSC-Regular.ttf")
     plt.rcParams.update({"font.family": ["DejaVu Sans", "Noto Sans SC"], "figure.dpi": 110, "savefig.bbox": "tight"})
@@ -31,7 +31,7 @@ _use_readable_fonts()
 
 
 def plot_curves(history: dict[str, list[tuple[int, float]]], file: Path) -> Path:
-    """Loss and learning rate by step, val's accuracies by epoch."""
+    """Plot loss and learning rate by step, and accuracies on val by epoch; return the file."""
     figure, (loss, rate, accuracy) = plt.subplots(1, 3, figsize=(13, 3.6))
     steps, losses = np.array(history["train/loss"]).T
     loss.plot(steps, losses, color="#9aa5b1", linewidth=0.6, label="each step")
@@ -52,7 +52,7 @@ def plot_curves(history: dict[str, list[tuple[int, float]]], file: Path) -> Path
 
 
 def plot_accuracy_over_class_size(table: pd.DataFrame, split: str, file: Path) -> Path:
-    """Each class's accuracy over its training images; a dot's area grows with the images it was measured on."""
+    """Plot each class's accuracy over its training images; a dot's area shows its images; return the file."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
     seen = table[table["images"] > 0]
     for group, color in GROUP_COLORS.items():
@@ -67,9 +67,9 @@ def plot_accuracy_over_class_size(table: pd.DataFrame, split: str, file: Path) -
 
 
 def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, file: Path) -> Path | None:
-    """The most confused pairs of classes, both directions added, with a photo of each side.
+    """Draw the most confused pairs of classes, both directions added; return the file, or None without errors.
 
-    The left photo of a pair is a misread one where there is one; None, and no file, where nothing was misread.
+    The left image of a pair is a misclassified one, the right a training image of the predicted class.
     """
     wrong = predictions[~predictions["correct"]]
     if wrong.empty:
@@ -82,27 +82,26 @@ def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, fil
     train = index.split("train").groupby("class")["path"].first()
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (_, photos) in zip(axes.flat, groups, strict=False):
-        first = photos.iloc[0]
-        sides = [_photo(index.root / first["path"]), _photo(index.root / train[first["top1"]])]
-        axis.imshow(np.concatenate([sides[0], np.full((PHOTO_SIDE, 6, 3), 255, np.uint8), sides[1]], axis=1))
-        there = int((photos["true"] == first["true"]).sum())
+    for axis, (_, errors) in zip(axes.flat, groups, strict=False):
+        first = errors.iloc[0]
+        sides = [_thumbnail(index.root / first["path"]), _thumbnail(index.root / train[first["top1"]])]
+        axis.imshow(np.concatenate([sides[0], np.full((IMAGE_SIDE, 6, 3), 255, np.uint8), sides[1]], axis=1))
+        count = int((errors["true"] == first["true"]).sum())
         names = f"{_short(first['true'])}\nread as {_short(first['top1'])}"
-        axis.set_title(f"{names}\n{there} times, {len(photos) - there} the other way", fontsize=7.5)
+        axis.set_title(f"{names}\n{count} times, {len(errors) - count} the other way", fontsize=7.5)
     title = f"The {len(groups)} most confused pairs on {split}"
-    figure.suptitle(f"{title}: a misread photo, and a training photo of what was read")
+    figure.suptitle(f"{title}: a misread photo beside a training photo of the predicted class")
     figure.tight_layout()
     return _save(figure, file)
 
 
-def _photo(path: Path) -> np.ndarray:
-    return letterbox(read_image(path), (PHOTO_SIDE, PHOTO_SIDE))
+def _thumbnail(path: Path) -> np.ndarray:
+    return letterbox(read_image(path), (IMAGE_SIDE, IMAGE_SIDE))
 
 
 def _short(name: str) -> str:
-    """A class name that fits over a photo; a dollar sign would start matplotlib's formulas."""
-    name = escape_controls(name)  # a font has no control characters
-    return (name if len(name) <= 22 else name[:21] + "…").replace("$", r"\$")
+    """Return a class name that fits above a thumbnail; `$` would start a formula in matplotlib."""
+    return shorten(escape_controls(name), 22).replace("$", r"\$")
 
 
 def _save(figure, file: Path) -> Path:

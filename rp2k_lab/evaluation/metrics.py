@@ -1,5 +1,6 @@
-"""From probabilities to metrics and tables.  Pure NumPy: no network, no tracker."""
+"""Metrics and tables from probabilities.  Pure NumPy: no network, no tracker."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,12 @@ from rp2k_lab.evaluation.intervals import macro_interval, wilson_interval
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of a split, a row a photo in the split's order.
+    """A network's predictions for a split, one row an image, in the split's order.
 
     Attributes:
-        labels: int32 (photos,).
-        top_labels: int32 (photos, k), most probable first, k = min(5, classes).
-        top_probabilities: float32 (photos, k).
+        labels: the true ones, int32 (images,).
+        top_labels: int32 (images, k), most probable first, k = min(5, classes).
+        top_probabilities: float32 (images, k).
     """
 
     labels: np.ndarray
@@ -26,7 +27,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Score:
-    """A share with what it was counted on and its 95 % interval."""
+    """A fraction with the number of images it was measured on and its 95 % interval."""
 
     value: float
     count: int
@@ -35,19 +36,19 @@ class Score:
 
 
 def top_k(probabilities: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """The k most probable labels (int32) and their probabilities, both (rows, min(k, classes)); ties by label."""
+    """Return the k most probable labels (int32) and probabilities, both (rows, min(k, classes)); ties by label."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return order.astype(np.int32), np.take_along_axis(probabilities, order, axis=1)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities along the last axis, of the logits' shape and dtype."""
+    """Return probabilities along the last axis, in the logits' shape and dtype."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def per_class(predictions: Predictions, classes: list[str], train_counts: np.ndarray) -> pd.DataFrame:
-    """One row a class: class, label, group, train_images, images, correct, accuracy (NaN without images), low, high."""
+    """Return one row a class: class, label, group, train_images, images, correct, accuracy (or NaN), low, high."""
     correct = predictions.top_labels[:, 0] == predictions.labels
     images = np.bincount(predictions.labels, minlength=len(classes))
     hits = np.bincount(predictions.labels[correct], minlength=len(classes))
@@ -67,37 +68,37 @@ def per_class(predictions: Predictions, classes: list[str], train_counts: np.nda
     )
 
 
-def scores(predictions: Predictions, table: pd.DataFrame, others: str | None) -> dict[str, Score]:
-    """top1, top5, macro_top1, head_top1, medium_top1, tail_top1 (over the group's images), top1_without_others.
+def scores(predictions: Predictions, table: pd.DataFrame, catch_all_class: str | None) -> dict[str, Score]:
+    """Return top1, top5, macro_top1, head_top1, medium_top1, tail_top1 (over images) and top1_without_others.
+
+    A group or a split without images has no score.
 
     Args:
         table: the predictions' `per_class` table.
-        others: the catch-all class; `top1_without_others` leaves out its photos, where the data set has it.
-
-    A group, or a split, without images has no score.
+        catch_all_class: `top1_without_others` leaves out its images; None, or a class that is absent: no such score.
     """
     count = len(predictions.labels)
     if count == 0:
         return {}
-    result = {"top1": _share(table["correct"].sum(), count)}
-    result["top5"] = _share((predictions.top_labels == predictions.labels[:, None]).any(1).sum(), count)
+    result = {"top1": _score(table["correct"].sum(), count)}
+    result["top5"] = _score((predictions.top_labels == predictions.labels[:, None]).any(1).sum(), count)
     seen = table[table["images"] > 0]
     low, high = macro_interval(seen["correct"].to_numpy(), seen["images"].to_numpy())
     result["macro_top1"] = Score(float(seen["accuracy"].mean()), count, low, high)
     parts = {f"{group}_top1": seen[seen["group"] == group] for group in GROUPS}
-    if others in set(table["class"]):
-        parts["top1_without_others"] = seen[seen["class"] != others]
-    result |= {name: _share(part["correct"].sum(), part["images"].sum()) for name, part in parts.items() if len(part)}
+    if catch_all_class in set(table["class"]):
+        parts["top1_without_others"] = seen[seen["class"] != catch_all_class]
+    result |= {name: _score(part["correct"].sum(), part["images"].sum()) for name, part in parts.items() if len(part)}
     return result
 
 
-def _share(correct, count) -> Score:
-    correct, count = int(correct), int(count)
+def _score(correct: int, count: int) -> Score:
+    correct, count = int(correct), int(count)  # NumPy's
     return Score(correct / count, count, *wilson_interval(correct, count))
 
 
 def confusion_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame:
-    """The confusion matrix's cells that are not zero: true, predicted (class names), count; largest count first."""
+    """Return the non-zero cells of the confusion matrix: true, predicted (class names), count; largest count first."""
     cells = predictions.labels.astype(np.int64) * len(classes) + predictions.top_labels[:, 0]
     cell, count = np.unique(cells, return_counts=True)
     names = np.array(classes, dtype=object)
@@ -105,8 +106,8 @@ def confusion_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFram
     return pairs.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
 
-def predictions_table(predictions: Predictions, paths, classes: list[str]) -> pd.DataFrame:
-    """One row a photo: path, true, correct, then top1…top5 (class names) and p1…p5 (probabilities)."""
+def predictions_table(predictions: Predictions, paths: Iterable[str], classes: list[str]) -> pd.DataFrame:
+    """Return one row an image: path, true, correct, then top1…top5 (class names) and p1…p5 (probabilities)."""
     names = np.array(classes, dtype=object)
     columns = {"path": list(paths), "true": names[predictions.labels]}
     columns["correct"] = predictions.top_labels[:, 0] == predictions.labels

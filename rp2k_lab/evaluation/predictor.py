@@ -1,4 +1,4 @@
-"""From batches of photos to probabilities: by one network or several, from one view of each photo or two."""
+"""Probabilities by one or several networks, with or without test-time augmentation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from rp2k_lab.evaluation.metrics import softmax
 
 
 class Classifier(nn.Cell):
-    """uint8 images (batch, height, width, 3) to probabilities, float32 (batch, classes)."""
+    """A network that maps uint8 images (batch, height, width, 3) to probabilities, float32 (batch, classes)."""
 
     def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)  # the checkpoint's names are the network's
+        super().__init__(auto_prefix=False)  # keep the parameter names of the checkpoint
         self.network = network
 
     def construct(self, images):
@@ -23,7 +23,7 @@ class Classifier(nn.Cell):
 
 
 class Logits(nn.Cell):
-    """uint8 images (batch, height, width, 3) to logits, float32 (batch, classes)."""
+    """A network that maps uint8 images (batch, height, width, 3) to logits, float32 (batch, classes)."""
 
     def __init__(self, network: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -35,12 +35,12 @@ class Logits(nn.Cell):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How evaluation brings a photo to a network's input.
+    """Resize and crop from an image file to a network's input.
 
     Attributes:
-        size: (height, width) of the input in pixels.
+        size: (height, width) of the input (pixels).
         resize: letterbox or stretch.
-        crop_ratio: share of the resized picture's side that the center crop keeps.
+        crop_ratio: fraction of the resized side that the center crop keeps, (0, 1].
     """
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class Preprocessing:
 
     @property
     def resized(self) -> tuple[int, int]:
-        """(height, width) before the crop."""
+        """(height, width) before the crop (pixels)."""
         return resized_size(self.size, self.crop_ratio)
 
     def __str__(self):
@@ -59,7 +59,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Member:
-    """A network, uint8 images (batch, height, width, 3) to logits, and what it is to be shown.
+    """A network, uint8 images (batch, height, width, 3) to logits, with its preprocessing.
 
     Its weights may change between calls.
     """
@@ -70,17 +70,17 @@ class Member:
 
 
 class Predictor:
-    """Probabilities of every member and of their average; each member's graph is compiled once, for both views.
+    """Probabilities of each member and of their average.  Each member compiles one graph.
 
     Args:
-        members: one or more, of the same classes.
-        batch_size: the largest batch.  A smaller one is filled up with black images, so that one graph serves all.
-        tta: none, or hflip: every member sees each image and its mirror image.
-        average: what is averaged over views, then over members: probabilities, or logits (the contest entry's choice).
+        members: one or more, with the same classes.
+        batch_size: the largest batch; smaller ones are padded with black images to reuse the graph.
+        tta: none, or hflip: each member sees each image and its mirror image.
+        average: probabilities, or logits (the contest entry's choice); averaged over views, then over members.
         check: called between batches; raises to stop (a signal).
 
     Attributes:
-        preprocessings: the distinct ones of the members, in the order in which a batch has its arrays.
+        preprocessings: the members' distinct ones, in the order of a batch's arrays.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Predictor:
         self._cells = [(cell(m.network), self.preprocessings.index(m.preprocessing)) for m in members]
 
     def __call__(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Each batch's probabilities: float32 (members, n, classes) by every member, (n, classes) by their average.
+        """Yield each batch's probabilities, float32: (members, n, classes) and, averaged, (n, classes).
 
-        The networks are in evaluation mode until the last batch is drawn or the iterator closed.
+        The networks are in evaluation mode until the iterator ends or is closed.
 
         Args:
-            batches: the same n photos for each of `preprocessings`, uint8 (n, *size, 3).
+            batches: the same n images for each of `preprocessings`, uint8 (n, *size, 3).
         """
         modes = [member.network.training for member in self.members]
         try:
@@ -119,22 +119,22 @@ class Predictor:
         count = len(images[0])
         views = [self._views(part) for part in images]
         each = np.stack(
-            [np.mean([cell(view).asnumpy()[:count] for view in views[shown]], axis=0) for cell, shown in self._cells]
+            [np.mean([cell(view).asnumpy()[:count] for view in views[i]], axis=0) for cell, i in self._cells]
         )
         average = each.mean(axis=0)
         return (softmax(each), softmax(average)) if self._average == "logits" else (each, average)
 
     def _views(self, images: np.ndarray) -> list[Tensor]:
         if len(images) < self._batch_size:
-            filling = np.zeros((self._batch_size - len(images), *images.shape[1:]), images.dtype)
-            images = np.concatenate([images, filling])
-        return [Tensor(images)] + ([Tensor(mirrored(images))] if self._tta == "hflip" else [])
+            padding = np.zeros((self._batch_size - len(images), *images.shape[1:]), images.dtype)
+            images = np.concatenate([images, padding])
+        return [Tensor(images)] + ([Tensor(mirror(images))] if self._tta == "hflip" else [])
 
 
-def mirrored(images: np.ndarray) -> np.ndarray:
-    """Each of uint8 (n, height, width, 3), left and right exchanged, as an array of its own.
+def mirror(images: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy of uint8 (n, height, width, 3) with left and right exchanged.
 
-    By OpenCV: 32 images of 224 pixels take 1 ms, where NumPy's reversed view takes 38 to become an array.
+    OpenCV takes 1 ms for 32 images of 224 pixels; copying NumPy's reversed view takes 38 ms.
     """
     flipped = np.empty_like(images)
     for image, target in zip(images, flipped, strict=True):

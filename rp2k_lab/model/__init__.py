@@ -1,6 +1,6 @@
 """The model zoo: `create_model(name, num_classes, **options)`, `list_models()`, `load_torch_weights(net, state)`.
 
-A name is a backbone with arguments; `conf/model/<name>.yaml` shows the arguments to the command line.
+A name is a backbone with arguments; `conf/model/<name>.yaml` makes the arguments options of the command line.
 """
 
 from functools import partial
@@ -38,7 +38,7 @@ _WIDER = {f"{name}_wider": name for name in ("inception_resnet_v2", "resnet50_ba
 
 
 def list_models() -> list[str]:
-    """The architectures that `create_model` and `model=` take."""
+    """Return the names of the architectures, sorted."""
     return sorted(_MODELS)
 
 
@@ -56,24 +56,24 @@ def create_model(
     Args:
         name: one of `list_models()`, or `inception_resnet_v2_wider`, `resnet50_bam_wider`, `seresnext50_wider`, which
             set final_width to 4096.
-        head_width: widens the features by a 1×1 convolution before the classifier; None leaves them.
-        drop_rate: dropout before the classifier.
-        freeze: "backbone" leaves only the head to train.
+        head_width: output channels of a 1×1 convolution before the classifier; None: no convolution.
+        drop_rate: dropout before the classifier, [0, 1).
+        freeze: "backbone": train only the head.
         options: the backbone's arguments: `final_width` (ResNet family, Inception-ResNet-v2), `cardinality` and
             `base_width` (ResNet family), `drop_path_rate` (all but Inception-ResNet-v2, whose reference has none),
-            `width_multiplier` and `depth_multiplier` (all; above 0, at most 4).
+            `width_multiplier` and `depth_multiplier` (all; (0, 4]).
 
     Raises:
-        ValueError: an unknown name, or an option value that the network cannot have.
+        ValueError: unknown name or invalid option value.
     """
     if name in _WIDER:
         name, options = _WIDER[name], {"final_width": 4096} | options
     if name not in _MODELS:
-        raise ValueError(f"model={name}: no such model; choose one of {', '.join(list_models())}")
+        raise ValueError(f"model={name}: no such model\nuse one of {', '.join(list_models())}")
     if freeze not in ("none", "backbone"):
-        raise ValueError(f"model.freeze={freeze}: choose none or backbone")
+        raise ValueError(f"model.freeze={freeze}: no such choice\nuse none or backbone")
     check_multipliers(**options)
-    with no_init_parameters():  # every layer would draw weights that `initialize` replaces
+    with no_init_parameters():  # otherwise every layer draws weights that `initialize` replaces
         backbone = _MODELS[name](**options)
         net = Network(backbone, Head(backbone.num_features, num_classes, head_width, drop_rate), name)
     initialize(net, seed)

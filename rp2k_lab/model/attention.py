@@ -1,6 +1,6 @@
-"""Attention modules.  Each is passed to a backbone as a callable whose first argument is the channel count.
+"""Attention modules: float32 (batch, channels, height, width) to the same shape.
 
-All map float32 (batch, channels, height, width) to the same shape.
+A backbone takes one as a callable whose first argument is the channel count.
 """
 
 from mindspore import nn, ops
@@ -14,7 +14,7 @@ from rp2k_lab.model.layers import (
     global_max,
     global_mean,
     scale_channels,
-    scale_places,
+    scale_positions,
 )
 
 
@@ -24,7 +24,7 @@ class SqueezeExcitation(nn.Cell):
     As in timm, both layers are 1×1 convolutions with bias, and the reduced width is rounded to a multiple of 8.
 
     Args:
-        reduced: the reduced width; None: channels / 16.
+        reduced: reduced width (channels); None: channels / 16.
         activation: between the two layers.
     """
 
@@ -43,9 +43,9 @@ class SqueezeExcitation(nn.Cell):
 class BAM(nn.Cell):
     """Bottleneck attention between stages (Park et al., BMVC 2018, arXiv 1807.06514, section 3).
 
-    x · (1 + sigmoid(channel · spatial)).  The paper adds the two (equation 2); its reference code multiplies them, and
-    so does this cell, since the published counts and weights are the code's.  The channel gate pools over the whole
-    map; the reference over squares of the map's height, which is the same on square maps and fails on others.
+    x · (1 + sigmoid(channel · spatial)).  The paper adds the two (equation 2).  This cell multiplies them, as the
+    reference code does, which the published counts and weights come from.  The channel gate pools over the whole map;
+    the reference pools over squares of the map's height, which is equal on square maps and fails on others.
     """
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
@@ -76,9 +76,9 @@ class BAM(nn.Cell):
 class CBAM(nn.Cell):
     """Channel, then spatial attention in every block (Woo et al., ECCV 2018, arXiv 1807.06521, section 3).
 
-    The channel gate passes mean and maximum through one two-layer perceptron and adds; the spatial gate is a 7×7
-    convolution over the channels' maximum and mean, with a batch norm that the paper does not mention and the
-    reference code has (momentum 0.01 in PyTorch's terms).
+    The channel gate adds the mean and the maximum after one shared two-layer perceptron.  The spatial gate is a 7×7
+    convolution over the channels' maximum and mean.  Its batch norm is in the reference code (PyTorch momentum 0.01)
+    but not in the paper.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
@@ -92,8 +92,8 @@ class CBAM(nn.Cell):
     def construct(self, x):
         x = scale_channels(x, ops.sigmoid(self.gate(global_mean(x)) + self.gate(global_max(x))))
         pooled = ops.concat((channel_max(x), channel_mean(x)), 1)
-        return scale_places(x, ops.sigmoid(self.spatial(pooled)))
+        return scale_positions(x, ops.sigmoid(self.spatial(pooled)))
 
     def gate(self, pooled):
-        """(batch, channels) to (batch, channels)."""
+        """Return the perceptron's output: (batch, channels) to (batch, channels)."""
         return self.fc2(self.relu(self.fc1(pooled)))

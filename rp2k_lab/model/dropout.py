@@ -1,6 +1,6 @@
 """Dropout and stochastic depth whose masks are pure functions of (seed, step, element).
 
-The framework's own draw from a generator that no checkpoint holds, and differ even between two identical runs.
+MindSpore 2.10: `nn.Dropout` draws from a generator that no checkpoint holds, and differs between identical runs.
 """
 
 import zlib
@@ -11,10 +11,10 @@ from mindspore import Parameter, Tensor, nn, ops
 
 
 def uniform(step, seed: int, count: int):
-    """`count` numbers in [0, 1) for a step: MurmurHash3's 32-bit finaliser of the element's index.
+    """Return `count` numbers in [0, 1) for a step: MurmurHash3's 32-bit finalizer of the element's index.
 
     Args:
-        step: int32 tensor (1,), the training steps begun so far.
+        step: int32 tensor (1,), training steps started so far.
         seed: 32 bits, different for every layer.
 
     Returns:
@@ -34,35 +34,35 @@ def _mix(x):
 
 
 def _shift_right(x, bits: int):
-    """Without the sign: int32 is the only integer that all devices multiply and shift."""
+    """Return a logical right shift; int32 is the only integer that all devices multiply and shift."""
     return ops.bitwise_right_shift(x, Tensor(bits, mindspore.int32)) & ((1 << (32 - bits)) - 1)
 
 
 class _Mask(nn.Cell):
-    """Counts training steps and draws masks; its children are the identity outside training.
+    """A counter of training steps that draws masks; subclasses are the identity outside training.
 
     Args:
-        rate: the share that is dropped, from 0 to below 1.
+        rate: fraction dropped, [0, 1).
         seed: 32 bits; `seed_masks` sets it for a whole network.
     """
 
     def __init__(self, rate: float, seed: int = 0):
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"a drop rate of {rate}: it needs 0 <= rate < 1")
+            raise ValueError(f"drop rate {rate}: must be in [0, 1)")
         self.rate, self.seed = rate, seed
-        # Saved with the weights, so that a resumed run goes on with the same masks.
+        # Saved with the weights, so that a resumed run draws the same masks.
         self.step = Parameter(Tensor(np.zeros(1, np.int32)), name="step", requires_grad=False)
 
     def keep(self, count: int):
-        """float32 (count,): 0 with probability `rate`, otherwise 1 / (1 - rate)."""
+        """Return float32 (count,): 0 with probability `rate`, otherwise 1 / (1 - rate)."""
         step = ops.assign_add(self.step, Tensor(np.ones(1, np.int32)))
         kept = uniform(step, self.seed, count) >= self.rate
         return kept.astype(mindspore.float32) / (1.0 - self.rate)
 
 
 class Dropout(_Mask):
-    """Sets elements of (batch, features) to 0 (Srivastava et al., JMLR 2014), the others scaled up."""
+    """Dropout of elements of (batch, features) (Srivastava et al., JMLR 2014); the others are scaled up."""
 
     def construct(self, x):
         if not self.training:
@@ -71,26 +71,29 @@ class Dropout(_Mask):
 
 
 class DropPath(_Mask):
-    """Drops a residual branch for whole samples (Huang et al., ECCV 2016, arXiv 1603.09382), the others scaled up."""
+    """Stochastic depth: drops a residual branch for whole samples (Huang et al., ECCV 2016, arXiv 1603.09382).
+
+    The branches that stay are scaled up.
+    """
 
     def construct(self, x):
-        if not self.training or self.rate == 0:  # a frozen one does not count steps either
+        if not self.training or self.rate == 0:  # a frozen cell does not count steps either
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         return x * self.keep(x.shape[0]).reshape(shape).astype(x.dtype)
 
 
 def drop_path(rate: float) -> nn.Cell:
-    """A DropPath, or the identity at rate 0: no step counter where nothing is drawn."""
+    """Return a DropPath, or at rate 0 the identity, which needs no step counter."""
     return DropPath(rate) if rate else nn.Identity()
 
 
-def seed_masks(net: nn.Cell, seed: int, worker: int = 0) -> None:
-    """Give every layer that draws masks a stream of its own, by the run's seed, its parameter's name and the worker.
+def seed_masks(net: nn.Cell, seed: int, rank: int = 0) -> None:
+    """Seed every layer that draws masks separately, from the run's seed, its parameter's name and the rank.
 
-    Hashed: of two seeds that differ in their low bits alone, one would draw the other's numbers in another order.
+    The seed is a hash: two seeds that differ only in their low bits would draw the same numbers in another order.
     """
     for _, cell in net.cells_and_names():
         if isinstance(cell, _Mask):
-            stream = f"{seed} {cell.step.name}" + (f" {worker}" if worker else "")
+            stream = f"{seed} {cell.step.name}" + (f" {rank}" if rank else "")
             cell.seed = zlib.crc32(stream.encode())

@@ -25,10 +25,10 @@ class MobileBlock(nn.Cell):
     """Inverted residual: [1×1 expansion] → depthwise → [squeeze-and-excitation] → 1×1 (arXiv 1801.04381, section 3.3).
 
     Args:
-        expansion: 1 leaves the first convolution out, and the names of the others follow timm's for that case.
+        expansion: at 1 there is no first convolution; the names of the others are timm's for that case.
         attention: called with (expanded channels, reduced channels, activation), or None.
-        activation: the class of the non-linearity.
-        norm: batch norm of a number of channels.
+        activation: class of the non-linearity.
+        norm: called with the channels, returns a batch norm.
         padding: see `layers.conv`.
     """
 
@@ -66,10 +66,10 @@ class EfficientNet(nn.Cell):
 
     Args:
         lite: EfficientNet-Lite (the TensorFlow authors' variant for phones): no attention, ReLU6 for SiLU,
-            TensorFlow's "same" padding and its batch norm epsilon 1e-3, as its weights were trained.
-        drop_path_rate: stochastic depth; block i of n drops at the rate · i / n.
-        width_multiplier: of all channels, to multiples of 8; Lite's stem and features keep theirs.
-        depth_multiplier: of every stage's blocks, rounded up; Lite's first and last stage keep theirs.  Both as in
+            TensorFlow's "same" padding and batch norm epsilon 1e-3, which its weights were trained with.
+        drop_path_rate: stochastic depth; block i of n drops at rate · i / n.
+        width_multiplier: factor for all channels, rounded to multiples of 8; Lite's stem and features stay.
+        depth_multiplier: factor for every stage's blocks, rounded up; Lite's first and last stage stay.  Both follow
             the authors' code (section 3.3 of the paper).
     """
 

@@ -12,7 +12,7 @@ from rp2k_lab.model.scaling import scaled
 
 _ConvNorm = partial(ConvNorm, eps=1e-3)
 
-# The branches of the blocks (figures 7, 10, 13, 16 to 19 of the paper), stem and residual scales as in timm.
+# Branches of the blocks (figures 7, 10, 13, 16 to 19 of the paper); stem and residual scales follow timm.
 MIXED_5B = [[(96, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)]]
 BLOCK_35 = [[(32, 1)], [(32, 1), (32, 3)], [(32, 1), (48, 3), (64, 3)]]
 MIXED_6A = [[(384, 3, 2, 0)], [(256, 1), (256, 3), (384, 3, 2, 0)]]
@@ -27,7 +27,7 @@ def _narrowed(branches, multiplier: float):
 
 
 def _width(branches) -> int:
-    """Channels of the branches' outputs together."""
+    """Return the channels of the concatenated branches."""
     return sum(layers[-1][0] for layers in branches)
 
 
@@ -40,10 +40,10 @@ def _branch(channels: int, layers) -> nn.Cell:
 
 
 class Mixed(nn.Cell):
-    """Branches side by side, and a pooling branch; all are concatenated.
+    """Parallel branches and a pooling branch, concatenated.
 
     Args:
-        pool: the cells of the pooling branch.
+        pool: cells of the pooling branch.
     """
 
     def __init__(self, channels: int, branches, pool: list[nn.Cell]):
@@ -61,11 +61,11 @@ class Mixed(nn.Cell):
 
 
 class Residual(nn.Cell):
-    """Branches, a 1×1 convolution with bias over all of them, scaled and added to the input.
+    """Parallel branches, then a 1×1 convolution with bias, scaled and added to the input.
 
     Args:
-        scale: of the branch (section 3.3 of the paper, against instability).
-        last: no ReLU at the end.
+        scale: factor of the residual (section 3.3 of the paper, against instability).
+        last: leave out the ReLU at the end.
     """
 
     def __init__(self, channels: int, branches, scale: float, last: bool = False):
@@ -85,17 +85,17 @@ class Residual(nn.Cell):
 
 
 class InceptionResNetV2(nn.Cell):
-    """Normalized float32 images (batch, 3, height, width), sides from 75 on, to features (batch, channels, h, w).
+    """Normalized float32 images (batch, 3, height, width), sides of at least 75, to features (batch, channels, h, w).
 
-    Figure 15 of the paper with the stem of Inception-ResNet-v1 (figure 14) and Mixed_5b after it, as in the authors'
-    own code, whose weights are in use, and in timm.
+    Figure 15 of the paper with the stem of Inception-ResNet-v1 (figure 14) and then Mixed_5b, as in the authors' code,
+    which the common weights come from, and in timm.
 
     Args:
         final_width: channels of the last convolution, before `width_multiplier`; 1536, and 4096 in the contest entry's
             "wider" variant.
-        width_multiplier: of every convolution's channels, those after a concatenation being the sum of its branches.
-        depth_multiplier: of the three runs of residual blocks; the eighth of figure 15, `block8`, stays one.  Both
-            round to the nearest whole number, a half up, and to at least 1.
+        width_multiplier: factor for every convolution's channels; after a concatenation they are the branches' sum.
+        depth_multiplier: factor for the three sequences of residual blocks; `block8` (figure 15) stays single.  Both
+            round to the nearest integer (a half up), at least 1.
     """
 
     smallest_input = 75

@@ -9,26 +9,26 @@ from mindspore import Tensor, nn
 def initialize(net: nn.Cell, seed: int) -> None:
     """Draw every weight of `net` in place.
 
-    Convolutions: normal with variance 2 / fan-out (He et al., ICCV 2015); dense layers: uniform within
-    ±1 / sqrt(fan-in), PyTorch's default, or, with the tables of relative positions, normal with `dense_std` where the
-    backbone has one; norms: scale 1, shift 0, but scale 0 in the last norm of a ResNet's residual branch, so that a
-    block starts as the identity (Goyal et al., arXiv 1706.02677, section 5.1; timm's default).
+    Convolutions: normal with variance 2 / fan-out (He et al., ICCV 2015).  Dense layers: uniform within
+    ±1 / sqrt(fan-in), PyTorch's default; if the backbone has a `dense_std`, normal with that deviation, and so are
+    tables of relative positions.  Norms: scale 1, shift 0; the last norm of a ResNet's residual branch has scale 0, so
+    that a block starts as the identity (Goyal et al., arXiv 1706.02677, section 5.1; timm's default).
 
-    Drawn by NumPy from (seed, name) and not by the framework, whose global generator would make the second run of a
-    process, or a network with one more layer, start from other weights.
+    NumPy draws from (seed, name).  MindSpore's global generator would give other weights to the second run of a
+    process, or to a network with one more layer.
     """
-    std_of_dense = getattr(getattr(net, "backbone", None), "dense_std", None)
+    dense_std = getattr(getattr(net, "backbone", None), "dense_std", 0.0)
     for _, cell in net.cells_and_names():
         if isinstance(cell, nn.Conv2d):
             groups, (out, _, height, width) = cell.group, cell.weight.shape
             _normal(cell.weight, seed, np.sqrt(2.0 / (out * height * width / groups)))
-        elif isinstance(cell, nn.Dense) and std_of_dense:
-            _normal(cell.weight, seed, std_of_dense)
+        elif isinstance(cell, nn.Dense) and dense_std:
+            _normal(cell.weight, seed, dense_std)
         elif isinstance(cell, nn.Dense):
             bound = 1.0 / np.sqrt(cell.weight.shape[1])
             _set(cell.weight, _generator(seed, cell.weight).uniform(-bound, bound, cell.weight.shape))
         elif hasattr(cell, "relative_position_bias_table"):
-            _normal(cell.relative_position_bias_table, seed, std_of_dense)
+            _normal(cell.relative_position_bias_table, seed, dense_std)
         if isinstance(cell, (nn.Conv2d, nn.Dense)) and cell.has_bias:
             _set(cell.bias, np.zeros(cell.bias.shape))
         if hasattr(cell, "last_norm"):

@@ -1,4 +1,4 @@
-"""Layers and formulations that the backbones share, with the field's names for their arguments."""
+"""Layers that the backbones share."""
 
 from mindspore import nn, ops
 
@@ -13,17 +13,17 @@ def conv(
     dilation: int = 1,
     padding: str | int | None = None,
 ) -> nn.Conv2d:
-    """A 2-d convolution.
+    """Return a 2-d convolution.
 
     Args:
-        kernel: side, or (height, width).
-        padding: None: half the kernel on each side, as in PyTorch, so that stride 1 keeps the picture's side; "same":
-            TensorFlow's rule, where an odd rest goes to the lower right; 0: none.
+        kernel: side, or (height, width), pixels.
+        padding: None: half the kernel on each side as in PyTorch, stride 1 keeps the image's side; "same": TensorFlow's
+            rule, an odd remainder goes to the lower right; 0: no padding.
     """
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     common = {"dilation": dilation, "group": groups, "has_bias": bias}
     if kernel[0] != kernel[1] and padding is None:
-        padding = "same"  # equal at stride 1; MindSpore's ONNX exporter mixes up the four sides of an uneven padding
+        padding = "same"  # equal at stride 1; MindSpore 2.10's ONNX exporter mixes up the sides of an uneven padding
     if padding in ("same", 0):
         return nn.Conv2d(channels_in, channels_out, kernel, stride, pad_mode="same" if padding else "valid", **common)
     side = dilation * (kernel[0] // 2)
@@ -31,12 +31,12 @@ def conv(
 
 
 def batch_norm(channels: int, eps: float = 1e-5, momentum: float = 0.9) -> nn.BatchNorm2d:
-    """Batch normalization with PyTorch's statistics: MindSpore's momentum 0.9 keeps 90 % of the running value."""
+    """Return a batch norm with PyTorch's statistics: MindSpore's momentum 0.9 keeps 90 % of the running value."""
     return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
 
 
 class ConvNorm(nn.Cell):
-    """Convolution, batch norm and, unless it is None, an activation; named `conv` and `bn` as in timm."""
+    """Convolution `conv`, batch norm `bn` (timm's names) and an activation, unless it is None."""
 
     def __init__(self, channels_in, channels_out, kernel, stride=1, padding=None, eps=1e-5, momentum=0.9, act=nn.ReLU):
         super().__init__()
@@ -49,10 +49,9 @@ class ConvNorm(nn.Cell):
 
 
 class MaxPool(nn.Cell):
-    """PyTorch's MaxPool2d(3, stride=2, padding=1) of values that are not negative, such as those after a ReLU.
+    """PyTorch's MaxPool2d(3, stride=2, padding=1) for non-negative values, which zero padding does not change.
 
-    Zeros around them change no maximum.  MindSpore's own padding of a pooling goes through MaxPool3DWithArgmax, which
-    is slower and has no counterpart in ONNX.
+    MindSpore 2.10 pads a pooling by MaxPool3DWithArgmax, which is slower and has no counterpart in ONNX.
     """
 
     def __init__(self):
@@ -65,24 +64,24 @@ class MaxPool(nn.Cell):
 
 
 class SiLU(nn.Cell):
-    """x · sigmoid(x), from two operators: less than half the time of `nn.SiLU` on CPU, forward and backward."""
+    """x · sigmoid(x) as two operators: less than half the time of `nn.SiLU` on CPU, forward and backward."""
 
     def construct(self, x):
         return x * ops.sigmoid(x)
 
 
 class GELU(nn.Cell):
-    """x · Φ(x), exact (Hendrycks & Gimpel, arXiv 1606.08415); a shorter backward pass than `nn.GELU`'s."""
+    """x · Φ(x), exact (Hendrycks & Gimpel, arXiv 1606.08415); its backward pass is faster than that of `nn.GELU`."""
 
     def construct(self, x):
         return x * (ops.erf(x * 0.7071067811865476) * 0.5 + 0.5)
 
 
 class LayerNorm(nn.LayerNorm):
-    """Normalizes the last axis (Ba et al., arXiv 1607.06450); float32 (…, channels) to the same shape.
+    """Normalization of the last axis (Ba et al., arXiv 1607.06450); float32 (…, channels) to the same shape.
 
-    Means as matrix products, see below: half the time of `nn.LayerNorm` on CPU, forward and backward.  A subclass,
-    since mixed precision keeps those in float32: the squares overflow halves.
+    Means are matrix products, see below: half the time of `nn.LayerNorm` on CPU, forward and backward.  A subclass of
+    it, because mixed precision keeps those in float32; the squares overflow float16.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -97,12 +96,12 @@ class LayerNorm(nn.LayerNorm):
         return (centered * ops.matmul(scale, self.gamma.reshape(1, -1)) + self.beta).reshape(x.shape)
 
 
-# On CPU, reductions over several axes and broadcast products are slow; as matrix products with a constant vector their
-# forward and backward passes take a fifth to a half of the time, for the same mathematics.
+# On CPU, reductions over several axes and broadcast products are slow.  Matrix products with a constant vector take a
+# fifth to a half of their time, forward and backward.
 
 
 def global_mean(x):
-    """The mean over all places: (batch, channels, height, width) to (batch, channels)."""
+    """Return the mean over positions: (batch, channels, height, width) to (batch, channels)."""
     batch, channels, height, width = x.shape
     area = height * width
     weights = ops.full((area, 1), 1.0 / area, dtype=x.dtype)
@@ -110,32 +109,32 @@ def global_mean(x):
 
 
 def global_max(x):
-    """The maximum over all places: (batch, channels, height, width) to (batch, channels)."""
+    """Return the maximum over positions: (batch, channels, height, width) to (batch, channels)."""
     batch, channels, height, width = x.shape
     return x.reshape(batch * channels, height * width).max(axis=1).reshape(batch, channels)
 
 
 def channel_mean(x):
-    """The mean over the channels: (batch, channels, height, width) to (batch, 1, height, width)."""
+    """Return the mean over channels: (batch, channels, height, width) to (batch, 1, height, width)."""
     batch, channels, height, width = x.shape
     weights = ops.full((1, channels), 1.0 / channels, dtype=x.dtype)
     return ops.matmul(weights, x.reshape(batch, channels, height * width)).reshape(batch, 1, height, width)
 
 
 def channel_max(x):
-    """The maximum over the channels: (batch, channels, height, width) to (batch, 1, height, width)."""
+    """Return the maximum over channels: (batch, channels, height, width) to (batch, 1, height, width)."""
     return ops.max(x, 1, True)[0]
 
 
 def scale_channels(x, gate):
-    """x (batch, channels, height, width) times gate (batch, channels)."""
+    """Return x (batch, channels, height, width) times gate (batch, channels)."""
     batch, channels, height, width = x.shape
     ones = ops.ones((1, height * width), dtype=x.dtype)
     return x * ops.matmul(gate.reshape(batch * channels, 1), ones).reshape(x.shape)
 
 
-def scale_places(x, gate):
-    """x (batch, channels, height, width) times gate (batch, 1, height, width)."""
+def scale_positions(x, gate):
+    """Return x (batch, channels, height, width) times gate (batch, 1, height, width)."""
     batch, channels, height, width = x.shape
     ones = ops.ones((1, channels, 1), dtype=x.dtype)
     return x * ops.matmul(ones, gate.reshape(batch, 1, height * width)).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""A network: a backbone that every family builds for itself, and one head for all."""
+"""A network: the backbone of a model family, and the head that all models share."""
 
 from mindspore import nn
 
@@ -10,10 +10,10 @@ class Head(nn.Cell):
     """Feature map (batch, features, height, width) to logits (batch, num_classes): [widen] → mean → [dropout] → dense.
 
     Args:
-        features: channels of the map.
-        width: features before the classifier by a 1×1 convolution with batch norm and ReLU, the control for networks
-            whose last stage is wider; None: none.
-        drop_rate: dropout before the classifier.
+        features: channels of the feature map.
+        width: channels of a 1×1 convolution with batch norm and ReLU before the classifier, the control for networks
+            with a wider last stage; None: no convolution.
+        drop_rate: dropout before the classifier, [0, 1).
     """
 
     def __init__(self, features: int, num_classes: int, width: int | None = None, drop_rate: float = 0.0):
@@ -26,25 +26,24 @@ class Head(nn.Cell):
         return self.classify(self.features(x))
 
     def features(self, x):
-        """Feature map to the classifier's input, (batch, width)."""
+        """Return the classifier's input, (batch, width), for a feature map."""
         return global_mean(self.widen(x))
 
     def classify(self, features):
-        """(batch, width) to logits (batch, num_classes)."""
+        """Return logits (batch, num_classes) for features (batch, width)."""
         return self.fc(self.dropout(features))
 
 
 class Network(nn.Cell):
     """Normalized float32 images (batch, 3, height, width) to logits (batch, num_classes).
 
-    Parameters are named without `backbone.` and `head.`: conv1.weight, layer1.0.conv1.weight, …, fc.weight.
+    Parameter names have no `backbone.` or `head.`: conv1.weight, layer1.0.conv1.weight, …, fc.weight.
 
     Args:
-        backbone: images to a feature map; has `num_features`, its channels, `smallest_input` and `input_multiple`: what
-            a side must at least have and be a multiple of (pixels), and `final_norm()`: the last batch norm that the
-            map has passed, or None.
-        head: the feature map to logits.
-        architecture: its name in the zoo, for messages.
+        backbone: images to a feature map.  Its `num_features`: channels; `smallest_input`, `input_multiple`: least side
+            and divisor of a side (pixels); `final_norm()`: last batch norm before the feature map, or None.
+        head: feature map to logits.
+        architecture: name in the zoo, for messages.
     """
 
     def __init__(self, backbone: nn.Cell, head: Head, architecture: str):
@@ -57,28 +56,28 @@ class Network(nn.Cell):
         return self.head(self.backbone(images))
 
     def final_norm(self) -> nn.BatchNorm2d | None:
-        """The last batch norm that the feature map passes before its mean, or None."""
+        """Return the last batch norm before the spatial mean, or None."""
         return self.head.widen.bn if isinstance(self.head.widen, ConvNorm) else self.backbone.final_norm()
 
     def check_input(self, size: tuple[int, int]) -> None:
-        """Raise ValueError unless the backbone takes images of this (height, width)."""
+        """Raise ValueError unless the backbone takes images of this (height, width) (pixels)."""
         least, multiple = self.backbone.smallest_input, self.backbone.input_multiple
         if min(size) < least or any(side % multiple for side in size):
-            divided = f", divided by {multiple}" if multiple > 1 else ""
+            multiples = f", multiples of {multiple}" if multiple > 1 else ""
             raise ValueError(
-                f"size=[{size[0]},{size[1]}]: {self.architecture} needs sides of at least {least} pixels{divided}"
+                f"size=[{size[0]},{size[1]}]: {self.architecture} needs sides of at least {least} pixels{multiples}"
             )
 
 
 def freeze_backbone(net: Network) -> None:
-    """Fix every parameter of the backbone, and whatever else training would change or draw in it."""
+    """Freeze the backbone; see `freeze`."""
     freeze(net.backbone)
 
 
 def freeze(part: nn.Cell) -> None:
-    """Fix every parameter of a part of a network, and whatever else training would change or draw in it.
+    """Freeze the parameters of a part of a network, its running statistics and its stochastic depth.
 
-    Batch norms normalize with their running statistics and no longer update them; stochastic depth lets all pass.
+    Batch norms normalize with their running statistics without updating them; stochastic depth drops nothing.
     """
     for parameter in part.get_parameters():
         parameter.requires_grad = False
@@ -90,14 +89,14 @@ def freeze(part: nn.Cell) -> None:
 
 
 def freeze_all_but_last(net: Network, with_norm: bool) -> None:
-    """Fix all but the classifier and, on request, the last batch norm before the mean: FixRes (arXiv 1906.06423, 4.2).
+    """Freeze all but the classifier and, `with_norm`, the last batch norm before the mean: FixRes (arXiv 1906.06423).
 
-    Dropout before the classifier stays.  In training that norm normalizes by the batch and moves its running
-    statistics, as in the authors' code (`bn3.train()` of the last block, in a network that is otherwise in evaluation
-    mode).  That code keeps the norm's scale and shift; here they are trained, as section 4.2 has it.
+    Dropout before the classifier stays.  In training the norm uses the batch's statistics and updates its running ones,
+    as in the authors' code (`bn3.train()` of the last block, the rest in evaluation mode).  Its scale and shift are
+    trained, as in section 4.2; the authors' code freezes them.
 
     Raises:
-        ValueError: there is no such norm.
+        ValueError: the network has no such norm.
     """
     freeze(net.backbone)
     freeze(net.head.widen)

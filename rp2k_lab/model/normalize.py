@@ -1,20 +1,24 @@
-"""The cell before every network: from the bytes of a photo to normalized floats, on the device."""
+"""The cell before every network: image bytes to normalized floats, on the device."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from rp2k_lab.model.network import Network
+
 
 class Normalize(nn.Cell):
     """uint8 RGB images (batch, height, width, 3) to float32 (batch, 3, height, width), (x / 255 - mean) / std.
 
-    It runs on the device, so that a batch is four times smaller on its way there.
+    It runs on the device, so that a batch is transferred as bytes, a quarter of its size in float32.
 
     Args:
-        mean, std: per RGB channel, on the scale 0 to 1.
+        mean, std: per RGB channel, [0, 1].
     """
 
-    def __init__(self, mean, std):
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         scale = 1.0 / (255.0 * np.asarray(std, np.float32))
         shift = -np.asarray(mean, np.float32) / np.asarray(std, np.float32)
@@ -26,18 +30,15 @@ class Normalize(nn.Cell):
         return x * self.scale + self.shift
 
     def mean_color(self) -> np.ndarray:
-        """The color that becomes 0, uint8 (3,)."""
+        """Return the color that is normalized to 0, uint8 (3,)."""
         color = -self.shift.asnumpy() / self.scale.asnumpy()
         return np.clip(np.round(color.ravel()), 0, 255).astype(np.uint8)
 
 
 class WithPreprocessing(nn.Cell):
-    """A network that takes a photo's bytes: `Normalize`, then `network`, whose parameter names stay as they are.
+    """`Normalize`, then `network` with its parameter names: uint8 RGB images (batch, height, width, 3) to logits."""
 
-    uint8 RGB images (batch, height, width, 3) to logits (batch, classes).
-    """
-
-    def __init__(self, network: nn.Cell, mean, std):
+    def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float]):
         super().__init__(auto_prefix=False)
         self.normalize = Normalize(mean, std)
         self.network = network

@@ -1,7 +1,6 @@
 """The ResNet family from one builder: depth × attention × cardinality × base width × last-stage planes × multipliers.
 
-Parameter names follow timm's (`layer1.0.conv1`, `layer1.0.se.fc1`, `layer1.0.downsample.1`), so that weights can be
-mapped by name.
+Parameter names are timm's (`layer1.0.conv1`, `layer1.0.se.fc1`, `layer1.0.downsample.1`), so weights map by name.
 """
 
 import math
@@ -50,7 +49,7 @@ class Bottleneck(nn.Cell):
     He et al., arXiv 1512.03385, figure 5 right; with groups, Xie et al., CVPR 2017, arXiv 1611.05431, figure 3c.
 
     Args:
-        width, groups: channels of the 3×3 convolution, and what they are divided into.
+        width, groups: channels and groups of the 3×3 convolution.
     """
 
     expansion = 4
@@ -83,23 +82,23 @@ class ResNet(nn.Cell):
 
     Args:
         depth: 18 (basic blocks), 50 or 101 (bottlenecks).
-        attention: called with a block's output channels, gives the cell applied before the residual is added.
+        attention: called with a block's output channels, returns the cell applied before the residual is added.
         stage_attention: the same for the outputs of the first three stages (BAM).
-        cardinality, base_width: groups of the 3×3 convolution and their width at 64 planes; 1 and 64 are ResNet,
-            32 and 4 are ResNeXt 32×4d, 7 and 4 the contest entry's own.
+        cardinality, base_width: groups of the 3×3 convolution and their width at 64 planes: 1 and 64 for ResNet,
+            32 and 4 for ResNeXt 32×4d, 7 and 4 for the contest entry.
         final_width: channels of the features, before `width_multiplier`.  The last stage's planes are final_width /
-            expansion, so that 4096 doubles the usual 512 planes of a bottleneck network: the contest entry's "wider"
-            variant (published.md, table 4).
+            expansion: 4096 doubles the 512 planes of a bottleneck network, the contest entry's "wider" variant
+            (published.md, table 4).
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 in the first.
-        width_multiplier: of all channels, from the stem to the features (MobileNet, arXiv 1704.04861, section 3.3).
-            Where the cardinality is above 1, the 3×3 convolutions have fewer groups of the same width: 32×4d is 8×4d
-            at 0.25.
-        depth_multiplier: of every stage's blocks (EfficientNet, arXiv 1905.11946, section 3.3).  Both round to the
-            nearest whole number, a half up, and to at least 1.
+        width_multiplier: factor for all channels, stem to features (MobileNet, arXiv 1704.04861, section 3.3).
+            With a cardinality above 1, the 3×3 convolutions have fewer groups of the same width: 32×4d is 8×4d at
+            0.25.
+        depth_multiplier: factor for every stage's blocks (EfficientNet, arXiv 1905.11946, section 3.3).  Both round to
+            the nearest integer (a half up), at least 1.
 
     Raises:
-        ValueError: an unknown depth, a final_width that the block's expansion does not divide, or grouped
-            convolutions in a network of basic blocks.
+        ValueError: unknown depth, a final_width not divisible by the block's expansion, or grouped convolutions in a
+            network of basic blocks.
     """
 
     smallest_input = 32
@@ -119,10 +118,10 @@ class ResNet(nn.Cell):
     ):
         super().__init__()
         if depth not in STAGES:
-            raise ValueError(f"depth {depth}: a ResNet has one of {', '.join(map(str, STAGES))}")
+            raise ValueError(f"depth {depth}: no such ResNet\nuse one of {', '.join(map(str, STAGES))}")
         block = BasicBlock if depth < 50 else Bottleneck
         if block is BasicBlock and (cardinality, base_width) != (1, 64):
-            raise ValueError("cardinality and base_width need a bottleneck network (depth 50 or more)")
+            raise ValueError("cardinality and base_width need a bottleneck network\nuse a depth of 50 or more")
         if final_width is None:
             final_width = PLANES[-1] * block.expansion
         if final_width < 1 or final_width % block.expansion:
@@ -157,7 +156,7 @@ class ResNet(nn.Cell):
 
 
 def _groups(planes: int, cardinality: int, base_width: int, multiplier: float) -> tuple[int, int]:
-    """(channels, groups) of a bottleneck's 3×3 convolution, in a stage of so many planes before the multiplier."""
+    """Return (channels, groups) of a bottleneck's 3×3 convolution; `planes` are the stage's before the multiplier."""
     if planes * base_width % 64:
         multiple = 64 // math.gcd(base_width, 64) * Bottleneck.expansion
         raise ValueError(
@@ -171,14 +170,14 @@ def _groups(planes: int, cardinality: int, base_width: int, multiplier: float) -
 
 
 def _stage(block, channels, planes, stride, options, drops) -> nn.SequentialCell:
-    """One stage, a block for each of `drops`: the first changes side and channels, the others keep both."""
+    """Return a stage with a block for each of `drops`: only the first changes side and channels."""
     cells = []
     for i, drop in enumerate(drops):
-        stride_here, width = (stride, planes * block.expansion) if i == 0 else (1, channels)
-        if stride_here != 1 or channels != width:
-            downsample = nn.SequentialCell([conv(channels, width, 1, stride_here), batch_norm(width)])
+        block_stride, width = (stride, planes * block.expansion) if i == 0 else (1, channels)
+        if block_stride != 1 or channels != width:
+            downsample = nn.SequentialCell([conv(channels, width, 1, block_stride), batch_norm(width)])
         else:
             downsample = nn.Identity()
-        cells.append(block(channels, planes, stride_here, *options, downsample, drop))
+        cells.append(block(channels, planes, block_stride, *options, downsample, drop))
         channels = width
     return nn.SequentialCell(cells)

@@ -1,17 +1,17 @@
-"""Narrower and shallower networks of the same kind: how multipliers turn into channels and blocks."""
+"""Width and depth multipliers: the arithmetic of channels and blocks."""
 
 import math
 
 
 def scaled(count: int, multiplier: float) -> int:
-    """count · multiplier, rounded, a half up, and at least 1: channels, groups, or the blocks of a stage."""
+    """Return count · multiplier, rounded (a half up), at least 1; for channels, groups and blocks of a stage."""
     return max(1, math.floor(count * multiplier + 0.5))
 
 
 def scaled_to_eights(channels: int, multiplier: float) -> int:
-    """channels · multiplier to the nearest multiple of 8, to the next if that takes away more than a tenth.
+    """Return channels · multiplier as the nearest multiple of 8, or the next one if that is over a tenth less.
 
-    EfficientNet's rounding (`round_filters` of the authors' code, behind arXiv 1905.11946, section 3.3).
+    EfficientNet's rounding (arXiv 1905.11946, section 3.3; `round_filters` of the authors' code).
     """
     wanted = channels * multiplier
     rounded = max(8, int(wanted + 4) // 8 * 8)
@@ -19,7 +19,7 @@ def scaled_to_eights(channels: int, multiplier: float) -> int:
 
 
 def check_multipliers(width_multiplier: float = 1.0, depth_multiplier: float = 1.0, **_) -> None:
-    """Raise ValueError unless both are above 0 and at most 4."""
+    """Raise ValueError unless both multipliers are in (0, 4]."""
     for key, value in (("width_multiplier", width_multiplier), ("depth_multiplier", depth_multiplier)):
         if not 0 < value <= 4:
-            raise ValueError(f"model.{key}={value:g}: it needs to be above 0 and at most 4")
+            raise ValueError(f"model.{key}={value:g}: out of range\nuse a value above 0 and at most 4")

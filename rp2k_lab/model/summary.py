@@ -1,4 +1,4 @@
-"""The zoo in figures: what a model costs, and where it is from."""
+"""Cost and source of each model of the zoo."""
 
 import time
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class Summary:
     """A model at 1000 classes.
 
     Attributes:
-        parameters: trained values.
-        multiply_adds: of one image, forward.
+        parameters: number of trainable values.
+        multiply_adds: for one image, forward.
         last_width: features before the classifier.
-        smallest_input: side in pixels.
-        images_per_second: forward, as measured; None if it was not.
+        smallest_input: least side (pixels).
+        images_per_second: measured, forward; None: not measured.
         source: papers and reference implementation.
     """
 
@@ -49,16 +49,16 @@ class Summary:
 
 
 def summarize(name: str, size: tuple[int, int], batch_size: int, seconds: float, folder: Path) -> Summary:
-    """Build a model, count, and time its forward pass in graph mode.
+    """Build a model, count its parameters and multiply-adds, and time its forward pass in graph mode.
 
     Args:
-        size: input (height, width) in pixels.
-        batch_size: images at a time.
-        seconds: how long to measure; 0: not at all.
-        folder: for a scratch file.
+        size: input (height, width) (pixels).
+        batch_size: images a batch.
+        seconds: duration of the timing; 0: no timing.
+        folder: for a temporary file.
 
     Raises:
-        ValueError: there is no such model, or it takes no images of this size.
+        ValueError: unknown model, or a size that it does not take.
     """
     network = create_model(name, 1000).set_train(False)
     network.check_input(size)
@@ -76,7 +76,7 @@ def summarize(name: str, size: tuple[int, int], batch_size: int, seconds: float,
 
 
 def images_per_second(graph: nn.Cell, images: Tensor, seconds: float) -> float:
-    """Images over the median time of a batch, at least three batches."""
+    """Return images per second from the median time of at least three batches."""
     graph(images).asnumpy()  # compiles
     times, started = [], time.perf_counter()
     while len(times) < 3 or time.perf_counter() - started < seconds:
@@ -87,7 +87,7 @@ def images_per_second(graph: nn.Cell, images: Tensor, seconds: float) -> float:
 
 
 def count_multiply_adds(file: Path) -> int:
-    """Of the convolutions and matrix products of an exported graph, from the shapes in the file."""
+    """Return the multiply-adds of an exported graph's convolutions and matrix products, from the shapes in the file."""
     model = mind_ir_pb2.ModelProto()
     model.ParseFromString(file.read_bytes())
     shapes = {parameter.name: tuple(parameter.dims) for parameter in model.graph.parameter}
@@ -104,11 +104,11 @@ def count_multiply_adds(file: Path) -> int:
             kernel = shapes[node.input[1]]
             total += int(np.prod(shapes[node.output[0]]) * np.prod(kernel[1:]))
         elif operator in ("MatMul", "MatMulExt", "BatchMatMul"):
-            left, right = (shapes.get(name) for name in node.input[:2])  # a constant has no shape of its own
+            left = shapes.get(node.input[0])  # a constant has no shape
             transposed = {name for name in ("transpose_a", "transpose_b") if name in attributes and attributes[name].i}
             if left:
                 inner = left[-2 if "transpose_a" in transposed else -1]
             else:
-                inner = right[-1 if "transpose_b" in transposed else -2]
+                inner = shapes[node.input[1]][-1 if "transpose_b" in transposed else -2]
             total += int(np.prod(shapes[node.output[0]]) * inner)
     return total

@@ -1,4 +1,4 @@
-"""Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030); parameter names follow timm's."""
+"""Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030); parameter names are timm's."""
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -13,14 +13,14 @@ DEPTHS, HEADS, CHANNELS = (2, 2, 6, 2), (3, 6, 12, 24), 96  # Swin-T
 
 
 def window_of(side: int) -> tuple[int, int]:
-    """(window, shift) along one axis of a feature map: a window that covers the side is not shifted (as in timm)."""
+    """Return (window, shift) along one axis of a feature map; a window that covers the side is not shifted (timm)."""
     return (side, 0) if side <= WINDOW else (WINDOW, WINDOW // 2)
 
 
 def relative_position_index(height: int, width: int) -> np.ndarray:
-    """int32 (area, area): the row of the bias table for each pair of tokens of a window.
+    """Return int32 (area, area): the row of the bias table for each pair of tokens of a window.
 
-    The table is always that of the full window, (2 · 7 - 1)² rows; a smaller one uses its middle, so that weights fit
+    The table always has the (2 · 7 - 1)² rows of a full window.  A smaller window uses its middle, so that weights fit
     every input size.
     """
     y, x = (axis.ravel() for axis in np.mgrid[:height, :width])
@@ -29,19 +29,19 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
 
 
 def attention_mask(height: int, width: int) -> np.ndarray:
-    """float32 (windows, area, area): -100 between tokens that the cyclic shift alone brought together, else 0.
+    """Return float32 (windows, area, area): -100 between tokens that only the cyclic shift made neighbors, else 0.
 
-    As in timm, regions are counted from the end of the filled-up map, so that where the window does not divide the
-    side, some rows that wrapped around still see each other.
+    As in timm, regions are counted from the end of the padded map.  Where the window does not divide the side, some
+    wrapped rows therefore still attend to each other.
 
     Args:
-        height, width: of the feature map (figure 4 of the paper).
+        height, width: sides of the feature map (tokens; figure 4 of the paper).
     """
 
     def region(side: int) -> tuple[np.ndarray, int]:
         window, shift = window_of(side)
-        place = np.arange(-(-side // window) * window)
-        regions = (place >= len(place) - window).astype(int) + (place >= len(place) - shift) if shift else 0 * place
+        index = np.arange(-(-side // window) * window)
+        regions = (index >= len(index) - window).astype(int) + (index >= len(index) - shift) if shift else 0 * index
         return regions, window
 
     (rows, window_height), (columns, window_width) = region(height), region(width)
@@ -62,7 +62,7 @@ def _index(height: int, width: int) -> Tensor:
 
 
 def _pad(x, height: int, width: int):
-    """Zeros below and to the right of (batch, rows, columns, channels)."""
+    """Pad (batch, rows, columns, channels) with zeros at the bottom and right."""
     batch, rows, columns, channels = x.shape
     if height > rows:
         x = ops.concat((x, ops.zeros((batch, height - rows, columns, channels), x.dtype)), 1)
@@ -72,7 +72,7 @@ def _pad(x, height: int, width: int):
 
 
 def _roll(x, down: int, right: int):
-    """A cyclic shift of (batch, rows, columns, channels) up and to the left, by concatenation: ONNX has no Roll."""
+    """Shift (batch, rows, columns, channels) cyclically up and left, by concatenation: ONNX has no Roll."""
     if down:
         x = ops.concat((x[:, down:], x[:, :down]), 1)
     if right:
@@ -81,7 +81,7 @@ def _roll(x, down: int, right: int):
 
 
 class WindowAttention(nn.Cell):
-    """Multi-head self-attention within windows, with a learned bias by relative position (section 3.2 of the paper)."""
+    """Multi-head self-attention within windows, with a learned relative position bias (section 3.2 of the paper)."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -92,7 +92,7 @@ class WindowAttention(nn.Cell):
         self.proj = nn.Dense(channels, channels)
 
     def construct(self, x, index, mask):
-        """Tokens (windows, area, channels) to the same shape.
+        """Return attended tokens: (windows, area, channels) to the same shape.
 
         Args:
             index: int32 (area · area,), see `relative_position_index`.
@@ -141,7 +141,7 @@ class Block(nn.Cell):
         return ops.add(x, self.drop_path2(self.mlp(self.norm2(x))))
 
     def attend(self, x):
-        """(batch, rows, columns, channels) to the same shape."""
+        """Return attended tokens: (batch, rows, columns, channels) to the same shape."""
         batch, rows, columns, channels = x.shape
         (height, down), (width, right) = window_of(rows), window_of(columns)
         if not self.shifted:
@@ -159,7 +159,7 @@ class Block(nn.Cell):
 
 
 class PatchMerging(nn.Cell):
-    """Every 2×2 tokens become one of twice the channels; an odd side is filled up with zeros."""
+    """2×2 tokens to one token with twice the channels; an odd side is padded with zeros."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -175,7 +175,7 @@ class PatchMerging(nn.Cell):
 
 
 class Stage(nn.Cell):
-    """[Merging], then blocks whose windows are shifted in every other one."""
+    """[Patch merging], then blocks; every other block shifts its windows."""
 
     def __init__(self, channels: int, heads: int, merge: bool, drops):
         super().__init__()
@@ -199,30 +199,28 @@ class PatchEmbedding(nn.Cell):
 
 
 def _heads(channels: int, multiplier: float) -> list[int]:
-    """Heads of each stage, for an embedding of so many channels."""
+    """Return the heads of each stage for an embedding of `channels` channels."""
     heads = [max(1, round(n * multiplier)) for n in HEADS]
     for i, n in enumerate(heads):
         if channels * 2**i % n:
-            problem = f"stage {i + 1} would have {channels * 2**i} channels for {n} heads, which do not divide them"
+            problem = f"stage {i + 1} would have {channels * 2**i} channels, not divisible by its {n} heads"
             fits = max(1, round(3 * multiplier)) / 3
-            raise ValueError(f"model.width_multiplier={multiplier:g}: {problem}\nuse one that fits, such as {fits:.3g}")
+            raise ValueError(f"model.width_multiplier={multiplier:g}: {problem}\nuse model.width_multiplier={fits:.3g}")
     return heads
 
 
 class Swin(nn.Cell):
-    """Normalized float32 images (batch, 3, height, width), 4 divides the sides, to features (batch, channels, h, w).
+    """Normalized float32 images (batch, 3, height, width), sides multiples of 4, to features (batch, channels, h, w).
 
     Section 3 of the paper, Swin-T; 768 channels unless multiplied.  The reference fixes the input size when it is
-    built; here every size runs with the same weights, windows that a feature map does not fill being cut to its side,
-    as timm does.
+    built.  Here the same weights take every size: windows are cut to the side of a smaller feature map, as in timm.
 
     Args:
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 in the first.
-        width_multiplier: of the embedding's channels, and with them all; the heads of each stage go with it (to the
-            nearest, of two the even one, at least 1), so that they keep about 32 channels each, and exactly 32 at a
-            multiple of 1/3.
-        depth_multiplier: of every stage's blocks, to the nearest, a half up, and at least 1.  A stage of one block has
-            windows that are not shifted, and its tokens see no further.
+        width_multiplier: factor for all channels.  The heads of each stage scale with it (nearest integer, a half to
+            even, at least 1) and keep about 32 channels each, exactly 32 at multiples of 1/3.
+        depth_multiplier: factor for every stage's blocks (nearest integer, a half up, at least 1).  A stage of one
+            block has no shifted windows, so its tokens attend only within a window.
 
     Raises:
         ValueError: the heads of a stage do not divide its channels.
@@ -230,7 +228,7 @@ class Swin(nn.Cell):
 
     smallest_input = 32
     input_multiple = 4
-    dense_std = 0.02  # of the initial weights, as in the authors' code
+    dense_std = 0.02  # deviation of the initial weights, as in the authors' code
 
     def __init__(self, drop_path_rate: float = 0.0, width_multiplier: float = 1.0, depth_multiplier: float = 1.0):
         super().__init__()

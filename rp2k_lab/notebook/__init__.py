@@ -1,6 +1,6 @@
-"""What `notebooks/` works with: a recorded run opened again, and what its cells show; run it to execute them all."""
+"""Context and cells of `notebooks/`; `python -m rp2k_lab.notebook` executes them."""
 
 import warnings
 
-# mlflow imports tqdm.auto, which within a notebook asks for widgets; no cell draws a bar.
+# mlflow imports tqdm.auto, which asks for widgets in a notebook; no cell draws a bar.
 warnings.filterwarnings("ignore", "IProgress not found")

@@ -1,4 +1,4 @@
-"""`python -m rp2k_lab.notebook`: execute the notebooks and write each as an HTML page that needs no network."""
+"""`python -m rp2k_lab.notebook`: execute the notebooks and write each as an offline HTML page."""
 
 import argparse
 import sys
@@ -14,8 +14,8 @@ from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.run_lookup import lookup_run
 
 NOTEBOOKS = ("error_cases", "data_tour")
-_CELL_SECONDS = 3600  # for a data set whose photos are listed for the first time
-# The template's scripts come from servers: one for widgets, one for formulas, one for diagrams; there are none here.
+_CELL_SECONDS = 3600  # the first listing of a large data set takes long
+# Without the template's scripts from servers: widgets, formulas and diagrams, which the notebooks do not use.
 _TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
@@ -26,17 +26,17 @@ _TEMPLATE = """{% extends 'lab/index.html.j2' %}
 
 
 class CellFailed(Exception):
-    """A cell raised what no request can explain.  The notebook, the error in a line."""
+    """A cell raised an unexpected error: the notebook, the cell and the error in one line."""
 
     exit_code = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Execute every notebook, also after one that could not be; returns the exit code, that of the first failure."""
+    """Execute every notebook, also after a failure; return the exit code of the first failure, or 0."""
     parser = argparse.ArgumentParser(prog="python -m rp2k_lab.notebook", allow_abbrev=False)
-    parser.add_argument("--run", help="an id (6 characters are enough) or a name; else the newest run that fits")
-    parser.add_argument("--uri", help="the MLflow store; else the clone's own")
-    parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "notebooks", help="for the pages")
+    parser.add_argument("--run", help="id (6 characters are enough) or name of a run; default: the newest suitable run")
+    parser.add_argument("--uri", help="the MLflow store; default: the clone's store")
+    parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "notebooks", help="folder of the pages")
     request = parser.parse_args(arguments)
     parameters = {"run": request.run or None, "uri": request.uri or None}
     try:
@@ -58,14 +58,14 @@ def _try(name: str, parameters: dict[str, str | None], folder: Path) -> int:
 
 
 def write_page(name: str, parameters: dict[str, str | None], folder: Path) -> Path:
-    """Execute a notebook and write `folder`/<name>.html.
+    """Execute a notebook, write `folder`/<name>.html and return its path.
 
     Args:
-        parameters: for its cell of parameters.
+        parameters: values of the cell tagged `parameters`.
 
     Raises:
-        RequestError, DataError: a cell did.
-        CellFailed: a cell raised anything else.
+        RequestError, DataError: a cell raised it.
+        CellFailed: a cell raised another error.
     """
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -85,10 +85,10 @@ def write_page(name: str, parameters: dict[str, str | None], folder: Path) -> Pa
 
 
 def execute(source: Path, parameters: dict[str, str | None]):
-    """The executed notebook of a jupytext source, run in the clone's folder.
+    """Execute a jupytext source in the clone's folder and return the notebook.
 
     Args:
-        parameters: replace the cell with the tag `parameters`.
+        parameters: values of the cell tagged `parameters`.
 
     Raises: as `write_page`.
     """
@@ -101,18 +101,18 @@ def execute(source: Path, parameters: dict[str, str | None]):
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     cell.source = _assignments(parameters)
     try:
-        with TemporaryDirectory(prefix="rp2k-lab-") as private:
-            # To the kernel by sockets in a folder of our own, not by ports that every user of the machine reaches.
-            way = {"transport": "ipc", "ip": f"{private}/socket", "connection_file": f"{private}/kernel.json"}
+        with TemporaryDirectory(prefix="rp2k-lab-") as sockets:
+            # The kernel uses sockets in a private folder instead of ports, which every user of the machine can reach.
+            connection = {"transport": "ipc", "ip": f"{sockets}/socket", "connection_file": f"{sockets}/kernel.json"}
             options = {"timeout": _CELL_SECONDS, "resources": {"metadata": {"path": str(PROJECT)}}}
-            NotebookClient(notebook, config=TraitletsConfig({"ConnectionFileMixin": way}), **options).execute()
+            NotebookClient(notebook, config=TraitletsConfig({"ConnectionFileMixin": connection}), **options).execute()
     except CellExecutionError as error:
         kinds = {kind.__name__: kind for kind in (RequestError, DataError)}
         if error.ename in kinds:
             raise kinds[error.ename](error.evalue) from None
         failed = next(c for c in notebook.cells if any(o.output_type == "error" for o in c.get("outputs", ())))
-        where, reason = failed.source.splitlines()[-1], (error.evalue.splitlines() or [""])[0]
-        raise CellFailed(f"{source.name}, the cell that ends with {where}: {error.ename}: {reason}") from error
+        last_line, reason = failed.source.splitlines()[-1], (error.evalue.splitlines() or [""])[0]
+        raise CellFailed(f"{source.name}: the cell ending in {last_line}: {error.ename}: {reason}") from error
     cell.source = _assignments({name: value and redact(value) for name, value in parameters.items()})
     return notebook
 

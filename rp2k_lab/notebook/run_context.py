@@ -1,4 +1,4 @@
-"""A recorded run opened again: its configuration, its photos and what task=errors found."""
+"""Context of a recorded run: its configuration, images and error tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,10 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from rp2k_lab import PROJECT
 from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.cli.app import register_resolvers
-from rp2k_lab.config.choices import defaults_of
+from rp2k_lab.config.choices import CONF, defaults_of
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import escape_controls
@@ -28,12 +27,12 @@ _AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # a class may be ca
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run and the photos that it was made with.
+    """A run with its configuration and its data set.
 
     Attributes:
-        run: what the store knows of it.
+        run: from the store.
         config: as recorded.
-        index: of its data set as it is now.
+        index: of the data set's current files.
     """
 
     run: RunInfo
@@ -42,12 +41,12 @@ class RunContext:
 
     @property
     def fingerprint(self) -> str:
-        """The data set's when the run was made; another one than the index's where photos have changed since."""
+        """Fingerprint of the data set during the run; differs from the index's if images have changed."""
         return self.run.tags.get("dataset_fingerprint", self.index.fingerprint)
 
     @cached_property
     def thumbnails(self) -> Thumbnails:
-        """Small pictures of the photos."""
+        """Thumbnails of the images."""
         return Thumbnails(self.index, {}, "", None)
 
 
@@ -56,10 +55,10 @@ class ErrorsContext(RunContext):
     """A task=errors run.
 
     Attributes:
-        tables: what it found; of two runs, the second's.
-        photo_score: of `analysis.redrawn.photo_score`, or None.
-        label_errors: path, given, suggested, score, the most suspicious first, or None.
-        label_curve: of `analysis.label_score.precision_recall`, or None.
+        tables: of the analyzed run; of the second one in a comparison.
+        photo_score: from `redraw_check.photo_score`, or None.
+        label_errors: path, given, suggested, score, highest score first, or None.
+        label_curve: from `label_issue_score.precision_recall`, or None.
     """
 
     tables: ErrorTables
@@ -69,20 +68,20 @@ class ErrorsContext(RunContext):
 
     @property
     def split(self) -> str:
-        """What was analyzed: train, val or test."""
+        """The analyzed split: train, val or test."""
         return self.index.table["split"].iloc[self.tables.cases["row"].iloc[0]]
 
 
 def open_data(reference: str | None = None, uri: str | None = None) -> RunContext:
-    """A run with its photos.
+    """Return a run with its data set.
 
     Args:
-        reference: an id, a unique begin of one, or a name; None: the newest finished training run.
-        uri: the store; None: the clone's own.
+        reference: id, unique prefix of an id, or name; None: the newest finished training run.
+        uri: the store; None: the clone's store.
 
     Raises:
-        RequestError: no such run or several, or one without a configuration.
-        DataError: of `build_index`.
+        RequestError: no or several matching runs, or no recorded configuration.
+        DataError: from `build_index`.
     """
     store = RunStore(uri)
     if reference is None:
@@ -91,15 +90,15 @@ def open_data(reference: str | None = None, uri: str | None = None) -> RunContex
 
 
 def open_errors(reference: str | None = None, uri: str | None = None) -> ErrorsContext:
-    """A task=errors run with its photos and tables.
+    """Return a task=errors run with its data set and tables.
 
     Args:
-        reference: of the run itself, or of the run that it looked at, as of `open_data`; None: the newest.
-        uri: the store; None: the clone's own.
+        reference: of the task=errors run or of the analyzed run, as in `open_data`; None: the newest task=errors run.
+        uri: the store; None: the clone's store.
 
     Raises:
-        RequestError: as `open_data`; or nobody has looked at the run's errors.
-        DataError: the photos are not those of the run any more.
+        RequestError: as in `open_data`, or there is no finished analysis of the run.
+        DataError: the images have changed since the analysis.
     """
     store = RunStore(uri)
     if reference is None:
@@ -109,28 +108,29 @@ def open_errors(reference: str | None = None, uri: str | None = None) -> ErrorsC
         if run.tags.get("task") != "errors":
             name, run = f"{run.run_id[:8]} {run.name}", store.finished("errors", run.run_id)
             if run is None:
-                way_out = f"python run.py task=errors runs={name.split()[0]}"
-                raise RequestError(f"{name}: no finished run of task=errors has looked at it\n{way_out}")
-    opened = _open(run, uri)
-    if opened.fingerprint != opened.index.fingerprint:  # the tables name photos by their place in the index
+                command = f"python run.py task=errors runs={name.split()[0]}"
+                raise RequestError(f"{name}: it has no finished run of task=errors\nstart one: {command}")
+    context = _open(run, uri)
+    if context.fingerprint != context.index.fingerprint:  # the tables refer to rows of the index
         raise DataError(
-            f"{escape_controls(opened.index.root)}: the photos have changed since run {run.run_id[:8]} (fingerprint "
-            f"{opened.fingerprint} then, {opened.index.fingerprint} now)\nrun task=errors again, or bring them back"
+            f"{escape_controls(context.index.root)}: the photos have changed since run {run.run_id[:8]} "
+            f"(fingerprint {context.fingerprint} then, {context.index.fingerprint} now)\n"
+            "run task=errors again, or restore the photos"
         )
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         files = (*_TABLES, _PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE)
         folder = store.fetch(run, files, Path(downloads))
         missing = [name for name in _TABLES if not (folder / name).is_file()]
         if missing:
-            raise RequestError(f"{run.run_id[:8]} {run.name}: the run left no {missing[0]}\nrun task=errors again")
+            raise RequestError(f"{run.run_id[:8]} {run.name}: {missing[0]} is missing\nrun task=errors again")
         tables = ErrorTables(*(_read(folder / name) for name in _TABLES))
-        others = [_read(folder / name) for name in (_PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE)]
-    return ErrorsContext(opened.run, opened.config, opened.index, tables, *others)
+        optional = [_read(folder / name) for name in (_PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE)]
+    return ErrorsContext(context.run, context.config, context.index, tables, *optional)
 
 
 def with_augmentations(config: Config) -> dict[str, Config]:
-    """The configuration with every `conf/aug` choice, by name; crop, flip and color as recorded in each."""
-    names = sorted(file.stem for file in (PROJECT / "conf" / "aug").glob("*.yaml"))
+    """Return the configuration with each `conf/aug` choice, by name; crop, flip and color stay as recorded."""
+    names = sorted(file.stem for file in (CONF / "aug").glob("*.yaml"))
     settings = config.model_dump()
     shared = {key: settings["aug"][key] for key in ("crop", "flip", "color")}
     choices = {name: defaults_of("aug", name) for name in names}
@@ -143,7 +143,7 @@ def with_augmentations(config: Config) -> dict[str, Config]:
 def _newest(store: RunStore, task: str, command: str) -> RunInfo:
     run = store.finished(task)
     if run is None:
-        raise RequestError(f"the store has no finished run of task={task}\n{command}")
+        raise RequestError(f"the store has no finished run of task={task}\nstart one: {command}")
     return run
 
 
@@ -153,7 +153,7 @@ def _open(run: RunInfo, uri: str | None) -> RunContext:
 
 
 def _recorded_config(run: RunInfo, uri: str | None) -> Config:
-    """The run's configuration; keys that its record lacks have today's defaults."""
+    """Return the run's configuration; missing keys have the current defaults."""
     from hydra import compose
     from omegaconf import OmegaConf
 
@@ -166,11 +166,11 @@ def _recorded_config(run: RunInfo, uri: str | None) -> Config:
 
 @contextmanager
 def _composing() -> Iterator[None]:
-    """Hydra with `conf/`, as `run.py` has it."""
+    """Initialize Hydra with `conf/`, as `run.py` does."""
     from hydra import initialize_config_dir
 
     register_resolvers()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
 

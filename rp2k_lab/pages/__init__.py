@@ -1,1 +1,1 @@
-"""What HTML pages are made of; no page loads anything from a network."""
+"""Building blocks of HTML pages; no page loads anything from a network."""

@@ -1,6 +1,6 @@
-"""Charts as inline SVG, colored by the page's CSS variables so that they fit a light and a dark background.
+"""Charts as inline SVG, with the colors of the page's CSS variables (light and dark).
 
-Text is escaped, marks have titles that a pointer shows, and the drawing is narrow enough to be read on a phone.
+Text is escaped, marks have a tooltip, and the drawing is narrow enough for a phone.
 """
 
 from collections.abc import Sequence
@@ -15,34 +15,39 @@ _WIDTH, _HEIGHT = 540, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46
 
 
-def _x(share) -> float:
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+def _x(fraction) -> float:
+    return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _y(share) -> float:
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+def _y(fraction) -> float:
+    return _HEIGHT - _BOTTOM - fraction * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(words)}</text>'
+def _text(x: float, y: float, text: str, anchor: str = "middle", attributes: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {attributes}>{escape(text)}</text>'
 
 
 def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks, y_ticks) -> Markup:
-    """Axes around marks; ticks are (share of the axis, words)."""
+    """Return marks with axes; ticks are (position on the axis from 0 to 1, label)."""
     parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for share, words in y_ticks:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_x(1)}" y1="{_y(share):.1f}" y2="{_y(share):.1f}"/>')
-        parts.append(_text(_LEFT - 7, _y(share) + 4.5, words, "end"))
+    for position, label in y_ticks:
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_x(1)}" y1="{_y(position):.1f}" y2="{_y(position):.1f}"/>')
+        parts.append(_text(_LEFT - 7, _y(position) + 4.5, label, "end"))
     parts += marks
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_x(1)}" y1="{_y(0)}" y2="{_y(0)}"/>')
-    parts += [_text(_x(share), _y(0) + 19, words) for share, words in x_ticks]
-    parts.append(_text(_x(0.5), _HEIGHT - 6, x_label, more='class="label"'))
-    parts.append(_text(15, _y(0.5), y_label, more=f'class="label" transform="rotate(-90 15 {_y(0.5):.1f})"'))
+    parts += [_text(_x(position), _y(0) + 19, label) for position, label in x_ticks]
+    parts.append(_text(_x(0.5), _HEIGHT - 6, x_label, attributes='class="label"'))
+    parts.append(_text(15, _y(0.5), y_label, attributes=f'class="label" transform="rotate(-90 15 {_y(0.5):.1f})"'))
     return Markup("".join([*parts, "</svg>"]))
 
 
 def rank_chart(counts: np.ndarray, groups: Sequence[str]) -> Markup:
-    """Training photos of each class (falling) over its rank, logarithmic, an area for each of head, medium, tail."""
+    """Return training images per class over its rank, with a logarithmic axis and an area per group.
+
+    Args:
+        counts: int (classes,), in descending order.
+        groups: head, medium or tail, per class.
+    """
     top = max(1.0, np.log10(max(1, counts.max(initial=1)) * 1.15))
     height = np.log10(np.maximum(counts, 0.8)) - np.log10(0.8)
     height = height / (top - np.log10(0.8))
@@ -53,8 +58,8 @@ def rank_chart(counts: np.ndarray, groups: Sequence[str]) -> Markup:
             steps = "".join(f"H{_x((i + 1) / classes):.1f}V{_y(h):.1f}" for i, h in _steps(rows, height))
             first, last = _x(rows[0] / classes), _x((rows[-1] + 1) / classes)
             area = f"M{first:.1f} {_y(0)}V{_y(height[rows[0]]):.1f}{steps}H{last:.1f}V{_y(0)}Z"
-            words = f"{group}: {len(rows)} classes of {counts[rows].min()} to {counts[rows].max()} training photos"
-            marks.append(f'<path class="{group}" d="{area}"><title>{words}</title></path>')
+            title = f"{group}: {len(rows)} classes of {counts[rows].min()} to {counts[rows].max()} training photos"
+            marks.append(f'<path class="{group}" d="{area}"><title>{title}</title></path>')
     floor = np.log10(0.8)
     values = [m * 10**p for p in range(int(top) + 1) for m in ((1, 2, 5) if top < 2.5 else (1,))]
     y_ticks = [((np.log10(n) - floor) / (top - floor), f"{n:,}") for n in values if np.log10(n) <= top]
@@ -63,14 +68,14 @@ def rank_chart(counts: np.ndarray, groups: Sequence[str]) -> Markup:
 
 
 def _steps(rows: np.ndarray, height: np.ndarray):
-    """(row, height after it) where the height changes."""
+    """Yield (row, next height) where the height changes."""
     for i in rows[:-1]:
         if height[i + 1] != height[i]:
             yield i, height[i + 1]
 
 
 def _round_steps(most: float, about: int = 5) -> list[int]:
-    """0, and multiples of 1, 2 or 5 times a power of ten up to `most`."""
+    """Return `about` round numbers from 0 to `most`: multiples of 1, 2 or 5 times a power of ten."""
     rough = max(1, most / about)
     power = 10 ** int(np.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
@@ -78,33 +83,38 @@ def _round_steps(most: float, about: int = 5) -> list[int]:
 
 
 def ratio_chart(counts: np.ndarray, published: np.ndarray) -> Markup:
-    """Share of photos per bin of 0.5 in height/width, 5 and more in the last; RP2K's published shares beside it."""
-    ours = counts / max(1, counts.sum())
-    theirs = np.r_[published / published.sum(), 0]
-    top = max(ours.max(), theirs.max()) * 1.05
+    """Return the distribution of height/width beside RP2K's published one.
+
+    Args:
+        counts: images per bin of width 0.5; the last bin holds 5 and more.
+        published: counts of RP2K for all bins but the last.
+    """
+    measured = counts / max(1, counts.sum())
+    reference = np.r_[published / published.sum(), 0]
+    top = max(measured.max(), reference.max()) * 1.05
     marks = []
-    for i in range(len(ours)):
-        upper = "5 and more" if i == len(ours) - 1 else f"{i / 2:g} to {(i + 1) / 2:g}"
-        for side, (name, share) in enumerate((("ours", ours[i]), ("published", theirs[i]))):
-            left, width = _x((i + 0.1 + 0.42 * side) / len(ours)), 0.38 * (_x(1) - _x(0)) / len(ours)
-            words = f"{upper}: {100 * share:.1f} %" + (f" ({counts[i]:,} photos)" if not side else " in RP2K")
+    for i in range(len(measured)):
+        upper = "5 and more" if i == len(measured) - 1 else f"{i / 2:g} to {(i + 1) / 2:g}"
+        for side, (name, fraction) in enumerate((("ours", measured[i]), ("published", reference[i]))):
+            left, width = _x((i + 0.1 + 0.42 * side) / len(measured)), 0.38 * (_x(1) - _x(0)) / len(measured)
+            title = f"{upper}: {100 * fraction:.1f} %" + (f" ({counts[i]:,} photos)" if not side else " in RP2K")
             marks.append(
-                f'<rect class="{name}" x="{left:.1f}" width="{width:.1f}" y="{_y(share / top):.1f}" '
-                f'height="{_y(0) - _y(share / top):.1f}"><title>{words}</title></rect>'
+                f'<rect class="{name}" x="{left:.1f}" width="{width:.1f}" y="{_y(fraction / top):.1f}" '
+                f'height="{_y(0) - _y(fraction / top):.1f}"><title>{title}</title></rect>'
             )
-    x_ticks = [(i / len(ours), f"{i / 2:g}") for i in range(0, len(ours), 2)]
+    x_ticks = [(i / len(measured), f"{i / 2:g}") for i in range(0, len(measured), 2)]
     y_ticks = [(p / 100 / top, f"{p} %") for p in _round_steps(100 * top)]
-    return _chart("height/width", marks, "height / width", "share of photos", x_ticks, y_ticks)
+    return _chart("height/width", marks, "height / width", "fraction of photos", x_ticks, y_ticks)
 
 
 def size_chart(widths: np.ndarray, heights: np.ndarray) -> Markup:
-    """Density of (width, height) in pixels, both logarithmic on one range; the diagonal is square."""
+    """Return the density of (width, height) [pixels], both logarithmic over one range; the diagonal marks squares."""
     low, high = 2 ** np.floor(np.log2(min(widths.min(), heights.min()))), max(widths.max(), heights.max())
     high = max(2 * low, 2 ** np.ceil(np.log2(high)))
     span, cells = np.log2(high / low), 36
     edges = np.linspace(0, 1, cells + 1)
-    place = lambda pixels: np.log2(pixels / low) / span  # noqa: E731
-    density = np.histogram2d(place(widths), place(heights), bins=[edges, edges])[0].astype(int)
+    position = lambda pixels: np.log2(pixels / low) / span  # noqa: E731
+    density = np.histogram2d(position(widths), position(heights), bins=[edges, edges])[0].astype(int)
     marks = [f'<line class="diagonal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>']
     across, up = (_x(1) - _x(0)) / cells, (_y(0) - _y(1)) / cells
     for i, j in np.argwhere(density):
@@ -120,7 +130,7 @@ def size_chart(widths: np.ndarray, heights: np.ndarray) -> Markup:
 
 
 def bytes_chart(sizes: np.ndarray) -> Markup:
-    """Photos per size of file: 30 logarithmic bins."""
+    """Return a histogram of file sizes [bytes] in 30 logarithmic bins."""
     low, high = np.log10(sizes.min()), np.log10(sizes.max())
     low, high = (low - 0.2, high + 0.2) if high - low < 0.4 else (low, high)
     counts, edges = np.histogram(np.log10(sizes), 30, (low, high))
@@ -131,51 +141,53 @@ def bytes_chart(sizes: np.ndarray) -> Markup:
         f"<title>{n:,} photos of {in_bytes(10 ** edges[i])} to {in_bytes(10 ** edges[i + 1])}</title></rect>"
         for i, n in enumerate(counts)
     ]
-    x_ticks = [(share, in_bytes(10 ** (low + share * (high - low)))) for share in (0.02, 0.25, 0.5, 0.75, 0.96)]
+    x_ticks = [
+        (position, in_bytes(10 ** (low + position * (high - low)))) for position in (0.02, 0.25, 0.5, 0.75, 0.96)
+    ]
     y_ticks = [(n / top, f"{n:,}") for n in _round_steps(top)]
-    return _chart("file sizes", marks, "size of the file", "photos", x_ticks, y_ticks)
+    return _chart("file sizes", marks, "file size", "photos", x_ticks, y_ticks)
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float, str]]) -> Markup:
-    """Horizontal bars, the first on top.
+    """Return horizontal bars, the first on top.
 
     Args:
-        bars: (name, a number from 0 on, the words beside the bar).
+        bars: (name, length from 0, label beside the bar).
     """
     row, left, right = 30, 130, 100
     top = max([length for _, length, _ in bars], default=0) or 1
     height = row * len(bars) + 8
     parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
-    for i, (name, length, words) in enumerate(bars):
+    for i, (name, length, label) in enumerate(bars):
         y, end = 4 + row * i, left + (_WIDTH - left - right) * length / top
         parts.append(_text(left - 9, y + 19, name, "end", 'class="label"'))
         parts.append(f'<rect class="ours" x="{left}" y="{y + 4}" width="{end - left:.1f}" height="{row - 8}"/>')
-        parts.append(_text(end + 7, y + 19, words, "start"))
+        parts.append(_text(end + 7, y + 19, label, "start"))
     return Markup("".join([*parts, "</svg>"]))
 
 
 def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
-    """Accuracy with its interval in each bin of a measure; every bin is as wide as any other, as bins of quantiles are.
+    """Return the accuracy with its interval in each quantile bin of a measure; all bins have the same width.
 
     Args:
-        curve: low_edge, high_edge, images, accuracy, low, high, a row a bin, rising; at least one.
-        label: of the measure.
+        curve: low_edge, high_edge, images, accuracy, low, high; one row per bin, ascending, at least one.
+        label: name of the measure.
     """
-    seen = curve[curve["images"] > 0]
-    bottom = np.floor(10 * seen["low"].min()) / 10 if len(seen) else 0.0
-    top = max(np.ceil(10 * seen["high"].max()) / 10 if len(seen) else 1.0, bottom + 0.1)
-    place = lambda share: _y((share - bottom) / (top - bottom))  # noqa: E731
+    filled = curve[curve["images"] > 0]
+    bottom = np.floor(10 * filled["low"].min()) / 10 if len(filled) else 0.0
+    top = max(np.ceil(10 * filled["high"].max()) / 10 if len(filled) else 1.0, bottom + 0.1)
+    y_of = lambda accuracy: _y((accuracy - bottom) / (top - bottom))  # noqa: E731
     marks = []
     for i, bin_ in enumerate(curve.itertuples()):
         if not bin_.images:
             continue
-        x, ends = _x((i + 0.5) / len(curve)), (place(bin_.low), place(bin_.high))
-        share, low, high = (f"{100 * value:.1f}" for value in (bin_.accuracy, bin_.low, bin_.high))
+        x, ends = _x((i + 0.5) / len(curve)), (y_of(bin_.low), y_of(bin_.high))
+        accuracy, low, high = (f"{100 * value:.1f}" for value in (bin_.accuracy, bin_.low, bin_.high))
         edges = f"{_edge(bin_.low_edge)} to {_edge(bin_.high_edge)}"
-        words = f"{edges}: {share} % [{low}, {high}] of {bin_.images:,} photos"
+        title = f"{edges}: {accuracy} % [{low}, {high}] of {bin_.images:,} photos"
         marks.append(
-            f'<g><title>{words}</title><line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" '
-            f'y2="{ends[1]:.1f}"/><circle class="ours" cx="{x:.1f}" cy="{place(bin_.accuracy):.1f}" r="5"/></g>'
+            f'<g><title>{title}</title><line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" '
+            f'y2="{ends[1]:.1f}"/><circle class="ours" cx="{x:.1f}" cy="{y_of(bin_.accuracy):.1f}" r="5"/></g>'
         )
     edges = [*curve["low_edge"], *curve["high_edge"].iloc[-1:]]
     every = -(-len(edges) // 9)

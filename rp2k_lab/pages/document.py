@@ -1,6 +1,6 @@
-"""A document of sections, as Markdown and as one HTML file that asks nothing of a network.
+"""Documents of sections, written as Markdown and as one HTML file that needs no network.
 
-What it holds is plain text: names and reasons come from data and may hold anything, and both forms escape them.
+Content is plain text from data (names, reasons); both formats escape it.
 """
 
 import math
@@ -17,7 +17,7 @@ from rp2k_lab.core.text import escape_controls, text_table
 
 @dataclass(frozen=True)
 class Tag:
-    """A word with a tone: better, worse, open or none."""
+    """A highlighted word; its tone is better, worse, open or none."""
 
     word: str
     tone: str
@@ -25,7 +25,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Item:
-    """A line of a list: what it is about, a verdict, the rest; `link` leads from the first to another file."""
+    """A list item: subject (linked to the file `link`, if any), tag, text."""
 
     lead: str
     tag: Tag | None
@@ -35,19 +35,23 @@ class Item:
 
 @dataclass(frozen=True)
 class Text:
+    """A paragraph."""
+
     text: str
     kind = "text"
 
 
 @dataclass(frozen=True)
 class Items:
+    """A list."""
+
     items: Sequence[Item]
     kind = "items"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table whose first column names the row; the others stand right where `numeric`."""
+    """A table whose first column names the row; `numeric` aligns the others right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | Tag]]
@@ -57,23 +61,25 @@ class Grid:
 
 @dataclass(frozen=True)
 class Code:
+    """A block of commands."""
+
     lines: Sequence[str]
     kind = "code"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG, which HTML holds and Markdown links to as `file`."""
+    """An SVG: inline in HTML, a link to `file` in Markdown."""
 
     svg: Markup
     file: str
-    words: str
+    caption: str
     kind = "figure"
 
 
 @dataclass(frozen=True)
 class Quote:
-    """Someone else's Markdown, which Markdown takes as it is and HTML shows as it was typed."""
+    """Quoted Markdown: unchanged in Markdown, shown as source text in HTML."""
 
     text: str
     kind = "quote"
@@ -84,13 +90,15 @@ Block = Text | Items | Grid | Code | Figure | Quote
 
 @dataclass(frozen=True)
 class Section:
+    """A titled part of a document."""
+
     title: str
     blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)
 class Document:
-    """Title, a line below it, sections."""
+    """Title, lead (the line below it), sections."""
 
     title: str
     lead: str
@@ -98,7 +106,7 @@ class Document:
 
 
 def to_html(document: Document) -> str:
-    """The page, readable on a phone and on a dark background."""
+    """Return the document as one HTML page, for phones and dark backgrounds too."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -107,7 +115,7 @@ def to_html(document: Document) -> str:
 
 
 def to_markdown(document: Document) -> str:
-    """The same for a repository's page."""
+    """Return the document as GitHub Markdown."""
     parts = [f"# {_escaped(document.title)}", _escaped(document.lead)]
     for section in document.sections:
         parts += [f"## {_escaped(section.title)}", *(_MARKDOWN[block.kind](block) for block in section.blocks)]
@@ -137,35 +145,35 @@ _MARKDOWN = {
     "items": lambda block: "\n".join(map(_item, block.items)),
     "grid": _grid,
     "code": lambda block: "\n".join(f"    {escape_controls(line)}" for line in block.lines),
-    "figure": lambda block: f"![{_escaped(block.words)}]({block.file})",
+    "figure": lambda block: f"![{_escaped(block.caption)}]({block.file})",
     "quote": lambda block: "\n".join(f"> {line}".rstrip() for line in block.text.strip().split("\n")),
 }
 
 
 def grid_text(grid: Grid) -> str:
-    """Return a grid for a terminal."""
+    """Return a table as text for a terminal."""
     rows = [[escape_controls(plain(cell)) for cell in row] for row in (grid.head, *grid.rows)]
     return text_table(rows, "<>" if grid.numeric else "<")
 
 
 def plain(cell: str | Tag) -> str:
-    """A cell's text."""
+    """Return the text of a cell."""
     return cell.word if isinstance(cell, Tag) else cell
 
 
-def points(share: float, decimals: int = 1) -> str:
-    """A difference in points with its sign: +1.2."""
-    text = f"{100 * share:+.{decimals}f}".replace("-", "−")
+def points(difference: float, decimals: int = 1) -> str:
+    """Return a difference of fractions in points with its sign: +1.2."""
+    text = f"{100 * difference:+.{decimals}f}".replace("-", "−")
     return text if text.strip("+−0.") else text[1:]
 
 
-def points_above(share: float, decimals: int = 1) -> str:
-    """A bound in points, rounded up so that it stays true."""
-    return f"{math.ceil(share * 100 * 10**decimals - 1e-9) / 10**decimals:.{decimals}f}"
+def points_above(bound: float, decimals: int = 1) -> str:
+    """Return a bound in points, rounded up so that it still holds."""
+    return f"{math.ceil(bound * 100 * 10**decimals - 1e-9) / 10**decimals:.{decimals}f}"
 
 
 def interval(low: float, high: float, decimals: int = 1, word: str = "") -> str:
-    """[−0.4, +2.1]; of a decided row an end that rounds to 0 is said to be beyond it."""
+    """Return [−0.4, +2.1]; an end of a better or worse row that rounds to 0 becomes >0 or <0."""
     ends = [points(low, decimals), points(high, decimals)]
     if word == "better" and not ends[0].strip("0."):
         ends[0] = ">0"

@@ -1,12 +1,12 @@
-"""Differences with their intervals around zero, as an SVG that stands alone or in a page, on light and on dark."""
+"""Forest plot: differences with intervals around zero, as an SVG file or inline, for light and dark backgrounds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.pages.document import interval, points
 
 _WIDTH, _MARGIN, _ROW, _TOP = 460, 16, 44, 10
@@ -27,11 +27,13 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Bar:
-    """A row: shares; `value` None where nothing could be compared, and `words` then say so.
+    """A row of the plot.
 
     Attributes:
+        value, low, high: difference with its interval, fractions; `value` is None without a comparison.
         word: better, worse or open.
-        published: a difference, or None.
+        published: a difference, a fraction, or None.
+        text: the reason for no comparison.
     """
 
     name: str
@@ -40,22 +42,22 @@ class Bar:
     high: float
     word: str
     published: float | None = None
-    words: str = ""
+    text: str = ""
 
 
 def forest(bars: Sequence[Bar], label: str, decimals: int = 1) -> Markup:
-    """The chart.
+    """Return the plot as SVG.
 
     Args:
-        label: of the axis.
-        decimals: of the numbers in points.
+        label: text below the axis.
+        decimals: decimals of the values in points.
     """
     ends = [end for bar in bars if bar.value is not None for end in (bar.low, bar.high)]
     ends += [bar.published for bar in bars if bar.published is not None]
     low, high = 100 * min([0.0, *ends]), 100 * max([0.0, *ends])
     step = _step(high - low)
     low, high = math.floor(low / step) * step, max(math.floor(low / step) + 1, math.ceil(high / step)) * step
-    place = lambda p: _MARGIN + (p - low) / (high - low) * (_WIDTH - 2 * _MARGIN)  # noqa: E731
+    x_of = lambda p: _MARGIN + (p - low) / (high - low) * (_WIDTH - 2 * _MARGIN)  # noqa: E731
     bottom = _TOP + _ROW * len(bars)
     height = bottom + 56 + 20 * any(bar.published is not None for bar in bars)
     parts = [
@@ -65,45 +67,44 @@ def forest(bars: Sequence[Bar], label: str, decimals: int = 1) -> Markup:
     ]
     for i in range(round((high - low) / step) + 1):
         value = low + i * step
-        x = place(value)
+        x = x_of(value)
         kind = "zero" if abs(value) < step / 2 else "grid"
         parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
         tick = "0" if kind == "zero" else f"{value:+.4g}".replace("-", "−")
         parts.append(f'<text class="quiet" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick}</text>')
     for i, bar in enumerate(bars):
-        parts += _bar(bar, _TOP + _ROW * i, lambda share: place(100 * share), decimals)
+        parts += _bar(bar, _TOP + _ROW * i, lambda fraction: x_of(100 * fraction), decimals)
     parts.append(
         f'<text x="{_WIDTH / 2}" y="{bottom + 39}" text-anchor="middle">{escape(escape_controls(label))}</text>'
     )
     if any(bar.published is not None for bar in bars):
         parts.append(_diamond(_WIDTH / 2 - 118, bottom + 55, ""))
-        words = "published, single runs on RP2K"
-        parts.append(f'<text class="quiet" x="{_WIDTH / 2 - 106}" y="{bottom + 59.5}">{words}</text>')
+        legend = "published, single runs on RP2K"
+        parts.append(f'<text class="quiet" x="{_WIDTH / 2 - 106}" y="{bottom + 59.5}">{legend}</text>')
     return Markup("".join([*parts, "</svg>\n"]))
 
 
-def _bar(bar: Bar, top: float, place, decimals: int) -> list[str]:
-    name = escape_controls(bar.name)
-    name = name if len(name) <= 34 else name[:33] + "…"
+def _bar(bar: Bar, top: float, x_of: Callable[[float], float], decimals: int) -> list[str]:
+    name = shorten(escape_controls(bar.name), 34)
     parts = [f'<text x="{_MARGIN}" y="{top + 14}">{escape(name)}</text>']
     if bar.value is None:
-        words = bar.words
+        text = bar.text
     else:
-        words = f"{points(bar.value, decimals)} {interval(bar.low, bar.high, decimals, bar.word)}"
-        ends = [f"{place(end):.1f}" for end in (bar.low, bar.high)]
+        text = f"{points(bar.value, decimals)} {interval(bar.low, bar.high, decimals, bar.word)}"
+        ends = [f"{x_of(end):.1f}" for end in (bar.low, bar.high)]
         y = top + 28
         parts.append(
-            f'<g class="{bar.word}"><title>{escape(f"{name}: {words}")}</title>'
+            f'<g class="{bar.word}"><title>{escape(f"{name}: {text}")}</title>'
             f'<line class="bar" x1="{ends[0]}" x2="{ends[1]}" y1="{y}" y2="{y}"/>'
             + "".join(f'<line class="bar" x1="{end}" x2="{end}" y1="{y - 4}" y2="{y + 4}"/>' for end in ends)
-            + f'<circle class="mark" cx="{place(bar.value):.1f}" cy="{y}" r="5"/></g>'
+            + f'<circle class="mark" cx="{x_of(bar.value):.1f}" cy="{y}" r="5"/></g>'
         )
     if bar.published is not None:
-        parts.append(_diamond(place(bar.published), top + 28, f"{name}: published {points(bar.published, 2)}"))
+        parts.append(_diamond(x_of(bar.published), top + 28, f"{name}: published {points(bar.published, 2)}"))
     x = _WIDTH - _MARGIN
     return [
         *parts,
-        f'<text class="quiet" x="{x}" y="{top + 14}" text-anchor="end">{escape(escape_controls(words))}</text>',
+        f'<text class="quiet" x="{x}" y="{top + 14}" text-anchor="end">{escape(escape_controls(text))}</text>',
     ]
 
 
@@ -113,7 +114,7 @@ def _diamond(x: float, y: float, title: str) -> str:
 
 
 def _step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, about six to the span."""
+    """Return the tick step, 1, 2 or 5 times a power of ten, for about six ticks."""
     rough = max(span, 0.1) / 6
     power = 10 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough - 1e-12)

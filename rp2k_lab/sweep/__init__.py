@@ -1,8 +1,9 @@
-"""Studies on Optuna: tables and searches whose every trial is a `run.py` of its own.
+"""Studies on Optuna: ablation tables and searches that run each trial as a separate `run.py` process.
 
     python run.py -m ablation=augmentation
     python run.py -m hydra/sweeper=optuna aug=none,cutout 'optimizer.lr=tag(log,interval(0.01,0.2))'
 
-`run` reads the command; `space` says what there is to run, `storage` opens the database, `study` keeps there what is
-to do, `worker` does it; `process` and `trial` are the two ends between a study and its run, `display` shows it.
+`command` parses the command line, `space` defines the points, `storage` opens the database, `study` keeps the queue,
+`worker` runs trials through `trial_process` (its counterpart in the run: `tracking.trial_client`), `progress` displays
+them, and `collect` reads results for a verdict.
 """

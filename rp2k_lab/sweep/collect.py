@@ -1,4 +1,4 @@
-"""From a table's study, and the runs of its trials, to the rows that its verdict is made of."""
+"""Results of a table, collected from its study and the runs of its trials."""
 
 from datetime import UTC
 from pathlib import Path
@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rp2k_lab.ablation.results import image_row, images_digest, pack
 from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.config.migrations import trial_attributes
+from rp2k_lab.config.schema import Tracking
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
@@ -22,21 +23,21 @@ _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
 
 
 def collect(
-    ablation: Ablation, scale: Scale, study: str | None, storage: str | None, tracking
+    ablation: Ablation, scale: Scale, study: str | None, storage: str | None, tracking: Tracking
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """The results and the test images of a table's study (see `results`), or None where there is no such study.
+    """Return the results and the test images of a table's study (see `ablation.results`), or None without a study.
 
-    Of a cell that was tried several times the last trial counts.
+    The last trial of a cell counts.
 
     Args:
-        study: its name; None: the table's own.
-        storage: its database; None: the clone's own.
-        tracking: the `conf/tracking` choice: where the runs are.
+        study: name of the study; None: the default of the table.
+        storage: URL of its database; None: the default of the clone.
+        tracking: the `conf/tracking` choice, with the store of the runs.
     """
-    with read_study(storage, study or f"{ablation.name}_{scale}") as found:
-        if found is None:
+    with read_study(storage, study or f"{ablation.name}_{scale}") as opened:
+        if opened is None:
             return None
-        definition, trials = found.user_attrs["definition"], found.get_trials()
+        definition, trials = opened.user_attrs["definition"], opened.get_trials()
     cells = {(trial.params["level"], trial.params["seed"]): trial for trial in trials if trial.params}
     store, results, images = RunStore(tracking.uri), [], {}
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
@@ -54,20 +55,20 @@ def _command(trial: FrozenTrial, definition: dict[str, str]) -> str:
 
 
 def _time_taken(trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]:
-    """When the work on a trial's run began and how much it was, that of interrupted trials it went on with included."""
-    seconds, part = 0.0, trial
+    """Return when a trial's run started (ISO 8601) and its total time [s], including the trials that it resumes."""
+    seconds, current = 0.0, trial
     while True:
-        ended = part.datetime_complete
-        seconds += (ended - part.datetime_start).total_seconds() if ended else np.nan
-        attributes = trial_attributes(part.user_attrs)
+        ended = current.datetime_complete
+        seconds += (ended - current.datetime_start).total_seconds() if ended else np.nan
+        attributes = trial_attributes(current.user_attrs)
         if "resumes" not in attributes:
-            began = part.datetime_start.astimezone(UTC)
-            return {"started": began.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-        part = trials[attributes["resumes"]]
+            started = current.datetime_start.astimezone(UTC)
+            return {"started": started.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
+        current = trials[attributes["resumes"]]
 
 
 def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downloads: Path) -> tuple[dict, dict | None]:
-    """(what else stands in a trial's row; the test images that it was scored on, if it came so far)."""
+    """Return (the other columns of a trial's row, the row of its test images or None if it was not tested)."""
     row: dict[str, Any] = {
         "state": _STATES.get(trial.state, "running"),
         "reason": trial.user_attrs.get("reason", ""),
@@ -78,7 +79,7 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
     run = store.get(row["run_id"]) if row["run_id"] else None
     if run is None:
         if row["state"] == "complete":
-            row |= {"state": "failed", "reason": "its run is no more in the tracking store"}
+            row |= {"state": "failed", "reason": "its run is missing in the tracking store"}
         return row, None
     row |= {
         "commit": run.tags.get("git_commit", "unknown"),

@@ -1,4 +1,4 @@
-"""From a sweep's command line to a finished study."""
+"""Run a study from the command line of a sweep."""
 
 import shlex
 import sys
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rp2k_lab.config.migrations import migrate_params
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
 from rp2k_lab.core.redaction import redact
@@ -24,13 +26,13 @@ from rp2k_lab.device.msrun import check_launch
 from rp2k_lab.sweep.progress import Display, failure_table
 from rp2k_lab.sweep.space import AblationGrid, Params, Search, parse_search, parse_seeds
 from rp2k_lab.sweep.storage import exclusive, open_storage
-from rp2k_lab.sweep.study import open_study, refuse_another
+from rp2k_lab.sweep.study import check_same_study, open_study
 from rp2k_lab.sweep.worker import StudyWorker, missing
 from rp2k_lab.tracking.tracker import StudyTracker
 
 
 class Options(BaseModel):
-    """conf/hydra/sweeper/optuna.yaml, where each key is explained."""
+    """Options of `hydra.sweeper`; conf/hydra/sweeper/optuna.yaml explains each key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -44,44 +46,44 @@ class Options(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
 
-def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> None:
-    """Start or continue the study that a command line asks for.
+def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig, loader: ConfigLoader) -> None:
+    """Start or resume the study of a command line.
 
     Args:
-        arguments: the command line's overrides, `key=a,b` included.
-        options: `hydra.sweeper` as composed, without the class.
-        config: Hydra's configuration of the sweep.
-        loader: Hydra's, to compose the trials' configurations.
+        arguments: overrides of the command line, including `key=a,b`.
+        options: the composed `hydra.sweeper`, without `_target_`.
+        config: composed configuration of the sweep, with `hydra`.
+        loader: configuration loader for the trials.
 
     Raises:
-        RequestError: the request is wrong, or the study asks something else.
+        RequestError: the request is wrong, or differs from the existing study.
         StudyIncomplete: points failed more often than `retries`.
-        Interrupted: a signal came; the trials under way were stopped.
+        Interrupted: a signal arrived; the running trials were stopped.
     """
     options = _parse_options(options)
     plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
     first = _check(plan, lambda overrides: _compose(overrides, config, loader))
     n_trials = len(plan.points) if isinstance(plan, AblationGrid) else int(min(options.n_trials, plan.size))
     name = options.study or plan.name
-    own = not any(argument.startswith("tracking.experiment=") for argument in arguments)
-    tracking = first.tracking.model_copy(update={"experiment": name}) if own else first.tracking
+    default_experiment = not any(argument.startswith("tracking.experiment=") for argument in arguments)
+    tracking = first.tracking.model_copy(update={"experiment": name}) if default_experiment else first.tracking
     with open_storage(options.storage, options.heartbeat_seconds) as storage:
         with StopSignal() as signals:
             with exclusive(storage, name):
-                refuse_another(storage, plan, name)
+                check_same_study(storage, plan, name)
                 facts = {"command": shlex.join(sys.argv), "storage": storage.url}
                 facts = {key: redact(value) for key, value in facts.items()}
                 tracker = StudyTracker(tracking, name, facts, plan.factor, plan.metrics)
                 study = open_study(storage, plan, name, options.pruner, options.seed)
             if not missing(study, plan, n_trials):
                 print(f"study {name}: nothing to run, all {n_trials} are finished")
-            extra = [f"tracking.experiment={name}"] if own else []
+            extra = [f"tracking.experiment={name}"] if default_experiment else []
             try:
                 with Display(study, plan, n_trials) as display:
                     link = partial(_link, tracker, name)
                     folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
-                    places = (study, storage, plan, n_trials, extra, folder, options.retries)
-                    _work(StudyWorker(*places, link, stop, display), options.devices)
+                    arguments = (study, storage, plan, n_trials, extra, folder, options.retries, link, stop, display)
+                    _work(StudyWorker(*arguments), options.devices)
             except BaseException:
                 tracker.close("FAILED")
                 raise
@@ -91,20 +93,20 @@ def run_study(arguments: list[str], options: dict[str, Any], config, loader) -> 
         _print_next(plan, study, tracker)
     if left:
         raise StudyIncomplete(
-            f"study {name}: {left} of {n_trials} are not finished\nthe same command with more "
-            f"hydra.sweeper.retries than {options.retries} tries them again"
+            f"study {name}: {left} of {n_trials} are not finished\n"
+            f"run the same command again with hydra.sweeper.retries above {options.retries}"
         )
 
 
 def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:
-    """The name and the tags of a trial's run."""
+    """Return name and tags for the run of a trial."""
     tags = {"study": study, "trial": trial.number, **{key: str(value) for key, value in trial.params.items()}}
     parent = {"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {}
     return {"name": label, "tags": tags | parent}
 
 
 def _work(worker: StudyWorker, devices: tuple[int, ...] | None) -> None:
-    """One trial at a time, or one on each device."""
+    """Run one trial at a time, on each of the devices if there are any."""
     if devices is None:
         worker.work()
         return
@@ -112,19 +114,19 @@ def _work(worker: StudyWorker, devices: tuple[int, ...] | None) -> None:
         list(pool.map(worker.work, devices))
 
 
-def _plan(overrides: list[Override], config) -> AblationGrid | Search:
-    """The table of `ablation=…`, or the search of the keys with several values."""
+def _plan(overrides: list[Override], config: DictConfig) -> AblationGrid | Search:
+    """Return the table of `ablation=…`, or the search over the keys with several values."""
     for override in overrides:
         if override.get_key_element() == "task" and override.value() != "train":
-            raise RequestError(f"{override.input_line}: a study's trials train\nleave task= out")
+            raise RequestError(f"{override.input_line}: the trials of a study train\nleave out task=")
         if override.get_key_element() in ("task.resume", "task.verify"):
-            raise RequestError(f"{override.input_line}: a study's interrupted trials go on by themselves\nleave it out")
+            raise RequestError(f"{override.input_line}: a study resumes its interrupted trials by itself\nleave it out")
     if config.ablation.name == "none":
         return parse_search(overrides)
     parsed = parse(_settings(config))
     ablation, seeds = parsed.ablation, parsed.ablation.seeds
     if not ablation.levels:
-        raise RequestError("ablation=all: tables are run one by one\nexample: python run.py -m ablation=resize")
+        raise RequestError("ablation=all: a study runs one table\nname it: python run.py -m ablation=resize")
     extra = []
     for override in overrides:
         key = override.get_key_element()
@@ -132,8 +134,8 @@ def _plan(overrides: list[Override], config) -> AblationGrid | Search:
             seeds = parse_seeds(override)
         elif override.is_sweep_override():
             raise RequestError(
-                f"{override.input_line}: ablation={ablation.name} has levels of its own\n"
-                "give one value, or leave ablation= out and search"
+                f"{override.input_line}: ablation={ablation.name} has its own levels\n"
+                "give one value, or leave out ablation= to search"
             )
         elif key not in ("ablation", "scale"):
             extra.append(override.input_line)
@@ -141,10 +143,10 @@ def _plan(overrides: list[Override], config) -> AblationGrid | Search:
 
 
 def _check(plan: AblationGrid | Search, compose: Callable[[list[str]], Config]) -> Config:
-    """Compose the runs of every level, or with every bound, before the first is started; returns the first one's."""
+    """Compose a run of every level, or at every bound, before the first one starts; return the first configuration."""
     configs = []
     for point in _corners(plan):
-        runs = [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # stand in for those that are not there yet
+        runs = [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # placeholders: the runs do not exist yet
         configs.append(compose(plan.overrides(point, runs)))
         check_launch(configs[-1], sweep=True)
     return configs[0]
@@ -160,12 +162,12 @@ def _corners(plan: AblationGrid | Search) -> Iterator[Params]:
     yield from (first | {key: value} for key, values in ends.items() for value in values[1:])
 
 
-def _compose(overrides: list[str], config, loader) -> Config:
+def _compose(overrides: list[str], config: DictConfig, loader: ConfigLoader) -> Config:
     return parse(_settings(loader.load_configuration(config.hydra.job.config_name, overrides, RunMode.RUN)))
 
 
-def _settings(composed) -> dict[str, Any]:
-    """Our part of what Hydra composed, as plain containers."""
+def _settings(composed: DictConfig) -> dict[str, Any]:
+    """Return the composed configuration without `hydra`, as plain containers."""
     return OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), resolve=True)
 
 
@@ -181,7 +183,7 @@ def _parse_options(options: dict[str, Any]) -> Options:
 
 
 def _print_next(plan: AblationGrid | Search, study: optuna.Study, tracker: StudyTracker) -> None:
-    """The closing lines."""
+    """Print the closing lines."""
     if failed := failure_table(study, plan):
         print(failed)
     done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
@@ -195,5 +197,6 @@ def _print_next(plan: AblationGrid | Search, study: optuna.Study, tracker: Study
         print(
             f"best        val top-1 {100 * best.value:.1f} %, trial {best.number}, run {best.user_attrs.get('run_id')}"
         )
-        print(f"next        python run.py {shlex.join([*plan.fixed, *(f'{k}={v}' for k, v in best.params.items())])}")
+        params = [f"{key}={value}" for key, value in migrate_params(best.params).items()]
+        print(f"next        python run.py {shlex.join([*plan.fixed, *params])}")
     print(f"            {f'make ui, then {tracker.page}' if tracker.page else 'python run.py task=sync'}")

@@ -1,4 +1,4 @@
-"""What a study shows while it runs: a live table in a terminal, a line a trial elsewhere."""
+"""Display of a running study: a live table in a terminal, otherwise one line per trial."""
 
 import json
 import statistics
@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from rp2k_lab.sweep.space import AblationGrid, Params, Search, point_key
-from rp2k_lab.sweep.storage import patiently
-from rp2k_lab.sweep.study import ENDED, by_point, failures, finished_points, runs_of
+from rp2k_lab.sweep.storage import with_retries
+from rp2k_lab.sweep.study import ENDED, completed_runs, count_failures, finished_points, point_of, trials_by_point
 
 _ROWS = 20
 _STYLES = {
@@ -29,10 +29,10 @@ _STYLES = {
 
 
 class Display:
-    """The trials of a study, of all its workers.
+    """Display of the trials of all workers of a study.
 
     Args:
-        n_trials: how many points there are to run.
+        n_trials: number of points to run.
     """
 
     def __init__(self, study: Study, plan: AblationGrid | Search, n_trials: int):
@@ -50,42 +50,42 @@ class Display:
     def __exit__(self, *error):
         try:
             self.update()
-        finally:  # the terminal's cursor comes back, whatever the database does
+        finally:  # restores the cursor even if the database fails
             self._live.stop()
 
     def started(self, number: int, label: str) -> None:
-        """A trial of this worker begins."""
-        self._print_error(f"trial {number} starts: {label}")
+        """Show that a trial of this worker starts."""
+        self._print(f"trial {number} starts: {label}")
 
     def reported(self, number: int, epoch: int, epochs: int, top1: float) -> None:
-        """A trial of this worker has finished an epoch."""
+        """Show val top-1 (0 to 1) of a trial of this worker after an epoch."""
         self._progress[number] = f"epoch {epoch}/{epochs}, {100 * top1:.1f} %"
         self.update()
 
     def ended(self, number: int, result: float | str | None, seconds: float) -> None:
-        """A trial of this worker has ended: val top-1, the reason why it failed, or None where it was pruned."""
-        words = f"val top-1 {100 * result:.1f} %" if isinstance(result, float) else result or "pruned"
+        """Show how a trial of this worker ended: val top-1 (0 to 1), the reason of its failure, or None if pruned."""
+        outcome = f"val top-1 {100 * result:.1f} %" if isinstance(result, float) else result or "pruned"
         self._progress.pop(number, None)
-        self._print_error(f"trial {number} ended after {seconds:.0f} s: {words}; {self._summary(self._trials())}")
+        self._print(f"trial {number} ended after {seconds:.0f} s: {outcome}; {self._summary(self._trials())}")
 
     def update(self, note: str = "") -> None:
-        """Draw the table again; without a terminal, say a note that is new."""
+        """Redraw the table; without a terminal, print the note if it is new."""
         if self._console.is_terminal:
             with self._lock:
                 trials = self._trials()
                 self._live.update(Group(self._table(trials), self._summary(trials), note), refresh=True)
         elif note and note != self._note:
-            self._print_error(note)
+            self._print(note)
         self._note = note
 
-    def _print_error(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._console.is_terminal:
             self.update()
         else:
             print(line, flush=True)
 
     def _trials(self) -> list[FrozenTrial]:
-        return patiently(lambda: self._study.get_trials(deepcopy=False))
+        return with_retries(lambda: self._study.get_trials(deepcopy=False))
 
     def _table(self, trials: list[FrozenTrial]) -> RichTable:
         table = RichTable("trial", "point", "", "val top-1", "time", title=self._study.study_name, title_justify="left")
@@ -104,52 +104,52 @@ class Display:
         return table
 
     def _label(self, trial: FrozenTrial) -> str:
-        return self._plan.label(json.loads(trial.user_attrs["point"])) if "point" in trial.user_attrs else ""
+        return self._plan.label(json.loads(point)) if (point := point_of(trial)) else ""
 
     def _summary(self, trials: list[FrozenTrial]) -> str:
-        """`12 of 21 done, best so far 84.2 % (Cutout 14, seed 1), about 0:31:00 left`."""
-        done = [trial for trial in trials if trial.state in ENDED]
+        """Return `12 of 21 done, best so far 84.2 % (Cutout 14, seed 1), about 0:31:00 left`."""
+        ended = [trial for trial in trials if trial.state in ENDED]
         finished = len(finished_points(trials, self._plan))
-        words = [f"{finished} of {self._n_trials} done"]
-        best = max((t for t in done if t.state == TrialState.COMPLETE), key=lambda t: t.value, default=None)
+        parts = [f"{finished} of {self._n_trials} done"]
+        best = max((t for t in ended if t.state == TrialState.COMPLETE), key=lambda t: t.value, default=None)
         if best:
-            words.append(f"best so far {100 * best.value:.1f} % ({self._label(best)})")
+            parts.append(f"best so far {100 * best.value:.1f} % ({self._label(best)})")
         workers = sum(trial.state == TrialState.RUNNING for trial in trials)
         left = self._n_trials - finished
-        if done and left > 0:
-            seconds = statistics.median(map(_seconds, done)) * left / max(1, workers)
-            words.append(f"about {_duration(seconds)} left")
-        return ", ".join(words)
+        if ended and left > 0:
+            seconds = statistics.median(map(_seconds, ended)) * left / max(1, workers)
+            parts.append(f"about {_duration(seconds)} left")
+        return ", ".join(parts)
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """complete, pruned, failed, stopped with its study, running or waiting."""
+    """Return complete, pruned, failed, stopped (with its study), running or waiting."""
     if trial.state == TrialState.FAIL:
         return "stopped" if trial.user_attrs.get("stopped") else "failed"
     return trial.state.name.lower()
 
 
 def failure_table(study: Study, plan: AblationGrid | Search) -> str:
-    """A line a point that has not been finished, with its last reason; empty where there is none."""
-    lines, attempts = [], by_point(study.get_trials(deepcopy=False))
+    """Return the unfinished points with the reason of their last failure, or "" if all are finished."""
+    lines, attempts = [], trials_by_point(study.get_trials(deepcopy=False))
     for point in plan.points:
         if point_key(point) not in attempts:
-            lines.append(f"  {plan.label(point)}: not begun" + _waiting(plan, point, attempts))
+            lines.append(f"  {plan.label(point)}: not started" + _waiting(plan, point, attempts))
     for key, trials in attempts.items():
         if any(trial.state in ENDED for trial in trials):
             continue
-        last, times = trials[-1], failures(trials)
-        reason = last.user_attrs.get("reason", "lost: its worker gave no more sign of life")
-        where = last.user_attrs.get("folder")
+        last, times = trials[-1], count_failures(trials)
+        reason = last.user_attrs.get("reason", "lost: its worker stopped sending heartbeats")
+        folder = last.user_attrs.get("folder")
         lines.append(f"  {plan.label(json.loads(key))}: failed {times} times, the last: {reason}")
-        lines += [f"    {where}/log.txt"] if where else []
+        lines += [f"    {folder}/log.txt"] if folder else []
     return "\n".join(["not finished:", *lines]) if lines else ""
 
 
 def _waiting(plan: AblationGrid | Search, point: Params, attempts: dict[str, list[FrozenTrial]]) -> str:
     sources = plan.sources(point)
-    lacking = [plan.label(s) for s, run in zip(sources, runs_of(sources, attempts), strict=True) if run is None]
-    return f", it starts from {' and '.join(lacking)}" if lacking else ""
+    missing = [plan.label(s) for s, run in zip(sources, completed_runs(sources, attempts), strict=True) if run is None]
+    return f", waits for {' and '.join(missing)}" if missing else ""
 
 
 def _seconds(trial: FrozenTrial) -> float:

@@ -1,4 +1,4 @@
-"""A study's side of a trial: its process, what it says, and how it ended."""
+"""A trial as a child process of its study: start it, receive its messages, and report how it ended."""
 
 import json
 import os
@@ -16,26 +16,26 @@ from rp2k_lab import PROJECT
 from rp2k_lab.core.errors import Interrupted
 from rp2k_lab.tracking.trial_client import VARIABLE
 
-# What a trial's process runs.
+# The script that a trial runs.
 ENTRY = PROJECT / "run.py"
 _POLL_SECONDS = 0.5
-# A run stops after the step under way and saves; then it is killed.
+# Time for a run to finish its step and save, before it is killed.
 _STOP_SECONDS = 60
-# The exit codes of a run that a signal stopped in order.
+# Exit codes of a run after an orderly stop by a signal.
 _STOPPED = tuple(Interrupted(signum).exit_code for signum in (signal.SIGINT, signal.SIGTERM))
 _DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
 
 
 class TrialFailed(Exception):
-    """A trial that came to nothing; the message is the reason in one line."""
+    """The trial has no result; the message is the reason, one line."""
 
 
 class TrialInterrupted(TrialFailed):
-    """A trial that a signal ended: its run may go on."""
+    """A signal ended the trial; its run can be resumed."""
 
 
 class TrialStopped(TrialInterrupted):
-    """A trial that was stopped with its study, and does not count as failed."""
+    """The trial was stopped with its study; it does not count as failed."""
 
 
 def run_trial(
@@ -43,37 +43,40 @@ def run_trial(
     folder: Path,
     link: dict[str, Any],
     device: int | None,
-    heard: Callable[[dict[str, Any]], bool],
+    on_message: Callable[[dict[str, Any]], bool],
     signum: Callable[[], int | None],
 ) -> float | None:
-    """`run.py` with some overrides in a process of its own; returns its objective, or None where it was pruned.
+    """Run `run.py` with overrides as a child process; return its objective, or None if it was pruned.
 
     Args:
-        folder: the run's own; `log.txt` in it is what the run printed, from each time that it was started.
-        link: name and tags for the run's record.
-        device: the only GPU or NPU that the process sees; None: as this process.
-        heard: called with each message; says whether the run is to be pruned.
-        signum: the signal that asks this process to stop, or None; the run is sent the same.
+        folder: of the run; `log.txt` in it gets the output of each start.
+        link: name and tags for the run.
+        device: the only GPU or NPU that the process sees; None: the same as this process.
+        on_message: called with each message; returns whether to prune the run.
+        signum: returns the signal that asks this process to stop, or None; it is forwarded to the run.
 
     Raises:
-        TrialFailed: it ended otherwise.
+        TrialFailed: the process ended without an objective.
+        TrialInterrupted: a signal ended it.
+        TrialStopped: it was stopped with its study.
     """
-    ours, theirs = socket.socketpair()
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # the last words come last in the log
-    environment[VARIABLE] = json.dumps({**link, "descriptor": theirs.fileno()})
+    connection, child_end = socket.socketpair()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # keeps the lines of the log in order
+    environment[VARIABLE] = json.dumps({**link, "descriptor": child_end.fileno()})
     if device is not None:
         environment |= dict.fromkeys(_DEVICE_VARIABLES, str(device))
-    command = [sys.executable, str(ENTRY), *overrides, f"hydra.run.dir='{folder}'"]
+    entry = [str(ENTRY)] if ENTRY.is_file() else ["-m", "rp2k_lab"]  # of an installed package
+    command = [sys.executable, *entry, *overrides, f"hydra.run.dir='{folder}'"]
     folder.mkdir(parents=True, exist_ok=True)
-    with ours, (folder / "log.txt").open("ab") as log:
+    with connection, (folder / "log.txt").open("ab") as log:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
-        # In a session of its own: Ctrl-C in the terminal reaches the study, which passes it on.
+        # A separate session, so that Ctrl-C in the terminal reaches only the study, which forwards it.
         process = subprocess.Popen(
-            command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True, **pipes
+            command, env=environment, pass_fds=[child_end.fileno()], start_new_session=True, **pipes
         )
-        theirs.close()
+        child_end.close()
         try:
-            objective, pruned = _listen(ours, process, heard, signum)
+            objective, pruned = _listen(connection, process, on_message, signum)
             code = process.returncode
         finally:
             if process.poll() is None:
@@ -88,25 +91,30 @@ def run_trial(
     if code != 0 or objective is None:
         raise TrialFailed(_reason(code, folder / "log.txt"))
     if objective != objective:
-        raise TrialFailed("val top-1 is no number")
+        raise TrialFailed("val top-1 is NaN")
     return objective
 
 
-def _listen(ours: socket.socket, process: subprocess.Popen, heard, signum) -> tuple[float | None, bool]:
-    """(objective, whether it was told to stop early), when the process has ended."""
-    objective, pruned, text, kill_at = None, False, b"", None
-    ours.settimeout(_POLL_SECONDS)
+def _listen(
+    connection: socket.socket,
+    process: subprocess.Popen,
+    on_message: Callable[[dict[str, Any]], bool],
+    signum: Callable[[], int | None],
+) -> tuple[float | None, bool]:
+    """Answer messages until the process has ended; return (objective, whether it was pruned)."""
+    objective, pruned, buffer, kill_at = None, False, b"", None
+    connection.settimeout(_POLL_SECONDS)
     while True:
-        ended = process.poll() is not None  # looked at first: what was said before the end is still to be read
-        received = _receive(ours)
-        *lines, text = (text + (received or b"")).split(b"\n")
+        ended = process.poll() is not None  # before the read, so that the last messages are not lost
+        received = _receive(connection)
+        *lines, buffer = (buffer + (received or b"")).split(b"\n")
         for message in map(json.loads, lines):
             objective = message.get("objective", objective)
-            prune = heard(message)
+            prune = on_message(message)
             if "epoch" in message:
                 pruned = pruned or prune
-                with suppress(OSError):  # it has died since
-                    ours.sendall(json.dumps({"prune": prune}).encode() + b"\n")
+                with suppress(OSError):  # the process may be gone
+                    connection.sendall(json.dumps({"prune": prune}).encode() + b"\n")
         if ended and not received:
             return objective, pruned
         if received == b"":
@@ -119,19 +127,19 @@ def _listen(ours: socket.socket, process: subprocess.Popen, heard, signum) -> tu
             process.kill()
 
 
-def _receive(ours: socket.socket) -> bytes | None:
-    """What the run says; None where it says nothing for a moment, empty where it has hung up."""
+def _receive(connection: socket.socket) -> bytes | None:
+    """Return received bytes; None after a time-out, empty if the run closed the connection."""
     try:
-        return ours.recv(65536)
+        return connection.recv(65536)
     except TimeoutError:
         return None
-    except OSError:  # it died with an answer unread
+    except OSError:  # reset: the run died with an unread answer
         return b""
 
 
 def _reason(code: int, log: Path) -> str:
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (by someone, or for want of memory)" if name == "SIGKILL" else "")
-    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit code {code}: {'; '.join(said[-2:])[:300] or 'without a word'}"
+        return f"killed by {name}" + (" (a user, or the out-of-memory killer)" if name == "SIGKILL" else "")
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"exit code {code}: {'; '.join(lines[-2:])[:300] or 'no message'}"

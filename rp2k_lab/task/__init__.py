@@ -1,1 +1,1 @@
-"""What `task=` runs, a module a task: each has `run(config, folder) -> float | None`."""
+"""The tasks, one module each with `run(config, folder) -> float | None`."""

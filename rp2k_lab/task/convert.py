@@ -1,4 +1,4 @@
-"""task=convert: weights of PyTorch to a checkpoint of MindSpore, every name accounted for."""
+"""task=convert: PyTorch weights to a MindSpore checkpoint, with a report on each parameter name."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ from rp2k_lab.train.checkpoint import save_checkpoint
 
 
 def run(config: Config, folder: Path) -> None:
-    """Read, match, report, write the checkpoint and its record (`.json` beside it).
+    """Read and match the weights, print a report, write the checkpoint and its record (`.json` beside it).
 
     Raises:
         RequestError: no input, or the weights of another network.
-        DataError: a file that cannot be read, or one with anything but weights in it.
+        DataError: an unreadable file, or one that holds anything but weights.
     """
     task = config.task
     output = task.output or folder / f"{task.input.stem}.ckpt"
@@ -41,10 +41,10 @@ def run(config: Config, folder: Path) -> None:
 
 
 def class_count(state: dict[str, np.ndarray]) -> int:
-    """Rows of the classifier.
+    """Return the number of classes of the file's classifier.
 
     Raises:
-        RequestError: there is none.
+        RequestError: the file has no classifier.
     """
     weights = renamed(state).get("fc.weight")
     if weights is None:
@@ -53,20 +53,20 @@ def class_count(state: dict[str, np.ndarray]) -> int:
 
 
 def print_report(match: Match, file: Path, model: str, with_classifier: bool) -> None:
-    """Counts, and every name that stands on one side alone."""
-    print(f"{file.name} → {model}: {len(match.loaded)} parameters found")
+    """Print the number of matched parameters, and each name without a match."""
+    print(f"{file.name} → {model}: {len(match.loaded)} parameters match")
     if not with_classifier:
-        print("  the classifier is left out, as asked")
+        print("  the classifier is left out (task.with_classifier=false)")
     for name in match.missing:
         print(f"  only in the network: {name}")
     for name in match.unexpected:
         print(f"  only in the file: {excerpt(name)}")
-    for name, ours, theirs in match.other_shape:
-        print(f"  of another shape: {name} is {theirs} in the file, {ours} in the network")
+    for name, shape, file_shape in match.other_shape:
+        print(f"  of another shape: {name} is {file_shape} in the file, {shape} in the network")
 
 
 def record(config: Config, match: Match) -> dict:
-    """Where a converted checkpoint comes from, for the file beside it."""
+    """Return the origin of a converted checkpoint, for the file beside it."""
     task = config.task
     return {
         "source": task.input.name,

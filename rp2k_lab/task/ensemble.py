@@ -1,9 +1,9 @@
-"""task=ensemble: the average of several earlier runs against the best of them.
+"""task=ensemble: average several earlier runs and compare with the best of them.
 
-All members see a photo in one pass: its file is read once, resized for each distinct preprocessing.  Predictions of
-earlier passes are not used again: a run keeps five classes a photo, which make no average; all 2388 for RP2K's test
-would be 186 MB a run and view in float16, stale as soon as weights, photos, size, crop or view differ, to save forward
-passes over a ninth of the photos of one epoch.  The networks of a pass share reading and decoding instead.
+All members predict in one pass: each file is read once and resized for each distinct preprocessing.  Recorded
+predictions are not reused: a run keeps five classes an image, too few for an average.  All 2388 classes of RP2K's test
+split would take 186 MB a run and view (float16), and become invalid with any change of weights, images, size, crop or
+view.  They would only save forward passes over a ninth of an epoch's images.
 """
 
 import logging
@@ -24,7 +24,7 @@ from rp2k_lab.evaluation.evaluator import Evaluation
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.evaluate import required_evaluators
-from rp2k_lab.task.train import open_tracker, print_where_to_look
+from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
@@ -34,23 +34,23 @@ log = logging.getLogger(__name__)
 SPLITS = ("val", "test")
 
 
-def run(config: Config, folder: Path, *others: Config) -> float:
-    """Evaluate members and average on val and test, and record; returns the average's top-1 on val.
+def run(config: Config, folder: Path, *more_configs: Config) -> float:
+    """Evaluate members and average on val and test, and record; return the average's top-1 on val.
 
     Args:
-        config: the first run's, restored: its data set, batch size and device serve all.
-        folder: the run's own folder, for tables and figures.
-        others: those of the further runs: network and preprocessing are each run's own.
+        config: the first run's restored configuration; its data set, batch size and device serve all.
+        folder: the run's folder, for tables and figures.
+        more_configs: the other runs' configurations, for network and preprocessing.
 
     Raises:
-        RequestError: weights or classes that do not fit, or a data set without val or test.
-        DataError: a photo that cannot be read.
+        RequestError: weights or classes do not fit, or the data set lacks val or test.
+        DataError: an image cannot be read.
     """
-    task, trial = config.task, Trial.of_this_process()
+    task, trial = config.task, Trial.from_environment()
     target.set_up(config.device)
     index = build_index(config.dataset)
     with StopSignal() as signals:
-        runs, members = load_members([config, *others])
+        runs, members = load_members([config, *more_configs])
         check_classes(index, runs[0], config.dataset.name)
         check_held_out(config, runs)
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
@@ -60,33 +60,33 @@ def run(config: Config, folder: Path, *others: Config) -> float:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)
-            found = {
-                split: [evaluator.judge(each, config.dataset.catch_all_class) for each in evaluator.predict_each()]
+            evaluations = {
+                split: [evaluator.score(each, config.dataset.catch_all_class) for each in evaluator.predict_each()]
                 for split, evaluator in evaluators.items()
             }
             for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, found[split][-1], 0, folder)
-            best, gain = gain_over_best(found)
-            seen = ", flip" if task.tta == "hflip" else ""  # every member is judged on the views that it adds
-            names = [*(member.name + seen for member in members), f"average of {task.average}{seen}"]
-            scores = {split: [scores for _, _, scores in each] for split, each in found.items()}
+                record_evaluation(tracker, evaluator, evaluations[split][-1], 0, folder)
+            best, gain = gain_over_best(evaluations)
+            views = ", flip" if task.tta == "hflip" else ""  # members and average use the same views
+            names = [*(member.name + views for member in members), f"average of {task.average}{views}"]
+            scores = {split: [scores for _, _, scores in each] for split, each in evaluations.items()}
             record_members(tracker, names, [*(each.run_id for each in runs), None], scores, best, gain, folder)
     print(ensemble_table(names, scores, best, gain))
-    print_where_to_look(tracker, folder)
+    print_closing_lines(tracker, folder)
     trial.finished(scores["val"][-1]["top1"].value)
     return scores["val"][-1]["top1"].value
 
 
-def gain_over_best(found: dict[str, list[Evaluation]]) -> tuple[int, Verdict]:
-    """(position of the member with the highest top-1 on val, the first of equals; the average against it on test).
+def gain_over_best(evaluations: dict[str, list[Evaluation]]) -> tuple[int, Verdict]:
+    """Return (position of the first member with the highest top-1 on val, gain of the average over it on test).
 
-    The interval is that of these very networks on new photos; what other seeds would give is not in it.
+    The interval covers new images, not new seeds.
 
     Args:
-        found: for val and test the evaluations of the members, and of their average as the last.
+        evaluations: for val and test, those of the members, then of their average.
     """
-    best = int(np.argmax([scores["top1"].value for _, _, scores in found["val"][:-1]]))
-    correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in found["test"]]
+    best = int(np.argmax([scores["top1"].value for _, _, scores in evaluations["val"][:-1]]))
+    correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations["test"]]
     (verdict,) = judge([paired_difference(correct[-1][None], correct[best][None])])
     return best, verdict
 
@@ -100,13 +100,13 @@ def record_members(
     gain: Verdict,
     folder: Path,
 ) -> None:
-    """members.csv, a row a member and one for the average, and the gain as metrics and tags."""
+    """Record members.csv (a row a member, then the average), the gain (metrics) and the best member (tag)."""
     columns = {"name": names, "run_id": run_ids, "best_on_val": [i == best for i in range(len(names))]}
     for split, each in scores.items():
         for score in ("top1", "macro_top1"):
-            found = [s[score] for s in each]
-            columns |= {f"{split}_{score}": [s.value for s in found]}
-            columns |= {f"{split}_{score}_{part}": [getattr(s, part) for s in found] for part in ("low", "high")}
+            values = [s[score] for s in each]
+            columns |= {f"{split}_{score}": [s.value for s in values]}
+            columns |= {f"{split}_{score}_{part}": [getattr(s, part) for s in values] for part in ("low", "high")}
         columns[f"{split}_images"] = [s["top1"].count for s in each]
     file = folder / "members.csv"
     pd.DataFrame(columns).to_csv(file, index=False)
@@ -117,16 +117,16 @@ def record_members(
 
 
 def ensemble_table(names: list[str], scores: dict[str, list[dict[str, Score]]], best: int, gain: Verdict) -> str:
-    """Top-1 of every member and of their average, and what the average gains on test over the member best on val.
+    """Return as text the top-1 of members and average, and the average's gain on test over the best member on val.
 
     Args:
-        names: of the members, and of the average as the last.
-        scores: split to the scores of each of `names`.
-        best: the position of that member.
-        gain: the average against it.
+        names: the members, then the average.
+        scores: split to the scores of `names`.
+        best: position of the best member.
+        gain: the average's gain over it.
     """
     return (
         f"{top1_table(names, scores)}\n\n"
         f"gain        {gain_text(gain)} over {names[best]}, the best member on val\n"
-        "            of these very networks: the spread between seeds is not in the interval"
+        "            for these networks: the spread between seeds is not in the interval"
     )

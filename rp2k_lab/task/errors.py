@@ -1,11 +1,11 @@
-"""task=errors: what an earlier run gets wrong on a split, and why; of two runs, also what the second has changed."""
+"""task=errors: the errors of an earlier run on a split with their causes; for two runs, also what changed."""
 
 import logging
 from pathlib import Path
 
 import numpy as np
 
-from rp2k_lab.analysis.analyze_run import Measured, analyze_run
+from rp2k_lab.analysis.analyze_run import SplitMeasures, analyze_run
 from rp2k_lab.analysis.artifacts import (
     LABEL_ERRORS,
     explain_errors,
@@ -14,19 +14,19 @@ from rp2k_lab.analysis.artifacts import (
     record_photo_score,
     record_tables,
 )
-from rp2k_lab.analysis.causes import causes_table
+from rp2k_lab.analysis.causes import format_causes
 from rp2k_lab.analysis.compare import STATES, pair_table
 from rp2k_lab.analysis.cross_validation import held_out_probabilities
-from rp2k_lab.analysis.label_issue_score import label_lines
-from rp2k_lab.analysis.photo_quality import measure_photos, usual_measures
-from rp2k_lab.analysis.redraw_check import photo_score_lines
+from rp2k_lab.analysis.label_issue_score import format_label_issues
+from rp2k_lab.analysis.photo_quality import measure_images, typical_measures
+from rp2k_lab.analysis.redraw_check import format_photo_score
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
-from rp2k_lab.task.evaluate import check_splits, print_where_to_look
+from rp2k_lab.task.evaluate import check_splits, print_closing_lines
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
@@ -35,25 +35,25 @@ from rp2k_lab.train.trained_models import check_classes, check_held_out, load_me
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, folder: Path, *others: Config) -> None:
-    """Analyze and record; of two runs, the tables are the second's.
+def run(config: Config, folder: Path, *more_configs: Config) -> None:
+    """Analyze and record; the tables are those of the last run.
 
     Args:
-        config: the first run's, restored: its data set, batch size and device serve both.
-        folder: the run's own folder, for tables and the page.
-        others: that of the second run: network and preprocessing are each run's own.
+        config: the first run's restored configuration; its data set, batch size and device serve both.
+        folder: the run's folder, for tables and the page.
+        more_configs: the second run's configuration, for network and preprocessing.
 
     Raises:
-        RequestError: weights or classes that do not fit, or a split that the data set lacks.
-        DataError: a photo that cannot be read, or no room for the features.
+        RequestError: weights or classes do not fit, or the data set lacks the split.
+        DataError: an image cannot be read, or the disk has no space for the features.
         StudyIncomplete: a fold failed.
     """
-    split, folds = config.task.analyzed, config.task.folds
+    split, folds = config.task.analyzed_split, config.task.folds
     target.set_up(config.device)
     index = build_index(config.dataset)
     with StopSignal() as signals:
         check = signals.check
-        runs, members = load_members([config, *others])
+        runs, members = load_members([config, *more_configs])
         check_classes(index, runs[0], config.dataset.name)
         check_splits(config, index, [split])
         if split == "val":
@@ -63,15 +63,15 @@ def run(config: Config, folder: Path, *others: Config) -> None:
             tracker.set_tags(parents(runs))
             held_out = hold_out(tracker, config, index, runs[0], folder, signals) if folds else None
             measured = measure(config, index, held_out, signals)
-            found = [
+            analyses = [
                 analyze_run(config, index, run, member, measured, held_out, check)
                 for run, member in zip(runs, members, strict=True)
             ]
-            tables, labels = found[-1].tables, found[-1].labels
-            pairs = pair_table(*(each.tables.cases for each in found)) if len(found) == 2 else None
+            tables, labels = analyses[-1].tables, analyses[-1].labels
+            pairs = pair_table(*(each.tables.cases for each in analyses)) if len(analyses) == 2 else None
             record_tables(tracker, tables, pairs, split, folder)
             label_score = record_label_issues(tracker, index, measured.rows, labels, split, folder) if labels else None
-            # Neither asks the folds' networks, whose errors those of train are.
+            # Both use the run's network; errors on train are those of the folds' networks.
             photo_score, heats, method = None, {}, ""
             if split != "train":
                 photo_score = record_photo_score(tracker, config, index, members[-1], tables.cases, check, folder)
@@ -81,47 +81,47 @@ def run(config: Config, folder: Path, *others: Config) -> None:
                 index,
                 tables,
                 Thumbnails(index, heats, method, members[-1].preprocessing),
-                {"run": runs[-1].name, "id": runs[-1].run_id or "", "split": split, "by": spoken_by(folds)},
+                {"run": runs[-1].name, "id": runs[-1].run_id or "", "split": split, "by": predictor_name(folds)},
                 folder,
                 pairs=pairs,
                 label_score=label_score,
                 photo_score=photo_score,
             )
-    print(causes_table(tables.causes, tables.cases["correct"]))
-    print(label_lines(labels, split, label_score, folder / LABEL_ERRORS))
+    print(format_causes(tables.causes, tables.cases["correct"]))
+    print(format_label_issues(labels, split, label_score, folder / LABEL_ERRORS))
     if photo_score is not None:
-        print(photo_score_lines(photo_score))
+        print(format_photo_score(photo_score))
     if pairs is not None:
         counts = pairs["state"].value_counts().to_dict()
         print(f"second run  {', '.join(f'{counts.get(state, 0)} errors {state}' for state in STATES)}")
     print(f"\npage        {page}", end="")
-    print_where_to_look(tracker, folder)
+    print_closing_lines(tracker, folder)
 
 
 def hold_out(
     tracker: MemoryTracker, config: Config, index: Index, run: EarlierRun, folder: Path, signals: StopSignal
 ) -> np.ndarray:
-    """Probabilities of the training photos by networks that never saw them, float32 (photos, classes)."""
+    """Return probabilities of the training images by networks that never saw them, float32 (images, classes)."""
     held_out = held_out_probabilities(config, index, config.task.folds, run, folder, signals)
     tracker.set_tags({"folds": ",".join(held_out.run_ids)})
     return held_out.probabilities
 
 
-def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: StopSignal) -> Measured:
-    """The split's photos and their measures; of train with folds, the photos that a fold left out."""
-    split, workers = config.task.analyzed, config.device.num_threads
+def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: StopSignal) -> SplitMeasures:
+    """Return the split's images and their measures; with folds, only the images that a fold held out."""
+    split, num_threads = config.task.analyzed_split, config.device.num_threads
     rows = index.split(split)
     if held_out is not None and (alone := np.isnan(held_out[:, 0])).any():
-        log.warning("%d photos are left out: each is the only one of its class, which every fold needs", alone.sum())
+        log.warning("%d photos are left out: each is alone in its class, and every fold needs its class", alone.sum())
         rows = rows[~alone].reset_index(drop=True)
     log.info("%d photos of %s, %s", len(rows), split, target.describe(config.device))
-    return Measured(
+    return SplitMeasures(
         rows,
-        measure_photos(index.root, rows["path"].tolist(), workers, signals.check),
-        usual_measures(index.root, index.split("train"), workers, signals.check),
+        measure_images(index.root, rows["path"].tolist(), num_threads, signals.check),
+        typical_measures(index.root, index.split("train"), num_threads, signals.check),
     )
 
 
-def spoken_by(folds: int | None) -> str:
-    """Whose predictions the page is about."""
+def predictor_name(folds: int | None) -> str:
+    """Return the source of the page's predictions, for its head."""
     return "the run's network" if folds is None else f"{folds} networks, each without its part of train"

@@ -1,4 +1,4 @@
-"""task=evaluate: an earlier run's network on any split, at any size, resize, crop and with test-time augmentation."""
+"""task=evaluate: evaluate an earlier run on any split, size, resize and crop, with test-time augmentation."""
 
 import logging
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from rp2k_lab.evaluation.artifacts import record_origin, record_split
 from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.evaluator import Evaluator
 from rp2k_lab.evaluation.predictor import Predictor
-from rp2k_lab.task.train import open_tracker, print_where_to_look
+from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train.build import build_evaluators, build_views
 from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: Path) -> float:
-    """Evaluate and record; returns the first split's top-1.
+    """Evaluate and record; return the first split's top-1.
 
     Args:
-        config: the earlier run's, restored.  Its photos may be another data set's, of the same classes.
-        folder: the run's own folder, for tables and figures.
+        config: the earlier run's restored configuration; another data set must have the same classes.
+        folder: the run's folder, for tables and figures.
 
     Raises:
-        RequestError: weights or classes that do not fit, or a split that the data set lacks.
-        DataError: a photo that cannot be read.
+        RequestError: weights or classes do not fit, or the data set lacks a split.
+        DataError: an image cannot be read.
     """
-    task, trial = config.task, Trial.of_this_process()
+    task, trial = config.task, Trial.from_environment()
     target.set_up(config.device)
     index = build_index(config.dataset)
     with StopSignal() as signals:
@@ -53,7 +53,7 @@ def run(config: Config, folder: Path) -> float:
                 for split, evaluator in evaluators.items()
             }
     print(closing_table(scores))
-    print_where_to_look(tracker, folder)
+    print_closing_lines(tracker, folder)
     top1 = scores[task.split[0]]["top1"].value
     trial.finished(top1)
     return top1
@@ -62,10 +62,10 @@ def run(config: Config, folder: Path) -> float:
 def required_evaluators(
     config: Config, index: Index, predictor: Predictor, splits: Iterable[str]
 ) -> dict[str, Evaluator]:
-    """An evaluator for each of `splits`.
+    """Return an evaluator for each of `splits`.
 
     Raises:
-        RequestError: the data set has no photo of one.
+        RequestError: the data set lacks one.
     """
     check_splits(config, index, splits)
     views = build_views(predictor, index, config.dataset.cache_gb)
@@ -73,9 +73,12 @@ def required_evaluators(
 
 
 def check_splits(config: Config, index: Index, splits: Iterable[str]) -> None:
-    """Raise RequestError unless the data set has photos of each of `splits`."""
-    there = set(index.table["split"])
+    """Raise RequestError unless the data set has images of each of `splits`."""
+    existing = set(index.table["split"])
     for split in splits:
-        if split not in there:
-            found = ", ".join(name for name in ("train", "val", "test") if name in there)
-            raise RequestError(f"task={config.task.name}: dataset={config.dataset.name} has no {split}\nit has {found}")
+        if split not in existing:
+            names = ", ".join(name for name in ("train", "val", "test") if name in existing)
+            raise RequestError(
+                f"task={config.task.name}: dataset={config.dataset.name} has no {split}\n"
+                f"use another data set or split (it has {names})"
+            )

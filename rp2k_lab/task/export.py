@@ -1,4 +1,4 @@
-"""task=export: a run's network as files that other programs load, with the preprocessing in the graph."""
+"""task=export: write a run's network as MindIR and ONNX, with the normalization in the graph."""
 
 import contextlib
 import importlib.util
@@ -30,21 +30,21 @@ from rp2k_lab.train.trained_models import load_network
 log = logging.getLogger(__name__)
 
 MINDIR, ONNX, CLASSES, CARD = FILES = ("model.mindir", "model.onnx", "classes.txt", "model.json")
-# Largest difference in a probability between the network and a file that is read back.
+# Largest allowed difference of a probability between the network and its file.
 TOLERANCE = 1e-4
 
 
 class ExportFailed(Exception):
-    """A file could not be written, or gives other probabilities than the network."""
+    """A file cannot be written, or gives other probabilities than the network."""
 
     exit_code = 1
 
 
 class ErfFreeGelu(nn.Cell):
-    """`layers.GELU` without Erf, for which MindSpore's ONNX exporter has no form; the same shape.
+    """`layers.GELU` without Erf, which MindSpore's ONNX exporter lacks; the output has the input's shape.
 
-    x·Φ(x) by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (erf to 1.5e-7).  It takes about twice
-    as long as Erf on CPU, so training has it not.
+    x·Φ(x) by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (erf to 1.5e-7).  On CPU it takes about
+    twice as long as Erf, so training does not use it.
     """
 
     def construct(self, x):
@@ -55,16 +55,16 @@ class ErfFreeGelu(nn.Cell):
 
 
 def run(config: Config, folder: Path) -> None:
-    """Write the files, read them back, compare, and say where they are.
+    """Write the files, read them back, compare, and print a table.
 
     Args:
-        config: the run's, restored.
-        folder: where they go unless `config.task.output` says otherwise.
+        config: the run's restored configuration.
+        folder: the output folder if `config.task.output` is not set.
 
     Raises:
-        RequestError: no such run, a checkpoint that does not fit, an output folder with other files in it.
-        ExportFailed: MindSpore cannot express the network in ONNX (the other files are written all the same), or a
-            file that was read back disagrees.
+        RequestError: no such run, a checkpoint that does not fit, or an output folder with other files.
+        ExportFailed: MindSpore cannot express the network in ONNX (the other files are written), or a file gives other
+            probabilities.
     """
     output = config.task.output or folder
     check_replaceable(output)
@@ -75,7 +75,7 @@ def run(config: Config, folder: Path) -> None:
         log.info("%s: %s, %d classes", earlier.name, config.model.name, len(earlier.classes))
         images = probe_images((config.task.batch_size, *config.size, 3))
         expected = [classifier(Tensor(batch)).asnumpy() for batch in images]
-        with replacing(output) as part, contextlib.chdir(part):  # MindSpore takes no name with spaces or Chinese in it
+        with replacing(output) as part, contextlib.chdir(part):  # MindSpore refuses names with spaces or Chinese
             differences = {MINDIR: write_mindir(classifier, images, expected)}
             signals.check()
             differences[ONNX], problem = write_onnx(classifier, images, expected)
@@ -90,15 +90,15 @@ def check_replaceable(output: Path) -> None:
     """Raise RequestError unless `output` is absent, empty or an earlier export."""
     if output.is_dir():
         foreign = sorted({file.name for file in output.iterdir()} - set(FILES))
-        found = f"holds other files ({foreign[0]})" if foreign else None
+        problem = f"holds other files ({foreign[0]})" if foreign else None
     else:
-        found = "is no folder" if output.exists() else None
-    if found:
-        raise RequestError(f"task.output={output}: {found}\nname a folder that is new, empty or an earlier export")
+        problem = "not a folder" if output.exists() else None
+    if problem:
+        raise RequestError(f"task.output={output}: {problem}\nuse a folder that is new, empty or an earlier export")
 
 
 def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarray:
-    """uint8 (batches, *shape): noise around a random color, each image with its own contrast."""
+    """Return test images, uint8 (batches, *shape): noise around a random color, with a random contrast."""
     rng = np.random.default_rng(0)
     color = rng.uniform(0, 255, (batches, shape[0], 1, 1, 3))
     contrast = rng.uniform(0, 128, (batches, shape[0], 1, 1, 1))
@@ -107,7 +107,7 @@ def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarr
 
 @contextlib.contextmanager
 def replacing(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place, with those of FILES in it, when the block ends well."""
+    """Yield a new folder beside `output`; after the block, its FILES replace `output`."""
     output.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{output.name}.part-", dir=output.parent))
     try:
@@ -116,7 +116,7 @@ def replacing(output: Path) -> Iterator[Path]:
         whole.mkdir(mode=output.parent.stat().st_mode & 0o777)
         for name in FILES:
             if (part / name).exists():
-                (part / name).chmod(0o644)  # MindSpore's are read-only, for the owner alone
+                (part / name).chmod(0o644)  # MindSpore writes 0o400
                 (part / name).rename(whole / name)
         if output.exists():
             output.rename(part / "former")
@@ -126,20 +126,20 @@ def replacing(output: Path) -> Iterator[Path]:
 
 
 def write_mindir(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> float:
-    """Write model.mindir into the working directory; returns the largest difference after reading it back."""
+    """Write model.mindir into the working directory, read it back and return the largest difference."""
     mindspore.export(classifier, Tensor(images[0]), file_name=MINDIR, file_format="MINDIR")
     graph = nn.GraphCell(mindspore.load(MINDIR))
     difference = largest_difference([graph(Tensor(batch)).asnumpy() for batch in images], expected)
     if not difference <= TOLERANCE:
-        raise ExportFailed(f"{MINDIR}, read back, differs by {difference:.1g} in a probability; nothing is written")
+        raise ExportFailed(f"{MINDIR} differs by {difference:.1g} from the network's probabilities; nothing is written")
     return difference
 
 
 def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> tuple[float | None, str | None]:
-    """Write model.onnx into the working directory; `classifier` is afterwards good for nothing else.
+    """Write model.onnx into the working directory; `classifier` is changed and cannot be used afterwards.
 
     Returns:
-        (the largest difference, or None without ONNX Runtime; None, or why there is no file).
+        (largest difference, or None without ONNX Runtime; problem, or None if the file is written).
     """
     names = {"input_names": ["images"], "output_names": ["probabilities"]}
     for _, cell in list(classifier.cells_and_names()):
@@ -156,7 +156,7 @@ def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarra
         return None, None
     try:
         difference = largest_difference(run_onnx(Path(ONNX), images), expected)
-    except Exception as error:  # ONNX Runtime has a class of its own for every status
+    except Exception as error:  # ONNX Runtime has an exception class for each status
         problem = f"ONNX Runtime refuses it ({str(error).strip().splitlines()[0]})"
     else:
         problem = None if difference <= TOLERANCE else f"ONNX Runtime's probabilities differ by {difference:.1g}"
@@ -167,18 +167,18 @@ def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarra
 
 
 def run_onnx(file: Path, images: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Probabilities of each batch (batch, height, width, 3), by ONNX Runtime on the CPU."""
+    """Return the probabilities of each batch (batch, height, width, 3) by ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its errors are raised as well
+    options.log_severity_level = 4  # log nothing: errors are raised
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return [session.run(None, {"images": batch})[0] for batch in images]
 
 
-def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The largest absolute difference of two lists of arrays; NaN where one holds a NaN."""
-    return float(np.abs(np.concatenate(ours) - np.concatenate(theirs)).max())
+def largest_difference(actual: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Return the largest absolute difference between two lists of arrays; NaN if one holds a NaN."""
+    return float(np.abs(np.concatenate(actual) - np.concatenate(expected)).max())
 
 
 def write_card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> None:
@@ -188,9 +188,8 @@ def write_card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> None
 
 
 def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, Any]:
-    """What a program that uses the files has to know, and where they come from."""
+    """Return the card: how to use the files, and where they come from."""
     batch, (height, width), classes = config.task.batch_size, config.size, len(earlier.classes)
-    mean, std = normalization(config.model, config.dataset)
     counters = ("moving_mean", "moving_variance", "step")
     weights = [p for p in classifier.get_parameters() if p.name.rpartition(".")[2] not in counters]
     mean, std = normalization(config.model, config.dataset)
@@ -211,9 +210,9 @@ def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, 
 
 
 def preparation(config: Config) -> list[dict[str, Any]]:
-    """The steps from a photo's file to the network's input, as evaluation takes them."""
+    """Return evaluation's steps from an image file to the network's input."""
     resize = {
-        "letterbox": "scaled to fit, sides rounded, in the middle of a black picture of this size",
+        "letterbox": "scaled to fit, sides rounded, in the middle of a black image of this size",
         "stretch": "scaled to this size, whatever the shape",
     }
     scaling = "bilinear (OpenCV's INTER_LINEAR); INTER_AREA where a side shrinks to half or less"
@@ -233,12 +232,12 @@ def preparation(config: Config) -> list[dict[str, Any]]:
 def print_closing_table(
     config: Config, earlier: EarlierRun, output: Path, differences: dict[str, float | None]
 ) -> None:
-    """Each file with its size and what comparing it gave, and how to use it."""
+    """Print each file with its size and largest difference, and how to use it."""
     print(f"\n{'file':14}{'size':>12}  largest difference of a probability from the network's")
     print("-" * 79)
     for name in FILES:
         if (output / name).exists():
-            print(f"{name:14}{(output / name).stat().st_size:12,}  {_compared(name, differences)}".rstrip())
+            print(f"{name:14}{(output / name).stat().st_size:12,}  {_comparison(name, differences)}".rstrip())
     shape = ", ".join(map(str, (config.task.batch_size, *config.size, 3)))
     print(f"\nrun         {earlier.name}" + (f", id {earlier.run_id}" if earlier.run_id else ""))
     print(f"folder      {output}")
@@ -246,12 +245,12 @@ def print_closing_table(
         print(f'next        onnxruntime.InferenceSession("{output / ONNX}").run(None, {{"images": photos}})')
     else:
         print(f'next        mindspore.nn.GraphCell(mindspore.load("{output / MINDIR}"))(mindspore.Tensor(photos))')
-    print(f"            photos: uint8 ({shape}), prepared as {CARD} says")
+    print(f"            photos: uint8 ({shape}), prepared as in {CARD}")
 
 
-def _compared(name: str, differences: dict[str, float | None]) -> str:
+def _comparison(name: str, differences: dict[str, float | None]) -> str:
     if name not in differences:
         return ""
     if differences[name] is None:
-        return "not compared: onnxruntime is not installed"
+        return "not compared: install onnxruntime"
     return f"{differences[name]:.1e} with {'MindSpore' if name == MINDIR else 'ONNX Runtime'}"

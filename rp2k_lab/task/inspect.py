@@ -1,4 +1,4 @@
-"""task=inspect: what there is.  `task.what=data` makes a page about the data set, `task.what=models` prints the zoo."""
+"""task=inspect: a page about the data set, a table of the models, or a filled image cache (`task.what`)."""
 
 import math
 import os
@@ -13,10 +13,10 @@ from rp2k_lab.analysis.data_page import Inspection, inspection_page
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import escape_controls, text_table
-from rp2k_lab.dataset.image_cache import photo_bytes
+from rp2k_lab.dataset.image_cache import image_bytes
 from rp2k_lab.dataset.loader import evaluation_batches
 from rp2k_lab.dataset.near_duplicates import find_copies
-from rp2k_lab.dataset.photo_index import Index, Listing, build_index, index_of, list_photos
+from rp2k_lab.dataset.photo_index import Index, Listing, build_index, list_images, make_index
 from rp2k_lab.dataset.summary import SPLITS, class_table, copies_by_relation
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
@@ -24,32 +24,32 @@ from rp2k_lab.model import list_models
 from rp2k_lab.model.summary import Summary, summarize
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.tracking.tracker import MemoryTracker
-from rp2k_lab.train.build import build_photos
+from rp2k_lab.train.build import build_images
 
 
 def run(config: Config, folder: Path) -> None:
-    """Show what `config.task.what` names.
+    """Run the inspection that `config.task.what` names.
 
     Args:
-        config: the whole request.
-        folder: the run's own folder, for the page and its tables.
+        config: the whole configuration.
+        folder: the run's folder, for the page and its tables.
     """
     {"data": inspect_data, "models": print_models, "cache": fill_cache}[config.task.what](config, folder)
 
 
 def inspect_data(config: Config, folder: Path) -> None:
-    """A run that leaves inspection.html, classes.parquet, duplicates.parquet, unreadable.parquet and counts.
+    """Record inspection.html, classes.parquet, duplicates.parquet, unreadable.parquet and counts.
 
-    Photos that cannot be read are reported, not raised.
+    Unreadable images are reported, not raised.
 
     Raises:
         RequestError, DataError: nothing can be listed.
     """
-    listing = list_photos(config.dataset, decode=True)
+    listing = list_images(config.dataset, decode=True)
     index = readable_index(listing)
     with open_tracker(config, f"inspect_{config.dataset.name}", folder) as tracker:
         record_origin(tracker, config, index, folder)
-        inspection = look(config, listing)
+        inspection = inspect_listing(config, listing)
         tracker.log_metrics(inspection.counts, 0)
         page = folder / "inspection.html"
         page.write_text(inspection_page(config, index, inspection), encoding="utf-8")
@@ -63,30 +63,29 @@ def inspect_data(config: Config, folder: Path) -> None:
 
 
 def readable_index(listing: Listing) -> Index:
-    """The index of the photos that can be read, for the augmented sheet and the run's tags."""
+    """Return the index of the readable images, for the augmentation sheet and the run's tags."""
     table = listing.table[listing.table["problem"].isna()]
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
-    index = index_of(listing.root, table, classes, listing.table[listing.table["problem"].notna()])
+    index = make_index(listing.root, table, classes, listing.table[listing.table["problem"].notna()])
     return replace(index, classes=[escape_controls(name) for name in classes])
 
 
-def look(config: Config, listing: Listing) -> Inspection:
-    """Everything that the page tells, before it is drawn."""
-    photos = listing.table
-    readable = photos[photos["problem"].isna()]
-    workers = config.device.num_threads or os.cpu_count() or 1
-    copies = find_copies(listing.root, readable, workers).join(photos[["path", "class", "split"]])
-    return Inspection(listing, class_table(photos), copies, copies_by_relation(copies))
+def inspect_listing(config: Config, listing: Listing) -> Inspection:
+    """Return the content of the page."""
+    images = listing.table
+    readable = images[images["problem"].isna()]
+    num_threads = config.device.num_threads or os.cpu_count() or 1
+    copies = find_copies(listing.root, readable, num_threads).join(images[["path", "class", "split"]])
+    return Inspection(listing, class_table(images), copies, copies_by_relation(copies))
 
 
 def record_tables(tracker: MemoryTracker, inspection: Inspection, folder: Path) -> None:
-    """The tables as parquet, in the run's folder and in the tracker; parquet holds no broken UTF-8, so names are shown
-    as on the page."""
-    photos = inspection.listing.table
+    """Record the tables as parquet; parquet refuses broken UTF-8, so names are escaped as on the page."""
+    images = inspection.listing.table
     tables = {
         "classes": inspection.classes,
         "duplicates": inspection.copies,
-        "unreadable": photos.loc[photos["problem"].notna(), ["path", "class", "split", "bytes", "problem"]],
+        "unreadable": images.loc[images["problem"].notna(), ["path", "class", "split", "bytes", "problem"]],
     }
     for name, table in tables.items():
         texts = [column for column in ("path", "class") if column in table]
@@ -96,10 +95,10 @@ def record_tables(tracker: MemoryTracker, inspection: Inspection, folder: Path) 
 
 
 def print_summary(inspection: Inspection) -> None:
-    """A few lines for the terminal."""
-    counts, photos = inspection.counts, inspection.listing.table
-    splits = ", ".join(f"{(photos['split'] == split).sum():,} {split}" for split in SPLITS)
-    print(f"\nphotos      {len(photos):,} of {len(inspection.classes):,} classes ({splits})")
+    """Print the counts."""
+    counts, images = inspection.counts, inspection.listing.table
+    splits = ", ".join(f"{(images['split'] == split).sum():,} {split}" for split in SPLITS)
+    print(f"\nphotos      {len(images):,} of {len(inspection.classes):,} classes ({splits})")
     print(f"unreadable  {counts['unreadable']:,}; files that are no photos: {counts['not_photos']:,}")
     relations = inspection.relations.groupby("relation")[["photos", "exact"]].sum()
     print(f"copies      {len(inspection.copies):,} photos in {counts['copies/groups']:,} groups")
@@ -107,43 +106,43 @@ def print_summary(inspection: Inspection) -> None:
         print(f"            {relation:15} {number:6,} ({exact:,} exact, {number - exact:,} near)")
     for split in SPLITS:
         lacking = (inspection.classes[split] == 0).sum()
-        if lacking and (photos["split"] == split).any():
+        if lacking and (images["split"] == split).any():
             print(f"missing     {lacking:,} classes have no readable photo in {split}")
 
 
 def fill_cache(config: Config, folder: Path) -> None:
-    """Decode and resize every photo into the cache that runs with this size and resize read.
+    """Decode and resize every image into the cache for this size and resize.
 
     Args:
-        config: `dataset.cache_gb`, `size`, `resize` and `crop_ratio` say what is kept.
-        folder: not used; the cache lies in the clone's data folder.
+        config: `dataset.cache_gb`, `size`, `resize` and `crop_ratio` determine the cache.
+        folder: not used; the cache is in the clone's data folder.
 
     Raises:
         RequestError: `dataset.cache_gb` is 0.
-        DataError: a photo cannot be read.
+        DataError: an image cannot be read.
     """
     index = build_index(config.dataset)
-    photos = build_photos(config, index)
-    if photos.cache is None:
-        needed = len(index.table) * photo_bytes(photos.size) / 1e9
+    images = build_images(config, index)
+    if images.cache is None:
+        needed = len(index.table) * image_bytes(images.size) / 1e9
         raise RequestError(
             f"dataset.cache_gb={config.dataset.cache_gb:g}: there is no cache to fill\n"
-            f"{len(index.table):,} photos take at most {needed:.3g} GB: dataset.cache_gb={math.ceil(10 * needed) / 10}"
+            f"use dataset.cache_gb={math.ceil(10 * needed) / 10}: {len(index.table):,} photos take {needed:.3g} GB"
         )
-    rows = index.table.reset_index(names="row")[: photos.cache.room]
+    rows = index.table.reset_index(names="row")[: images.cache.capacity]
     with tqdm(total=len(rows), desc="cache", unit=" photos", leave=False, disable=None) as bar:
-        for batch in evaluation_batches(photos, rows, config.size, 64, config.device.num_threads):
+        for batch in evaluation_batches(images, rows, config.size, 64, config.device.num_threads):
             bar.update(len(batch))
-    print(f"\ncache       {photos.cache.folder}: {len(rows):,} photos of {len(index.table):,}")
-    print("next        the same words without task=inspect task.what=cache")
+    print(f"\ncache       {images.cache.folder}: {len(rows):,} photos of {len(index.table):,}")
+    print("next        the same command without task=inspect task.what=cache")
 
 
 def print_models(config: Config, folder: Path) -> None:
     """Print one line a model: parameters, multiply-adds, last width, smallest input, speed here, source.
 
     Args:
-        config: `config.task` says which models, at what size.
-        folder: not used; nothing is kept.
+        config: `config.task` names the models and the size.
+        folder: not used; nothing is recorded.
     """
     task = config.task
     names = task.models or list_models()
@@ -158,7 +157,7 @@ def print_models(config: Config, folder: Path) -> None:
             except ValueError as error:
                 bar.close()
                 raise RequestError(f"task=inspect: {error}") from None
-    print(table(rows, task.size))
+    print(models_table(rows, task.size))
     print(f"\n1000 classes; images/s: forward, batch {task.batch_size}, {target.describe(config.device)}, ", end="")
     print(
         f"{os.cpu_count()} cores\nwider: model.final_width (ResNet family, Inception-ResNet-v2), model.head_width (all)"
@@ -166,8 +165,8 @@ def print_models(config: Config, folder: Path) -> None:
     print(f"next        python run.py model={rows[-1].name}")
 
 
-def table(rows: Iterable[Summary], size: int) -> str:
-    """The zoo as text."""
+def models_table(rows: Iterable[Summary], size: int) -> str:
+    """Return the models as text, one a line."""
     head = ("model", "parameters", f"multiply-adds at {size}", "last width", "smallest input", "images/s", "source")
     lines = [
         (

@@ -1,4 +1,4 @@
-"""task=report: the verdict of a table, of every table, or two runs compared; from results to documents."""
+"""task=report: the verdict of one table or of all tables, or a comparison of two runs, as documents."""
 
 import logging
 from pathlib import Path
@@ -25,15 +25,15 @@ _LEAD = "Each table is a question, its levels and several seeds; a link leads to
 
 
 def run(config: Config, folder: Path) -> None:
-    """Write what `config` asks about and print it.
+    """Write the documents and print a summary.
 
     Args:
-        config: the whole request.
-        folder: the run's own, for two runs.
+        config: the whole configuration.
+        folder: the run's folder, for two runs.
 
     Raises:
-        RequestError: there are no results, no such run, or the two were tested on different photos.
-        DataError: results are damaged.
+        RequestError: no results, no such run, or two runs that were tested on different images.
+        DataError: damaged results.
     """
     if config.runs:
         report_pair(config, config.task.output or folder)
@@ -45,12 +45,12 @@ def run(config: Config, folder: Path) -> None:
 
 
 def report_one(config: Config, folder: Path) -> None:
-    """One table: its documents, and the verdict in the terminal."""
+    """Write the documents of one table and print its verdict."""
     ablation, scale = config.ablation, config.scale
     table = judge(config, ablation, folder)
     if table is None:
         raise RequestError(
-            f"ablation={ablation.name} scale={scale}: no results, neither of a study nor in {folder / RESULTS}\n"
+            f"ablation={ablation.name} scale={scale}: no results, in a study or in {folder / RESULTS}\n"
             f"make them: {run_command(ablation, scale, ablation.seeds)}"
         )
     files = write_documents(table, folder)
@@ -66,7 +66,7 @@ def report_one(config: Config, folder: Path) -> None:
 
 
 def report_all(config: Config, folder: Path) -> None:
-    """Every table that has results at the scale, and an overview of them and of the other scales' in `folder`."""
+    """Write the documents of each table with results at the scale, and an overview of all scales into `folder`."""
     tables = {name: Ablation.model_validate(defaults_of("ablation", name)) for name in names()}
     judged = {name: judge(config, ablation, folder / name / config.scale) for name, ablation in tables.items()}
     if not any(judged.values()):
@@ -78,8 +78,9 @@ def report_all(config: Config, folder: Path) -> None:
             write_documents(table, folder / name / config.scale)
     sections = []
     for scale in get_args(Scale):
-        there = judged if scale == config.scale else {n: stored(a, scale, folder) for n, a in tables.items()}
-        items = [_line(table) for table in there.values() if table]
+        current = scale == config.scale
+        known = judged if current else {n: judge_committed(a, scale, folder) for n, a in tables.items()}
+        items = [_overview_item(table) for table in known.values() if table]
         sections += [Section(f"Scale {scale}", [Items(items)])] if items else []
     without = [Item(name, None, run_command(tables[name], config.scale, tables[name].seeds))
                for name, table in judged.items() if not table]  # fmt: skip
@@ -94,44 +95,44 @@ def report_all(config: Config, folder: Path) -> None:
     print(f"next        open {folder / next(n for n, table in judged.items() if table) / config.scale / PAGE}")
 
 
-def _line(table: JudgedTable) -> Item:
+def _overview_item(table: JudgedTable) -> Item:
     name = table.ablation.name
     return Item(name, None, f"{table.ablation.question} {summary(table)}", f"{name}/{table.scale}/{README}")
 
 
-def stored(ablation: Ablation, scale: Scale, folder: Path) -> JudgedTable | None:
-    """A table judged from its committed results in `folder`/<name>/<scale>, or None."""
-    place = folder / ablation.name / scale
-    return judge_table(ablation, scale, read_results(place)) if (place / RESULTS).is_file() else None
+def judge_committed(ablation: Ablation, scale: Scale, folder: Path) -> JudgedTable | None:
+    """Judge the committed results in `folder`/<name>/<scale>; return None without results."""
+    folder = folder / ablation.name / scale
+    return judge_table(ablation, scale, read_results(folder)) if (folder / RESULTS).is_file() else None
 
 
 def judge(config: Config, ablation: Ablation, folder: Path) -> JudgedTable | None:
-    """A table's results, collected from its study or else as they stand in `folder`, judged; None without any."""
-    results = collected(config, ablation, folder)
+    """Judge a table's results from its study, or else from `folder`; return None without results."""
+    results = collect_results(config, ablation, folder)
     if results is None and (folder / RESULTS).is_file():
-        log.info("%s: there is no study here; read from %s", ablation.name, folder / RESULTS)
+        log.info("%s: no study; reading %s", ablation.name, folder / RESULTS)
         results = read_results(folder)
     return results and judge_table(ablation, config.scale, results)
 
 
-def collected(config: Config, ablation: Ablation, folder: Path) -> Results | None:
-    """The study's results, which replace those in `folder`; None where there is no study."""
+def collect_results(config: Config, ablation: Ablation, folder: Path) -> Results | None:
+    """Write the study's results into `folder` and return them; None without a study."""
     from rp2k_lab.sweep.collect import collect
 
     task = config.task
-    found = collect(ablation, config.scale, task.study, task.storage, config.tracking)
-    if found is None:
+    results = collect(ablation, config.scale, task.study, task.storage, config.tracking)
+    if results is None:
         return None
-    table, images = found
+    table, images = results
     rank = {level: i for i, level in enumerate(ablation.levels)}
     order = table["level"].map(rank).fillna(len(rank)).argsort(kind="stable")
     return write_results(folder, table.iloc[order], images)
 
 
 def report_pair(config: Config, folder: Path) -> None:
-    """Two runs: README.md, report.html and the figure, and the table in the terminal."""
+    """Compare two runs: write README.md, report.html and the figure, and print the table."""
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
-        first, second = (compare_runs.load_run(config.tracking.uri, one, Path(downloads)) for one in config.runs)
+        first, second = (compare_runs.load_run(config.tracking.uri, run, Path(downloads)) for run in config.runs)
     pair = compare_runs.compare(first, second)
     document = compare_runs.pair_document(pair, FIGURE)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""task=sync: send what runs have in their folders and the store has not got."""
+"""task=sync: upload the missing parts of run records to MLflow."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,85 +8,83 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.tracking.journal import Journal
-from rp2k_lab.tracking.local_runs import OUTPUTS, answers, journals
-from rp2k_lab.tracking.mlflow_store import StoreAway, how_to_see, store_uri, unreachable
-from rp2k_lab.tracking.uploader import Uploader, header_of, is_sent
+from rp2k_lab.tracking.local_runs import OUTPUTS, find_journals, matches
+from rp2k_lab.tracking.mlflow_store import StoreUnavailable, page_location, store_uri, unreachable
+from rp2k_lab.tracking.uploader import Uploader, is_uploaded, read_header
 
 
 def run(config: Config, folder: Path) -> None:
-    """Send every journal under outputs/, or of the runs that `runs=` names, that no store has all of.
+    """Upload each incomplete journal under outputs/, or of the runs in `runs=`.
 
-    Runs keep their times.  One whose process is gone without a word is marked KILLED; one that still runs sends its
-    journal itself.  Without `tracking.uri` each goes to the store it was meant for, one that was meant for none to the
-    clone's own; with it, to that one go the runs meant for it or for none, and those that are named.
+    Runs keep their times.  A run without status whose process is gone is marked KILLED; a live process uploads its
+    journal itself.  Without `tracking.uri` each goes to its recorded store, by default the clone's; with it, runs
+    recorded for that store or for none, and named runs, go there.
 
     Args:
         folder: not used; nothing is recorded.
 
     Raises:
-        RequestError: no such run, or a store that does not answer; what goes to others is sent first.
+        RequestError: no such run, or a store that does not answer, after the uploads to other stores.
     """
-    found = _journals(config.runs)
-    waiting, away = [file for file in found if not is_sent(file)], {}
-    for file in waiting:
-        name, meant = _of(file)
-        uri = config.tracking.uri or meant
-        if meant not in (None, redact(store_uri(uri))) and not config.runs:
-            print(
-                f"left        {name}, meant for {meant}; runs={escape_controls(file.parent)} sends it here all the same"
-            )
-        elif uri not in away:
+    journals = _select_journals(config.runs)
+    incomplete, errors = [file for file in journals if not is_uploaded(file)], {}
+    for file in incomplete:
+        name, store = _name_and_store(file)
+        uri = config.tracking.uri or store
+        if store not in (None, redact(store_uri(uri))) and not config.runs:
+            print(f"skipped     {name}, recorded for {store}; add runs={escape_controls(file.parent)} to send it here")
+        elif uri not in errors:
             try:
-                print(_send(file, uri))
-            except (StoreAway, RequestError) as error:
-                away[uri] = error
-    print(f"{sum(map(is_sent, waiting))} sent, {len(found) - len(waiting)} had been sent before")
-    for uri, error in away.items():
+                print(_upload(file, uri))
+            except (StoreUnavailable, RequestError) as error:
+                errors[uri] = error
+    print(f"{sum(map(is_uploaded, incomplete))} sent, {len(journals) - len(incomplete)} sent before")
+    for uri, error in errors.items():
         raise error if isinstance(error, RequestError) else unreachable(store_uri(uri), error)
 
 
-def _send(file: Path, uri: str | None) -> str:
-    """Send one; returns the line that says what came of it."""
-    name, _ = _of(file)
+def _upload(file: Path, uri: str | None) -> str:
+    """Upload one journal; return a line about the result."""
+    name, _ = _name_and_store(file)
     try:
         journal = Journal(file)
     except RequestError:
         return f"running     {name}: its own process sends it"
     try:
-        sender = Uploader(file, uri)
-        sender.send(is_over=True)
+        uploader = Uploader(file, uri)
+        uploader.upload(is_over=True)
     finally:
         journal.close()
-    return f"sent        {name}: {how_to_see(uri, sender.sent.experiment_id, sender.sent.run_id)}"
+    return f"sent        {name}: {page_location(uri, uploader.state.experiment_id, uploader.state.run_id)}"
 
 
-def _journals(references: Iterable[str]) -> list[Path]:
-    """Those of outputs/, or below the folders and of the runs that are named, by id (six or more characters) or name.
+def _select_journals(references: Iterable[str]) -> list[Path]:
+    """Return the journals of the referenced folders and runs (id, id prefix or name); by default all under outputs/.
 
     Raises:
-        RequestError: one that there is not.
+        RequestError: a reference without a journal.
     """
     if not references:
-        return journals(OUTPUTS)
-    found: dict[Path, None] = {}
+        return find_journals(OUTPUTS)
+    selected: dict[Path, None] = {}
     for reference in references:
-        of_it = _named(reference)
-        if not of_it:
+        files = _find(reference)
+        if not files:
             raise RequestError(
                 f"runs={reference}: no run under outputs/ has this id or name, and no such folder holds one\n"
-                "name the run's folder, or leave runs= out for all under outputs/"
+                "use the run's folder, or leave out runs= for all under outputs/"
             )
-        found |= dict.fromkeys(of_it)
-    return list(found)
+        selected |= dict.fromkeys(files)
+    return list(selected)
 
 
-def _named(reference: str) -> list[Path]:
+def _find(reference: str) -> list[Path]:
     if Path(reference).is_dir():
-        return journals(Path(reference))
-    return [file for file in journals(OUTPUTS) if answers(file, reference)]
+        return find_journals(Path(reference))
+    return [file for file in find_journals(OUTPUTS) if matches(file, reference)]
 
 
-def _of(file: Path) -> tuple[str, str | None]:
-    """(a run's name, the store that it was meant for)."""
-    header = header_of(file)
+def _name_and_store(file: Path) -> tuple[str, str | None]:
+    """Return a run's name and its recorded store."""
+    header = read_header(file)
     return header["name"], header["store"]

@@ -1,4 +1,4 @@
-"""task=train: from photos to a trained, evaluated, recorded network."""
+"""task=train: train, evaluate and record a network."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from rp2k_lab.core.disk import SpaceNeed, check_disk_space
 from rp2k_lab.core.errors import Pruned
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.class_groups import class_groups
-from rp2k_lab.dataset.loader import PhotoViews
+from rp2k_lab.dataset.loader import ImageViews
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
@@ -30,7 +30,7 @@ from rp2k_lab.train.build import (
     Training,
     build_batches,
     build_evaluators,
-    build_photos,
+    build_images,
     build_training,
     preprocessing,
     release,
@@ -42,31 +42,31 @@ from rp2k_lab.train.verify import verify
 
 log = logging.getLogger(__name__)
 
-# Predictions of a photo; the confusion pairs are fewer.  Figures, lists and the log of a run.
-_BYTES_A_PHOTO, _BYTES_OF_FIGURES = 200, 20_000_000
+# An image's predictions (there are fewer confusion pairs); a run's figures, lists and log.
+_BYTES_AN_IMAGE, _BYTES_OF_FIGURES = 200, 20_000_000
 # Loss and learning rate; a row with its index in SQLite.
 _METRICS_A_STEP, _BYTES_A_METRIC = 2, 250
 
 
 def run(config: Config, folder: Path) -> float:
-    """Train, evaluate and record, or go on with that; returns val top-1 of the best epoch.
+    """Train, evaluate and dump, or resume; return val top-1 of the best epoch.
 
     Args:
-        config: the whole run.
-        folder: of a new run, for checkpoints, tables and figures; of several workers the first alone writes.
+        config: the whole configuration.
+        folder: a new run's folder, for checkpoints, tables and figures; only rank 0 writes.
 
     Raises:
-        RequestError: the run that is named has no whole record, or is finished (to be gone on with) or not (to be
-            verified), or is being trained.
-        NotReproduced: with `task.verify`, the metrics came out otherwise.
+        RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being
+            trained.
+        NotReproduced: with `task.verify`, the metrics differ.
     """
     earlier = earlier_run(config)
     if earlier and is_finished(earlier) and config.task.resume == "auto":
-        print(f"nothing is left to do: run {earlier.name}, id {earlier.run_id}, is {earlier.tags['status']}")
+        print(f"nothing to do: run {earlier.name}, id {earlier.run_id}, is {earlier.tags['status']}")
         return earlier.metrics["val/top1"]
     if earlier:
         check_state(config, earlier)
-    trial = Trial.of_this_process()
+    trial = Trial.from_environment()
     target.set_up(config.device)
     workers = join_workers(config.device)
     with acquire_run_folder(config, None if config.task.verify else earlier, folder, workers) as start:
@@ -74,57 +74,57 @@ def run(config: Config, folder: Path) -> float:
 
 
 def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial, workers: Workers) -> float:
-    """The same from a start on.
+    """Train, evaluate and record from a start; return val top-1 of the best epoch.
 
     Args:
-        earlier: the run that goes on or is verified.
+        earlier: the run to resume or verify.
     """
     folder, index = start.folder, build_index(config.dataset)
     if earlier:
         check_record(earlier, index)
-    photos = build_photos(config, index)
-    batches = build_batches(config, index, photos, index.split("train"), workers, start.step)
+    images = build_images(config, index)
+    batches = build_batches(config, index, images, index.split("train"), workers, start.step)
     training = build_training(config, batches, workers)
     if workers.is_rank_zero:
-        cache = [SpaceNeed("the cache", photos.cache.folder, photos.cache.to_come)] if photos.cache else []
-        check_disk_space(required_space(config, training, len(photos.paths), folder) + cache)
+        cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
+        check_disk_space(required_space(config, training, len(images.paths), folder) + cache)
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
     if config.task.verify:
         name = f"verify_{earlier.name}"
     with (
-        workers.ending_together(),
+        workers.exit_together(),
         StopSignal() as signals,
         open_tracker(config, name, folder, workers, run_id) as tracker,
     ):
         splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
         predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
-        evaluators = build_evaluators(config, index, PhotoViews([photos]), predictor, splits, workers)
+        evaluators = build_evaluators(config, index, ImageViews([images]), predictor, splits, workers)
         announce(config, index, training)
         if workers.is_rank_zero and not start.run:
             record_origin(tracker, config, index, folder)
-        tracker.set_tags(trial.tags | {"workers": workers.count} | start.tags(config, earlier))
-        tracker.deliver()  # from here on task.resume=auto finds the run
+        tracker.set_tags(trial.tags | {"workers": workers.world_size} | start.tags(config, earlier))
+        tracker.deliver()  # from here on, task.resume=auto finds the run
         trial.started(tracker.run_id, folder)
-        others = config.dataset.catch_all_class
+        catch_all_class = config.dataset.catch_all_class
 
-        def evaluate():
+        def evaluate() -> dict[str, Score]:
             workers.average_batch_statistics(training.model.train_network)
-            return evaluators["val"].evaluate(others)[2]
+            return evaluators["val"].evaluate(catch_all_class)[2]
 
         best = train(config, training, evaluate, tracker, signals, trial, start, workers)
         if workers.is_rank_zero:
             load_checkpoint(training.network, best)
         workers.broadcast_parameters(training.network)
-        found = {split: evaluator.evaluate(others) for split, evaluator in evaluators.items()}
+        evaluations = {split: evaluator.evaluate(catch_all_class) for split, evaluator in evaluators.items()}
         if workers.is_rank_zero:
             for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, found[split], training.steps, folder)
+                record_evaluation(tracker, evaluator, evaluations[split], training.steps, folder)
             record_training(tracker, best, folder)
-    scores = {split: scores for split, (_, _, scores) in found.items()}
+    scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:
         print(closing_table(scores))
-        print_where_to_look(tracker, folder, best)
+        print_closing_lines(tracker, folder, best)
     release(training)
     if workers.is_rank_zero and config.task.verify:
         print(f"verified    {verify(config.tracking.uri, earlier, tracker.history)}")
@@ -135,14 +135,15 @@ def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial
 def open_tracker(
     config: Config, name: str | None, folder: Path, workers: Workers = ALONE, run_id: str | None = None
 ) -> MemoryTracker:
-    """The run's record, named after its trial, or after model, data set, augmentation and seed; the first worker's.
+    """Return the run's tracker; on other ranks than 0, one in memory.
 
     Args:
-        folder: the run's own, where the record is kept until the store has it.
-        run_id: of a run to be reopened; None: a new one.
+        name: the run's name; None: model, data set, augmentation and seed.
+        folder: the run's folder, for the journal.
+        run_id: the run to reopen; None: a new run.
 
     Raises:
-        RequestError: the folder of a new run is that of a training.
+        RequestError: the folder of a new run holds a training.
     """
     if not workers.is_rank_zero:
         return MemoryTracker()
@@ -152,14 +153,14 @@ def open_tracker(
     return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
 
 
-def required_space(config: Config, training: Training, photos: int, folder: Path) -> list[SpaceNeed]:
-    """What a run of so many photos will put into its folder and into a store on this machine."""
+def required_space(config: Config, training: Training, images: int, folder: Path) -> list[SpaceNeed]:
+    """Return the space that a run on `images` images needs in its folder and in a store on this machine."""
     best, last = (_bytes_of(net) for net in (training.network, training.model.train_network))
-    there = sum(file.stat().st_size for file in folder.glob("checkpoints/*.ckpt") if not file.is_symlink())
-    generations = config.task.checkpoints_kept + 1  # each new one is written beside the old
-    tables = _BYTES_OF_FIGURES + _BYTES_A_PHOTO * photos
+    existing = sum(file.stat().st_size for file in folder.glob("checkpoints/*.ckpt") if not file.is_symlink())
+    generations = config.task.checkpoints_kept + 1  # a new one is written before the oldest is deleted
+    tables = _BYTES_OF_FIGURES + _BYTES_AN_IMAGE * images
     needs = [
-        SpaceNeed("checkpoints", folder, max(0, generations * (best + last) - there)),
+        SpaceNeed("checkpoints", folder, max(0, generations * (best + last) - existing)),
         SpaceNeed("tables and figures", folder, tables),
     ]
     store = store_uri(config.tracking.uri)
@@ -174,7 +175,7 @@ def _bytes_of(net: nn.Cell) -> int:
 
 
 def announce(config: Config, index: Index, training: Training) -> None:
-    """What is about to run, in a few lines."""
+    """Log what is about to run."""
     counts = ", ".join(f"{n} {split}" for split, n in index.table["split"].value_counts().items())
     log.info("%s: %d classes, %s photos (%s)", config.dataset.name, len(index.classes), counts, index.root)
     log.info("groups: %s", class_groups(index.train_counts())[1])
@@ -193,22 +194,23 @@ def train(
     start: Start,
     workers: Workers = ALONE,
 ) -> Path:
-    """Run `Model.train` with the callbacks, from the start given; returns the best checkpoint.
+    """Run `Model.train` with the callbacks from `start`; return the best checkpoint.
 
     Raises:
         Interrupted: a signal came; the last checkpoint is saved.
-        DataError: a photo that could not be read.
-        TrainingDiverged: the loss is no number any more, or stays at chance.
-        Pruned: the study that the run is a trial of asked it to stop.
+        DataError: an image cannot be read.
+        TrainingDiverged: the loss is NaN, infinite or stuck at chance.
+        Pruned: the study asked the run to stop.
     """
     checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
     state, batches = restore_state(start, config, training, tracker, checkpoints), training.batches
-    callbacks = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
-    dispatch, sink_size = callbacks.Dispatch(state, callbacks), batches.sink_size
+    observers = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
+    dispatch, sink_size = callbacks.Dispatch(state, observers), batches.sink_size
 
     def train_epochs(epochs: int) -> None:
         training.model.train(
-            (state.steps - state.step) // sink_size if sink_size else epochs,  # with sinking, its epoch is a sink
+            # With data sinking, MindSpore's epoch is one sink.
+            (state.steps - state.step) // sink_size if sink_size else epochs,
             mindspore_dataset(batches),
             [dispatch],
             dataset_sink_mode=sink_size > 0,
@@ -218,7 +220,7 @@ def train(
     try:
         dispatch.run(train_epochs)
     except RuntimeError:
-        if batches.failure is not None:  # MindSpore wraps a photo's error in a page of its own
+        if batches.failure is not None:  # MindSpore wraps an image's error in a page of text
             raise batches.failure from None
         raise
     workers.check(signals)
@@ -230,16 +232,16 @@ def train(
 def restore_state(
     start: Start, config: Config, training: Training, tracker: MemoryTracker, checkpoints: CheckpointFolder
 ) -> callbacks.TrainingState:
-    """The state that the training begins in, with the weights and the metrics of then."""
+    """Return the initial training state; load the weights and rewind the metrics of a resumed run."""
     batches = training.batches
     state = callbacks.TrainingState(
-        config.epochs, batches.steps_per_epoch, batches.photos_per_step, training.learning_rate
+        config.epochs, batches.steps_per_epoch, batches.images_per_step, training.learning_rate
     )
     if start.run:
-        tracker.rewind(start.point.logged if start.point else {})
-    if start.point:
-        checkpoints.restore(training.model.train_network, start.point)
-        state.resume(start.point)
+        tracker.rewind(start.position.logged if start.position else {})
+    if start.position:
+        checkpoints.restore(training.model.train_network, start.position)
+        state.resume(start.position)
     return state
 
 
@@ -253,31 +255,31 @@ def build_callbacks(
     checkpoints: CheckpointFolder,
     workers: Workers = ALONE,
 ) -> list[callbacks.Callback]:
-    """What happens around the steps, in this order: a loss that is no number is found before it is saved."""
-    often, loss, batches = config.task, config.loss, training.batches
+    """Return the callbacks in order: the NaN guard comes before the checkpoints."""
+    task, loss, batches = config.task, config.loss, training.batches
     nets = (training.model.train_network, training.network)
-    save = callbacks.SaveCheckpoints(checkpoints, *nets, tracker, often.checkpoint_epochs, often.checkpoint_minutes)
-    record = (
-        FailureDump(training, tracker, checkpoints.folder.parent) if workers.is_rank_zero else lambda *_: "see worker 0"
+    save = callbacks.SaveCheckpoints(checkpoints, *nets, tracker, task.checkpoint_epochs, task.checkpoint_minutes)
+    dump = (
+        FailureDump(training, tracker, checkpoints.folder.parent) if workers.is_rank_zero else lambda *_: "see rank 0"
     )
     chance = callbacks.chance_loss(batches.labels, batches.num_classes, batches.sampler, loss.label_smoothing)
-    of_each = [
+    observers = [
         callbacks.SyncWorkers(workers, signals),
-        callbacks.NanGuard(checkpoints.last, record),
+        callbacks.NanGuard(checkpoints.last, dump),
         callbacks.Throughput(tracker),
         callbacks.Evaluate(evaluate),
         callbacks.Prune(trial),
         callbacks.LogMetrics(tracker),
     ]
     if not workers.is_rank_zero:
-        return of_each
-    guard = config.task.chance_guard
-    chance_guard = callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, record)
-    return [*of_each, chance_guard, save, callbacks.ProgressBar()]
+        return observers
+    guard = task.chance_guard
+    chance_guard = callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, dump)
+    return [*observers, chance_guard, save, callbacks.ProgressBar()]
 
 
-def print_where_to_look(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:
-    """The closing lines; `best` is the checkpoint of a task that trains."""
+def print_closing_lines(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:
+    """Print the closing lines; `best` is the checkpoint of a task that trains."""
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
     print(f"checkpoint  {best}\nfigures     {folder / 'figures'}" if best else f"folder      {folder}")
-    print("\n".join(f"{'' if i else 'next':12}{line}" for i, line in enumerate(tracker.where_to_look())))
+    print("\n".join(f"{'' if i else 'next':12}{line}" for i, line in enumerate(tracker.next_steps())))

@@ -1,1 +1,1 @@
-"""A run's record: first to a journal in its folder, from there to MLflow; and earlier runs read back."""
+"""The record of a run, from its journal to MLflow, and the lookup of earlier runs."""

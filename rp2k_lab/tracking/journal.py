@@ -1,8 +1,8 @@
-"""A run's record on its own disk: what happened, in order, a line each; `sender` brings it to a store.
+"""The journal: a run's record in its folder, one line an event; `uploader` copies it to MLflow.
 
-A line is the CRC-32 of a JSON text, the text and a line feed.  It is in the kernel's hands when `append` returns, so
-that SIGKILL loses nothing; the last line of a process that was killed in mid-write lacks its end and is dropped.
-Against a power cut `sync` puts the file on the disk, in the sender's thread and so beside training.
+A line is the CRC-32 of a JSON text, the text and a line feed.  The kernel has it when `append` returns, so SIGKILL
+loses nothing; the reader drops a last line without its end.  `sync` protects it from a power cut, in the upload thread
+and so beside training.
 """
 
 import fcntl
@@ -23,12 +23,12 @@ from rp2k_lab.core.text import escape_controls
 log = logging.getLogger(__name__)
 
 SUFFIX = ".journal"
-# Held back for the last words of a run whose disk is full: how it ended is a line.
+# Reserved for the last record of a run whose disk is full: its status.
 _RESERVE_BYTES = 2**18
 
 
 class JournalNotWritten(Exception):
-    """The disk does not take a run's record.  Two lines: the file and the reason, then the way out."""
+    """The journal cannot be written.  Two lines: the file and the reason, then the way out."""
 
     exit_code = 1
 
@@ -36,17 +36,17 @@ class JournalNotWritten(Exception):
 class Journal:
     """A run's journal, open for appending by this process alone.
 
-    What a full disk does not take, though a reserve has been given up for it, stays in memory, with one message, and
-    is written as soon as there is room again; but for the first record, without which nothing has been begun.
+    When the disk is full, the journal deletes its reserve file, keeps further records in memory, logs one error and
+    writes them as soon as there is space.
 
     Attributes:
-        file: where it is.
+        file: its path.
 
     Args:
-        file: continued where it is there already; the rest of a line without an end is cut off.
+        file: created, or continued; an unfinished last line is cut off.
 
     Raises:
-        JournalNotWritten: it cannot be made or written.
+        JournalNotWritten: the file cannot be created or written.
         RequestError: another process has it open.
     """
 
@@ -66,33 +66,36 @@ class Journal:
         content = file.read_bytes()
         whole = content.rfind(b"\n") + 1
         os.ftruncate(self._descriptor, whole)
-        self._begun = whole > 0
+        self._has_records = whole > 0
 
     def append(self, kind: str, **content: Any) -> None:
-        """Add a record of now (ms since the epoch); its values are of JSON's types, NaN and infinity among them.
+        """Append a record with the current time (ms since the epoch).
+
+        Args:
+            content: values of JSON's types; NaN and infinity are allowed.
 
         Raises:
-            JournalNotWritten: it is the first one, and the disk does not take it.
+            JournalNotWritten: the first record cannot be written.
         """
         text = json.dumps({"kind": kind, "time": int(time.time() * 1000)} | content, separators=(",", ":")).encode()
         self._unwritten += b"%08x %s\n" % (zlib.crc32(text), text)
         try:
             self._write()
-            self._begun = True
-            self._hold_back()
+            self._has_records = True
+            self._reserve_space()
         except OSError as error:
-            if not self._begun:
+            if not self._has_records:
                 raise _not_written(self.file, error) from None
             if not self._warned:
                 log.error("%s", _not_written(self.file, error))
             self._warned = True
 
     def sync(self) -> None:
-        """Put on the disk what was appended."""
+        """Flush the file to the disk."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Write, sync and leave it to others.
+        """Write what is left, sync and release the file.
 
         Raises:
             JournalNotWritten: the last records could not be written.
@@ -108,7 +111,7 @@ class Journal:
                 self._reserve.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        # A line that was taken in part is continued with its next byte.
+        # The disk may take a part of a line: continue with its next byte.
         while self._unwritten:
             try:
                 self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
@@ -117,7 +120,7 @@ class Journal:
                     raise
                 self._reserve.unlink()
 
-    def _hold_back(self) -> None:
+    def _reserve_space(self) -> None:
         if self._reserve is None:
             self._reserve = self.file.with_suffix(".reserve")
             with suppress(OSError), self._reserve.open("wb") as reserve:
@@ -125,7 +128,7 @@ class Journal:
 
 
 def read(file: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """(a record, the byte behind it) from a byte on, to the last line that has its end; damaged lines are left out."""
+    """Yield (record, end of its line in bytes) from `offset` to the last complete line; skip damaged lines."""
     with file.open("rb") as lines:
         lines.seek(offset)
         for line in lines:
@@ -141,5 +144,5 @@ def _not_written(file: Path, error: OSError) -> JournalNotWritten:
     return JournalNotWritten(
         f"{escape_controls(file)}: the run's record cannot be written ({error.strerror}); "
         "what was written before is whole\n"
-        "make room on the disk, or give the run a folder elsewhere: hydra.run.dir=FOLDER"
+        "free space on the disk, or use another folder: hydra.run.dir=FOLDER"
     )

@@ -1,4 +1,4 @@
-"""Where a run comes from: code, packages, machine, request."""
+"""The origin of a run: code, packages, machine, configuration."""
 
 import hashlib
 import importlib.metadata
@@ -8,17 +8,17 @@ import platform
 import subprocess
 from typing import Any
 
-from rp2k_lab import PROJECT
-from rp2k_lab.config.choices import defaults_of, flatten, root_defaults
+from rp2k_lab import CLONE
+from rp2k_lab.config.choices import chosen_by_default, defaults_of, flatten, root_defaults
 from rp2k_lab.config.schema import Config
 
-# The tag by which a training is found again; set when its record is whole.
+# The tag that identifies a training's configuration; set when its record is complete.
 FINGERPRINT = "config_fingerprint"
-# Of the way that `fingerprint` is computed.  Values without it are of a version that hashed every key under its name of
-# then: what they stand for is found by reading the run's record.
+# Version of `fingerprint`.  Values without it come from a version that hashed every key under its former name; their
+# configuration must be read from the run's record.
 _SCHEME = "2:"
 _NO_DEFAULT = object()
-# On a training's metrics.
+# Keys without effect on a training's metrics.
 _WITHOUT_EFFECT = {
     "runs": True,
     "debug": True,
@@ -32,22 +32,24 @@ _WITHOUT_EFFECT = {
 
 
 def git_state() -> dict[str, str]:
-    """`git_commit` and `git_dirty` (true, false), or both `unknown` where the code is in no git checkout."""
+    """Return `git_commit` and `git_dirty` (true, false); both are `unknown` outside a git checkout."""
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     dirty = "unknown" if status is None else str(bool(status)).lower()
     return {"git_commit": commit or "unknown", "git_dirty": dirty}
 
 
 def _git(*arguments: str) -> str | None:
+    if CLONE is None:
+        return None
     try:
-        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", *arguments], cwd=CLONE, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
 def environment() -> str:
-    """Python, machine and every installed package with its version, a line each."""
+    """Return Python, machine, thread settings and all installed packages with their versions, one a line."""
     packages = {d.name: d.version for d in importlib.metadata.distributions() if d.name}  # a broken one has no name
     threads = {name: value for name, value in os.environ.items() if name in ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")}
     head = [f"# Python {platform.python_version()}", f"# {platform.platform()}, {os.cpu_count()} cores"]
@@ -56,33 +58,34 @@ def environment() -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """Return a hash of what a training's metrics depend on, but for the code: `2:` and 16 hexadecimal digits.
+    """Return a hash of the settings that a training's metrics depend on: `2:` and 16 hexadecimal digits.
 
-    Keys at their defaults are left out, so that a new key does not orphan the runs before it.
+    Keys at their defaults are left out, so that a new key does not orphan older runs.
     """
     defaults = {}
     for group, values in config.model_dump(mode="json").items():
         if isinstance(values, dict) and "name" in values and group != "ablation":
             defaults |= dict(flatten(defaults_of(group, values["name"]), f"{group}."))
     defaults |= {key: value for key, value in root_defaults().items() if not isinstance(value, dict)}
+    defaults |= {f"{group}.name": choice for group, choice in chosen_by_default().items()}
     settings = {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
     text = json.dumps(settings, sort_keys=True)
     return _SCHEME + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_current(fingerprint: str) -> bool:
-    """Return whether a run's tag was computed as `fingerprint` does today."""
+    """Return whether a run's tag has today's version."""
     return fingerprint.startswith(_SCHEME)
 
 
 def differences(former: Config, config: Config) -> list[str]:
-    """`optimizer.lr=0.05 (here 0.1)` for each key that may change a training's metrics, sorted.
+    """Return `optimizer.lr=0.05 (here 0.1)` for each changed key that affects a training's metrics, sorted.
 
-    The folder of the photos may be another: they have a fingerprint of their own.
+    The folder of the images may differ: `dataset_fingerprint` covers its content.
     """
-    there, here = _settings(former), _settings(config)
-    keys = sorted((there.keys() | here.keys()) - {"dataset.root"})
-    return [f"{k}={there.get(k)} (here {here.get(k)})" for k in keys if there.get(k) != here.get(k)]
+    recorded, current = _settings(former), _settings(config)
+    keys = sorted((recorded.keys() | current.keys()) - {"dataset.root"})
+    return [f"{k}={recorded.get(k)} (here {current.get(k)})" for k in keys if recorded.get(k) != current.get(k)]
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -1,22 +1,19 @@
-"""`make ui`: the MLflow page of the clone's own store."""
+"""`make ui`: the MLflow page of the clone's store."""
 
 import os
 import subprocess
 import sys
 
-from rp2k_lab.tracking.mlflow_store import (
-    STORE,
-    store_uri,
-)
+from rp2k_lab.tracking.mlflow_store import STORE, store_uri
 
 LOOPBACK = "127.0.0.1"
 
 
 def serve(port: int, host: str = LOOPBACK) -> int:
-    """Serve the MLflow page of the clone's own store until interrupted, by default on this machine alone.
+    """Serve the MLflow page of the clone's store until interrupted; return the exit code.
 
     Args:
-        host: the address to listen at; at any but the default others can read, change and delete runs.
+        host: the address to listen at.  Any but the default lets others read, change and delete runs.
     """
     import mlflow
 
@@ -25,9 +22,9 @@ def serve(port: int, host: str = LOOPBACK) -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(None)]
     command += ["--default-artifact-root", (STORE / "artifacts").as_uri()]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    print(f"the MLflow page: http://{host}:{port}  (Ctrl-C ends it; PORT=5001 takes another port)", flush=True)
+    print(f"the MLflow page: http://{host}:{port}  (Ctrl-C stops it; use PORT=5001 for another port)", flush=True)
     if host != LOOPBACK:
-        print("whoever reaches this address can read, change and delete every run: there is no login", flush=True)
+        print("there is no login: whoever reaches this address can read, change and delete every run", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 

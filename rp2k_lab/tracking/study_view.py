@@ -1,7 +1,7 @@
-"""A study's page in MLflow, set out beforehand: runs grouped by the factor, the charts of the chosen metrics first.
+"""A study's view in MLflow: runs grouped by the factor, with charts of the chosen metrics.
 
-The page of MLflow 3.17 keeps a named view of its runs in a tag of the experiment; a link with the view's key opens
-it, and the page's menu of saved views lists it.  What is made here is what the page itself would write.
+MLflow 3.17 stores a named view in a tag of the experiment.  A link with the view's key opens it, and the page's menu
+of saved views lists it.  This module writes the same JSON as the page.
 """
 
 import base64
@@ -15,37 +15,37 @@ VIEW_TAG = "mlflow.sharedViewState."
 
 
 def grouped_view(group: str, metrics: Sequence[str]) -> tuple[str, str]:
-    """The view of an experiment's runs grouped by a factor, as (key, value of the experiment's tag VIEW_TAG + key).
+    """Return (key, value of the experiment's tag VIEW_TAG + key) of a view of runs grouped by a factor.
 
-    A bar is the mean over a group's runs of their last values; a curve is the mean at each step, in a band from the
-    smallest to the largest.  Runs without the factor, such as the study's parent, are filtered out.  The key follows
-    from the arguments, so that a view made again replaces the former.
+    A bar is the mean of a group's last values; a curve is the mean at each step, in a band from minimum to maximum.
+    Runs without the factor (the study's parent) are filtered out.  Equal arguments give an equal key and so replace
+    the former view.
 
     Args:
-        group: the factor as MLflow's search writes it: `tags.level`, `params.seed`.
-        metrics: in the order to show them.  One under `test/` has a single value and gets a bar, one under `val/` a
-            bar and a curve, any other a curve.  The first also sorts the groups, by the largest value of their runs.
+        group: the factor as in MLflow's search: `tags.level`, `params.seed`.
+        metrics: in display order.  `test/` metrics have one value and get a bar, `val/` metrics a bar and a curve,
+            others a curve.  The first also sorts the groups, by their best run.
     """
     kind, factor = group.split(".", 1)
     bars = [_chart("BAR", metric) for metric in metrics if metric.startswith(("test/", "val/"))]
     curves = [_chart("LINE", metric) for metric in metrics if not metric.startswith("test/")]
     state = {
         "searchFilter": f"{kind}.`{factor}` LIKE '%'",
-        # Not by the start, the page's default: it then adds the parents of runs, whatever the filter says.
+        # The page's default, the start time, adds the parents of runs in spite of the filter.
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
         "groupBy": {
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": kind.removesuffix("s"), "groupByData": factor}],
         },
-        "selectedColumns": [f"metrics.`{metric}`" for metric in metrics],  # of the table, the page's other mode
-        "runsHiddenMode": "SHOW_ALL",  # in place of the first ten
+        "selectedColumns": [f"metrics.`{metric}`" for metric in metrics],  # in the page's table mode
+        "runsHiddenMode": "SHOW_ALL",  # the default shows ten
         "compareRunCharts": bars + curves,
         "compareRunSections": [
             _section("BAR", f"Mean by {factor}", 240),
             _section("LINE", f"Mean and range by {factor}, during training", 300),
         ],
-        "isAccordionReordered": True,  # or the page sorts the sections by name, with those of other metrics
+        "isAccordionReordered": True,  # else the page sorts the sections by name
     }
     content = json.dumps(state).encode()
     packed = "deflate;" + base64.b64encode(zlib.compress(content)).decode()
@@ -54,19 +54,19 @@ def grouped_view(group: str, metrics: Sequence[str]) -> tuple[str, str]:
 
 
 def page_url(experiment_id: str, key: str, port: int = 5000) -> str:
-    """Where the page that `make ui` serves shows the view."""
+    """Return the address of a view on the page that `make ui` serves."""
     view = f"viewStateShareKey={key}&compareRunsMode=CHART&workflowType=machine_learning"
     return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs?{view}"
 
 
 def _chart(kind: str, metric: str) -> dict:
-    """A card in the section of its kind."""
+    """Return a chart for the section of its kind."""
     card = {"type": kind, "metricKey": metric, "uuid": f"{kind}-{metric}", "metricSectionId": kind}
-    # Without a smoothness the page draws the mean of a curve smoothed, and outside its band.
+    # By default the page smooths the mean, which then leaves its band.
     line = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
     return card | {"deleted": False, "isGenerated": False} | (line if kind == "LINE" else {})
 
 
 def _section(kind: str, name: str, height: int) -> dict:
-    """Two cards a row, `height` in pixels: a 1440 × 900 window shows both sections without scrolling."""
+    """Return a section of two charts a row, `height` in pixels: 1440 × 900 shows both sections without scrolling."""
     return {"uuid": kind, "name": name, "display": True, "isReordered": True, "columns": 2, "cardHeight": height}

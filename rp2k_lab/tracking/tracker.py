@@ -1,7 +1,4 @@
-"""Where a run's record goes, and where it is read again.  `MemoryTracker` is the twin of `MlflowTracker` for tests.
-
-With `store` and `sender` the only modules that know mlflow.
-"""
+"""Trackers: the record of a run in memory (`MemoryTracker`, also for tests) or in MLflow (`MlflowTracker`)."""
 
 import logging
 import shlex
@@ -12,31 +9,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rp2k_lab.config.schema import Tracking
 from rp2k_lab.core.errors import Pruned, RequestError
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.tracking.journal import SUFFIX, Journal, read
 from rp2k_lab.tracking.mlflow_store import (
-    StoreAway,
+    StoreUnavailable,
     connect,
-    how_to_see,
-    in_a_line,
+    error_line,
+    page_location,
     process_tags,
     store_uri,
     unreachable,
 )
 from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, page_url
-from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, UploadThread, header_of, is_sent
+from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, UploadThread, is_uploaded, read_header
 
 log = logging.getLogger(__name__)
 
 
 class MemoryTracker:
-    """A run that is recorded in this process alone.
+    """A run's record in memory.
 
     Attributes:
-        history: metric name to its (step, value) in order.
-        params, tags: what was logged, as strings.
+        history: metric name to its (step, value) pairs in order.
+        params, tags: as logged, as strings.
         artifacts: artifact paths (folder/name).
         status: RUNNING, then FINISHED, FAILED, KILLED or PRUNED.
     """
@@ -49,10 +47,10 @@ class MemoryTracker:
         self.tags: dict[str, str] = {}
         self.artifacts: list[str] = []
         self.status = "RUNNING"
-        self._repeats: dict[str, int] = {}  # metric name to how many of its next values are recorded already
+        self._repeats: dict[str, int] = {}  # metric name to the number of its next values that are recorded already
 
     def log_params(self, params: dict[str, Any]) -> None:
-        """Record the run's configuration, flat names to values."""
+        """Record the run's configuration: flat key to value."""
         self.params |= {name: str(value) for name, value in params.items()}
 
     def set_tags(self, tags: dict[str, Any]) -> None:
@@ -65,29 +63,29 @@ class MemoryTracker:
             self.history[name].append((step, float(value)))
 
     def logged(self) -> dict[str, int]:
-        """How many values of each metric there are so far, for a checkpoint."""
+        """Return the number of values of each metric, for a checkpoint."""
         return {name: len(values) for name, values in self.history.items()}
 
     def rewind(self, logged: dict[str, int]) -> None:
-        """Take up a reopened run at a checkpoint: what was logged after it comes again, and is not recorded twice.
+        """Rewind to a checkpoint, so that replayed steps are not logged twice.
 
-        By order rather than by step: val's scores of the last epoch and those of the best weights share a step.
+        It counts values instead of steps: val's scores of the last epoch and of the best weights share a step.
 
         Args:
-            logged: what `logged` said then.
+            logged: the result of `logged` at the checkpoint.
         """
         for name, values in self.history.items():
             self._repeats[name] = max(0, len(values) - logged.get(name, 0))
             del values[logged.get(name, 0) :]
 
     def flush(self) -> None:
-        """Have everything logged so far outlive this process, and a power cut."""
+        """Write everything logged so far to the disk."""
 
     def deliver(self) -> None:
-        """Have the store know by now what was logged so far, unless it is away."""
+        """Upload everything logged so far, unless the store does not answer."""
 
     def _unrecorded(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Those that a reopened run has not had before."""
+        """Return the metrics that are new to a reopened run."""
         new = {name: value for name, value in metrics.items() if not self._repeats.get(name)}
         for name in metrics.keys() - new.keys():
             self._repeats[name] -= 1
@@ -111,26 +109,27 @@ class MemoryTracker:
 
 
 class MlflowTracker(MemoryTracker):
-    """A run in MLflow.  Leaving the `with` block sets its status, whatever happened.
+    """A run's record in MLflow; leaving the `with` block always sets its status.
 
-    All goes to a journal in the run's folder first, and from there to the store by a thread of its own: a store that
-    is hung, restarted or not there yet holds nothing up, and gets everything as soon as it answers, or by task=sync.
+    Everything goes to a journal in the run's folder first.  A thread uploads it, so training never waits for the
+    store; a store that hangs, restarts or starts late gets the rest when it answers, or by task=sync.
 
     Attributes:
-        journal: the file.
+        journal: the journal's path.
 
     Args:
-        tracking: the `conf/tracking` choice; with `name: offline` nothing is sent.
+        tracking: the `conf/tracking` choice; `name: offline` uploads nothing.
         run_name: the name to show.
-        folder: the run's own.
-        run_id: of a run to be reopened, in its own experiment and with its own name; None: a new one.
+        folder: the run's folder.
+        run_id: the run to reopen under its recorded name and experiment; None: a new run.
 
     Raises:
-        RequestError: there can be no such store, another process writes the run, or the folder has no journal of it.
-        JournalNotWritten: the folder takes no file.
+        RequestError: the store is impossible or refuses access, another process writes the run, or the folder has no
+            journal of it.
+        JournalNotWritten: the folder is not writable.
     """
 
-    def __init__(self, tracking, run_name: str, folder: Path, run_id: str | None = None):
+    def __init__(self, tracking: Tracking, run_name: str, folder: Path, run_id: str | None = None):
         super().__init__()
         self._uri, self._folder = tracking.uri, folder
         self.journal = _journal_of(folder, run_id) if run_id else folder / f"{uuid.uuid4().hex}{SUFFIX}"
@@ -139,12 +138,12 @@ class MlflowTracker(MemoryTracker):
             store = None if tracking.name == "offline" and not self._uri else redact(store_uri(self._uri))
             names = {LOCAL_ID: self.journal.stem, "name": run_name, "experiment": tracking.experiment, "store": store}
             self._journal.append("run", **names, tags=process_tags())
-        header = header_of(self.journal)
+        header = read_header(self.journal)
         self.run_name, self._local_id = header["name"], header[LOCAL_ID]
         if run_id:
             self._reopen()
-        self._sender = None if tracking.name == "offline" else Uploader(self.journal, self._uri)
-        self._thread = UploadThread(self._journal, self._sender, tracking.flush_seconds)
+        self._uploader = None if tracking.name == "offline" else Uploader(self.journal, self._uri)
+        self._thread = UploadThread(self._journal, self._uploader, tracking.flush_seconds)
         try:
             self._thread.start()
         except RequestError:
@@ -155,70 +154,70 @@ class MlflowTracker(MemoryTracker):
 
     @property
     def run_id(self) -> str:
-        """MLflow's, or the local one as long as the store has not heard of the run; `runs=` takes both."""
-        return self._sent.run_id or self._local_id
+        """MLflow's id, or the local one before the first upload; `runs=` takes both."""
+        return self._upload_state.run_id or self._local_id
 
     @property
     def experiment_id(self) -> str | None:
-        """MLflow's, or None as long as the store has not heard of the run."""
-        return self._sent.experiment_id
+        """MLflow's id, or None before the first upload."""
+        return self._upload_state.experiment_id
 
     @property
-    def is_sent(self) -> bool:
-        """Whether the store has everything."""
-        return is_sent(self.journal)
+    def is_uploaded(self) -> bool:
+        """Whether everything is uploaded."""
+        return is_uploaded(self.journal)
 
-    def log_params(self, params):
-        new = {name: str(value) for name, value in params.items() if name not in self.params}  # MLflow's never change
+    def log_params(self, params: dict[str, Any]) -> None:
+        new = {name: str(value) for name, value in params.items() if name not in self.params}  # immutable in MLflow
         super().log_params(new)
         self._journal.append("params", params=new)
 
-    def set_tags(self, tags):
+    def set_tags(self, tags: dict[str, Any]) -> None:
         super().set_tags(tags)
         self._journal.append("tags", tags={name: str(value) for name, value in tags.items()})
 
-    def log_metrics(self, metrics, step):
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         super().log_metrics(metrics, step)
         if new := self._unrecorded(metrics):
             self._journal.append("metrics", step=step, metrics={name: float(value) for name, value in new.items()})
 
-    def flush(self):
-        with suppress(OSError):  # the sender's thread syncs too, and says so
+    def flush(self) -> None:
+        with suppress(OSError):  # the upload thread syncs too, and reports errors
             self._journal.sync()
 
-    def deliver(self):
+    def deliver(self) -> None:
         self._thread.deliver()
 
-    def log_artifact(self, file, folder=""):
+    def log_artifact(self, file: Path, folder: str = "") -> None:
         super().log_artifact(file, folder)
         file = file.absolute()
-        within = file.is_relative_to(self._folder.absolute())  # which may be moved before all is sent
-        name = file.relative_to(self._folder.absolute()) if within else file
+        folder_path = self._folder.absolute()  # may be moved before the upload: store relative paths
+        name = file.relative_to(folder_path) if file.is_relative_to(folder_path) else file
         self._journal.append("artifact", file=str(name), folder=folder)
 
-    def close(self, status):
+    def close(self, status: str) -> None:
         super().close(status)
         self._journal.append("end", status=_mlflow_status(status))
         self._thread.close(at_once=status == "KILLED")
         self._journal.close()
-        if not self.is_sent:
-            log.warning("tracking: %s", self.how_to_sync())
+        if not self.is_uploaded:
+            log.warning("tracking: %s", self.sync_hint())
 
-    def where_to_look(self) -> list[str]:
-        """What to do next to see the run, in a line or two."""
-        lines = [] if self.is_sent else [self.how_to_sync()]
+    def next_steps(self) -> list[str]:
+        """Return one or two lines: how to upload the rest, and where to see the run."""
+        lines = [] if self.is_uploaded else [self.sync_hint()]
         if self.experiment_id is not None:
-            lines.append(how_to_see(self._uri, self.experiment_id, self.run_id))
+            lines.append(page_location(self._uri, self.experiment_id, self.run_id))
         return lines
 
-    def how_to_sync(self) -> str:
-        """The command that sends what the store has not got."""
-        why = "offline" if self._sender is None else f"the store has not got everything ({self._thread.away})"
-        return f"{why}: python run.py task=sync runs={shlex.quote(str(self._folder))}"
+    def sync_hint(self) -> str:
+        """Return the reason for an incomplete upload and the command that completes it."""
+        reason = "offline" if self._uploader is None else f"the upload is incomplete ({self._thread.problem})"
+        return f"{reason}: python run.py task=sync runs={shlex.quote(str(self._folder))}"
 
     @property
-    def _sent(self) -> UploadState:
-        return self._sender.sent if self._sender else UploadState.of(self.journal)
+    def _upload_state(self) -> UploadState:
+        return self._uploader.state if self._uploader else UploadState.load(self.journal)
 
     def _reopen(self) -> None:
         for record, _ in read(self.journal):
@@ -233,37 +232,35 @@ class MlflowTracker(MemoryTracker):
 
 
 class StudyTracker:
-    """The run that a study's trials have as their parent; found again by whoever continues the study.
-
-    With `tracking=offline` there is none, nor a page.
+    """The parent run of a study's trials; a continued study reopens it.  `tracking=offline` has none.
 
     Attributes:
-        run_id, experiment_id: where it is, or None.
-        page: what `make ui` shows of the study, or None.
+        run_id, experiment_id: MLflow's ids, or None.
+        page: the study's address on the page of `make ui`, or None.
 
     Args:
         tracking: the `conf/tracking` choice.
-        study: its name.
+        study: the study's name.
         tags: facts about the study.
-        group: the factor that its page shows the runs by, a tag of the trials' runs; None: no such page.
-        metrics: what the page shows, as `study_page.grouped_view` takes them.
+        group: the tag of the trials' runs to group the page by; None: no grouped page.
+        metrics: the page's metrics, as for `study_view.grouped_view`.
 
     Raises:
-        RequestError: the server does not answer: nothing is under way that it could hold up.
+        RequestError: the server does not answer.
     """
 
-    def __init__(self, tracking, study: str, tags: dict[str, str], group: str | None, metrics: Sequence[str]):
+    def __init__(self, tracking: Tracking, study: str, tags: dict[str, str], group: str | None, metrics: Sequence[str]):
         self.run_id = self.experiment_id = self.page = None
         if tracking.name == "offline":
             return
         try:
             self._client, self.experiment_id = connect(tracking.uri, tracking.experiment)
-        except StoreAway as error:
+        except StoreUnavailable as error:
             raise unreachable(store_uri(tracking.uri), error) from None
-        found = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
+        runs = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
         tags = {"kind": "study", "study": study} | tags | process_tags()
-        if found:
-            self.run_id = found[0].info.run_id
+        if runs:
+            self.run_id = runs[0].info.run_id
             self._client.update_run(self.run_id, "RUNNING")
             for name, value in tags.items():
                 self._client.set_tag(self.run_id, name, value)
@@ -276,8 +273,10 @@ class StudyTracker:
             self.page = page_url(self.experiment_id, key)
 
     def close(self, status: str) -> None:
-        """Record how the study stands: FINISHED, FAILED (points are missing) or KILLED; a store that has gone costs a
-        warning, since the same command sets it right."""
+        """Record the study's status: FINISHED, FAILED (incomplete) or KILLED.
+
+        A failing store costs a warning only: the same command repairs the status.
+        """
         from mlflow.exceptions import MlflowException
 
         if self.run_id is None:
@@ -286,17 +285,17 @@ class StudyTracker:
             self._client.set_tag(self.run_id, "status", status)
             self._client.set_terminated(self.run_id, status)
         except MlflowException as error:
-            log.warning("tracking: the study's own run does not say that it is %s (%s)", status, in_a_line(error))
+            log.warning("tracking: cannot mark the study's run as %s (%s)", status, error_line(error))
 
 
 def _journal_of(folder: Path, run_id: str) -> Path:
-    """The journal in a folder whose run has this id, MLflow's or its own."""
+    """Return the journal in a folder of the run with this id, MLflow's or the local one."""
     for file in folder.glob(f"*{SUFFIX}"):
-        if run_id in (file.stem, UploadState.of(file).run_id):
+        if run_id in (file.stem, UploadState.load(file).run_id):
             return file
-    raise RequestError(f"{escape_controls(folder)}: has no journal of run {run_id}\ntrain a new run")
+    raise RequestError(f"{escape_controls(folder)}: no journal of run {run_id}\ntrain a new run")
 
 
 def _mlflow_status(status: str) -> str:
-    """MLflow knows no pruned runs; the tag `status` does."""
+    """Return MLflow's status; MLflow has no PRUNED, the tag `status` has."""
     return "KILLED" if status == "PRUNED" else status

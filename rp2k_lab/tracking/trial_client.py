@@ -1,8 +1,8 @@
-"""A run's side of a study: it says how it is doing, and hears whether to go on.
+"""A run's connection to its study: send metrics, receive whether to stop.
 
-The study starts each trial as a process of its own, the very `run.py` command that a user could type, so that what
-kills a trial, or what MindSpore keeps of a compiled network, ends with it.  The two talk over a socket, one line of
-JSON a message; when the study's process is gone the socket closes, and the run stops in order.
+The study starts each trial as a separate `run.py` process, so that a crash, and the memory of compiled networks, end
+with the trial.  They exchange JSON lines over a socket.  When the study's process ends, the socket closes and the run
+stops in order.
 """
 
 import json
@@ -21,12 +21,15 @@ VARIABLE = "RP2K_LAB_TRIAL"
 
 
 class Trial:
-    """The trial that this process is, or, for a run on its own, one that nobody listens to.
+    """The connection of this process to its study; without one, all methods do nothing.
 
     Attributes:
         name: the run's name, or None.
-        tags: what the run's record says about the study.
-        pruned: whether the study has asked the run to stop.
+        tags: facts about the study, for the run's record.
+        pruned: whether the study asked the run to stop.
+
+    Args:
+        link: descriptor, name and tags, as the study passed them.
     """
 
     def __init__(self, link: dict[str, Any] | None = None):
@@ -39,37 +42,37 @@ class Trial:
             threading.Thread(target=self._listen, daemon=True, name="study").start()
 
     @classmethod
-    def of_this_process(cls) -> "Trial":
-        """What the study left in the environment; taken out, so that no child process thinks it is the trial."""
+    def from_environment(cls) -> "Trial":
+        """Return the trial in the environment, and remove it there, so that child processes do not join it."""
         text = os.environ.pop(VARIABLE, None)
         return cls(json.loads(text) if text else None)
 
     def started(self, run_id: str, folder: Path) -> None:
-        """Link run, folder and trial."""
+        """Report the run's id and folder, and write trial.yaml into the folder."""
         if self._socket:
             link = {"run_id": run_id, "folder": str(folder)}
             (folder / "trial.yaml").write_text(yaml.safe_dump(self.tags | link, allow_unicode=True), encoding="utf-8")
-            self._print_error(link)
+            self._send(link)
 
     def report_metric(self, top1: float, epoch: int, epochs: int) -> None:
-        """Say how val stands after an epoch; waits for the answer, which may set `pruned`."""
+        """Report top-1 on val after an epoch; wait for the answer, which may set `pruned`."""
         if self._socket:
-            self._print_error({"top1": top1, "epoch": epoch, "epochs": epochs})
+            self._send({"top1": top1, "epoch": epoch, "epochs": epochs})
             self.pruned = self._answers.get()["prune"]
 
     def finished(self, objective: float) -> None:
-        """Say what the run came to."""
+        """Report the run's objective."""
         if self._socket:
-            self._print_error({"objective": objective})
+            self._send({"objective": objective})
 
-    def _print_error(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:  # the study is gone, which `_listen` hears too
+        except OSError:  # the study is gone; `_listen` stops the run
             self._answers.put({"prune": False})
 
     def _listen(self) -> None:
-        # A study that is killed with a message unread ends the connection with an error.
+        # A study that is killed with an unread message closes the connection with an error.
         with suppress(OSError), self._socket.makefile() as lines:
             for line in lines:
                 self._answers.put(json.loads(line))

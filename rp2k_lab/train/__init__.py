@@ -1,1 +1,1 @@
-"""Build a training, run it, checkpoint it, resume it."""
+"""Build, checkpoint, resume and verify a training."""

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run."""
+"""Build the objects of a run from its configuration."""
 
 import functools
 import logging
@@ -15,7 +15,7 @@ from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.image_cache import open_cache
-from rp2k_lab.dataset.loader import EpochBatches, PhotoViews, ResizedPhotos, TrainingBatches, view_batches
+from rp2k_lab.dataset.loader import EpochBatches, ImageViews, ResizedImages, TrainingBatches, view_batches
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device import target
 from rp2k_lab.device.workers import ALONE, Workers
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """What `Model.train` works with.
+    """The network, model and batches of a training.
 
     Attributes:
-        network: uint8 images to logits, as evaluated and saved: what is trained, or with `ema_decay` its average.
+        network: uint8 images to logits, evaluated and saved: the trained network, or with `ema_decay` its average.
         model: the trained network with loss and optimizer.
-        batches: the training photos, or what a frozen part of the network makes of them.
-        learning_rate: float32 (steps,), of every step of the run.
+        batches: training images, or their features from a frozen part of the network.
+        learning_rate: float32 (steps,), for every step of the run.
     """
 
     network: nn.Cell
@@ -48,46 +48,47 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return len(self.learning_rate)
 
 
-def build_photos(config: Config, index: Index) -> ResizedPhotos:
-    """The index's photos at the size that the crops are taken from, with the cache that `dataset.cache_gb` allows."""
-    return _resized_photos(preprocessing(config), index, config.dataset.cache_gb)
+def build_images(config: Config, index: Index) -> ResizedImages:
+    """Return the index's images at the size before the crop, with a cache of at most `dataset.cache_gb` (10⁹ bytes)."""
+    return _resized_images(preprocessing(config), index, config.dataset.cache_gb)
 
 
-def build_views(predictor: Predictor, index: Index, cache_gb: float) -> PhotoViews:
-    """The index's photos as the predictor's members take them, each way with a cache of its own."""
-    return PhotoViews([_resized_photos(way, index, cache_gb) for way in predictor.preprocessings])
+def build_views(predictor: Predictor, index: Index, cache_gb: float) -> ImageViews:
+    """Return the index's images in each of the predictor's preprocessings, with separate caches."""
+    return ImageViews([_resized_images(each, index, cache_gb) for each in predictor.preprocessings])
 
 
-def _resized_photos(way: Preprocessing, index: Index, cache_gb: float) -> ResizedPhotos:
-    return ResizedPhotos(index, way.resized, way.resize, open_cache(index, way.resized, way.resize, cache_gb))
+def _resized_images(preprocessing: Preprocessing, index: Index, cache_gb: float) -> ResizedImages:
+    size, resize = preprocessing.resized, preprocessing.resize
+    return ResizedImages(index, size, resize, open_cache(index, size, resize, cache_gb))
 
 
 def preprocessing(config: Config) -> Preprocessing:
-    """How evaluation brings a photo to the network's input."""
+    """Return evaluation's preprocessing of images."""
     return Preprocessing(config.size, config.resize, config.crop_ratio)
 
 
 def build_batches(
     config: Config,
     index: Index,
-    photos: ResizedPhotos,
+    images: ResizedImages,
     rows: pd.DataFrame,
     workers: Workers = ALONE,
     start_step: int = 0,
 ) -> TrainingBatches:
-    """Augmented batches of some rows of the index's train: a worker's share of them, from a step of the run on.
+    """Return augmented batches of rows of the index's train split: those of one rank, from `start_step` on.
 
     Raises:
-        RequestError: a batch larger than the data.
+        RequestError: the batch is larger than the data.
     """
-    check_batch_size(config.batch_size, len(rows), workers.count)
+    check_batch_size(config.batch_size, len(rows), workers.world_size)
     augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
     return TrainingBatches(
-        photos,
+        images,
         rows,
         augmentation,
         config.size,
@@ -96,55 +97,57 @@ def build_batches(
         len(index.classes),
         sampler=config.dataset.sampler,
         start_step=start_step,
-        workers=config.device.num_threads,
+        num_threads=config.device.num_threads,
         sink_steps=config.device.sink_steps,
-        worker=workers.rank,
-        workers_together=workers.count,
+        rank=workers.rank,
+        world_size=workers.world_size,
     )
 
 
 def training_views(
-    config: Config, index: Index, photos: ResizedPhotos, rows: pd.DataFrame, epochs: int
+    config: Config, index: Index, images: ResizedImages, rows: pd.DataFrame, epochs: int
 ) -> Iterator[tuple[list[np.ndarray], list]]:
-    """What the first epochs of training make of a few photos, each once an epoch, in the order of `rows`.
+    """Yield a few augmented images of the first epochs of training, in the order of `rows`.
 
     Args:
-        rows: of the index's train; together they are a batch.
+        rows: rows of the index's train split, which form one batch.
 
     Yields:
-        (images, uint8 (*size, 3) each, and their labels, as of `TrainingBatches`), an epoch.
+        (images, uint8 (*size, 3) each; their labels, see `TrainingBatches`), once an epoch.
     """
     dataset = config.dataset.model_copy(update={"sampler": "uniform"})
     batches = build_batches(
-        config.model_copy(update={"batch_size": len(rows), "dataset": dataset}), index, photos, rows
+        config.model_copy(update={"batch_size": len(rows), "dataset": dataset}), index, images, rows
     )
     for epoch in range(epochs):
-        back = np.argsort(batches.order(epoch))
-        for images, labels in batches:  # one batch an epoch
-            yield [images[position] for position in back], [labels[position] for position in back]
+        positions = np.argsort(batches.order(epoch))
+        for views, labels in batches:  # one batch an epoch
+            yield [views[position] for position in positions], [labels[position] for position in positions]
 
 
-def check_batch_size(batch_size: int, photos: int, workers: int = 1) -> None:
-    """Raise RequestError unless the training photos fill a batch of every worker."""
-    most = photos // workers
+def check_batch_size(batch_size: int, num_images: int, world_size: int = 1) -> None:
+    """Raise RequestError unless the training images fill a batch on every rank."""
+    most = num_images // world_size
     if batch_size > most:
-        shared = f" for {workers} workers" if workers > 1 else ""
-        raise RequestError(f"batch_size={batch_size}: train has {photos} photos{shared}\nuse batch_size={most} or less")
+        shared = f" for {world_size} workers" if world_size > 1 else ""
+        raise RequestError(
+            f"batch_size={batch_size}: train has {num_images} photos{shared}\nuse batch_size={most} or less"
+        )
 
 
 def build_training(config: Config, batches: TrainingBatches, workers: Workers = ALONE) -> Training:
-    """Network, loss and optimizer of a run.
+    """Return network, loss and optimizer of a run.
 
     Raises:
-        RequestError: a network that cannot be built so, or more steps to accumulate than the run has.
+        RequestError: invalid options of the network, or more steps to accumulate than the run has.
     """
     network = trained = build_initial_network(config, batches.num_classes)
     if config.optimizer.ema_decay is not None:
         trained = build_initial_network(config, batches.num_classes)
-        # The average has the network's names, so that checkpoints of runs with and without it are read alike.
+        # The average has the network's names, so checkpoints of runs with and without it have the same form.
         for parameter in trained.get_parameters():
             parameter.name = f"trained.{parameter.name}"
-        # In place, as Model does to what it trains.
+        # `Model` does the same to the trained network.
         auto_mixed_precision(network, target.amp_options(config.device)["amp_level"])
     if not workers.is_rank_zero:
         seed_masks(trained, config.seed, workers.rank)
@@ -155,10 +158,10 @@ def build_training(config: Config, batches: TrainingBatches, workers: Workers = 
 def build_model(
     config: Config, trained: nn.Cell, batches: EpochBatches, average: nn.Cell | None = None
 ) -> tuple[mindspore.Model, np.ndarray]:
-    """(what trains the trainable parameters of `trained`; the learning rate of every step, float32 (steps,)).
+    """Return (a model that trains the trainable parameters of `trained`; its learning rates, float32 (steps,)).
 
     Args:
-        average: with `ema_decay`, as of `build_optimizer`.
+        average: with `ema_decay`, see `build_optimizer`.
 
     Raises:
         RequestError: more steps to accumulate than the run has.
@@ -169,7 +172,7 @@ def build_model(
         trained,
         config.epochs,
         batches.steps_per_epoch,
-        batches.photos_per_step,
+        batches.images_per_step,
         config.device.loss_scale,
         average=average,
     )
@@ -178,7 +181,7 @@ def build_model(
 
 
 def build_initial_network(config: Config, num_classes: int) -> WithPreprocessing:
-    """`build_network` with the weights that training starts from: the same in every call."""
+    """Return `build_network` with the weights at the start of training, equal in every call."""
     network = build_network(config, num_classes)
     if config.model.pretrained:
         load_pretrained(network.network, config.model)
@@ -186,10 +189,10 @@ def build_initial_network(config: Config, num_classes: int) -> WithPreprocessing
 
 
 def build_network(config: Config, num_classes: int) -> WithPreprocessing:
-    """uint8 images (batch, height, width, 3) to logits (batch, num_classes), with initial weights.
+    """Return uint8 images (batch, height, width, 3) to logits (batch, num_classes), with initial weights.
 
     Raises:
-        RequestError: options that the network cannot have, or images that are too small for it.
+        RequestError: invalid options of the network, or images too small for it.
     """
     network = create_network(config, num_classes)
     try:
@@ -200,10 +203,10 @@ def build_network(config: Config, num_classes: int) -> WithPreprocessing:
 
 
 def create_network(config: Config, num_classes: int) -> Network:
-    """The network alone: normalized images (batch, 3, height, width) to logits (batch, num_classes).
+    """Return normalized images (batch, 3, height, width) to logits (batch, num_classes), with initial weights.
 
     Raises:
-        RequestError: options that the network cannot have.
+        RequestError: invalid options of the network.
     """
     options = config.model.model_dump(exclude={"name", "pretrained"})
     try:
@@ -215,12 +218,12 @@ def create_network(config: Config, num_classes: int) -> Network:
 def build_evaluators(
     config: Config,
     index: Index,
-    views: PhotoViews,
+    views: ImageViews,
     predictor: Predictor,
     splits: Iterable[str],
     workers: Workers = ALONE,
 ) -> dict[str, Evaluator]:
-    """An evaluator for each of `splits` that the data set has."""
+    """Return an evaluator for each of `splits` that the data set has."""
     evaluators = {}
     for split in splits:
         rows = index.split(split)["row"].tolist()
@@ -228,26 +231,26 @@ def build_evaluators(
             batches = functools.partial(batches_for, predictor, views, workers.shard(rows), config)
             evaluators[split] = Evaluator(predictor, index, split, batches, workers)
         else:
-            log.info("this data set has no %s split: the run ends without it", split)
+            log.info("the data set has no %s split: it is not evaluated", split)
     return evaluators
 
 
 def batches_for(
     predictor: Predictor, views: Callable[[int], list[np.ndarray]], rows: Sequence[int], config: Config
 ) -> Iterator[list[np.ndarray]]:
-    """The photos of some rows as the predictor takes them.
+    """Yield batches of the images of some rows in each of the predictor's preprocessings.
 
     Args:
-        views: a row to its photo, resized in each of the predictor's ways.
+        views: a row to its image, resized for each preprocessing.
     """
-    crops = [(way.resized, way.size) for way in predictor.preprocessings]
+    crops = [(each.resized, each.size) for each in predictor.preprocessings]
     return view_batches(views, rows, crops, config.batch_size, config.device.num_threads)
 
 
 def release(training: Training) -> None:
     """Shrink every parameter to one number.
 
-    MindSpore keeps the networks that a process has compiled; a sweep in one process would pile up their weights.
+    MindSpore 2.10 keeps the compiled networks of a process: 200 MB for each training of a ResNet-18.
     """
     for parameter in training.model.train_network.get_parameters():
         parameter.set_data(mindspore.Tensor(np.zeros(1, np.float32)), slice_shape=True)

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, and the folder of those that a run can go on from."""
+"""Checkpoint files, written atomically, and the folder of a run's checkpoints."""
 
 import hashlib
 import json
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[str] = ()) -> str:
-    """Write the parameters of `net` and the step count to `file` (`.ckpt`), replacing it in one move.
+    """Write the parameters of `net` and the step count to `file` (`.ckpt`), atomically.
 
     Args:
-        leave_out: names of parameters that are not written.
+        leave_out: names of parameters that are not saved.
 
     Returns:
         The file's SHA-256, hexadecimal.
 
     Raises:
-        OSError: the disk does not take it; what was there before is whole.
+        OSError: the file cannot be written; an earlier one is unchanged.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.stem}.tmp.ckpt")  # save_checkpoint insists on the suffix
@@ -39,7 +39,7 @@ def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[s
         digest = sha256_of(temporary)
         rename(temporary, file)
     except OSError as error:
-        for part in file.parent.glob(f".{file.stem}.*"):  # which would fill what is left of a full disk
+        for part in file.parent.glob(f".{file.stem}.*"):  # it would take the rest of a full disk
             part.unlink()
         if error.errno and not error.filename:
             error.filename = str(file)
@@ -48,20 +48,20 @@ def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[s
 
 
 def load_checkpoint(net: nn.Cell, file: Path) -> int:
-    """Load every parameter of `net` from `file`; returns the step count stored in it.
+    """Load every parameter of `net` from `file`; return its step count.
 
     Raises:
-        ValueError: the file is damaged or no checkpoint of ours, or it lacks parameters of `net` or has them in another
-            shape; names the first.
+        ValueError: damaged file, not a checkpoint of this project, or parameters of `net` that are missing or have
+            another shape; names the first.
     """
     values = mindspore.load_checkpoint(str(file))
     if "step" not in values:
-        raise ValueError(f"{file}: has no step count, so it is no checkpoint of this project")
+        raise ValueError(f"{file}: has no step count, not a checkpoint of this project")
     step = int(values.pop("step").asnumpy())
     for parameter in net.get_parameters():
         if parameter.name in values and values[parameter.name].shape != parameter.shape:
-            there, here = values[parameter.name].shape, parameter.shape
-            raise ValueError(f"{file}: {parameter.name} has the shape {there}, in the network it has {here}")
+            shape = values[parameter.name].shape
+            raise ValueError(f"{file}: {parameter.name} has shape {shape}, but {parameter.shape} in the network")
     missing, _ = mindspore.load_param_into_net(net, values)
     if missing:
         raise ValueError(f"{file}: lacks {len(missing)} parameters of the network, the first is {missing[0]}")
@@ -70,17 +70,17 @@ def load_checkpoint(net: nn.Cell, file: Path) -> int:
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Where a training stood when it was saved; what the weights' file does not hold.
+    """The state of a training beside its parameters.
 
-    The order of the photos and their augmentation are functions of seed, epoch and position, and the masks of dropout
-    of a counter among the parameters: there is no random state to keep.
+    It has no random state: image order and augmentation are functions of seed, epoch and position, and the masks of
+    dropout are functions of a counter among the parameters.
 
     Attributes:
         step: steps done since the start of the run.
-        loss: of that step.
-        epoch_open: the step was its epoch's last, and the evaluation after it did not end.
-        best: the best val top-1 so far and its step, or None.
-        logged: how many values of each metric the run had.
+        loss: loss of that step.
+        epoch_open: the step was the last of its epoch, whose evaluation did not finish.
+        best: best val top-1 so far and its step, or None.
+        logged: number of logged values by metric.
     """
 
     step: int
@@ -93,13 +93,12 @@ class TrainingPosition:
 class CheckpointFolder:
     """The checkpoints of one run.
 
-    `step-N.ckpt` holds weights and optimizer.  `step-N.json`, written after it, holds its TrainingPosition and the
-    SHA-256 of the files that belong to it.  `best-N.ckpt` holds the best weights alone.  `last.ckpt` and
-    `best.ckpt` are links to the newest of each.
+    `step-N.ckpt` has weights and optimizer.  `step-N.json`, written after it, has its TrainingPosition and the SHA-256
+    of its files.  `best-N.ckpt` has only the best weights.  `last.ckpt` and `best.ckpt` link to the newest of each.
 
     Args:
-        folder: made when something is saved.
-        kept: how many `step-N` stay, with the best weights that each of them knows.
+        folder: created by the first save.
+        kept: number of `step-N` to keep, each with its best weights.
     """
 
     def __init__(self, folder: Path, kept: int):
@@ -107,44 +106,44 @@ class CheckpointFolder:
         self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
 
     def save_best(self, network: nn.Cell, step: int) -> None:
-        """Keep the weights of the best epoch so far; `save` is to follow, which makes it known."""
+        """Save the weights of the best epoch so far; a `save` must follow to record them."""
         digest = save_checkpoint(network, self._best_file(step), step)
         write_text(self._best_file(step).with_suffix(".sha256"), digest)
         _link(self.best, self._best_file(step))
 
-    def save(self, train_network: nn.Cell, point: TrainingPosition) -> None:
-        """Keep what a run goes on from, and remove what the policy does not keep."""
-        file = self.file(point.step)
-        digests = {file.name: save_checkpoint(train_network, file, point.step)}
-        if point.best:
-            best = self._best_file(point.best[1])
+    def save(self, train_network: nn.Cell, position: TrainingPosition) -> None:
+        """Save weights, optimizer and position, and remove old checkpoints."""
+        file = self.file(position.step)
+        digests = {file.name: save_checkpoint(train_network, file, position.step)}
+        if position.best:
+            best = self._best_file(position.best[1])
             digests[best.name] = best.with_suffix(".sha256").read_text(encoding="utf-8")
-        record = {"point": asdict(point), "sha256": digests}
+        record = {"point": asdict(position), "sha256": digests}
         write_text(file.with_suffix(".json"), json.dumps(record | {"seal": _seal(record)}))
         _link(self.last, file)
         self._prune()
 
     def newest(self) -> TrainingPosition | None:
-        """The newest point that can be gone on from; says of a damaged one, in a line, that it was passed over."""
+        """Return the newest valid position, or None; warn about damaged checkpoints."""
         for record in sorted(self.folder.glob("step-*.json"), reverse=True):
-            point, damage = self._read(record)
-            if point:
-                return point
-            log.warning("%s: damaged (%s); the checkpoint before it is used", record.with_suffix(".ckpt"), damage)
+            position, damage = self._read(record)
+            if position:
+                return position
+            log.warning("%s: damaged (%s); using the previous checkpoint", record.with_suffix(".ckpt"), damage)
         return None
 
-    def restore(self, train_network: nn.Cell, point: TrainingPosition) -> None:
-        """Load the weights and the optimizer of a point."""
-        load_checkpoint(train_network, self.file(point.step))
+    def restore(self, train_network: nn.Cell, position: TrainingPosition) -> None:
+        """Load the weights and optimizer of a position."""
+        load_checkpoint(train_network, self.file(position.step))
 
-    def rollback_to(self, point: TrainingPosition | None) -> None:
-        """Remove what a killed process left unfinished or saved after the point (None: everything): it comes again."""
-        links = {self.last: self.file(point.step) if point else None}
-        links[self.best] = self._best_file(point.best[1]) if point and point.best else None
+    def rollback_to(self, position: TrainingPosition | None) -> None:
+        """Remove unfinished files and all checkpoints after a position (None: all checkpoints)."""
+        links = {self.last: self.file(position.step) if position else None}
+        links[self.best] = self._best_file(position.best[1]) if position and position.best else None
         for part in self.folder.glob(".*"):
             part.unlink()
         for record in self.folder.glob("step-*.json"):
-            if point is None or _step_of(record) > point.step:
+            if position is None or _step_of(record) > position.step:
                 record.unlink()
         for link, file in links.items():
             if file:
@@ -154,36 +153,36 @@ class CheckpointFolder:
         self._prune()
 
     def file(self, step: int) -> Path:
-        """Where weights and optimizer of a step are."""
+        """Return the file with weights and optimizer of a step."""
         return self.folder / f"step-{step:08d}.ckpt"
 
     def _best_file(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}.ckpt"
 
     def _read(self, record: Path) -> tuple[TrainingPosition | None, str]:
-        """(the point, or None; what is wrong with it)."""
+        """Return (the position or None, the damage)."""
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
             if content.pop("seal") != _seal(content):
-                return None, f"{record.name} is not what was written"
+                return None, f"{record.name} does not match its checksum"
             best = content["point"]["best"]
-            point = TrainingPosition(**content["point"] | {"best": best and tuple(best)})
+            position = TrainingPosition(**content["point"] | {"best": best and tuple(best)})
             for name, digest in content["sha256"].items():
                 if sha256_of(self.folder / name) != digest:
-                    return None, f"{name} is not what was written"
+                    return None, f"{name} does not match its checksum"
         except FileNotFoundError as error:
             return None, f"{Path(error.filename).name} is missing"
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):  # no JSON, or of another shape
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):  # no JSON, or another structure
             return None, f"{record.name} cannot be read"
-        return point, ""
+        return position, ""
 
     def _prune(self) -> None:
-        """Keep the newest records and the files that they name; records go first: what has one is whole."""
+        """Keep the newest records and their files; remove records first, so that each has all its files."""
         records, needed = sorted(self.folder.glob("step-*.json")), set()
         for record in records[: -self._kept]:
             record.unlink()
         for record in records[-self._kept :]:
-            with suppress(ValueError, KeyError):  # a damaged one, which names nothing
+            with suppress(ValueError, KeyError):  # a damaged record names no files
                 needed |= {Path(name).stem for name in json.loads(record.read_text(encoding="utf-8"))["sha256"]}
         for file in [*self.folder.glob("step-*"), *self.folder.glob("best-*")]:
             if file.stem not in needed:
@@ -192,13 +191,13 @@ class CheckpointFolder:
 
 @contextmanager
 def _quiet_mindspore() -> Iterator[None]:
-    """Without its log, where it says the error that it then raises."""
-    its_log = logging.getLogger(f"ME.mindspore.log.{os.getpid()}")  # mindspore/log.py, _setup_logger
-    its_log.disabled = True
+    """Disable the log of MindSpore 2.10, which repeats the error that it raises."""
+    mindspore_log = logging.getLogger(f"ME.mindspore.log.{os.getpid()}")  # mindspore/log.py, _setup_logger
+    mindspore_log.disabled = True
     try:
         yield
     finally:
-        its_log.disabled = False
+        mindspore_log.disabled = False
 
 
 def _step_of(file: Path) -> int:

@@ -1,4 +1,4 @@
-"""What is written down of a training that went wrong: the photos of the step, its learning rate and its gradient."""
+"""The record of a failed step: its images, learning rate and gradient norm."""
 
 import json
 import math
@@ -16,29 +16,28 @@ _RECENT_LOSSES = 50
 
 
 class FailureDump:
-    """Writes `failure.json` into the run's folder and its record.
+    """Writer of `failure.json` into the run's folder and artifacts.
 
     Args:
-        training: what is being trained.
-        folder: the run's own.
+        folder: the run's folder.
     """
 
     def __init__(self, training: Training, tracker: MemoryTracker, folder: Path):
         self._training, self._tracker, self._folder = training, tracker, folder
 
-    def __call__(self, state: TrainingState, what: str) -> str:
-        """Write down where `state` stands; returns the gradient's norm and the file, in words."""
+    def __call__(self, state: TrainingState, reason: str) -> str:
+        """Write the record of the step of `state`; return a text with the gradient norm and the file."""
         batches, network = self._training.batches, self._training.model.train_network
         epoch, batch = divmod(state.step - 1, state.steps_per_epoch)
         order = batches.order(epoch)
         norm = gradient_norm(network, batches.batch(epoch, order, batch))
         values = {p.name: p.asnumpy() for p in network.get_parameters()}
         broken = [name for name, value in values.items() if not np.isfinite(value).all()]
-        # With data sinking the loss is known after a sink alone, and each of its steps may be the one.
+        # With data sinking only the last loss of a sink is known: any of its steps may have failed.
         first = max(0, batch + 1 - max(1, batches.sink_size))
-        photos = batches.photos_per_step
-        found = {
-            "what": what,
+        images = batches.images_per_step
+        record = {
+            "what": reason,
             "step": state.step,
             "epoch": state.epoch,
             "loss": state.loss,
@@ -49,31 +48,31 @@ class FailureDump:
             "recent_losses": self._tracker.history["train/loss"][-_RECENT_LOSSES:],
             "photos": {
                 str(epoch * state.steps_per_epoch + i + 1): [
-                    batches.path(row) for row in order[i * photos : (i + 1) * photos]
+                    batches.path(row) for row in order[i * images : (i + 1) * images]
                 ]
                 for i in range(first, batch + 1)
             },
         }
         file = self._folder / "failure.json"
-        file.write_text(json.dumps(_in_json(found), indent=1), encoding="utf-8")
+        file.write_text(json.dumps(_to_json(record), indent=1), encoding="utf-8")
         self._tracker.log_artifact(file)
         return f"gradient norm {norm:.3g}; {file} has the step's photos"
 
 
 def gradient_norm(train_network: nn.Cell, batch: tuple[np.ndarray, np.ndarray]) -> float:
-    """The Euclidean norm of the loss's gradient over all trained parameters, on one batch and with today's weights.
+    """Return the Euclidean norm of the loss's gradient over all trained parameters, on a batch with current weights.
 
-    After a step whose loss was no number the weights are mostly none any more, and neither is the norm.  What the pass
-    moves beside (the statistics of batch norm, the counters of dropout) is put back.
+    After a NaN loss most weights are NaN, and so is the norm.  The other parameters that the pass changes (statistics
+    of batch norm, counters of dropout) are restored.
 
     Args:
-        train_network: the network with loss and optimizer, as of `mindspore.Model`.
+        train_network: the `train_network` of a `mindspore.Model`.
     """
     network, weights = train_network.network, train_network.weights
     trained = {parameter.name for parameter in weights}
-    beside = [(p, p.asnumpy().copy()) for p in network.get_parameters() if p.name not in trained]
+    others = [(p, p.asnumpy().copy()) for p in network.get_parameters() if p.name not in trained]
     gradients = _Gradients(network, weights)(*map(Tensor, batch))
-    for parameter, value in beside:
+    for parameter, value in others:
         parameter.set_data(Tensor(value))
     return math.sqrt(sum(float(np.square(g.asnumpy(), dtype=np.float64).sum()) for g in gradients))
 
@@ -87,10 +86,10 @@ class _Gradients(nn.Cell):
         return self.gradient(self.network, self.weights)(images, labels)
 
 
-def _in_json(value):
-    """JSON knows neither NaN nor infinity: they are texts."""
+def _to_json(value):
+    """Return a value with NaN and infinity as text, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _in_json(item) for key, item in value.items()}
+        return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_in_json(item) for item in value]
+        return [_to_json(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

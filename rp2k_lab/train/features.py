@@ -1,4 +1,4 @@
-"""What a frozen network makes of photos before its classifier, computed once and trained on from there."""
+"""Features of a frozen network before its classifier, computed once for a training."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,18 +10,19 @@ from mindspore import Tensor, nn
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import preallocate
+from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.loader import EpochBatches
 from rp2k_lab.model import WithPreprocessing
 
-# RP2K's train with 512 features a photo takes 0.7 · 10⁹, with 4096 5.6 · 10⁹ bytes.
-MOST_BYTES_IN_MEMORY = 2 * 10**9
+# RP2K's train split takes 0.7 · 10⁹ bytes with 512 features an image, 5.6 · 10⁹ with 4096.
+MAX_BYTES_IN_MEMORY = 2 * 10**9
 
 
 class Pooled(nn.Cell):
-    """uint8 images (batch, height, width, 3) to what the head's dropout and classifier take, float32 (batch, width)."""
+    """uint8 images (batch, height, width, 3) to the input of dropout and classifier, float32 (batch, width)."""
 
     def __init__(self, network: WithPreprocessing):
-        super().__init__(auto_prefix=False)  # the checkpoint's names are the network's
+        super().__init__(auto_prefix=False)  # checkpoints have the network's names
         self.network = network
 
     def construct(self, images):
@@ -30,9 +31,9 @@ class Pooled(nn.Cell):
 
 
 class OnFeatures(nn.Cell):
-    """Those features, float32 (batch, width), to logits (batch, classes), by the network's own dropout and classifier.
+    """Features of `Pooled` to logits (batch, classes), by the network's dropout and classifier.
 
-    It holds the whole network, so that a checkpoint of it does too.
+    It has the whole network, so that its checkpoints have too.
     """
 
     def __init__(self, network: WithPreprocessing):
@@ -44,25 +45,25 @@ class OnFeatures(nn.Cell):
 
 
 @contextmanager
-def feature_array(photos: int, width: int, folder: Path) -> Iterator[np.ndarray]:
-    """float32 (photos, width): in memory, or where that is much, in a file in `folder` that no ending leaves behind.
+def feature_array(count: int, width: int, folder: Path) -> Iterator[np.ndarray]:
+    """Yield float32 (count, width) in memory, or if large, in a temporary file in `folder`.
 
     Raises:
-        DataError: the disk has no room for the file.
+        DataError: not enough disk space for the file.
     """
-    size = photos * width * np.dtype(np.float32).itemsize
-    if size <= MOST_BYTES_IN_MEMORY:
-        yield np.empty((photos, width), np.float32)
+    size = count * width * np.dtype(np.float32).itemsize
+    if size <= MAX_BYTES_IN_MEMORY:
+        yield np.empty((count, width), np.float32)
         return
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             preallocate(file, size)
         except OSError as error:
             raise DataError(
-                f"{folder}: no room for the features of {photos} photos, {size / 1e9:.1f} GB ({error.strerror})\n"
-                "make room, or put the run elsewhere: hydra.run.dir=<folder>"
+                f"{folder}: no disk space for the features of {count} photos, {in_bytes(size)} ({error.strerror})\n"
+                "free space, or use another disk: hydra.run.dir=<folder>"
             ) from None
-        yield np.memmap(file, np.float32, "r+", shape=(photos, width))
+        yield np.memmap(file, np.float32, "r+", shape=(count, width))
 
 
 def compute_features(
@@ -72,29 +73,29 @@ def compute_features(
     target: np.ndarray,
     check: Callable[[], None],
 ) -> None:
-    """Fill `target`, float32 (photos, width), in the order of `batches`; the network is left in evaluation mode.
+    """Fill `target`, float32 (images, width), in the order of `batches`; leaves the network in evaluation mode.
 
     Args:
-        batches: of one view each: uint8 (n, height, width, 3), n = batch_size but for the last one.
-        check: called between batches; raises to stop (a signal).
+        batches: one view each: uint8 (n, height, width, 3), n = batch_size except for the last.
+        check: called between batches; raises to stop (signals).
     """
     pooled, first = Pooled(network).set_train(False), 0
     for (images,) in batches:
         check()
         count = len(images)
-        if count < batch_size:  # one graph for all
+        if count < batch_size:  # padded, so that one compiled graph serves all batches
             images = np.concatenate([images, np.zeros((batch_size - count, *images.shape[1:]), np.uint8)])
         target[first : first + count] = pooled(Tensor(images)).asnumpy()[:count]
         first += count
 
 
 class FeatureBatches(EpochBatches):
-    """Endless epochs of (features float32 (batch, width), labels int32 (batch,)), shuffled as photos are.
+    """Endless epochs of (features float32 (batch, width), labels int32 (batch,)), in the same order as images.
 
     Args:
-        features: float32 (rows, width), in the order of `labels`; may be filled until the first epoch begins.
-        paths: of the photos, in the same order.
-        options: as of `EpochBatches`.
+        features: float32 (rows, width), in the order of `labels`; may be filled until the first epoch starts.
+        paths: paths of the images, in the same order.
+        options: see `EpochBatches`.
     """
 
     def __init__(self, features: np.ndarray, paths: Sequence[str], labels: np.ndarray, *options, **more_options):
@@ -102,10 +103,10 @@ class FeatureBatches(EpochBatches):
         self.features, self.paths = features, paths
 
     def path(self, row: int) -> str:
-        """The photo of one of the rows that `order` gives."""
+        """Return the path of the image of a row of `order`."""
         return self.paths[row]
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """One batch of an epoch."""
+        """Return one batch of an epoch."""
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         return np.asarray(self.features[rows]), self.labels[rows]

@@ -1,4 +1,4 @@
-"""Training of a network's last layers alone, by way of features where they stay the same."""
+"""Training of a network's last layers, on precomputed features where possible."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ import numpy as np
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.dataset.loader import PhotoViews
+from rp2k_lab.dataset.loader import ImageViews
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.evaluator import Evaluator
@@ -21,8 +21,8 @@ from rp2k_lab.train.build import (
     batches_for,
     build_batches,
     build_evaluators,
+    build_images,
     build_model,
-    build_photos,
     check_batch_size,
 )
 from rp2k_lab.train.features import FeatureBatches, OnFeatures, compute_features, feature_array
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeadTuning:
-    """What is to be trained, and how.
+    """A training of last layers with its evaluators.
 
     Attributes:
-        training: its network is the whole one.
-        evaluators: of the splits, through the whole network.
-        on_val: evaluates the network as it stands, after each epoch.
+        training: its `network` is the whole network.
+        evaluators: evaluators of the splits, through the whole network.
+        on_val: evaluator after each epoch.
         prepare: to be called once before the training.
     """
 
@@ -51,19 +51,19 @@ class HeadTuning:
 def build_head_tuning(
     config: Config, index: Index, member: Member, splits: Iterable[str], folder: Path, check: Callable[[], None]
 ) -> Iterator[HeadTuning]:
-    """How the member's last layers are trained, `config.task.tune` of them.
+    """Yield the training of the member's last layers, as `config.task.tune` selects them.
 
-    `mindspore.Model` is made before any graph is compiled, since it sets the precision of the network that it is given:
-    the network is judged in the same precision before and after.
+    It builds `mindspore.Model`, which sets the network's precision, before any graph is compiled: evaluations before
+    and after the training have the same precision.
 
     Args:
-        splits: of `evaluators`.
-        folder: for features that do not fit into memory.
-        check: called between batches of photos; raises to stop (a signal).
+        splits: splits to evaluate.
+        folder: folder for features that do not fit into memory.
+        check: called between batches of images; raises to stop (signals).
 
     Raises:
-        RequestError: no such norm, or more photos in a batch, or steps to accumulate, than there are.
-        DataError: no room for the features.
+        RequestError: the network has no such norm, or batch_size or accumulate_steps are too large.
+        DataError: not enough disk space for the features.
     """
     with_norm = config.task.tune == "classifier_bn"
     try:
@@ -72,11 +72,11 @@ def build_head_tuning(
         raise RequestError(f"task.tune={config.task.tune}: {error}\nuse task.tune=classifier") from None
     trained = ", ".join(parameter.name for parameter in member.network.trainable_params())
     log.info("training %s at %d×%d, %s", trained, *config.size, target.describe(config.device))
-    views = PhotoViews([build_photos(config, index)])
+    views = ImageViews([build_images(config, index)])
     predictor = Predictor([member], config.batch_size, check=check)
     evaluators = build_evaluators(config, index, views, predictor, splits)
     if with_norm:
-        batches = build_batches(config, index, views.photos[0], index.split("train"))
+        batches = build_batches(config, index, views.sources[0], index.split("train"))
         model, learning_rate = build_model(config, member.network, batches)
         training = Training(member.network, model, batches, learning_rate)
         yield HeadTuning(training, evaluators, evaluators["val"], lambda: None)
@@ -85,9 +85,9 @@ def build_head_tuning(
 
         def prepare() -> None:
             for split, array in arrays.items():
-                log.info("features of %d photos of %s, computed once", len(array), split)
-                photos = batches_for(predictor, views, index.split(split)["row"].tolist(), config)
-                compute_features(member.network, photos, config.batch_size, array, check)
+                log.info("computing the features of %d photos of %s", len(array), split)
+                images = batches_for(predictor, views, index.split(split)["row"].tolist(), config)
+                compute_features(member.network, images, config.batch_size, array, check)
 
         training, on_val = training_on_features(config, index, member, arrays, check)
         yield HeadTuning(training, evaluators, on_val, prepare)
@@ -95,7 +95,7 @@ def build_head_tuning(
 
 @contextmanager
 def feature_arrays(index: Index, member: Member, folder: Path) -> Iterator[dict[str, np.ndarray]]:
-    """For train and val: float32 (photos, width), not filled yet."""
+    """Yield empty arrays for train and val, float32 (images, width)."""
     width = member.network.network.head.fc.in_channels
     counts = (len(index.split(split)) for split in ("train", "val"))
     with feature_array(next(counts), width, folder) as train, feature_array(next(counts), width, folder) as val:
@@ -105,7 +105,7 @@ def feature_arrays(index: Index, member: Member, folder: Path) -> Iterator[dict[
 def training_on_features(
     config: Config, index: Index, member: Member, arrays: dict[str, np.ndarray], check: Callable[[], None]
 ) -> tuple[Training, Evaluator]:
-    """(training of dropout and classifier on train's features, shuffled as photos are; an evaluator on val's)."""
+    """Return (a training of dropout and classifier on train's features, an evaluator on val's features)."""
     train, size, val = index.split("train"), config.batch_size, arrays["val"]
     labels = train["label"].to_numpy(np.int32)
     check_batch_size(size, len(labels))
@@ -117,7 +117,7 @@ def training_on_features(
         config.seed,
         len(index.classes),
         sampler=config.dataset.sampler,
-        workers=config.device.num_threads,
+        num_threads=config.device.num_threads,
         sink_steps=config.device.sink_steps,
     )
     head = OnFeatures(member.network)

@@ -1,21 +1,24 @@
-"""Losses: the mathematics as a pure function, and a thin cell around it."""
+"""Losses: the formula as a pure function, and a thin cell around it."""
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab.config import schema
+
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy against (1 - smoothing) · one-hot + smoothing / classes (Szegedy et al., arXiv 1512.00567, 7).
+    """Return the mean cross-entropy with label smoothing (Szegedy et al., arXiv 1512.00567, section 7).
 
     Args:
         logits: float (batch, classes).
-        labels: int32 (batch,); or float32 (batch, classes), each row of sum 1, in place of the one-hot (mixup, CutMix).
+        labels: int32 (batch,), or float32 (batch, classes) with rows of sum 1 (mixup, CutMix).
+        smoothing: the target is (1 - smoothing) · one-hot + smoothing / classes; [0, 1).
 
     Returns:
-        a float32 scalar; computed in float32 whatever the logits' precision.
+        A scalar, computed in float32 for every precision of the logits.
     """
     log_probabilities = ops.log_softmax(logits.astype("float32"), -1)
-    if labels.ndim == 1:  # a graph is compiled for one rank, so this is no branch in it
+    if labels.ndim == 1:  # a graph is compiled for one ndim, so it has no branch
         of_label = ops.gather_elements(log_probabilities, 1, labels.expand_dims(1)).mean()
     else:
         of_label = (labels * log_probabilities).sum(-1).mean()
@@ -34,19 +37,19 @@ class CrossEntropy(nn.Cell):
 
 
 def logit_adjustment(train_counts: np.ndarray, tau: float) -> np.ndarray:
-    """tau · log(share of the training photos) of each class, float32 (classes,).
+    """Return tau · log(fraction of the training images) by class, float32 (classes,).
 
     Args:
-        train_counts: int (classes,); a class without photos counts as one, since a share of 0 has no finite logarithm.
+        train_counts: images by class, int (classes,); 0 counts as 1, since log(0) is infinite.
     """
     counts = np.maximum(train_counts, 1)
     return (tau * np.log(counts / counts.sum())).astype(np.float32)
 
 
 def logit_adjusted_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, adjustment: Tensor) -> Tensor:
-    """`smoothed_cross_entropy` of logits + adjustment (Menon et al., ICLR 2021, arXiv 2007.07314, equation 10).
+    """Return the cross-entropy of logits + adjustment (Menon et al., ICLR 2021, arXiv 2007.07314, equation 10).
 
-    Trained so, the plain logits rank the classes as if all were equally frequent; evaluation adds nothing.
+    After this training the plain logits rank the classes as if all were equally frequent; evaluation adds nothing.
 
     Args:
         adjustment: float32 (classes,), see `logit_adjustment`.
@@ -66,11 +69,11 @@ class LogitAdjusted(nn.Cell):
         return logit_adjusted_cross_entropy(logits, labels, self.label_smoothing, self.adjustment)
 
 
-def build_loss(loss, train_counts: np.ndarray) -> nn.Cell:
-    """The cell of a `conf/loss` choice: (logits, labels) to a scalar.
+def build_loss(loss: schema.CrossEntropy | schema.LogitAdjusted, train_counts: np.ndarray) -> nn.Cell:
+    """Return the cell of a `conf/loss` choice: (logits, labels) to a scalar.
 
     Args:
-        train_counts: the photos of each class that training draws from, int (classes,).
+        train_counts: training images by class, int (classes,).
     """
     if loss.name == "logit_adjusted":
         return LogitAdjusted(train_counts, loss.tau, loss.label_smoothing)

@@ -1,37 +1,38 @@
-"""The optimizer, its learning rate by step, and what may stand around it: accumulation, clipping, averaged weights."""
+"""SGD with its learning rate by step, gradient accumulation, clipping and averaged weights."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from rp2k_lab.config import schema
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.train.schedule import cosine_schedule, scaled_rate
 
 
 def clip_by_global_norm(gradients: tuple[Tensor, ...], max_norm: float) -> tuple[Tensor, ...]:
-    """All scaled by the same factor so that the norm of the whole is at most `max_norm` (Pascanu et al., ICML 2013)."""
+    """Return gradients scaled to a global norm of at most `max_norm` (Pascanu et al., ICML 2013)."""
     norm = ops.sqrt(sum([ops.square(gradient).sum() for gradient in gradients]))
     return ops.HyperMap()(ops.partial(ops.mul, max_norm / ops.maximum(norm, max_norm)), gradients)
 
 
 def moving_average(average: Tensor, value: Tensor, decay: float) -> Tensor:
-    """decay · average + (1 - decay) · value; of a counter (int32) the value itself, as timm's ModelEmaV3."""
+    """Return decay · average + (1 - decay) · value; for a counter (int32) the value, as in timm's ModelEmaV3."""
     return decay * average + (1.0 - decay) * value if average.is_floating_point() else value
 
 
 class Sgd(nn.Momentum):
-    """SGD with momentum; before it gradients may be accumulated and clipped, and after it weights averaged.
+    """SGD with momentum, gradient accumulation, clipping and averaged weights.
 
-    All of that lies inside the optimizer, so that precision, loss scale, sinking and the reduction over devices stay
-    those of `mindspore.Model`.  With none of it on, the graph is that of `nn.Momentum`.
+    All of it is inside the optimizer, so that `mindspore.Model` still handles precision, loss scale, sinking and the
+    reduction over devices.  With all options off, the graph equals that of `nn.Momentum`.
 
     Args:
-        groups, learning_rate, momentum, loss_scale: as of `nn.Momentum`; the rates are those of the updates.
+        groups, learning_rate, momentum, loss_scale: see `nn.Momentum`; one learning rate an update.
         accumulate_steps: calls whose mean gradient makes one update.
-        clip_norm: largest norm of that mean, without the loss scale; None: not clipped.
-        ema_decay: of the averages; None: none are kept.
-        trained, averages: pairs of parameters; after an update each average moves towards what was trained.
+        clip_norm: largest norm of the mean gradient, without the loss scale; None: no clipping.
+        ema_decay: decay of the averages; None: no averages.
+        trained, averages: pairs of parameters; each update moves the average towards the trained value.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Sgd(nn.Momentum):
     ):
         super().__init__(groups, learning_rate, momentum, loss_scale=loss_scale)
         self.accumulate_steps, self.ema_decay = accumulate_steps, ema_decay
-        self.clip_norm = clip_norm and clip_norm * loss_scale  # the gradients come multiplied
+        self.clip_norm = clip_norm and clip_norm * loss_scale  # gradients include the loss scale
         if accumulate_steps > 1:
             self.sums = self.params.clone(prefix="accumulated", init="zeros")
             zero = Tensor(np.zeros(1, np.int32))
@@ -62,12 +63,12 @@ class Sgd(nn.Momentum):
         return self.accumulate(gradients)
 
     def accumulate(self, gradients):
-        for_all = ops.HyperMap()
-        for_all(ops.assign_add, self.sums, gradients)
+        map_all = ops.HyperMap()
+        map_all(ops.assign_add, self.sums, gradients)
         accumulated = ops.assign_add(self.accumulated, Tensor(np.ones(1, np.int32)))
         if accumulated == self.accumulate_steps:
-            self.update(for_all(ops.partial(ops.mul, 1.0 / self.accumulate_steps), self.sums))
-            for_all(_clear, self.sums)
+            self.update(map_all(ops.partial(ops.mul, 1.0 / self.accumulate_steps), self.sums))
+            map_all(_clear, self.sums)
             _clear(self.accumulated)
         return accumulated
 
@@ -89,7 +90,7 @@ def _average(decay, average, value):
 
 
 def build_optimizer(
-    optimizer,
+    optimizer: schema.Sgd,
     net: nn.Cell,
     epochs: int,
     steps_per_epoch: int,
@@ -97,27 +98,28 @@ def build_optimizer(
     loss_scale: float = 1.0,
     average: nn.Cell | None = None,
 ) -> tuple[Sgd, np.ndarray]:
-    """(the cell of a `conf/optimizer` choice, the learning rate of every step, float32 (steps,)).
+    """Return (the cell of a `conf/optimizer` choice, the learning rate of every step, float32 (steps,)).
 
-    Weight decay acts on the weights of convolutions and dense layers, not on norms and biases (He et al., arXiv
-    1812.01187, section 3.1).  Warm-up and cosine go by updates; the steps of one update share its rate.
+    Weight decay acts on weights of convolutions and dense layers, not on norms and biases (He et al., arXiv
+    1812.01187, section 3.1).  The schedule counts optimizer updates; accumulated steps share a rate.
 
     Args:
-        average: with `ema_decay`, a network of the same build whose parameters become the averages of those of `net`,
-            batch norm's statistics included.
+        batch_size: images of a step over all ranks.
+        average: with `ema_decay`, a network equal to `net` whose parameters become the averages, including the
+            statistics of batch norm.
 
     Raises:
         RequestError: more steps to accumulate than the run has.
     """
-    steps, together = epochs * steps_per_epoch, optimizer.accumulate_steps
-    if together > steps:
+    steps, accumulate = epochs * steps_per_epoch, optimizer.accumulate_steps
+    if accumulate > steps:
         raise RequestError(
-            f"optimizer.accumulate_steps={together}: the run has {steps} steps, so nothing would be learned\n"
+            f"optimizer.accumulate_steps={accumulate}: the run has {steps} steps, too few for an update\n"
             f"use {steps} or less, or more epochs"
         )
-    peak = scaled_rate(optimizer.lr, batch_size * together, optimizer.lr_batch_size)
-    warmup_updates = round(optimizer.warmup_epochs * steps_per_epoch / together)
-    rates = cosine_schedule(steps // together, peak, optimizer.lr_end, warmup_updates)
+    peak = scaled_rate(optimizer.lr, batch_size * accumulate, optimizer.lr_batch_size)
+    warmup_updates = round(optimizer.warmup_epochs * steps_per_epoch / accumulate)
+    rates = cosine_schedule(steps // accumulate, peak, optimizer.lr_end, warmup_updates)
     decayed = [p for p in net.trainable_params() if p.ndim > 1]
     rest = [p for p in net.trainable_params() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -126,9 +128,9 @@ def build_optimizer(
         rates.tolist(),
         optimizer.momentum,
         loss_scale,
-        together,
+        accumulate,
         optimizer.clip_norm,
         optimizer.ema_decay,
         *((list(net.get_parameters()), list(average.get_parameters())) if average else ()),
     )
-    return cell, np.pad(np.repeat(rates, together), (0, steps % together), "edge")
+    return cell, np.pad(np.repeat(rates, accumulate), (0, steps % accumulate), "edge")

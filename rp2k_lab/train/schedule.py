@@ -1,10 +1,10 @@
-"""Learning rates by step."""
+"""Learning rate schedules."""
 
 import numpy as np
 
 
 def cosine_schedule(steps: int, peak: float, end: float, warmup_steps: int = 0) -> np.ndarray:
-    """Learning rate of every step, float32 (steps,): linear warm-up to `peak`, then a half cosine down to `end`.
+    """Return the learning rate of every step, float32 (steps,): linear warm-up to `peak`, half a cosine to `end`.
 
     Loshchilov & Hutter, ICLR 2017, arXiv 1608.03983, equation 5, without restarts.  The last step has exactly `end`
     unless the warm-up takes all steps.
@@ -17,6 +17,6 @@ def cosine_schedule(steps: int, peak: float, end: float, warmup_steps: int = 0) 
     return np.concatenate([warmup, decay]).astype(np.float32)
 
 
-def scaled_rate(rate: float, photos_per_update: int, meant_for: int | None) -> float:
-    """The linear scaling rule (Goyal et al., arXiv 1706.02677, section 2.1); None: the rate as it is."""
-    return rate if meant_for is None else rate * photos_per_update / meant_for
+def scaled_rate(rate: float, images_per_update: int, reference_batch_size: int | None) -> float:
+    """Return the linearly scaled learning rate (Goyal et al., arXiv 1706.02677, section 2.1); None: no scaling."""
+    return rate if reference_batch_size is None else rate * images_per_update / reference_batch_size

@@ -1,4 +1,4 @@
-"""Networks of earlier runs, each to be shown photos as in its training, for tasks that start from them."""
+"""Load trained models with the preprocessing of their runs."""
 
 import logging
 import tempfile
@@ -22,21 +22,21 @@ _DIFFERENCES_SHOWN = 3
 
 
 def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Member]]:
-    """The earlier runs of a request and their networks with their weights.
+    """Return the earlier runs of a request and their trained networks.
 
     Args:
-        configs: the restored configuration of each of `runs=`, in order.
+        configs: restored configuration of each of `runs=`, in order.
 
     Raises:
-        RequestError: a run that is not there or is named twice, weights that do not fit, runs of different classes.
+        RequestError: missing or duplicate run, weights that do not fit, or runs of different classes.
     """
     runs, members = [], []
     with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for config, reference in zip(configs, configs[0].runs, strict=True):
             run = find_run(config.tracking.uri, reference, Path(downloads))
-            _check_beside(runs, run)
+            _check_compatible(runs, run)
             name = short_name(run)
-            if name in [member.name for member in members]:  # of the same model, data set, augmentation and seed
+            if name in [member.name for member in members]:  # same model, data set, augmentation and seed
                 name += f"_{len(members) + 1}"
             members.append(Member(name, load_network(config, run), preprocessing(config)))
             runs.append(run)
@@ -45,10 +45,10 @@ def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Memb
 
 
 def load_network(config: Config, run: EarlierRun) -> nn.Cell:
-    """uint8 images (batch, height, width, 3) to logits (batch, classes), with the run's weights.
+    """Return uint8 images (batch, height, width, 3) to logits (batch, classes), with the run's weights.
 
     Raises:
-        RequestError: a damaged checkpoint, weights of another network, or images that are too small for it.
+        RequestError: damaged checkpoint, weights of another network, or images too small for it.
     """
     network = build_network(config, len(run.classes))
     try:
@@ -70,21 +70,21 @@ def check_classes(index: Index, run: EarlierRun, dataset: str) -> None:
 
 
 def check_held_out(config: Config, runs: Sequence[EarlierRun]) -> None:
-    """Warn where photos of val may have been among a run's training photos."""
+    """Warn if images of val may be among a run's training images."""
     for run in runs:
         for key in ("val_fraction", "val_seed"):
-            theirs, ours = run.config["dataset"][key], getattr(config.dataset, key)
-            if run.config["dataset"]["name"] == config.dataset.name and theirs != ours:
+            recorded, current = run.config["dataset"][key], getattr(config.dataset, key)
+            if run.config["dataset"]["name"] == config.dataset.name and recorded != current:
                 log.warning(
-                    "%s had dataset.%s=%s, here it is %s: it may have been trained on photos of val",
-                    run.name, key, theirs, ours,
+                    "%s has dataset.%s=%s, now it is %s: it may have been trained on photos of val",
+                    run.name, key, recorded, current,
                 )  # fmt: skip
 
 
 def parents(runs: Sequence[EarlierRun]) -> dict[str, str]:
-    """The tags that name the runs that a run started from, and link to them in its description in MLflow.
+    """Return the tags that name and, in MLflow's description, link the runs that a run started from.
 
-    One that was given as a checkpoint file is named by it.
+    A run given as a checkpoint file is named by its path.
     """
     links = [f"[{run.name}]({run.page})" if run.page else f"`{run.checkpoint}`" for run in runs]
     return {
@@ -94,24 +94,23 @@ def parents(runs: Sequence[EarlierRun]) -> dict[str, str]:
 
 
 def short_name(run: EarlierRun) -> str:
-    """The run's name; of a checkpoint file that of its run's folder and its own."""
+    """Return the run's name; for a checkpoint file the names of its run's folder and the file."""
     return run.name if run.run_id else f"{run.checkpoint.parent.parent.name}-{run.checkpoint.stem}"
 
 
-def class_differences(ours: Sequence[str], theirs: Sequence[str], our_name: str, their_name: str) -> str:
-    """`the run lacks a, b and 3 more; dataset=x lacks c`."""
+def class_differences(classes: Sequence[str], run_classes: Sequence[str], name: str, run_name: str) -> str:
+    """Return a text on different classes: `the run lacks a, b and 3 more; dataset=x lacks c`."""
     parts = []
-    for name, classes, others in ((their_name, theirs, ours), (our_name, ours, theirs)):
-        known = set(classes)
-        missing = [escape_controls(c) for c in others if c not in known]
+    for source, known, wanted in ((run_name, set(run_classes), classes), (name, set(classes), run_classes)):
+        missing = [escape_controls(c) for c in wanted if c not in known]
         if missing:
             more = f" and {len(missing) - _DIFFERENCES_SHOWN} more" if len(missing) > _DIFFERENCES_SHOWN else ""
-            parts.append(f"{name} lacks {', '.join(missing[:_DIFFERENCES_SHOWN])}{more}")
+            parts.append(f"{source} lacks {', '.join(missing[:_DIFFERENCES_SHOWN])}{more}")
     return "; ".join(parts) or "the same in another order"
 
 
-def _check_beside(before: Sequence[EarlierRun], run: EarlierRun) -> None:
-    for other in before:
+def _check_compatible(runs: Sequence[EarlierRun], run: EarlierRun) -> None:
+    for other in runs:
         if other.checkpoint == run.checkpoint:
             raise RequestError(f"runs={other.reference},{run.reference}: the same run twice\nname each run once")
         if other.classes != run.classes:

@@ -1,4 +1,4 @@
-"""Two runs compared: pairing by path, every accuracy with its interval, what differs."""
+"""Comparison of two runs: pairing by path, accuracies with intervals, differing settings."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ def run(reference, correct, true=TRUE, paths=None, **config):
 
 @pytest.fixture
 def both():
-    """10 images are fixed (4 of them of the tail) and 3 broken."""
+    """Return two runs: 10 images are fixed (4 of them in the tail), 3 broken."""
     first, second = np.arange(100) % 2 == 0, np.arange(100) % 2 == 0
     second[[1, 3, 5, 61, 63, 65, 91, 93, 95, 97]] = True
     second[[0, 2, 60]] = False
@@ -28,28 +28,28 @@ def both():
     return run("a", first), run("b", second, **config)
 
 
-def test_every_accuracy_by_hand(both):
+def test_accuracies_match_a_calculation_by_hand(both):
     pair = compare(*both)
     assert (pair.images, pair.fixed, pair.broken) == (100, 10, 3)
-    parts = {part.name: part for part in pair.parts}
-    assert list(parts) == ["top-1", "macro top-1", "head", "medium", "tail"]
-    assert [part.images for part in pair.parts] == [100, 100, 60, 30, 10]
-    assert (parts["top-1"].first, parts["top-1"].second) == (0.5, 0.57)
-    assert parts["head"].second - parts["head"].first == pytest.approx(1 / 60)
-    assert parts["tail"].second == pytest.approx(0.9)
-    assert parts["macro top-1"].second - parts["macro top-1"].first == pytest.approx((1 / 60 + 2 / 30 + 4 / 10) / 3)
-    for part in pair.parts:
-        assert part.verdict.difference.value == pytest.approx(part.second - part.first)
-        assert part.verdict.low < part.verdict.difference.value < part.verdict.high
-        assert part.verdict.word == "open"  # one seed decides nothing
+    by_name = {accuracy.name: accuracy for accuracy in pair.accuracies}
+    assert list(by_name) == ["top-1", "macro top-1", "head", "medium", "tail"]
+    assert [accuracy.images for accuracy in pair.accuracies] == [100, 100, 60, 30, 10]
+    assert (by_name["top-1"].first, by_name["top-1"].second) == (0.5, 0.57)
+    assert by_name["head"].second - by_name["head"].first == pytest.approx(1 / 60)
+    assert by_name["tail"].second == pytest.approx(0.9)
+    assert by_name["macro top-1"].second - by_name["macro top-1"].first == pytest.approx((1 / 60 + 2 / 30 + 4 / 10) / 3)
+    for accuracy in pair.accuracies:
+        assert accuracy.verdict.difference.value == pytest.approx(accuracy.second - accuracy.first)
+        assert accuracy.verdict.low < accuracy.verdict.difference.value < accuracy.verdict.high
+        assert accuracy.verdict.word == "open"  # one seed decides nothing
     assert summary(pair).endswith("between these two runs: 10 images fixed, 3 broken, of 100")
 
 
-def test_keys_that_differ_are_told_without_machines(both):
+def test_differing_keys_exclude_those_of_the_machine(both):
     assert compare(*both).differing == {"aug.name": ("none", "cutout"), "aug.length": ("–", "14")}
 
 
-def test_the_order_of_the_photos_does_not_matter(both):
+def test_image_order_does_not_matter(both):
     first, second = both
     shuffled = second.predictions.sample(frac=1, random_state=0, ignore_index=True)
     other = TestedRun(second.reference, second.name, second.config, shuffled, second.groups)
@@ -65,7 +65,7 @@ def test_the_order_of_the_photos_does_not_matter(both):
         pytest.param(run("b", [True] * 100, paths=["0.jpg"] * 100), id="one path"),
     ],
 )
-def test_other_test_sets_are_refused(both, other):
+def test_different_test_sets_are_refused(both, other):
     for runs in ((both[0], other), (other, both[0])):
         with pytest.raises(
             RequestError, match=r"^runs=.*: tested on different photos .*\ncompare runs of one data set"
@@ -76,24 +76,24 @@ def test_other_test_sets_are_refused(both, other):
 def test_a_group_of_one_image_has_no_interval():
     true = ["big"] * 5 + ["small"]
     pair = compare(run("a", [True] * 6, true), run("b", [False] + [True] * 5, true))
-    assert {part.name: part.verdict is None for part in pair.parts} == {
+    assert {accuracy.name: accuracy.verdict is None for accuracy in pair.accuracies} == {
         "top-1": False, "macro top-1": False, "head": False, "tail": True}  # fmt: skip
     assert grid(pair).rows[-1][-1] == "–"
     assert "one image" in figure(pair)
 
 
-def test_identical_runs_are_compared(both):
+def test_identical_runs_differ_in_nothing(both):
     pair = compare(both[0], run("b", both[0].predictions["correct"]))
     assert (pair.fixed, pair.broken, pair.differing) == (0, 0, {})
     assert "No key differs." in to_markdown(pair_document(pair, "figure.svg"))
 
 
-def test_documents(both):
+def test_documents_have_accuracies_settings_and_command(both):
     document = pair_document(compare(*both), "figure.svg")
     text, page = to_markdown(document), to_html(document)
     assert "| top-1 | 100 | 50.0 % | 57.0 % | +7.0 |" in text
     assert "| aug.name | none | cutout |" in text
     assert "    python run.py task=report 'runs=[a,b]'\n" in text
-    for words in (text, page):
-        assert "spread between seeds is not in them" in words
+    for content in (text, page):
+        assert "spread between seeds is not in them" in content
     assert "<svg" in page

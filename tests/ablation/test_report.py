@@ -1,4 +1,4 @@
-"""The documents of a judged table, read as a person does: in a browser, in git, in a terminal."""
+"""Documents of a judged table, as shown in a browser, in git and in a terminal."""
 
 import csv
 import io
@@ -23,12 +23,12 @@ HOSTILE = "<script>alert(1)</script>|`x`\n# {{ 7*7 }} \u202e 伊利安慕希瓶�
 def judged(ablation, scale, truth, seeds=range(3), images=600, more=()):
     cells, rows = synthetic_results.results(truth, seeds, images)
     cells = pd.concat([cells, pd.DataFrame(more)]) if more else cells
-    return judge_table(ablation, scale, check_results(cells, rows, "generated"))
+    return judge_table(ablation, scale, check_results(cells, rows, "synthetic"))
 
 
 @pytest.fixture(scope="module")
 def full():
-    """Better, worse, open, one seed, failed and missing."""
+    """Return a table with rows that are better, worse, open, of one seed, failed and missing."""
     ablation = synthetic_results.ablation("augmentation")
     truth = dict(zip(ablation.levels, (0.6, 0.6, 0.7, 0.6, 0.5, 0.6), strict=False))
     cells, images = synthetic_results.results(truth)
@@ -37,7 +37,7 @@ def full():
         synthetic_results.unfinished("Random Erasing", 0, "failed", HOSTILE),
         synthetic_results.unfinished("Random Erasing", 1, "running"),
     ]
-    return judge_table(ablation, "laptop", check_results(pd.concat([cells, pd.DataFrame(more)]), images, "generated"))
+    return judge_table(ablation, "laptop", check_results(pd.concat([cells, pd.DataFrame(more)]), images, "synthetic"))
 
 
 def read(folder):
@@ -62,7 +62,7 @@ def test_every_table_has_documents(tmp_path, name, scale):
             assert f"{folder}/" not in text
 
 
-def test_a_repeat_gives_the_same_bytes_and_keeps_notes(tmp_path, full):
+def test_rewriting_gives_equal_bytes_and_keeps_notes(tmp_path, full):
     (tmp_path / NOTES).write_text("Seen **twice**.\n\n<b>so</b>\n", "utf-8")
     write_documents(full, tmp_path)
     first = read(tmp_path)
@@ -73,14 +73,14 @@ def test_a_repeat_gives_the_same_bytes_and_keeps_notes(tmp_path, full):
     assert {file.name for file in tmp_path.iterdir()} == {README, PAGE, CSV, FIGURE, NOTES}
 
 
-def test_both_documents_say_the_same(tmp_path, full):
+def test_both_documents_have_the_same_text(tmp_path, full):
     write_documents(full, tmp_path)
     texts = read(tmp_path)
     for row in full.rows[1:]:
-        words = sentence(row)
-        assert words.tag.word in texts[README]
-        assert words.tag.word in texts[PAGE]
-        assert words.text.replace("[", r"\[").replace("]", r"\]").replace("<", "&lt;") in texts[README]
+        item = sentence(row)
+        assert item.tag.word in texts[README]
+        assert item.tag.word in texts[PAGE]
+        assert item.text.replace("[", r"\[").replace("]", r"\]").replace("<", "&lt;") in texts[README]
     assert "95.34 % |" in texts[README]
     assert "+0.11 |" in texts[README]
     assert "![" in texts[README]
@@ -88,38 +88,40 @@ def test_both_documents_say_the_same(tmp_path, full):
     assert texts[FIGURE].strip() in texts[PAGE]
 
 
-def test_verdicts_in_words(full):
-    words = {row.level: sentence(row) for row in full.rows if row.baseline}
-    assert words["Cutout 14"].lead == "Cutout 14 against none"
-    assert words["Cutout 14"].tag.word == "better"
+def test_sentence_has_verdict_and_interval(full):
+    items = {row.level: sentence(row) for row in full.rows if row.baseline}
+    assert items["Cutout 14"].lead == "Cutout 14 against none"
+    assert items["Cutout 14"].tag.word == "better"
     assert re.fullmatch(
         r"\+\d+\.\d points \[(>0|\+\d\.\d), \+\d+\.\d\], Holm's p (< 0\.001|0\.0\d\d) \(5 seeds, 2,000 test images\)",
-        words["Cutout 14"].text,
+        items["Cutout 14"].text,
     )
-    assert words["AutoAugment"].tag.word == "worse"
-    assert re.fullmatch(r"no difference larger than \d\.\d points shown", words["Cutout 28"].tag.word)
-    assert re.search(r"(seeds up to 1,000|seeds|test images) would settle", words["Cutout 28"].text)
-    assert words["RandAugment"].tag.word == "one seed, so no verdict"
-    assert words["RandAugment"].text.endswith("the spread between seeds is not in it")
-    assert (words["Random Erasing"].tag.word, words["Random Erasing"].text) == (
+    assert items["AutoAugment"].tag.word == "worse"
+    assert re.fullmatch(r"no difference larger than \d\.\d points shown", items["Cutout 28"].tag.word)
+    assert re.search(r"(seeds up to 1,000|seeds|test images) would settle", items["Cutout 28"].text)
+    assert items["RandAugment"].tag.word == "one seed, so no verdict"
+    assert items["RandAugment"].text.endswith("the spread between seeds is not in it")
+    assert (items["Random Erasing"].tag.word, items["Random Erasing"].text) == (
         "not compared", "no finished run of Random Erasing")  # fmt: skip
 
 
-def test_the_bound_is_not_less_than_the_interval(full):
+def test_printed_bound_is_rounded_up(full):
     for row in full.rows:
         if row.word == "open":
-            said = float(re.search(r"than (\S+) points", sentence(row).tag.word).group(1))
-            assert 100 * row.verdict.bound <= said < 100 * row.verdict.bound + 0.1
+            printed = float(re.search(r"than (\S+) points", sentence(row).tag.word).group(1))
+            assert 100 * row.verdict.bound <= printed < 100 * row.verdict.bound + 0.1
 
 
-def test_identical_runs_are_told():
+def test_identical_runs_get_no_estimate_of_seeds():
     ablation = synthetic_results.table_of("a", "b")
     cells, images = synthetic_results.results({"a": 0.6}, range(2), 300)
-    table = judge_table(ablation, "laptop", check_results(pd.concat([cells, cells.assign(level="b")]), images, "made"))
+    table = judge_table(
+        ablation, "laptop", check_results(pd.concat([cells, cells.assign(level="b")]), images, "synthetic")
+    )
     assert "The runs agree on every image" in sentence(table.rows[1]).text
 
 
-def test_summary(full):
+def test_summary_counts_every_outcome(full):
     assert summary(full) == (
         "better: Cutout 14; worse: AutoAugment; no difference shown: 2 of 6; one seed, so no verdict: 1 of 6; "
         "not compared: 1 of 6; 9 of 35 runs have no result"
@@ -128,7 +130,7 @@ def test_summary(full):
     assert summary(whole) == "better: b"
 
 
-def test_what_is_missing_is_told(tmp_path, full):
+def test_missing_cells_are_listed(tmp_path, full):
     write_documents(full, tmp_path)
     text = read(tmp_path)[README].partition("## What is missing\n\n")[2].partition("\n\n## ")[0]
     lines = text.split("\n")
@@ -142,36 +144,36 @@ def test_what_is_missing_is_told(tmp_path, full):
     assert "What is missing" not in [section.title for section in document(whole, "").sections]
 
 
-def test_numbers_are_whole(tmp_path, full):
+def test_verdict_csv_has_unrounded_numbers(tmp_path, full):
     write_documents(full, tmp_path)
     rows = {row["level"]: row for row in csv.DictReader(io.StringIO(read(tmp_path)[CSV]))}
     for row in full.rows:
-        found = rows[row.level]
-        assert int(found["seeds_done"]) == len(row.seeds)
-        assert int(found["seeds_wanted"]) == 5
+        written = rows[row.level]
+        assert int(written["seeds_done"]) == len(row.seeds)
+        assert int(written["seeds_wanted"]) == 5
         if row.verdict:
             for name in ("low", "high", "p", "p_holm"):
                 number = getattr(row.verdict, name)
-                assert found[name] == ("" if number != number else repr(number))
-            assert float(found["difference"]) == row.verdict.difference.value
+                assert written[name] == ("" if number != number else repr(number))
+            assert float(written["difference"]) == row.verdict.difference.value
     assert (rows["none"]["difference"], rows["none"]["baseline"], rows["Cutout 7"]["baseline"]) == ("", "", "none")
     assert (rows["Random Erasing"]["seeds_failed"], rows["Random Erasing"]["seeds_missing"]) == ("1", "3")
     assert rows["Cutout 14"]["published_shown"] == "depends"
 
 
-def test_the_command_names_seeds_and_data_where_they_are_needed():
+def test_run_command_names_seeds_and_data_if_needed():
     ablation = synthetic_results.ablation("resize")
     assert run_command(ablation, "laptop", ablation.seeds) == "python run.py -m ablation=resize scale=laptop"
     assert run_command(ablation, "paper", (0, 7)).endswith("scale=paper seed=0,7 dataset.root=FOLDER")
 
 
-def test_decimals():
+def test_decimals_follow_the_number_of_images():
     assert (decimals(2000), decimals(39_027)) == (1, 2)
 
 
 @pytest.fixture(scope="module")
 def hostile():
-    """A table whose every name is an attack."""
+    """Return a table with hostile names and reasons."""
     ablation = synthetic_results.table_of("plain", HOSTILE, "x" * 300, question=HOSTILE, source=HOSTILE)
     more = [
         synthetic_results.unfinished("x" * 300, 0, "failed", HOSTILE * 9),
@@ -182,17 +184,17 @@ def hostile():
 
 @pytest.mark.parametrize("which", ["full", "hostile"])
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_a_real_browser_shows_the_page_whole(browser, request, tmp_path, which, width, scheme):
+def test_page_fits_the_browser_without_errors_or_requests(browser, request, tmp_path, which, width, scheme):
     (tmp_path / NOTES).write_text(HOSTILE + "\n" + "z" * 400, "utf-8")
     write_documents(request.getfixturevalue(which), tmp_path)
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page, heard, asked = context.new_page(), [], []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page, messages, requests = context.new_page(), [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(f"file://{tmp_path / PAGE}")
-    assert heard == []
-    assert asked == [f"file://{tmp_path / PAGE}"]
+    assert messages == []
+    assert requests == [f"file://{tmp_path / PAGE}"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("script").count() == 0
     wide = "nodes => nodes.filter(n => n.getBoundingClientRect().right > innerWidth).length"
@@ -207,7 +209,7 @@ def test_a_real_browser_shows_the_page_whole(browser, request, tmp_path, which, 
     context.close()
 
 
-def test_the_figure_names_the_baseline_where_it_is_one(full):
+def test_figure_names_a_single_baseline(full):
     assert "top-1: difference from none, points" in figure(full)
     resize = synthetic_results.ablation("resize")
     assert "difference from its baseline" in figure(judged(resize, "laptop", {"stretch": 0.5}, [0], 100))

@@ -1,4 +1,4 @@
-"""results.csv and images.csv: what is written is read again, and what is damaged is refused."""
+"""results.csv and images.csv: written results are read back, damaged files are refused."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from tests.helpers import synthetic_results
 
 @pytest.fixture
 def frames():
-    """Three levels, one of them unfinished."""
+    """Return results of three levels, one of them unfinished."""
     cells, images = synthetic_results.results({"none": 0.6, "其他, 'NA'": 0.7}, seeds=(10, 2), images=203)
     more = [
         synthetic_results.unfinished("NA", 2, "failed", 'no\nmemory, "\r\0'),
@@ -32,16 +32,16 @@ def frames():
 
 
 @pytest.mark.parametrize("images", [1, 7, 8, 9, 203])
-def test_packing_is_undone(images):
+def test_unpack_inverts_pack(images):
     correct = np.random.default_rng(images).random(images) < 0.5
     text = pack(correct)
     assert text.isascii()
     np.testing.assert_array_equal(unpack(text, images), correct)
-    with pytest.raises(ValueError, match="are not the correctness"):
+    with pytest.raises(ValueError, match="not the correctness"):
         unpack(text, images + 8)
 
 
-def test_packing_is_the_same_everywhere():
+def test_pack_is_portable():
     assert pack([True, False, False, False, False, False, False, True, True]) == "gYA="
     with pytest.raises(ValueError, match="of 7 images"):
         unpack("gYA=", 7)
@@ -49,11 +49,11 @@ def test_packing_is_the_same_everywhere():
         unpack("gY*A=", 9)
 
 
-def test_the_digest_is_of_paths_classes_and_order():
+def test_images_digest_depends_on_paths_classes_and_order():
     digest = images_digest(["a", "b"], ["x", "y"])
     assert digest == "938fbc1003662239"  # sha256 of a\0x\0b\0y\0
-    others = [(["b", "a"], ["x", "y"]), (["a", "b"], ["y", "x"]), (["a"], ["x"]), (["ab", ""], ["x", "y"])]
-    assert len({digest, *(images_digest(*other) for other in others)}) == 5
+    variants = [(["b", "a"], ["x", "y"]), (["a", "b"], ["y", "x"]), (["a"], ["x"]), (["ab", ""], ["x", "y"])]
+    assert len({digest, *(images_digest(*variant) for variant in variants)}) == 5
 
 
 @pytest.mark.parametrize("largest", [3, 70_000])
@@ -61,12 +61,12 @@ def test_image_rows_keep_labels_and_groups(tmp_path, largest):
     labels, groups = np.array([0, 2, largest]), np.array([0, 1, 2])
     cells, _ = synthetic_results.results({"a": 0.5}, seeds=[0])
     row = pd.DataFrame([image_row("d" * 16, labels, groups)])
-    found = write_results(tmp_path, cells.iloc[:0], row)
-    assert found.labels["d" * 16].tolist() == labels.tolist()
-    assert found.groups["d" * 16].tolist() == groups.tolist()
+    written = write_results(tmp_path, cells.iloc[:0], row)
+    assert written.labels["d" * 16].tolist() == labels.tolist()
+    assert written.groups["d" * 16].tolist() == groups.tolist()
 
 
-def test_what_is_written_is_read(tmp_path, frames):
+def test_written_results_are_read_back(tmp_path, frames):
     cells, images = frames
     written = write_results(tmp_path / "new" / "folder", cells, images)
     read = read_results(tmp_path / "new" / "folder")
@@ -74,9 +74,9 @@ def test_what_is_written_is_read(tmp_path, frames):
         (level, seed) for level in ("none", "其他, 'NA'", "NA") for seed in (2, 10)
     ]
     assert list(read.table.columns) == list(COLUMNS)
-    shares = list(module.SHARES)
-    np.testing.assert_allclose(read.table[shares], written.table[shares], atol=5e-9)
-    pd.testing.assert_frame_equal(read.table.drop(columns=shares), written.table.drop(columns=shares))
+    accuracies = list(module.ACCURACIES)
+    np.testing.assert_allclose(read.table[accuracies], written.table[accuracies], atol=5e-9)
+    pd.testing.assert_frame_equal(read.table.drop(columns=accuracies), written.table.drop(columns=accuracies))
     for level in ("none", "其他, 'NA'"):
         given = cells[cells["level"] == level].set_index("seed")["correct"]
         expected = [unpack(given[seed], 203) for seed in (10, 2)]
@@ -88,7 +88,7 @@ def test_what_is_written_is_read(tmp_path, frames):
     assert not read.table["dirty"].iloc[0]
 
 
-def test_a_repeat_gives_the_same_bytes(tmp_path, frames):
+def test_equal_results_give_equal_bytes(tmp_path, frames):
     cells, images = frames
     write_results(tmp_path / "a", cells, images)
     write_results(tmp_path / "b", cells.iloc[[1, 0, 3, 2, 5, 4]], images)  # other seeds first
@@ -99,7 +99,7 @@ def test_a_repeat_gives_the_same_bytes(tmp_path, frames):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
 
 
-def test_files_are_replaced_whole_or_not_at_all(tmp_path, frames, monkeypatch):
+def test_files_are_replaced_atomically(tmp_path, frames, monkeypatch):
     cells, images = frames
     write_results(tmp_path, cells, images)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -122,7 +122,7 @@ def test_inconsistent_results_are_not_written(tmp_path, frames):
 
 
 def first_cell(**changes):
-    """A change of the first row of results.csv."""
+    """Return a change of the first row of results.csv."""
     return RESULTS, lambda table: table.assign(**{c: [v, *table[c][1:]] for c, v in changes.items()})
 
 
@@ -132,43 +132,43 @@ def flipped(table):
 
 
 def relabeled(table):
-    """One image in the class of its neighbors: top-1 stays, macro top-1 does not."""
-    found = synthetic_results.split_of(203)
-    labels = found[1].copy()
+    """Change the class of one image: top-1 stays, macro top-1 does not."""
+    digest, labels, groups = synthetic_results.split_of(203)
+    labels = labels.copy()
     labels[-1] = 0
-    return pd.DataFrame([image_row(found[0], labels, found[2])])
+    return pd.DataFrame([image_row(digest, labels, groups)])
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         pytest.param((RESULTS, lambda t: t.drop(columns="seed")), "no column seed", id="column"),
-        pytest.param((RESULTS, lambda t: pd.concat([t, t.iloc[:1]])), "none, seed 2 stands twice", id="twice"),
-        pytest.param((RESULTS, flipped), "top1 .* is not what its images say", id="an image flipped"),
-        pytest.param((IMAGES, relabeled), "macro_top1 .* is not what its images say", id="another label"),
+        pytest.param((RESULTS, lambda t: pd.concat([t, t.iloc[:1]])), "duplicate cell: none, seed 2", id="duplicate"),
+        pytest.param((RESULTS, flipped), "top1 .* contradicts its images", id="an image flipped"),
+        pytest.param((IMAGES, relabeled), "macro_top1 .* contradicts its images", id="another label"),
         pytest.param(first_cell(top1=""), "top1 nan", id="no top-1"),
-        pytest.param(first_cell(top1="1.2"), "column top1 holds what is no share", id="top-1 above 1"),
+        pytest.param(first_cell(top1="1.2"), "column top1: a value is not of kind fraction", id="top-1 above 1"),
         pytest.param(first_cell(seed="x"), "column seed", id="seed"),
         pytest.param(first_cell(seed=""), "needs a seed", id="no seed"),
         pytest.param(first_cell(seed="-1"), "column seed", id="negative seed"),
         pytest.param(first_cell(state="done"), "complete, failed, running", id="state"),
-        pytest.param(first_cell(dirty="perhaps"), "column dirty holds what is no truth", id="dirty"),
-        pytest.param(first_cell(images="204"), "204 images, not the 203", id="images"),
+        pytest.param(first_cell(dirty="perhaps"), "column dirty: a value is not of kind boolean", id="dirty"),
+        pytest.param(first_cell(images="204"), "204 images, but .* has 203", id="images"),
         pytest.param(first_cell(images_digest=""), "blank", id="no digest"),
         pytest.param(first_cell(correct="!"), "base64|padding|discontinuous|alphabet", id="not base64"),
-        pytest.param(first_cell(correct=""), "are not the correctness", id="no correctness"),
-        pytest.param((IMAGES, lambda t: t.assign(images=["204"])), "are not those of 204 images", id="image count"),
-        pytest.param((IMAGES, lambda t: t.assign(labels=t["groups"])), "are not those", id="labels"),
-        pytest.param((IMAGES, lambda t: t.assign(groups=["eJwDAAAAAAE="])), "are not those", id="groups"),
+        pytest.param(first_cell(correct=""), "not the correctness", id="no correctness"),
+        pytest.param((IMAGES, lambda t: t.assign(images=["204"])), "do not have 204 entries", id="image count"),
+        pytest.param((IMAGES, lambda t: t.assign(labels=t["groups"])), "groups do not have", id="labels"),
+        pytest.param((IMAGES, lambda t: t.assign(groups=["eJwDAAAAAAE="])), "groups do not have", id="groups"),
         pytest.param((IMAGES, lambda t: t.assign(groups=["AAAA"])), "results.csv", id="no zlib"),
     ],
 )
-def test_damaged_results_are_refused_in_two_lines(tmp_path, frames, change, words):
+def test_damaged_results_are_refused_in_two_lines(tmp_path, frames, change, message):
     write_results(tmp_path, *frames)
     name, changed = change
     table = pd.read_csv(tmp_path / name, dtype=str, keep_default_na=False)
     changed(table).to_csv(tmp_path / name, index=False)
-    with pytest.raises(DataError, match=words) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_results(tmp_path)
     assert len(str(error.value).splitlines()) == 2
     assert str(error.value).startswith(str(tmp_path))
@@ -176,7 +176,7 @@ def test_damaged_results_are_refused_in_two_lines(tmp_path, frames, change, word
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\0", b'level\n"a', b"a,b\n1,2,3\n1,2,3,4\n"])
 @pytest.mark.parametrize("name", [RESULTS, IMAGES])
-def test_files_that_are_no_tables_are_refused(tmp_path, frames, name, content):
+def test_files_other_than_tables_are_refused(tmp_path, frames, name, content):
     write_results(tmp_path, *frames)
     (tmp_path / name).unlink()
     if content is not None:

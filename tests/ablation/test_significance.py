@@ -1,6 +1,6 @@
-"""Verdicts against textbook cases, exact quadrature and simulation.
+"""Verdicts compared with textbook cases, exact quadrature and simulation.
 
-The rates that were measured stand with each simulation; its generator is seeded, so they are what the test finds.
+Each simulation states its measured rates; a seeded generator reproduces them.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from rp2k_lab.core.errors import DataError
 
 
 def difference(value=0.0, seed_part=1e-4, image_part=1e-4, seeds=3, images=100_000):
-    """A Difference with the given parts of its variance; so many images that their t is normal."""
+    """Return a Difference with the given parts of its variance; with 100,000 images their t is normal."""
     return Difference(
         value=value,
         standard_error=math.sqrt(seed_part + image_part),
@@ -45,14 +45,14 @@ def test_paired_difference_by_hand():
 
 
 def test_interval_by_hand():
-    """At 50 % t(1) is 1 and t(3) 0.764892, by the tables."""
+    """At 50 %, t(1) is 1 and t(3) is 0.764892 (tables)."""
     [verdict] = judge([paired_difference(LEVEL, BASELINE)], alpha=0.5)
     half = math.sqrt(0.0625 + 0.764892**2 * 1.25 / 12)
     assert (verdict.low, verdict.high) == pytest.approx((0.25 - half, 0.25 + half), abs=1e-6)
     assert verdict.bound == verdict.high
 
 
-def test_is_the_paired_t_test_where_only_seeds_vary():
+def test_equals_the_paired_t_test_if_only_seeds_vary():
     rng = np.random.default_rng(0)
     baseline, per_seed = rng.random((4, 50)), np.array([0.03, 0.05, 0.02, 0.04])
     found = paired_difference(baseline + per_seed[:, None], baseline)
@@ -66,7 +66,7 @@ def test_is_the_paired_t_test_where_only_seeds_vary():
     assert verdict.word == "better"
 
 
-def test_is_the_one_sample_t_test_where_only_images_vary():
+def test_equals_the_one_sample_t_test_if_only_images_vary():
     per_image = np.array([0.1, -0.3, 0.0, -0.4, -0.2, -0.2])
     [verdict] = judge([paired_difference(np.tile(per_image, (3, 1)), np.zeros((3, 6)))])
     expected = stats.ttest_1samp(per_image, 0)
@@ -76,13 +76,13 @@ def test_is_the_one_sample_t_test_where_only_images_vary():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.004, 0.02, 0.3])
-def test_p_is_the_level_whose_interval_ends_at_zero(value):
+def test_interval_at_level_p_ends_at_zero(value):
     [verdict] = judge([difference(value)])
     [at_p] = judge([difference(value)], alpha=verdict.p)
     assert at_p.low == pytest.approx(0, abs=1e-9)
 
 
-def test_swapping_level_and_baseline_mirrors():
+def test_swapping_level_and_baseline_mirrors_the_verdict():
     rng = np.random.default_rng(1)
     level, baseline = rng.random((5, 300)) < 0.95, rng.random((5, 300)) < 0.8
     [forth], [back] = judge([paired_difference(level, baseline)]), judge([paired_difference(baseline, level)])
@@ -91,14 +91,14 @@ def test_swapping_level_and_baseline_mirrors():
     assert back.p == pytest.approx(forth.p)
 
 
-def test_weights_of_any_equal_scale_are_none():
+def test_equal_weights_change_nothing():
     rng = np.random.default_rng(2)
     level, baseline = rng.random((3, 40)) < 0.9, rng.random((3, 40)) < 0.9
     plain, weighted = paired_difference(level, baseline), paired_difference(level, baseline, np.full(40, 0.3))
     assert vars(weighted) == pytest.approx(vars(plain))
 
 
-def test_images_of_weight_zero_do_not_count():
+def test_images_of_weight_zero_are_ignored():
     rng = np.random.default_rng(3)
     level, baseline, weights = rng.random((3, 40)) < 0.9, rng.random((3, 40)) < 0.7, rng.random(40)
     weights[25:] = 0
@@ -134,14 +134,14 @@ def test_macro_weights_give_the_mean_over_classes():
         (np.ones((0, 4)), np.ones((0, 4)), None, "0 seeds"),
     ],
 )
-def test_unusable_results_are_refused(level, baseline, weights, message):
+def test_invalid_results_are_refused(level, baseline, weights, message):
     with pytest.raises(DataError, match=message) as refusal:
         paired_difference(level, baseline, weights)
     assert str(refusal.value).count("\n") == 1
 
 
-def test_holm_is_the_closed_bonferroni_test():
-    """Holm's adjusted p: the largest, over all sets of rows with the row, of its Bonferroni p."""
+def test_holm_equals_the_closed_bonferroni_test():
+    """Holm's adjusted p is the largest Bonferroni p over all sets of rows that contain the row."""
     verdicts = judge([difference(value) for value in (0.5, 0.02, -0.2, 0.21, 0.001)])
     p = [verdict.p for verdict in verdicts]
     sets = [rows for size in range(1, 6) for rows in itertools.combinations(range(5), size)]
@@ -150,7 +150,7 @@ def test_holm_is_the_closed_bonferroni_test():
         assert verdict.p_holm == pytest.approx(expected)
 
 
-def test_a_row_that_only_holm_decides_is_cut_at_zero():
+def test_interval_of_a_row_that_only_holm_decides_is_cut_at_zero():
     """p of 0.033 is too large for 2.5 %, Bonferroni's level of two rows, but not for Holm's second step."""
     clear, late = judge([difference(-0.3, seeds=10), difference(0.033, seeds=10)])
     assert clear.word == "worse"
@@ -167,7 +167,7 @@ def test_intervals_end_within_minus_one_and_one():
     assert (verdict.low, verdict.high, verdict.bound) == (-1, 1, 1)
 
 
-def test_one_seed_is_never_called_and_says_what_images_say():
+def test_one_seed_is_open_with_the_interval_of_the_images():
     rng = np.random.default_rng(4)
     level, baseline = rng.random((1, 500)) < 0.95, rng.random((1, 500)) < 0.5
     found = paired_difference(level, baseline)
@@ -195,7 +195,7 @@ def test_identical_predictions_are_bounded_by_the_rule_of_three(seeds):
     assert found.standard_error == 0 or seeds == 1
     assert verdict.word == "open"
     assert math.isnan(verdict.p)
-    # With so many disagreements in 100 nothing would be seen in 1000 images 5 % of the time.
+    # At this rate of disagreement, 1000 images show none 5 % of the time.
     assert (1 - verdict.bound) ** 1000 == pytest.approx(0.05)
     assert verdict.bound == pytest.approx(0.003, rel=0.01)
     assert verdict.low == -verdict.bound
@@ -203,7 +203,7 @@ def test_identical_predictions_are_bounded_by_the_rule_of_three(seeds):
     assert images_to_settle(found, 1) is None
 
 
-def test_a_constant_difference_is_no_variance_whatever_the_rounding():
+def test_a_constant_difference_has_no_variance_despite_rounding():
     weights = np.random.default_rng(6).random(30)
     found = paired_difference(np.full((3, 30), 0.4), np.full((3, 30), 0.1), weights)
     assert found.value == pytest.approx(0.3)
@@ -211,25 +211,25 @@ def test_a_constant_difference_is_no_variance_whatever_the_rounding():
     assert judge([found])[0].word == "open"
 
 
-def test_tiny_p_is_a_number():
+def test_tiny_p_has_a_lower_limit():
     [verdict] = judge([difference(0.9, 1e-12, 1e-12, seeds=50)])
     assert (verdict.p, verdict.word) == (1e-100, "better")
 
 
-def test_no_rows_no_verdicts():
+def test_no_rows_give_no_verdicts():
     assert judge([]) == []
 
 
-# ---- how often intervals and words are wrong ----
+# ---- Error rates of intervals and words ----
 
 
-def exact_miss(seed_share, seeds, alpha, half_width):
-    """How often the interval misses a normal value whose variance is 1, seed_share of it between seeds.
+def exact_miss(seed_fraction, seeds, alpha, half_width):
+    """Return how often the interval misses a normal value of variance 1, of which seed_fraction is between seeds.
 
-    By 500 quantiles of the chi² of the seed part's estimate: no simulation's noise.
+    It integrates over 500 quantiles of the chi² of the seed part, without simulation noise.
     """
-    estimates = seed_share * stats.chi2.ppf((np.arange(500) + 0.5) / 500, seeds - 1) / (seeds - 1)
-    return 2 * stats.norm.sf([half_width(estimate, 1 - seed_share, seeds, alpha) for estimate in estimates]).mean()
+    estimates = seed_fraction * stats.chi2.ppf((np.arange(500) + 0.5) / 500, seeds - 1) / (seeds - 1)
+    return 2 * stats.norm.sf([half_width(estimate, 1 - seed_fraction, seeds, alpha) for estimate in estimates]).mean()
 
 
 SCALE = 1e-3  # keeps intervals within [-1, 1]
@@ -247,25 +247,27 @@ def satterthwaite_half_width(seed_part, image_part, seeds, alpha):
 
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 6])
-def test_covers_whatever_the_share_of_the_seeds(seeds, alpha):
-    """Misses measured, as multiples of alpha, at the shares below: 3 seeds 0.47–1.00 at 5 %, 0.15–0.99 at 0.83 %."""
-    misses = [exact_miss(share, seeds, alpha, judged_half_width) / alpha for share in (0.001, 0.3, 0.7, 0.9, 0.999)]
+def test_covers_at_any_fraction_of_seed_variance(seeds, alpha):
+    """Measured misses, as multiples of alpha, at the fractions below: 3 seeds 0.47–1.00 at 5 %, 0.15–0.99 at 0.83 %."""
+    misses = [
+        exact_miss(fraction, seeds, alpha, judged_half_width) / alpha for fraction in (0.001, 0.3, 0.7, 0.9, 0.999)
+    ]
     assert max(misses) <= 1.005  # quadrature
-    assert max(misses) > 0.98  # at either end it is exact: not wider than need be
+    assert max(misses) > 0.98  # exact at both ends: not too wide
 
 
 @pytest.mark.parametrize(("alpha", "worst"), [(0.05, 0.079), (0.05 / 6, 0.033)])
 def test_satterthwaite_would_not_cover_with_three_seeds(alpha, worst):
-    """Why verdicts do not use it: the worst rate over the share of the seeds, as the module's docstring has it."""
-    misses = [exact_miss(share, 3, alpha, satterthwaite_half_width) for share in (0.8, 0.85, 0.9, 0.95)]
+    """The reason not to use it: the worst rate over all fractions of seed variance, as in the module docstring."""
+    misses = [exact_miss(f, 3, alpha, satterthwaite_half_width) for f in (0.8, 0.85, 0.9, 0.95)]
     assert max(misses) == pytest.approx(worst, rel=0.03)
 
 
 def runs(rng, levels, seeds, images, *, accuracy=0.9, level_sd=0.0, seed_sd=0.0, rest_sd=0.5, burst=1):
-    """Correctness, bool (levels, seeds, images), of equally good levels: the sign of a sum of normal effects.
+    """Return correctness, bool (levels, seeds, images), of equally good levels: the sign of a sum of normal effects.
 
-    Of the image (sd 1.5, shared by all, so that errors correlate), of the image in the level, of the run, and a rest;
-    `burst` images in a row share both image effects.
+    The effects are those of the image (sd 1.5, shared, so that errors correlate), the image in a level, the run, and a
+    rest; `burst` images in a row share both image effects.
     """
 
     def of_images(levels, sd):
@@ -279,7 +281,7 @@ def runs(rng, levels, seeds, images, *, accuracy=0.9, level_sd=0.0, seed_sd=0.0,
 
 
 def coverage(repeats, seeds, images, weights=None, **effects):
-    """Share of simulated pairs of levels whose interval holds the true difference, 0."""
+    """Return the fraction of simulated pairs of levels whose interval contains the true difference, 0."""
     rng, covered = np.random.default_rng(7), 0
     for _ in range(repeats):
         level, baseline = runs(rng, 2, seeds, images, **effects)
@@ -305,8 +307,10 @@ BAND = 3 * math.sqrt(0.95 * 0.05 / REPEATS)  # three standard errors of a rate o
     ],
 )
 def test_coverage(seeds, images, effects):
-    """Levels disagree on 6 % (only the rest), 10 % (level_sd 0.7) or 14 % (1.5) of the images; one run's accuracy
-    spreads over seeds by 0.8 to 3.4 points."""
+    """Levels disagree on 6 % (only the rest), 10 % (level_sd 0.7) or 14 % (1.5) of the images.
+
+    The accuracy of one run has a seed spread of 0.8 to 3.4 points.
+    """
     found = coverage(REPEATS, seeds, images, **effects)
     assert found >= 0.95 - BAND
 
@@ -320,25 +324,27 @@ def test_coverage_of_macro_accuracy_on_a_long_tail():
 
 
 def test_coverage_is_lost_on_bursts_of_near_copies():
-    """Images are taken as independent draws.  Five in a row of one scene: measured 63 %, as the docstring warns."""
+    """The model assumes independent images.  With five in a row of one scene: measured 63 %, as documented."""
     found = coverage(400, 5, 500, level_sd=1.5, rest_sd=0.2, burst=5)
     assert 0.55 < found < 0.75
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_coverage_of_a_few_disagreements_that_all_point_one_way(seeds):
-    """The level rights 0.8 % of 500 images, the same ones with every seed: about 4, too few for the normal law.
-    Measured 90.6 % with 3 seeds and with 5, as the docstring warns."""
+def test_coverage_with_few_disagreements_in_one_direction(seeds):
+    """The level fixes 0.8 % of 500 images, the same with every seed: about 4, too few for a normal mean.
+
+    Measured 90.6 % with 3 and with 5 seeds, as documented.
+    """
     rng, covered = np.random.default_rng(10), 0
     for _ in range(REPEATS):
-        righted = np.tile(rng.random(500) < 0.008, (seeds, 1))
-        [verdict] = judge([paired_difference(righted, np.zeros_like(righted))])
+        fixed = np.tile(rng.random(500) < 0.008, (seeds, 1))
+        [verdict] = judge([paired_difference(fixed, np.zeros_like(fixed))])
         covered += verdict.low <= 0.008 <= verdict.high
     assert 0.87 < covered / REPEATS < 0.95
 
 
 def tables(repeats, seeds, truth, seed_sd, image_sd=0.01):
-    """Rows judged against one baseline: normal run effects, and image effects that are known (many images)."""
+    """Yield tables of rows with one baseline: normal run effects, and known image effects (many images)."""
     rng, truth = np.random.default_rng(8), np.asarray(truth)
     for _ in range(repeats):
         accuracy = seed_sd * rng.standard_normal((len(truth) + 1, seeds))
@@ -348,15 +354,17 @@ def tables(repeats, seeds, truth, seed_sd, image_sd=0.01):
 
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(3, 0.01), (3, 0.1), (5, 0.05)])
-def test_a_word_for_any_of_six_equal_levels_is_rare(seeds, seed_sd):
-    """Family-wise, under the complete null; measured 0.6, 4.0 and 3.0 %; over 10,000 tables 0.8, 4.5 and 3.9."""
+def test_calling_any_of_six_equal_levels_is_rare(seeds, seed_sd):
+    """Family-wise rate, complete null: measured 0.6, 4.0 and 3.0 %; over 10,000 tables 0.8, 4.5 and 3.9 %."""
     called = sum(any(verdict.word != "open" for verdict in table) for table in tables(REPEATS, seeds, [0] * 6, seed_sd))
     assert called / REPEATS <= 0.05 + BAND
 
 
-def test_words_beside_clear_differences():
-    """Three levels clearly better, two equal to the baseline, one worse by next to nothing: measured 5.0 % of tables
-    with a wrong word (or direction), 3.6 % with an interval that misses, 6.2 % with either."""
+def test_error_rates_beside_clear_differences():
+    """Three levels are clearly better, two equal to the baseline, one worse by 1e-5.
+
+    Measured: 5.0 % of tables have a wrong word (or direction), 3.6 % an interval that misses, 6.2 % either.
+    """
     truth = np.array([0.3, 0.3, 0.3, 0, 0, -1e-5])
     wrong = missed = either = 0
     for table in tables(REPEATS, 5, truth, 0.01, image_sd=0.001):
@@ -371,11 +379,11 @@ def test_words_beside_clear_differences():
     assert either / REPEATS <= 0.1
 
 
-# ---- what it would take ----
+# ---- Seeds and images to settle a difference ----
 
 
 def expected_difference(value, seed_sd, image_sd, rest_sd, seeds, images):
-    """What paired_difference estimates on average from normal effects with these standard deviations."""
+    """Return the average estimate of paired_difference for normal effects with these standard deviations."""
     seed_variance = seed_sd**2 + rest_sd**2 / images
     image_variance = image_sd**2 + rest_sd**2 / seeds
     variance = seed_variance / seeds + image_variance / images
@@ -398,7 +406,7 @@ def simulated_power(value, seed_sd, image_sd, rest_sd, seeds, images, comparison
 
 SETTLE = [
     {"seed_sd": 0.01, "image_sd": 0.05, "rest_sd": 0.1},
-    {"seed_sd": 0.0, "image_sd": 0.0, "rest_sd": 0.25},  # which both parts of the estimate contain
+    {"seed_sd": 0.0, "image_sd": 0.0, "rest_sd": 0.25},  # both parts of the estimate contain it
 ]
 
 
@@ -406,8 +414,8 @@ POWER_BAND = 3 * math.sqrt(0.8 * 0.2 / 600)
 
 
 @pytest.mark.parametrize("effects", SETTLE)
-def test_seeds_to_settle_have_the_power(effects):
-    """And one seed fewer has not.  Over 6000 repeats: 10 seeds 81.6 % (9: 76.3), 16 seeds 79.5 % (15: 75.6)."""
+def test_seeds_to_settle_reach_the_power(effects):
+    """One seed fewer does not.  Over 6000 repeats: 10 seeds 81.6 % (9: 76.3), 16 seeds 79.5 % (15: 75.6)."""
     row = expected_difference(0.02, **effects, seeds=3, images=200)
     seeds = seeds_to_settle(row, 3)
     fewer, enough = (simulated_power(0.02, **effects, seeds=n, images=200, comparisons=3) for n in (seeds - 1, seeds))
@@ -416,54 +424,54 @@ def test_seeds_to_settle_have_the_power(effects):
 
 
 @pytest.mark.parametrize("effects", SETTLE)
-def test_images_to_settle_have_the_power(effects):
+def test_images_to_settle_reach_the_power(effects):
     """Over 6000 repeats: 128 images 79.1 %, 344 images 79.8 %."""
     row = expected_difference(0.04, **effects, seeds=4, images=50)
     images = images_to_settle(row, 2)
     assert simulated_power(0.04, **effects, seeds=4, images=images, comparisons=2) == pytest.approx(0.8, abs=POWER_BAND)
 
 
-Z_CALLED, Z_POWER = 1.959964, 0.841621  # of 5 % two-sided and of 80 %
+Z_CALLED, Z_POWER = 1.959964, 0.841621  # 5 % two-sided; 80 %
 
 
-def test_many_seeds_to_settle_by_the_textbook():
-    """Where only seeds vary and there are many: sd² (z + z)² / value²."""
+def test_many_seeds_to_settle_match_the_textbook():
+    """Only seeds vary, and there are many: sd² (z + z)² / value²."""
     row = expected_difference(0.01, seed_sd=0.1, image_sd=0.0, rest_sd=0.0, seeds=3, images=100)
     assert seeds_to_settle(row, 1) == pytest.approx((Z_CALLED + Z_POWER) ** 2 * 100, rel=0.01)
 
 
-def test_many_images_to_settle_by_the_textbook():
-    """Only the rest, with many seeds: the interval holds it twice, the difference itself varies by it once."""
+def test_many_images_to_settle_match_the_textbook():
+    """Only the rest varies, with many seeds: the interval contains it twice, the difference once."""
     row = expected_difference(0.001, seed_sd=0.0, image_sd=0.0, rest_sd=1.0, seeds=2000, images=100)
     expected = (math.sqrt(2) * Z_CALLED + Z_POWER) ** 2 / 0.001**2 / 2000
     assert images_to_settle(row, 1) == pytest.approx(expected, rel=0.01)
 
 
-def test_no_number_of_seeds_settles_what_images_leave_open():
+def test_seeds_cannot_settle_image_variance():
     row = expected_difference(0.01, seed_sd=0.001, image_sd=0.1, rest_sd=0.0, seeds=3, images=100)
-    assert seeds_to_settle(row, 1) is None  # one standard error of the images is the difference
+    assert seeds_to_settle(row, 1) is None  # the standard error of the images equals the difference
     assert images_to_settle(row, 1) > 100
 
 
-def test_seeds_settle_where_the_image_part_is_nothing_but_seeds():
-    """The same image part as estimated, all of it rest: it shrinks with the seeds."""
+def test_seeds_settle_an_image_part_that_is_all_rest():
+    """The estimated image part is the same, but all of it is rest, which shrinks with the seeds."""
     row = expected_difference(0.01, seed_sd=0.001, image_sd=0.0, rest_sd=0.1 * math.sqrt(3), seeds=3, images=100)
     assert row.image_variance == pytest.approx(0.01)
     assert 30 < seeds_to_settle(row, 1) < 60
 
 
-def test_no_number_of_images_settles_what_seeds_leave_open():
+def test_images_cannot_settle_seed_variance():
     row = expected_difference(0.01, seed_sd=0.01, image_sd=0.02, rest_sd=0.05, seeds=3, images=100)
     assert images_to_settle(row, 1) is None
     assert seeds_to_settle(row, 1) > 3
 
 
-def test_more_comparisons_and_more_power_take_more():
+def test_more_comparisons_and_more_power_need_more_seeds():
     row = expected_difference(0.02, **SETTLE[0], seeds=3, images=200)
     assert seeds_to_settle(row, 1) < seeds_to_settle(row, 3) < seeds_to_settle(row, 3, power=0.95)
     assert seeds_to_settle(row, 3, most=5) is None
 
 
-def test_an_observed_zero_takes_for_ever():
+def test_a_difference_of_zero_is_never_settled():
     assert seeds_to_settle(difference(0.0), 1) is None
     assert images_to_settle(difference(0.0), 1) is None

@@ -1,4 +1,4 @@
-"""From generated results, whose truth is known, to what is said of each level."""
+"""Verdicts on synthetic results with a known truth."""
 
 import math
 
@@ -18,24 +18,24 @@ TRUTH = {"plain": 0.6, "good": 0.66, "same": 0.6, "bad": 0.54}
 
 
 def judged(cells, images, ablation=TABLE, scale="laptop"):
-    return judge_table(ablation, scale, check_results(pd.DataFrame(cells), pd.DataFrame(images), "generated"))
+    return judge_table(ablation, scale, check_results(pd.DataFrame(cells), pd.DataFrame(images), "synthetic"))
 
 
 @pytest.fixture(scope="module")
-def made():
+def results():
     return synthetic_results.results(TRUTH)
 
 
 @pytest.fixture(scope="module")
-def whole(made):
-    return judged(*made)
+def whole(results):
+    return judged(*results)
 
 
 def by_name(table):
     return {row.level: row for row in table.rows}
 
 
-def test_the_truth_is_found(whole):
+def test_verdicts_match_the_truth(whole):
     rows = by_name(whole)
     assert {name: row.word for name, row in rows.items()} == {
         "plain": "",
@@ -57,7 +57,7 @@ def test_the_truth_is_found(whole):
     assert whole.commits == {"c" * 10: 20}
 
 
-def test_few_seeds_leave_a_real_difference_open_and_say_how_many_settle_it():
+def test_few_seeds_leave_a_real_difference_open_with_an_estimate_of_seeds():
     row = by_name(
         judged(
             *synthetic_results.results({"plain": 0.6, "good": 0.63}, range(3), 600),
@@ -70,16 +70,16 @@ def test_few_seeds_leave_a_real_difference_open_and_say_how_many_settle_it():
     assert row["good"].images_needed is None or row["good"].images_needed > 600
 
 
-def test_means_are_those_of_the_cells(made, whole):
-    cells = made[0]
+def test_means_match_the_cells(results, whole):
+    cells = results[0]
     for row in whole.rows:
-        own = cells[cells["level"] == row.level]
+        of_level = cells[cells["level"] == row.level]
         for metric, value in row.means.items():
-            assert value == pytest.approx(own[metric].mean())
-        assert row.sd == pytest.approx(np.std(own["top1"], ddof=1))
+            assert value == pytest.approx(of_level[metric].mean())
+        assert row.sd == pytest.approx(np.std(of_level["top1"], ddof=1))
 
 
-def test_groups_are_counted(made, whole):
+def test_images_of_groups_are_counted(results, whole):
     groups = synthetic_results.split_of(2000)[2]
     assert whole.images_of == {
         "top1": 2000,
@@ -87,8 +87,8 @@ def test_groups_are_counted(made, whole):
     }
 
 
-def test_pairing_needs_the_same_seeds(made):
-    cells, images = made
+def test_only_common_seeds_are_paired(results):
+    cells, images = results
     cells = cells[
         ~((cells["level"] == "good") & (cells["seed"] < 2)) & ~((cells["level"] == "plain") & (cells["seed"] > 3))
     ]
@@ -108,27 +108,27 @@ def test_pairing_needs_the_same_seeds(made):
         ("good", [7], "no seed is finished in both"),
     ],
 )
-def test_without_pairs_there_is_no_comparison(made, level, keep, reason):
-    cells, images = made
+def test_no_common_seed_gives_no_comparison(results, level, keep, reason):
+    cells, images = results
     own = cells["level"] == level
     cells = pd.concat([cells[~own], cells[own].iloc[: len(keep)].assign(seed=keep)])
     row = by_name(judged(cells, images))["good"]
     assert (row.verdict, row.word, row.not_compared) == (None, "", reason)
 
 
-def test_comparisons_that_are_missing_count_all_the_same(made, whole):
-    """So no word is taken back when they arrive."""
-    cells, images = made
+def test_pending_comparisons_count(results, whole):
+    """Verdicts still hold when the missing cells arrive."""
+    cells, images = results
     alone = by_name(judged(cells[cells["level"].isin(["plain", "good"])], images))["good"]
     full = by_name(whole)["good"]
     assert (alone.verdict.low, alone.verdict.high) == (full.verdict.low, full.verdict.high)
-    [one] = judge([full.verdict.difference], alpha=0.05 / 3)
-    assert (full.verdict.low, full.verdict.high) == pytest.approx((one.low, one.high))
+    [alone_at_third] = judge([full.verdict.difference], alpha=0.05 / 3)
+    assert (full.verdict.low, full.verdict.high) == pytest.approx((alone_at_third.low, alone_at_third.high))
     assert alone.verdict.p_holm == pytest.approx(3 * alone.verdict.p)
 
 
-def test_one_seed_gives_an_interval_and_no_word(made):
-    cells, images = made
+def test_one_seed_gives_an_interval_without_a_verdict(results):
+    cells, images = results
     row = by_name(judged(cells[cells["seed"] == 0], images))["good"]
     assert row.word == ""
     assert math.isnan(row.sd)
@@ -136,8 +136,8 @@ def test_one_seed_gives_an_interval_and_no_word(made):
     assert row.seeds_needed is row.images_needed is None
 
 
-def test_other_images_are_not_paired(made):
-    cells, images = made
+def test_different_images_are_not_paired(results):
+    cells, images = results
     other = synthetic_results.split_of(2000, salt="other")
     changed = (cells["level"] == "good") & (cells["seed"] > 2)
     cells = cells.assign(images_digest=cells["images_digest"].where(~changed, other[0]))
@@ -150,8 +150,8 @@ def test_other_images_are_not_paired(made):
     assert table.images_of == {}
 
 
-def test_failed_running_and_missing_cells_are_told(made):
-    cells, images = made
+def test_failed_running_and_missing_cells_are_recorded(results):
+    cells, images = results
     cells = cells[~((cells["level"] == "same") & (cells["seed"] < 3))]
     more = [
         synthetic_results.unfinished("same", 0, "failed", "loss is nan"),
@@ -164,7 +164,7 @@ def test_failed_running_and_missing_cells_are_told(made):
     assert row.seconds == 2 * 60 + 2 * 5
 
 
-def test_nothing_finished_is_a_table_all_the_same():
+def test_a_table_without_finished_cells_is_judged():
     table = judged(
         [synthetic_results.unfinished("good", 0, "failed", "x")], [image_row(*synthetic_results.split_of(9))]
     )
@@ -172,8 +172,8 @@ def test_nothing_finished_is_a_table_all_the_same():
     assert table.missing_cells == len(table.rows) * len(table.seeds)
 
 
-def test_macro_accuracy_counts_every_class_alike():
-    """A level that trades head for tail is better by one metric and worse by the other."""
+def test_macro_accuracy_weights_all_classes_equally():
+    """A level that gains on the tail and loses on the head differs more by macro accuracy."""
     where = synthetic_results.split_of(3000)
     groups, rng, cells = where[2], np.random.default_rng(0), []
     for level, chances in (("plain", (0.8, 0.5, 0.2)), ("good", (0.72, 0.5, 0.6))):
@@ -189,29 +189,29 @@ def test_macro_accuracy_counts_every_class_alike():
     assert by_image.verdict.difference.value < row.verdict.difference.value
 
 
-def test_published_differences_stand_beside_what_single_runs_could_show():
+def test_published_differences_have_the_resolution_of_single_runs():
     table = synthetic_results.ablation("augmentation")
     found = by_name(judged(*synthetic_results.results(dict.fromkeys(table.levels, 0.6), range(2)), table))
     cutout = found["Cutout 14"].published_difference
     assert (found["Cutout 14"].published, cutout.accuracy) == pytest.approx((0.9534, 0.9523))
     assert cutout.difference == pytest.approx(0.0011)
-    assert cutout.unknown.images == cutout.as_ours.images == RP2K_TEST_IMAGES
+    assert cutout.unknown.images == cutout.as_measured.images == RP2K_TEST_IMAGES
     assert (cutout.unknown.answer, cutout.unknown.seed_sd) == ("depends", 0)
-    assert cutout.as_ours.answer == "no"
+    assert cutout.as_measured.answer == "no"
     cells = synthetic_results.results(dict.fromkeys(table.levels, 0.6), range(2))[0]
     spreads = [np.var(cells.loc[cells["level"] == name, "top1"], ddof=1) for name in ("none", "Cutout 14")]
-    assert cutout.as_ours.seed_sd == pytest.approx(math.sqrt(np.mean(spreads)))
-    assert 0.2 < cutout.as_ours.measured.disagreement < 0.5
+    assert cutout.as_measured.seed_sd == pytest.approx(math.sqrt(np.mean(spreads)))
+    assert 0.2 < cutout.as_measured.measured.disagreement < 0.5
     assert found["AutoAugment"].published_difference is found["none"].published_difference is None
 
 
-def test_a_difference_published_without_an_accuracy_is_judged_where_noise_is_largest():
+def test_a_published_difference_without_accuracy_assumes_the_largest_noise():
     table = synthetic_results.ablation("resize")
     row = by_name(judged(*synthetic_results.results({"stretch": 0.6}, [0]), table))["letterbox"]
     assert row.published_difference.accuracy is None
     assert row.published_difference.difference == pytest.approx(0.0317)
     assert row.published_difference.unknown.independent.disagreement == pytest.approx(0.5)
-    assert (row.published_difference.unknown.answer, row.published_difference.as_ours) == ("yes", None)
+    assert (row.published_difference.unknown.answer, row.published_difference.as_measured) == ("yes", None)
 
 
 @pytest.mark.parametrize(
@@ -224,17 +224,17 @@ def test_a_difference_published_without_an_accuracy_is_judged_where_noise_is_lar
         ({"dataset_fingerprint": "e" * 16}, [0, 1, 2, 3, 4], "another data set than plain's"),
     ],
 )
-def test_other_origins_are_noted(made, changes, of, note):
-    cells, images = made
+def test_different_origins_are_noted(results, changes, of, note):
+    cells, images = results
     changed = (cells["level"] == "good") & cells["seed"].isin(of)
     cells = cells.assign(**{column: cells[column].where(~changed, value) for column, value in changes.items()})
     table = judged(cells, images)
-    assert any(found.startswith(note) for found in by_name(table)["good"].notes)
+    assert any(text.startswith(note) for text in by_name(table)["good"].notes)
     assert by_name(table)["bad"].notes == ()
     assert sum(table.commits.values()) == 20
 
 
-def test_levels_of_another_scale_are_left_out():
+def test_levels_of_other_scales_are_ignored():
     table = synthetic_results.ablation("resize")
     truth = dict.fromkeys([*table.levels, "no such level"], 0.6)
     found = judged(*synthetic_results.results(truth, [0]), table, "paper")

@@ -1,5 +1,6 @@
-"""The command lines of folds, and what is refused; two of them in real processes: tests/task/test_errors.py."""
+"""Command lines of folds and refused requests; tests/task/test_errors.py trains two folds."""
 
+import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -14,12 +15,13 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import DataError, Interrupted, RequestError, StudyIncomplete
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.sweep.trial_process import TrialFailed
 from rp2k_lab.tracking.provenance import FINGERPRINT
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MlflowTracker
 
-# A run takes a few seconds.
+# A few seconds a run.
 TINY = (
     "dataset.classes=8", "dataset.train_images=300", "dataset.val_images=60", "dataset.test_images=80",
     "dataset.min_train_images=5", "model.width_multiplier=0.125", "model.depth_multiplier=0.25", "size=32", "epochs=1",
@@ -40,7 +42,7 @@ TINY = (
         ["device=gpu", "device.parallel=data", "task.test=true", "debug=true", "recipe=giantpanda"],
     ],
 )
-def test_a_folds_command_line_is_the_runs_training_but_for_the_fold(compose, overrides):
+def test_fold_overrides_differ_from_the_run_in_the_fold_only(compose, overrides):
     config = parse(compose(*overrides))
     fold = parse(compose(*fold_overrides(config, "2/3", {"epochs": None, "action": "warn"})))
     assert fold.dataset == config.dataset.model_copy(update={"fold": "2/3"})
@@ -52,14 +54,14 @@ def test_a_folds_command_line_is_the_runs_training_but_for_the_fold(compose, ove
 
 
 @pytest.mark.parametrize("fold", ["0/3", "4/3", "1/1", "1", "a/b", "-1/3", "1/3/5"])
-def test_other_folds_are_refused(compose, fold):
+def test_invalid_folds_are_refused(compose, fold):
     with pytest.raises(RequestError, match=rf"^dataset\.fold={fold}: needs i/k"):
         parse(compose(f"dataset.fold='{fold}'"))
 
 
 @pytest.fixture(scope="module")
 def analyzed(compose, tmp_path_factory):
-    """(configuration, index, run) of a training that is to be analyzed, in a store of the test's own."""
+    """Return (configuration, index, run) of a training, in a separate store."""
     folder = tmp_path_factory.mktemp("store")
     composed = compose(*TINY, f"tracking.uri=sqlite:///{folder}/mlflow.db")
     config = parse(composed)
@@ -70,46 +72,50 @@ def analyzed(compose, tmp_path_factory):
 
 
 @pytest.fixture
-def never(monkeypatch):
-    """never(error): no fold is trained; it ends with the error; `never.asked` is what `run_trial` was last told."""
+def failing_trial(monkeypatch):
+    """failing_trial(error): `run_trial` raises the error; `failing_trial.arguments` are its last arguments."""
 
-    def never(error):
+    def fail(error):
         def run_trial(*arguments):
-            never.asked = arguments
+            fail.arguments = arguments
             raise error
 
         monkeypatch.setattr(module, "run_trial", run_trial)
 
-    return never
+    return fail
 
 
-SILENCE = SimpleNamespace(signum=None, check=lambda: None)
+NO_SIGNAL = SimpleNamespace(signum=None, check=lambda: None)
 
 
-def test_a_fold_that_fails_is_named_with_its_log(analyzed, tmp_path, never):
-    never(TrialFailed("killed by SIGKILL"))
-    with pytest.raises(StudyIncomplete, match=r"^fold 1/4: killed by SIGKILL\n.*folds/1of4/log\.txt; the same command"):
-        held_out_probabilities(*analyzed[:2], 4, analyzed[2], tmp_path, SILENCE)
+def test_failed_fold_is_reported_with_its_log(analyzed, tmp_path, failing_trial):
+    failing_trial(TrialFailed("killed by SIGKILL"))
+    with pytest.raises(
+        StudyIncomplete, match=r"^fold 1/4: killed by SIGKILL\n.*folds/1of4/log\.txt; run the same command"
+    ):
+        held_out_probabilities(*analyzed[:2], 4, analyzed[2], tmp_path, NO_SIGNAL)
 
 
-def test_a_fold_that_was_interrupted_goes_on_where_it_was(analyzed, tmp_path, never):
-    never(TrialFailed("stopped"))
+def test_interrupted_fold_is_resumed_in_its_folder(compose, analyzed, tmp_path, failing_trial):
+    failing_trial(TrialFailed("stopped"))
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with pytest.raises(StudyIncomplete):
-        held_out_probabilities(*analyzed[:2], 3, analyzed[2], tmp_path / "first", SILENCE)
-    overrides, folder, link, *_ = never.asked
-    with suppress(KeyboardInterrupt), MlflowTracker(analyzed[0].tracking, link["name"], folder) as tracker:
-        tracker.set_tags(link["tags"] | {"folder": folder, FINGERPRINT: "0" * 16})
+        held_out_probabilities(*analyzed[:2], 3, analyzed[2], tmp_path / "first", NO_SIGNAL)
+    overrides, folder, link, *_ = failing_trial.arguments
+    fold = parse(compose(*overrides))
+    with suppress(KeyboardInterrupt), MlflowTracker(fold.tracking, link["name"], folder) as tracker:
+        record_origin(tracker, fold, build_index(fold.dataset), folder)
+        tracker.set_tags(link["tags"] | {FINGERPRINT: "0" * 16})
         raise KeyboardInterrupt
     for again in ("first", "second"):
         with pytest.raises(StudyIncomplete):
-            held_out_probabilities(*analyzed[:2], 3, analyzed[2], tmp_path / again, SILENCE)
-        assert never.asked[:3] == ([*overrides, f"runs='{folder}'", "task.resume=continue"], folder, link)
+            held_out_probabilities(*analyzed[:2], 3, analyzed[2], tmp_path / again, NO_SIGNAL)
+        assert failing_trial.arguments[:3] == ([*overrides, f"runs='{folder}'", "task.resume=continue"], folder, link)
 
 
-def test_a_signal_ends_it_as_it_ends_a_run(analyzed, tmp_path, never):
-    never(TrialFailed("stopped with its study"))
+def test_signal_during_a_fold_interrupts_the_analysis(analyzed, tmp_path, failing_trial):
+    failing_trial(TrialFailed("stopped with its study"))
     signals = StopSignal()
     signals.signum = signal.SIGTERM
     with pytest.raises(Interrupted) as stopped:
@@ -117,24 +123,24 @@ def test_a_signal_ends_it_as_it_ends_a_run(analyzed, tmp_path, never):
     assert stopped.value.exit_code == 75
 
 
-def test_what_was_not_trained_has_no_folds(analyzed, tmp_path):
+def test_folds_need_a_training_run(analyzed, tmp_path):
     config, index, parent = analyzed
     tuned = replace(parent, config=parent.config | {"task": {"name": "fixres"}})
     with pytest.raises(RequestError, match=r"^task\.folds=3: whole is a run of task=fixres"):
-        held_out_probabilities(config, index, 3, tuned, tmp_path, SILENCE)
+        held_out_probabilities(config, index, 3, tuned, tmp_path, NO_SIGNAL)
     part = config.model_copy(update={"dataset": config.dataset.model_copy(update={"fold": "1/3"})})
     with pytest.raises(RequestError, match=r"^task\.folds=3: whole is a fold itself \(dataset\.fold=1/3\)\n"):
-        held_out_probabilities(part, index, 3, parent, tmp_path, SILENCE)
+        held_out_probabilities(part, index, 3, parent, tmp_path, NO_SIGNAL)
 
 
-def test_a_full_disk_is_told_before_anything_is_trained(analyzed, tmp_path, never, monkeypatch):
+def test_full_disk_is_reported_before_training(analyzed, tmp_path, failing_trial, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    never(AssertionError("trained"))
-    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    failing_trial(AssertionError("trained"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(
-        DataError, match=r"held_out\.npy: no room for the probabilities of 300 photos, 0\.0 GB \(No space"
+        DataError, match=r"held_out\.npy: no space for the probabilities of 300 photos, 0\.0 GB \(No space"
     ):
-        held_out_probabilities(*analyzed[:2], 2, analyzed[2], tmp_path, SILENCE)
+        held_out_probabilities(*analyzed[:2], 2, analyzed[2], tmp_path, NO_SIGNAL)
     assert not (tmp_path / "held_out.npy").exists()

@@ -1,4 +1,4 @@
-"""The errors' page in a real browser: what it shows, how it is searched, and that it stays small, quick and quiet."""
+"""The errors' page in a real browser: contents, filters, size and speed."""
 
 import re
 import time
@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from rp2k_lab.analysis.causes import CAUSES
 from rp2k_lab.analysis.compare import STATES
-from rp2k_lab.analysis.error_page import MOST_BYTES, page_order, write_page
+from rp2k_lab.analysis.error_page import MAX_BYTES, page_order, write_page
 from rp2k_lab.core.text import escape_controls
 from tests.helpers import error_tables
 
@@ -20,20 +20,19 @@ NAMES = [*HOSTILE, *(f"class {i}" for i in range(5))]
 FACTS = {"run": "seresnext50 <b>", "top-1": "60.0 %"}
 
 
-class Drawn:
-    """Pictures without files: random ones, that do not compress well."""
+class RandomThumbnails:
+    """Random images without files, which do not compress well."""
 
     method = "Grad-CAM"
 
     def __init__(self, names, side=104):
-        self.names, self.side, self.asked = names, side, []
+        self.names, self.side = names, side
 
     def _draw(self, key):
-        self.asked.append(key)
         small = np.random.default_rng(zlib.crc32(str(key).encode())).integers(0, 256, (13, 13, 3), np.uint8)
         return small.repeat(self.side // 13, 0).repeat(self.side // 13, 1)
 
-    def photo(self, row):
+    def image(self, row):
         return self._draw(row)
 
     def example(self, class_name):
@@ -46,29 +45,30 @@ class Drawn:
         return self.names[row]
 
 
-def written(file, tables, names, with_pairs=False, title="Errors of a run"):
+def write(file, tables, names, with_pairs=False, title="Errors of a run"):
     parts = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
     pairs = tables.pairs if with_pairs else None
-    return write_page(file, title=title, facts=FACTS, **parts, thumbnails=Drawn(names), pairs=pairs)
+    return write_page(file, title=title, facts=FACTS, **parts, thumbnails=RandomThumbnails(names), pairs=pairs)
 
 
 @pytest.fixture
 def opened(browser):
-    """opened(file, width=1440, scheme="light"): the page, and what it asked for and complained of."""
+    """opened(file, width=1440, scheme="light"): the page with its requests and its console messages."""
     contexts = []
 
     def open_page(file, width=1440, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
-        page, asked, said = context.new_page(), [], []
+        page, requests, messages = context.new_page(), [], []
         page.set_default_timeout(20_000)
-        context.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda line: said.append(line.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        context.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda line: messages.append(line.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
         page.goto(file.as_uri())
-        expect(page.locator("#count")).not_to_be_empty(timeout=20_000)  # its policy forbids wait_for_function
-        return SimpleNamespace(page=page, asked=[url for url in asked if not url.startswith("data:")], said=said)
+        expect(page.locator("#count")).not_to_be_empty(timeout=20_000)  # the page's policy forbids wait_for_function
+        requests = [url for url in requests if not url.startswith("data:")]
+        return SimpleNamespace(page=page, requests=requests, messages=messages)
 
     yield open_page
     for context in contexts:
@@ -77,25 +77,25 @@ def opened(browser):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A page of 300 photos, of two runs."""
+    """A page of 300 images and two runs."""
     file, tables = tmp_path_factory.mktemp("page") / "errors.html", error_tables.tables(300, NAMES)
-    assert written(file, tables, NAMES, with_pairs=True) == {"rows": 0, "photos": 0, "explanations": 0}
+    assert write(file, tables, NAMES, with_pairs=True) == {"rows": 0, "images": 0, "explanations": 0}
     return SimpleNamespace(file=file, tables=tables)
 
 
-def shown(page):
-    """Every card in order, all pages of them: path, main cause, state, the prediction's probability and name."""
+def read_cards(page):
+    """Return path, main cause, state, the prediction's probability and name of every card on every page."""
     return page.evaluate(
         """() => {
-            const found = [];
+            const cards = [];
             for (;;) {
-                for (const card of document.querySelectorAll('.case')) found.push([
+                for (const card of document.querySelectorAll('.case')) cards.push([
                     card.querySelector('.path').textContent, card.querySelector('.chip.main')?.textContent ?? '',
                     card.querySelector('.chip.state')?.textContent ?? '',
                     parseFloat(card.querySelector('.bar b').textContent), card.querySelector('.bar span').textContent]);
                 const buttons = [...document.querySelectorAll('nav[data-of=list] button')];
-                const next = buttons.find(made => made.textContent === 'next');
-                if (!next || next.disabled) return found;
+                const next = buttons.find(button => button.textContent === 'next');
+                if (!next || next.disabled) return cards;
                 next.click();
             }
         }"""
@@ -106,24 +106,24 @@ def count(page):
     return int(re.match(r"[\d,]+", page.locator("#count").inner_text())[0].replace(",", ""))
 
 
-def test_every_error_is_shown_with_its_causes_and_pictures(opened, small):
+def test_every_error_is_shown_with_causes_and_thumbnails(opened, small):
     view = opened(small.file)
     cases, pairs = small.tables.cases, small.tables.pairs
-    rows = shown(view.page)
+    rows = read_cards(view.page)
     expected = cases.merge(pairs, on="row").set_index(cases.merge(pairs, on="row")["path"].map(escape_controls))
     assert sorted(row[0] for row in rows) == sorted(expected.index)
-    for path, main, state, share, predicted in rows:
+    for path, main, state, probability, predicted in rows:
         error = expected.loc[path]
         assert main == error["cause"].replace("_", " ")
         assert state == error["state"]
-        assert share == pytest.approx(100 * error["p1"], abs=0.051)
+        assert probability == pytest.approx(100 * error["p1"], abs=0.051)
         assert predicted == escape_controls(error["top1"])
     broken = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert view.page.evaluate(broken) == 0
     first = view.page.locator(".case").first
     assert first.locator("img").count() >= 3
-    assert view.said == []
-    assert view.asked == [small.file.as_uri()]
+    assert view.messages == []
+    assert view.requests == [small.file.as_uri()]
 
 
 def test_errors_are_filtered(opened, small):
@@ -143,8 +143,8 @@ def test_errors_are_filtered(opened, small):
     assert count(page) == cases["p1"].mul(1000).round().between(400, 600).sum() > 0
     page.click("#filters button[type=reset]")
     page.fill("#class", "伊利安慕希 500g")
-    ours = (cases["true"] == HOSTILE[2]) | (cases["top1"] == HOSTILE[2])
-    assert count(page) == ours.sum() > 0
+    expected = (cases["true"] == HOSTILE[2]) | (cases["top1"] == HOSTILE[2])
+    assert count(page) == expected.sum() > 0
 
 
 def test_errors_are_searched_by_path_and_class(opened, small):
@@ -155,7 +155,7 @@ def test_errors_are_searched_by_path_and_class(opened, small):
     assert count(page) == expected.sum() > 0
     path = escape_controls(cases["path"].iloc[7])
     page.fill("#search", path)
-    assert [row[0] for row in shown(page)] == [path]
+    assert [row[0] for row in read_cards(page)] == [path]
     page.fill("#search", "no such photo")
     assert count(page) == 0
     assert page.locator(".case").count() == 0
@@ -168,15 +168,15 @@ def test_errors_are_sorted(opened, small):
     for order, (column, sign) in columns.items():
         page.select_option("#order", order)
         values = cases.set_index(cases["path"].map(escape_controls))[column]
-        found = np.array([sign * values[row[0]] for row in shown(page)])
-        assert (np.diff(found) >= -1.01e-3).all(), order  # shares are rounded to thousandths
-        assert np.ptp(found) > 0.1
+        sorted_values = np.array([sign * values[row[0]] for row in read_cards(page)])
+        assert (np.diff(sorted_values) >= -1.01e-3).all(), order  # rounded to thousandths
+        assert np.ptp(sorted_values) > 0.1
     page.select_option("#order", "turn")
-    causes = [row[1] for row in shown(page) if row[2] == "kept"][: len(CAUSES)]
+    causes = [row[1] for row in read_cards(page) if row[2] == "kept"][: len(CAUSES)]
     assert len(set(causes)) == len(CAUSES)
 
 
-def test_tables_lead_to_the_errors_they_count(opened, small):
+def test_table_links_filter_the_counted_errors(opened, small):
     page, tables = opened(small.file).page, small.tables
     wrong = tables.cases.merge(tables.pairs, on="row")
     for row in tables.causes.itertuples():
@@ -193,9 +193,9 @@ def test_tables_lead_to_the_errors_they_count(opened, small):
     assert count(page) == ((wrong["true"] == "class 3") | (wrong["top1"] == "class 3")).sum() > 0
 
 
-def test_the_table_of_classes_is_sorted(opened, small):
+def test_class_table_is_sorted(opened, small):
     page = opened(small.file).page
-    for head, column in (("accuracy", 2), ("photos", 1), ("images in train", 4)):
+    for head, column in (("accuracy", 2), ("photos", 1), ("photos in train", 4)):
         values = []
         for _ in range(2):
             page.click(f"#class-head button:text-is('{head}')")
@@ -215,44 +215,44 @@ def test_hostile_names_are_text(opened, small):
     assert view.page.locator("[onerror], img[src=x]").count() == 0
     assert view.page.locator("header b").all_inner_texts() == list(FACTS.values())
     view.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=https://example.com/a.png>')")
-    view.page.wait_for_timeout(100)  # for a request that must not be made
-    assert [line for line in view.said if "Content Security Policy" in line]
+    view.page.wait_for_timeout(100)  # for a request that the policy must block
+    assert [line for line in view.messages if "Content Security Policy" in line]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")])
-def test_nothing_is_wider_than_the_window(opened, small, width, scheme):
+def test_page_fits_the_window_width(opened, small, width, scheme):
     page = opened(small.file, width, scheme).page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ground = [int(n) for n in re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))]
-    assert (sum(ground) < 150) == (scheme == "dark")
+    background = [int(n) for n in re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))]
+    assert (sum(background) < 150) == (scheme == "dark")
 
 
 def test_a_run_without_errors_has_a_page(opened, tmp_path):
     names = ["a", "b", "c"]
-    assert written(tmp_path / "errors.html", error_tables.tables(30, names, accuracy=1.1), names)["rows"] == 0
+    assert write(tmp_path / "errors.html", error_tables.tables(30, names, accuracy=1.1), names)["rows"] == 0
     view = opened(tmp_path / "errors.html")
     assert count(view.page) == 0
-    assert view.said == []
+    assert view.messages == []
     assert view.page.locator("#state").count() == 0
 
 
 @pytest.mark.alone
-def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
-    """Every photo wrong: the most that there can be.  Loading within 5 s, filters and sorting within 1 s."""
+def test_page_of_39_027_errors_in_2388_classes_is_small_and_fast(opened, tmp_path):
+    """The worst case: every image is wrong.  Loads within 5 s, filters and sorts within 1 s."""
     names = [f"伊利安慕希瓶装芒果+百香果{i}g" for i in range(2388)]
     tables = error_tables.tables(39_027, names, accuracy=-1)
     file = tmp_path / "errors.html"
-    left_out = written(file, tables, names)
-    assert 0.9 * MOST_BYTES < file.stat().st_size <= MOST_BYTES
-    began = time.perf_counter()
+    left_out = write(file, tables, names)
+    assert 0.9 * MAX_BYTES < file.stat().st_size <= MAX_BYTES
+    started = time.perf_counter()
     view = opened(file)
-    loaded = time.perf_counter() - began
+    loaded = time.perf_counter() - started
     page, cases = view.page, tables.cases
     listed = 39_027 - left_out["rows"]
     assert count(page) == listed
-    assert f"{left_out['photos']:,} have no photo" in page.locator("#left-out").inner_text()
-    assert 0 < left_out["photos"] < listed
-    spent = page.evaluate(
+    assert f"{left_out['images']:,} have no photo" in page.locator("#left-out").inner_text()
+    assert 0 < left_out["images"] < listed
+    times = page.evaluate(
         """() => [['#cause', '0'], ['#search', '芒果+百香果23'], ['#order', 'suspicion'], ['#search', '']].map(
             ([field, value]) => {
                 const start = performance.now(), control = document.querySelector(field);
@@ -262,18 +262,18 @@ def test_39_027_errors_of_2388_classes_stay_small_and_quick(opened, tmp_path):
                 return performance.now() - start;
             })"""
     )
-    print(f"{file.stat().st_size / 1e6:.1f} MB, {left_out}, loaded in {loaded:.2f} s, steps {np.round(spent)} ms")
+    print(f"{file.stat().st_size / 1e6:.1f} MB, {left_out}, loaded in {loaded:.2f} s, steps {np.round(times)} ms")
     assert left_out["rows"] or count(page) == cases[f"cause_{next(iter(CAUSES))}"].sum()
     assert page.evaluate("document.getElementsByTagName('*').length") < 8000
-    assert view.said == []
+    assert view.messages == []
     assert loaded < 5
-    assert max(spent) < 1000
+    assert max(times) < 1000
 
 
-def test_the_first_of_the_page_are_the_surest_of_each_cause():
+def test_page_starts_with_the_most_confident_error_of_each_cause():
     cases = error_tables.tables(400, NAMES).cases
     wrong, ordered = cases[~cases["correct"]], page_order(cases)
     assert sorted(ordered["row"]) == sorted(wrong["row"])
-    surest = wrong.sort_values("p1", ascending=False).drop_duplicates("cause")["row"]
-    assert set(ordered["row"][: len(CAUSES)]) == set(surest)
+    most_confident = wrong.sort_values("p1", ascending=False).drop_duplicates("cause")["row"]
+    assert set(ordered["row"][: len(CAUSES)]) == set(most_confident)
     assert ordered["p1"][: len(CAUSES)].is_monotonic_decreasing

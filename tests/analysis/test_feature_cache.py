@@ -1,4 +1,4 @@
-"""Features on disk: computed once, whole or not there."""
+"""Features on disk: computed once, written atomically."""
 
 import logging
 import os
@@ -13,29 +13,29 @@ from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.predictor import Preprocessing
 
-WAY = Preprocessing((32, 32), "letterbox", 1.0)
+PREPROCESSING = Preprocessing((32, 32), "letterbox", 1.0)
 
 
 def fill(target: np.ndarray) -> None:
     target[:] = np.arange(target.size).reshape(target.shape)
 
 
-def never(target: np.ndarray) -> None:
+def refuse(target: np.ndarray) -> None:
     raise AssertionError
 
 
-def test_they_are_computed_once(tmp_path):
+def test_features_are_computed_once(tmp_path):
     file = tmp_path / "features" / "a.npy"
     first = cached_features(file, (3, 2), fill)
-    again = cached_features(file, (3, 2), never)
-    for found in (first, again):
-        assert found.dtype == np.float32
-        assert found.tolist() == [[0, 1], [2, 3], [4, 5]]
+    again = cached_features(file, (3, 2), refuse)
+    for features in (first, again):
+        assert features.dtype == np.float32
+        assert features.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert [f.name for f in file.parent.iterdir()] == ["a.npy"]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: b"", lambda data: b"no array" * 20])
-def test_a_damaged_file_is_made_again(tmp_path, caplog, damage):
+def test_damaged_file_is_replaced(tmp_path, caplog, damage):
     file = tmp_path / "a.npy"
     cached_features(file, (3, 2), fill)
     file.write_bytes(damage(file.read_bytes()))
@@ -44,33 +44,40 @@ def test_a_damaged_file_is_made_again(tmp_path, caplog, damage):
     assert "computed again" in caplog.text
 
 
-def test_what_was_interrupted_leaves_nothing(tmp_path):
-    def stopped(target: np.ndarray) -> None:
+def test_interrupted_computation_leaves_no_file(tmp_path):
+    def interrupt(target: np.ndarray) -> None:
         target[0] = 1
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_features(tmp_path / "a.npy", (3, 2), stopped)
+        cached_features(tmp_path / "a.npy", (3, 2), interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
+def test_full_disk_is_reported_before_computing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"no room to keep features, 0\.0 GB \(No space") as error:
-        cached_features(tmp_path / "a.npy", (3, 2), never)
+    with pytest.raises(DataError, match=r"no space for features of 0\.0 GB \(No space") as error:
+        cached_features(tmp_path / "a.npy", (3, 2), refuse)
     assert len(str(error.value).splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_name_depends_on_weights_photos_split_and_preprocessing(tmp_path):
-    def name(weights=b"w", version="v", split="val", way=WAY) -> str:
+def test_name_depends_on_weights_images_split_and_preprocessing(tmp_path):
+    def name(weights=b"w", version="v", split="val", preprocessing=PREPROCESSING) -> str:
         checkpoint = tmp_path / "a.ckpt"
         checkpoint.write_bytes(weights)
-        return features_name(checkpoint, Index(Path(), pd.DataFrame(), [], "f", version, pd.DataFrame()), split, way)
+        return features_name(
+            checkpoint, Index(Path(), pd.DataFrame(), [], "f", version, pd.DataFrame()), split, preprocessing
+        )
 
-    others = [name(weights=b"x"), name(version="w"), name(split="train"), name(way=Preprocessing((32, 40), "fit", 1.0))]
+    others = [
+        name(weights=b"x"),
+        name(version="w"),
+        name(split="train"),
+        name(preprocessing=Preprocessing((32, 40), "fit", 1.0)),
+    ]
     assert name() == name()
     assert len({name(), *others}) == 5

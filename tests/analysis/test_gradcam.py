@@ -1,4 +1,4 @@
-"""Grad-CAM against CAM by hand, and the picture that is made of it."""
+"""Grad-CAM against CAM, and its overlay."""
 
 import mindspore
 import numpy as np
@@ -18,7 +18,7 @@ LABELS = np.array([2, 0, 1])
 
 
 def network_of(name, **options):
-    """Small, with a classifier that is far from symmetric."""
+    """Return a small network with an asymmetric classifier."""
     net = create_model(name, 3, depth_multiplier=0.25, **options)
     rng = np.random.default_rng(1)
     for parameter in (net.head.fc.weight, net.head.fc.bias):
@@ -27,7 +27,7 @@ def network_of(name, **options):
 
 
 def last_map(network, images):
-    """What the mean is taken of, float64 (batch, channels, h, w)."""
+    """Return the map before the global mean, float64 (batch, channels, h, w)."""
     normalized = (images / 255.0 - np.array(MEAN)) / np.array(STD)
     net = network.network
     maps = net.backbone(Tensor(normalized.transpose(0, 3, 1, 2).astype(np.float32)))
@@ -40,7 +40,7 @@ def last_map(network, images):
     return maps
 
 
-@pytest.mark.usefixtures("pynative")  # but for what a run compiles: a graph of every cell takes long
+@pytest.mark.usefixtures("pynative")  # only `explain` is compiled: graphs of all cells take long
 @pytest.mark.parametrize(
     ("name", "options", "mode"),
     [
@@ -53,24 +53,26 @@ def last_map(network, images):
         pytest.param("swin_tiny", {"width_multiplier": 1 / 3}, mindspore.PYNATIVE_MODE, id="tokens"),
     ],
 )
-def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(name, options, mode):
+def test_grad_cam_equals_cam_for_a_mean_and_a_dense_layer(name, options, mode):
     network = network_of(name, **options)
     mindspore.set_context(mode=mode)
-    found = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2).maps
+    heat = explain(network, [[IMAGES[:2]], [IMAGES[2:]]], LABELS, 2).maps
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     maps, classifier = last_map(network, IMAGES), network.network.head.fc
-    adds = np.einsum("nchw,nc->nhw", maps, numpy_layers.array(classifier.weight)[LABELS]) / np.prod(maps.shape[2:])
-    assert min((adds < 0).sum(), (adds > 0).sum()) > 3
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.maximum(adds, 0), atol=2e-4 * np.abs(adds).max())
+    contributions = np.einsum("nchw,nc->nhw", maps, numpy_layers.array(classifier.weight)[LABELS]) / np.prod(
+        maps.shape[2:]
+    )
+    assert min((contributions < 0).sum(), (contributions > 0).sum()) > 3
+    assert heat.dtype == np.float32
+    np.testing.assert_allclose(heat, np.maximum(contributions, 0), atol=2e-4 * np.abs(contributions).max())
     logits = network(Tensor(IMAGES)).asnumpy()[np.arange(3), LABELS]
     np.testing.assert_allclose(
-        adds.sum((1, 2)) + numpy_layers.array(classifier.bias)[LABELS], logits, rtol=1e-3, atol=1e-3
+        contributions.sum((1, 2)) + numpy_layers.array(classifier.bias)[LABELS], logits, rtol=1e-3, atol=1e-3
     )
 
 
 class Bright(nn.Cell):
-    """A backbone of two channels: the 32-pixel cells' brightness, and its negative."""
+    """A backbone of two channels: the brightness of 32-pixel cells, and its negative."""
 
     num_features = 2
 
@@ -80,42 +82,42 @@ class Bright(nn.Cell):
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_a_class_is_found_where_it_is():
-    """A white corner on black; class 0 is bright, class 1 dark.  By hand, of 16 places."""
+def test_heat_is_at_the_object():
+    """A white corner on black; class 0 is bright, class 1 dark.  Expected values by hand, for 16 cells."""
     net = Network(Bright(), Head(2, 2), "bright")
     net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
     image = np.zeros((1, 128, 128, 3), np.uint8)
     image[0, :32, 96:] = 255
     network = WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3)
-    found, method = explain(network, [[image], [image]], np.array([0, 1]), 1)
+    heat, method = explain(network, [[image], [image]], np.array([0, 1]), 1)
     assert method == "Grad-CAM"
     corner = np.zeros((4, 4))
     corner[0, 3] = 1  # white is normalized to 3, black to -1; the weights of brightness add up to 3 and to -1
-    np.testing.assert_allclose(found[0], corner * 9 / 16, atol=1e-5)
-    np.testing.assert_allclose(found[1], (1 - corner) / 16, atol=1e-5)
+    np.testing.assert_allclose(heat[0], corner * 9 / 16, atol=1e-5)
+    np.testing.assert_allclose(heat[1], (1 - corner) / 16, atol=1e-5)
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_a_small_input_is_covered_instead():
-    """Grad-CAM would have a map of two places."""
+def test_small_inputs_use_occlusion():
+    """Grad-CAM would have a map of two cells."""
     net = Network(Bright(), Head(2, 2), "bright")
     net.head.fc.weight.set_data(Tensor(np.array([[2, -1], [-1, 0]], np.float32)))
     images = np.full((2, 32, 64, 3), 64, np.uint8)
     images[:, :, 40:] = 255
     network = WithPreprocessing(net, (0.25,) * 3, (0.25,) * 3)
-    found, method = explain(network, [[images[:1]], [images[1:]]], np.array([0, 1]), 3)
+    heat, method = explain(network, [[images[:1]], [images[1:]]], np.array([0, 1]), 3)
     assert method == "occlusion"
-    assert found.shape == (2, GRID, GRID)
-    assert found[0, :, -1].min() > 0.01
-    np.testing.assert_allclose(found[0, :, :2], 0, atol=1e-5)
-    np.testing.assert_allclose(found[1], 0, atol=1e-5)  # dark: covering the bright side adds to it
+    assert heat.shape == (2, GRID, GRID)
+    assert heat[0, :, -1].min() > 0.01
+    np.testing.assert_allclose(heat[0, :, :2], 0, atol=1e-5)
+    np.testing.assert_allclose(heat[1], 0, atol=1e-5)  # dark: covering the bright side raises its logit
 
 
-def test_no_photo_has_no_map():
+def test_no_images_give_no_maps():
     assert explain(WithPreprocessing(Network(Bright(), Head(2, 2), "bright"), MEAN, STD), [], [], 4).maps.shape[0] == 0
 
 
-def test_a_signal_is_heard_between_batches():
+def test_check_is_called_between_batches():
     def stop():
         raise InterruptedError
 
@@ -124,7 +126,7 @@ def test_a_signal_is_heard_between_batches():
         explain(network, [[IMAGES[:2]]], LABELS, 2, stop)
 
 
-def test_the_overlay_is_red_at_the_maximum_and_gray_where_there_is_nothing():
+def test_overlay_is_red_at_the_maximum_and_gray_at_zero():
     image = np.full((40, 60, 3), (40, 160, 90), np.uint8)
     heat = np.zeros((2, 3), np.float32)
     heat[0, 2] = 1e-3
@@ -136,6 +138,6 @@ def test_the_overlay_is_red_at_the_maximum_and_gray_where_there_is_nothing():
     np.testing.assert_allclose(hot, np.array([40, 160, 90]) * 0.65 + np.array([255, 40, 0]) * 0.35, atol=2)
 
 
-def test_without_heat_all_is_gray():
+def test_overlay_without_heat_is_gray():
     shown = overlay(IMAGES[0], np.zeros((2, 2), np.float32))
     assert np.ptp(shown, axis=-1).max() == 0

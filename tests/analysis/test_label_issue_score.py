@@ -1,3 +1,5 @@
+"""Precision and recall of suspected labels."""
+
 import re
 import xml.etree.ElementTree as ET
 
@@ -15,8 +17,8 @@ SUSPICION = np.array([0.9, 0.8, 0.8, 0.5, 0.4, 0.0])
 WRONG = np.array([True, False, True, False, True, True])
 
 
-def test_the_curve_by_hand():
-    """The two of 0.8 have no order, so the list has both or none."""
+def test_precision_recall_by_hand():
+    """Two images tie at 0.8: the list has both or none."""
     curve = precision_recall(SUSPICION, WRONG)
     assert curve["listed"].tolist() == [1, 3, 4, 5, 6]
     assert curve["found"].tolist() == [1, 2, 2, 3, 4]
@@ -26,24 +28,24 @@ def test_the_curve_by_hand():
     assert tuple(curve[["low", "high"]].iloc[1]) == wilson_interval(2, 3)
 
 
-def test_precision_at_half_of_the_errors_is_the_shortest_such_lists():
+def test_precision_at_recall_uses_the_shortest_list():
     best = precision_at_recall(precision_recall(SUSPICION, WRONG))
     assert (best.value, best.count) == (pytest.approx(2 / 3), 3)
     assert (best.low, best.high) == wilson_interval(2, 3)
 
 
-def test_a_ranking_by_chance_has_the_share_of_wrong_labels():
+def test_random_ranking_has_the_fraction_of_wrong_labels():
     rng = np.random.default_rng(0)
     wrong = rng.random(20_000) < 0.1
     assert precision_at_recall(precision_recall(rng.random(20_000), wrong)).value == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_chart_has_the_curve_and_says_its_number():
+def test_chart_shows_the_curve_and_its_score():
     svg = curve_chart(precision_recall(SUSPICION, WRONG), 0.4)
     root = ET.fromstring(svg)
     assert root.attrib["viewBox"]
     curve = root.find(".//*[@class='curve']").attrib["d"]
-    assert len(re.findall(r"[\d.]+ [\d.]+", curve)) == 4  # one point for each error that is found
+    assert len(re.findall(r"[\d.]+ [\d.]+", curve)) == 4  # one point for each found error
     across = [float(point.split()[0]) for point in curve.removeprefix("M").split("L")]
     assert across == sorted(across)
     low, high = wilson_interval(2, 3)
@@ -52,7 +54,7 @@ def test_the_chart_has_the_curve_and_says_its_number():
 
 @pytest.fixture(scope="module")
 def shelf(compose, tmp_path_factory):
-    """A small shelf set with wrong labels in train, and its truth."""
+    """Return index, truth and configuration of a small shelf set with wrong labels in train."""
     import rp2k_lab.dataset.photo_index as module
 
     noise = ["dataset.label_noise=0.1", "dataset.classes=8", "dataset.train_images=120", "dataset.min_train_images=5"]
@@ -65,7 +67,7 @@ def shelf(compose, tmp_path_factory):
 
 
 def ranking(index, truth, rows, correct_names=True):
-    """One that knows the truth, apart from one right label that it suspects most."""
+    """Return a ranking by the truth, but with one correct label first, and the wrong labels."""
     wrong = truth.loc[rows["path"], "label_error"].to_numpy()
     suspicion = np.where(wrong, 0.7, 0.1).astype(np.float32)
     suspicion[np.flatnonzero(~wrong)[0]] = 0.9
@@ -74,19 +76,19 @@ def ranking(index, truth, rows, correct_names=True):
     return LabelIssues(labels, true if correct_names else np.where(wrong, (true + 1) % 8, true), suspicion), wrong
 
 
-def test_a_ranking_is_scored_by_the_truth(shelf):
+def test_ranking_is_scored_against_the_truth(shelf):
     index, truth, _ = shelf
     rows = index.split("train")
     errors, wrong = ranking(index, truth, rows)
     score = score_labels(index, rows, errors)
-    assert (score.photos, score.wrong) == (120, 12)
+    assert (score.images, score.wrong) == (120, 12)
     assert wrong.sum() == 12
     assert (score.precision.value, score.precision.count) == (pytest.approx(12 / 13), 13)
     assert (score.suggestion.value, score.suggestion.count) == (1.0, 12)
     assert score.curve["listed"].tolist() == [1, 13, 120]
 
 
-def test_right_suspicions_with_wrong_suggestions_are_told(shelf):
+def test_wrong_suggestions_lower_the_suggestion_score(shelf):
     index, truth, _ = shelf
     rows = index.split("train")
     errors, _ = ranking(index, truth, rows, correct_names=False)
@@ -95,13 +97,13 @@ def test_right_suspicions_with_wrong_suggestions_are_told(shelf):
     assert score.suggestion.value < 0.5
 
 
-def test_without_wrong_labels_nothing_can_be_scored(shelf):
+def test_no_score_without_wrong_labels(shelf):
     index, truth, _ = shelf
     rows = index.split("val")
     assert score_labels(index, rows, ranking(index, truth, rows)[0]) is None
 
 
-def test_without_the_truth_nothing_can_be_scored(shelf, tmp_path):
+def test_no_score_without_the_truth(shelf, tmp_path):
     index, truth, _ = shelf
     rows = index.split("train")
     errors, _ = ranking(index, truth, rows)
@@ -111,7 +113,7 @@ def test_without_the_truth_nothing_can_be_scored(shelf, tmp_path):
     assert score_labels(other, rows, errors) is None
 
 
-def test_following_the_right_list_leaves_no_wrong_label(shelf, tmp_path):
+def test_correct_relabeling_leaves_no_wrong_label(shelf, tmp_path):
     _, truth, config = shelf
     planted = truth[truth["label_error"]].reset_index()
     table = planted.rename(columns={"given_class": "given", "true_class": "suggested"})

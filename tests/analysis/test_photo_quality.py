@@ -1,4 +1,4 @@
-"""What is measured on a photo's pixels."""
+"""Measures of an image's pixels."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rp2k_lab.analysis.photo_quality import MEASURES, USUAL_OF, measure, measure_photos, usual_measures
+from rp2k_lab.analysis.photo_quality import MEASURES, TYPICAL_SAMPLE, measure, measure_images, typical_measures
 from rp2k_lab.core.errors import DataError
 
 
@@ -15,83 +15,83 @@ def flat(value: int) -> np.ndarray:
 
 
 def noisy(height=300, width=200) -> np.ndarray:
-    """Blocks of 8 pixels, light and dark."""
+    """Return random gray blocks of 8 pixels."""
     blocks = np.random.default_rng(0).integers(40, 200, (-(-height // 8), -(-width // 8)), np.uint8)
     return np.repeat(np.kron(blocks, np.ones((8, 8), np.uint8))[:height, :width, None], 3, axis=2)
 
 
 @pytest.mark.parametrize("value", [0, 51, 255])
-def test_one_gray_has_its_luma_and_nothing_else(value):
-    found = measure(flat(value))
-    assert found["brightness"] == pytest.approx(value / 255, abs=1e-6)
-    assert (found["contrast"], found["sharpness"]) == (pytest.approx(0, abs=1e-6), 0)
-    assert found["glare"] == (value == 255)
+def test_uniform_gray_has_only_brightness(value):
+    result = measure(flat(value))
+    assert result["brightness"] == pytest.approx(value / 255, abs=1e-6)
+    assert (result["contrast"], result["sharpness"]) == (pytest.approx(0, abs=1e-6), 0)
+    assert result["glare"] == (value == 255)
 
 
-def test_brightness_is_bt601s_luma():
+def test_brightness_is_bt601_luma():
     red = np.zeros((10, 10, 3), np.uint8)
     red[..., 0] = 255
     assert measure(red)["brightness"] == pytest.approx(0.299, abs=0.002)
 
 
-def test_contrast_is_the_lumas_standard_deviation():
+def test_contrast_is_the_standard_deviation_of_luma():
     halves = np.zeros((128, 128, 3), np.uint8)
     halves[:, 64:] = 204
     assert measure(halves)["contrast"] == pytest.approx(0.4, abs=1e-6)
 
 
-def test_glare_counts_pixels_that_are_clipped_in_every_channel():
+def test_glare_counts_pixels_clipped_in_every_channel():
     image = np.full((128, 128, 3), 100, np.uint8)
     image[:32] = 252
     image[32:64, :, :2] = 255  # yellow is a color
     assert measure(image)["glare"] == 0.25
 
 
-def test_blur_lowers_sharpness_and_leaves_brightness():
+def test_blur_lowers_sharpness_and_keeps_brightness():
     sharp = measure(noisy())
-    found = [measure(cv2.GaussianBlur(noisy(), (0, 0), sigma)) for sigma in (2, 4, 8)]
-    values = [sharp["sharpness"], *(f["sharpness"] for f in found)]
+    result = [measure(cv2.GaussianBlur(noisy(), (0, 0), sigma)) for sigma in (2, 4, 8)]
+    values = [sharp["sharpness"], *(f["sharpness"] for f in result)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0] / 10
-    assert all(f["brightness"] == pytest.approx(sharp["brightness"], abs=0.01) for f in found)
+    assert all(f["brightness"] == pytest.approx(sharp["brightness"], abs=0.01) for f in result)
 
 
-def test_neither_exposure_nor_the_number_of_pixels_is_blur():
+def test_sharpness_ignores_exposure_and_resolution():
     image = noisy(512, 512)
-    of = measure(image)["sharpness"]
-    assert measure((image * 0.3).astype(np.uint8))["sharpness"] == pytest.approx(of, rel=0.02)
+    sharpness = measure(image)["sharpness"]
+    assert measure((image * 0.3).astype(np.uint8))["sharpness"] == pytest.approx(sharpness, rel=0.02)
     larger = cv2.resize(image, (1536, 1536), interpolation=cv2.INTER_CUBIC)
-    assert measure(larger)["sharpness"] == pytest.approx(of, rel=0.1)
+    assert measure(larger)["sharpness"] == pytest.approx(sharpness, rel=0.1)
 
 
-def test_files_are_measured_in_their_order(tmp_path, write_photo):
+def test_files_are_measured_in_order(tmp_path, write_photo):
     for name, value in (("b.png", 51), ("a.png", 204)):
         Image.fromarray(flat(value)).save(tmp_path / name)
     checks = []
-    found = measure_photos(tmp_path, ["b.png", "a.png"], 2, lambda: checks.append(1))
-    assert tuple(found.columns) == MEASURES
-    assert (found.dtypes == np.float32).all()
-    assert found["brightness"].tolist() == pytest.approx([0.2, 0.8])
+    result = measure_images(tmp_path, ["b.png", "a.png"], 2, lambda: checks.append(1))
+    assert tuple(result.columns) == MEASURES
+    assert (result.dtypes == np.float32).all()
+    assert result["brightness"].tolist() == pytest.approx([0.2, 0.8])
     assert len(checks) == 2
 
 
-def test_a_photo_that_is_gone_ends_it(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jpg"):
-        measure_photos(tmp_path, ["gone.jpg"], 1)
+        measure_images(tmp_path, ["gone.jpg"], 1)
 
 
-def test_what_is_usual_is_the_median_of_evenly_spaced_photos_of_a_class(tmp_path, monkeypatch):
+def test_typical_measures_are_medians_of_evenly_spaced_images(tmp_path, monkeypatch):
     from rp2k_lab.analysis import photo_quality
 
     paths = [f"{i}.png" for i in range(70)]
-    asked = []
+    measured = []
 
-    def measured(root, paths, workers, check):
-        asked.extend(paths)
+    def measure_paths(root, paths, num_threads, check):
+        measured.extend(paths)
         return pd.DataFrame({name: [float(path.removesuffix(".png")) for path in paths] for name in MEASURES})
 
-    monkeypatch.setattr(photo_quality, "measure_photos", measured)
-    found = usual_measures(tmp_path, pd.DataFrame({"path": paths, "class": ["many"] * 60 + ["few"] * 10}), 1)
-    assert asked == [*paths[:60:3], *paths[60:]]
-    assert len(asked) == USUAL_OF + 10
-    assert found["sharpness"].to_dict() == {"many": 28.5, "few": 64.5}
+    monkeypatch.setattr(photo_quality, "measure_images", measure_paths)
+    result = typical_measures(tmp_path, pd.DataFrame({"path": paths, "class": ["many"] * 60 + ["few"] * 10}), 1)
+    assert measured == [*paths[:60:3], *paths[60:]]
+    assert len(measured) == TYPICAL_SAMPLE + 10
+    assert result["sharpness"].to_dict() == {"many": 28.5, "few": 64.5}

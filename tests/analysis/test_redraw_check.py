@@ -1,4 +1,4 @@
-"""The cause `photo` against a shelf set's truth."""
+"""The cause `photo` against redrawn images of a shelf set."""
 
 import numpy as np
 import pandas as pd
@@ -10,93 +10,95 @@ from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.evaluation.predictor import Preprocessing
 
-WAY = Preprocessing((56, 56), "letterbox", 0.875)
+PREPROCESSING = Preprocessing((56, 56), "letterbox", 0.875)
 FEW = {"classes": 4, "train_images": 8, "val_images": 0, "test_images": 20, "min_train_images": 1, "min_test_images": 1}
 
 
-class Says:
-    """A predictor that gives what it is told to, and remembers what it was shown."""
+class FixedPredictor:
+    """A predictor that returns given labels and records its images."""
 
-    preprocessings = (WAY,)
+    preprocessings = (PREPROCESSING,)
 
     def __init__(self, labels):
-        self.labels, self.seen = np.asarray(labels), []
+        self.labels, self.images = np.asarray(labels), []
 
     def __call__(self, batches):
         first = 0
         for (images,) in batches:
-            self.seen += list(images)
+            self.images += list(images)
             yield None, np.eye(4)[self.labels[first : first + len(images)]]
             first += len(images)
 
 
 def shelf(folder, **changes):
-    """(root, options, the truth of test)."""
-    root = make_shelf(ShelfOptions(**FEW | changes), folder, workers=1, progress=False)
+    """Return (root, options, truth of test)."""
+    root = make_shelf(ShelfOptions(**FEW | changes), folder, num_processes=1, progress=False)
     options, truth = read_truth(root)
     return root, options, truth[truth["split"] == "test"]
 
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory):
-    """Every photo blurred and seen at an angle; some test labels are wrong."""
+    """A set with blur and an angle in every image and some wrong test labels."""
     changes = {"blur_fraction": 1.0, "angle_fraction": 1.0, "label_noise": 0.2, "noisy_splits": ("test",)}
     return shelf(tmp_path_factory.mktemp("noisy"), **changes)
 
 
-def test_with_nothing_left_out_it_is_what_evaluation_shows(noisy):
+def test_redrawing_with_all_nuisances_equals_the_files(noisy):
     root, options, truth = noisy
-    drawn = np.concatenate([images for (images,) in clean_batches(options, truth, (), WAY, 8)])
-    files = [pad_to_center(read_resized(root / path, WAY.resized, "letterbox"), WAY.resized, WAY.size)
-             for path in truth["path"]]  # fmt: skip
-    np.testing.assert_array_equal(drawn, np.stack(files))
+    redrawn = np.concatenate([images for (images,) in clean_batches(options, truth, (), PREPROCESSING, 8)])
+    resized, size = PREPROCESSING.resized, PREPROCESSING.size
+    files = [pad_to_center(read_resized(root / path, resized, "letterbox"), resized, size) for path in truth["path"]]
+    np.testing.assert_array_equal(redrawn, np.stack(files))
 
 
-def test_recognized_means_the_true_class_whatever_the_label(noisy):
+def test_recognized_means_the_true_class_not_the_label(noisy):
     _, options, truth = noisy
     classes = sorted(set(truth["true_class"]))
     wrong_label = truth["label_error"].to_numpy()
     assert 0 < wrong_label.sum() < len(truth)
-    says_true, says_given = (
-        Says([classes.index(name) for name in truth[column]]) for column in ("true_class", "given_class")
+    predict_true, predict_given = (
+        FixedPredictor([classes.index(name) for name in truth[column]]) for column in ("true_class", "given_class")
     )
-    assert recognized_clean(says_true, classes, options, truth, ("blur",), 8).all()
-    np.testing.assert_array_equal(recognized_clean(says_given, classes, options, truth, ("blur",), 8), ~wrong_label)
-    assert recognized_clean(says_true, classes, options, truth[:0], ("blur",), 8).shape == (0,)
+    assert recognized_clean(predict_true, classes, options, truth, ("blur",), 8).all()
+    np.testing.assert_array_equal(recognized_clean(predict_given, classes, options, truth, ("blur",), 8), ~wrong_label)
+    assert recognized_clean(predict_true, classes, options, truth[:0], ("blur",), 8).shape == (0,)
 
 
-def test_errors_with_a_right_label_are_scored_once_without_what_is_measured_once_without_all(noisy):
+def test_correctly_labeled_errors_are_scored_without_measured_and_without_all_nuisances(noisy):
     root, _, truth = noisy
     classes = sorted(set(truth["true_class"]))
     cases = pd.DataFrame({"path": truth["path"].tolist(), "correct": False, "cause_photo": True})
     cases.loc[:3, "correct"] = True
     judged = cases[~cases["correct"]]["path"]
-    right = truth.loc[judged][~truth.loc[judged, "label_error"]]
-    predictor = Says([classes.index(name) for name in right["true_class"]])
-    found = photo_score(predictor, classes, cases, root, 8).set_index("left_out")
-    assert found.index.tolist() == ["measured", "all"]
-    assert found["errors"].tolist() == found["fault"].tolist() == found["flagged"].tolist() == [len(right)] * 2
-    assert found["precision"].tolist() == found["recall"].tolist() == [1, 1]
-    # The angle stays in the first drawing of each and is gone in the second.
-    first, second = np.split(np.stack(predictor.seen), 2)
+    correctly_labeled = truth.loc[judged][~truth.loc[judged, "label_error"]]
+    predictor = FixedPredictor([classes.index(name) for name in correctly_labeled["true_class"]])
+    score = photo_score(predictor, classes, cases, root, 8).set_index("left_out")
+    assert score.index.tolist() == ["measured", "all"]
+    assert (
+        score["errors"].tolist() == score["fault"].tolist() == score["flagged"].tolist() == [len(correctly_labeled)] * 2
+    )
+    assert score["precision"].tolist() == score["recall"].tolist() == [1, 1]
+    # The first redrawing keeps the angle, the second removes it.
+    first, second = np.split(np.stack(predictor.images), 2)
     assert all((a != b).any() for a, b in zip(first, second, strict=True))
 
 
-def test_another_data_set_has_no_such_truth(tmp_path):
-    assert photo_score(Says([]), [], pd.DataFrame(), tmp_path, 8) is None
+def test_other_data_sets_have_no_score(tmp_path):
+    assert photo_score(FixedPredictor([]), [], pd.DataFrame(), tmp_path, 8) is None
 
 
-def test_precision_is_of_the_flagged_and_recall_of_the_faults():
+def test_precision_and_recall_of_flags():
     flagged = np.array([True, True, True, True, False, False])
     fault = np.array([True, True, True, False, True, False])
-    found = score_photo(flagged, fault)
-    assert {k: found[k] for k in ("errors", "fault", "flagged", "both")} == dict(errors=6, fault=4, flagged=4, both=3)
-    assert (found["precision"], found["recall"], found["fault_share"]) == (3 / 4, 3 / 4, 4 / 6)
-    assert found["precision_low"] < 3 / 4 < found["precision_high"]
+    score = score_photo(flagged, fault)
+    assert {k: score[k] for k in ("errors", "fault", "flagged", "both")} == dict(errors=6, fault=4, flagged=4, both=3)
+    assert (score["precision"], score["recall"], score["fault_share"]) == (3 / 4, 3 / 4, 4 / 6)
+    assert score["precision_low"] < 3 / 4 < score["precision_high"]
 
 
 @pytest.mark.parametrize("errors", [0, 3])
-def test_a_share_of_nothing_is_unknown(errors):
-    found = score_photo(np.zeros(errors, bool), np.zeros(errors, bool))
-    assert np.isnan(found["precision"])
-    assert (found["recall_low"], found["recall_high"]) == (0, 1)
+def test_zero_of_zero_is_nan(errors):
+    score = score_photo(np.zeros(errors, bool), np.zeros(errors, bool))
+    assert np.isnan(score["precision"])
+    assert (score["recall_low"], score["recall_high"]) == (0, 1)

@@ -4,7 +4,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def rng():
-    """rng(seed=0): a generator."""
+    """Return rng(seed=0), which makes a generator."""
     return lambda seed=0: np.random.default_rng(seed)
 
 
@@ -15,7 +15,7 @@ def image(rng):
 
 @pytest.fixture(scope="session")
 def assert_uniform():
-    """assert_uniform(values): Kolmogorov and Smirnov's test against the uniform distribution on 0 to 1."""
+    """Return assert_uniform(values): the Kolmogorov–Smirnov test against the uniform distribution on 0 to 1."""
 
     def check(values):
         values, n = np.sort(values), len(values)
@@ -27,7 +27,7 @@ def assert_uniform():
 
 @pytest.fixture(scope="session")
 def assert_rate():
-    """assert_rate(successes, n, p): within four standard deviations of a binomial distribution's mean."""
+    """Return assert_rate(successes, n, p): within four standard deviations of the binomial distribution's mean."""
 
     def check(successes, n, p):
         assert successes / n == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / n))

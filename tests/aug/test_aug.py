@@ -1,4 +1,4 @@
-"""What each `conf/aug` choice becomes, and what every operation promises."""
+"""Each `conf/aug` choice, and the properties of every operation."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -52,8 +52,8 @@ class TestEveryOperation:
         again = [OPERATIONS[name](image.copy(), rng(seed)) for seed in reversed(range(12))][::-1]
         np.testing.assert_array_equal(first, again)
 
-    def test_draws_the_same_numbers_from_any_photo_of_a_shape(self, name, image, rng):
-        """So that a photo's content does not move the augmentation that follows."""
+    def test_draws_do_not_depend_on_the_pixels(self, name, image, rng):
+        """An image's content must not change the augmentation of the following ones."""
         for seed in range(10):
             one, other = rng(seed), rng(seed)
             OPERATIONS[name](image.copy(), one)
@@ -65,7 +65,7 @@ class TestEveryOperation:
         assert (len(different) > 1) == (name != "always flip")
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 17), (17, 1), (2, 3)])
-    def test_takes_any_size(self, name, shape, rng):
+    def test_accepts_any_size(self, name, shape, rng):
         expected = (40, 30) if name == "crop" else shape
         for seed in range(20):
             small = rng().integers(0, 256, (*shape, 3), np.uint8)
@@ -74,17 +74,17 @@ class TestEveryOperation:
 
 @pytest.fixture(scope="module")
 def choice(compose):
-    """choice(name, *overrides): the configuration group, from its YAML."""
+    """Return choice(name, *overrides), which parses the configuration group from its YAML."""
     return cache(lambda name, *overrides: parse(compose(f"aug={name}", *overrides)).aug)
 
 
 @pytest.mark.parametrize("size", [(32, 40), (224, 224)])
 @pytest.mark.parametrize("name", CHOICES)
 class TestEveryChoice:
-    def batch(self, augmentation, photo, rngs):
+    def batch(self, augmentation, source, rngs):
         images = []
         for rng in rngs:
-            image = augmentation.crop(photo, rng)
+            image = augmentation.crop(source, rng)
             for operation in augmentation.operations:
                 image = operation(image, rng)
             images.append(image)
@@ -92,18 +92,18 @@ class TestEveryChoice:
 
     @pytest.mark.parametrize("black", [False, True])
     def test_runs(self, choice, name, size, black, rng):
-        photo = rng().integers(0, 1 if black else 256, (size[0] + 20, size[1] + 10, 3), np.uint8)
+        source = rng().integers(0, 1 if black else 256, (size[0] + 20, size[1] + 10, 3), np.uint8)
         augmentation = build_augmentation(choice(name), size, MEAN)
-        batch = self.batch(augmentation, photo, map(rng, range(6)))
+        batch = self.batch(augmentation, source, map(rng, range(6)))
         assert (batch.dtype, batch.shape) == (np.uint8, (6, *size, 3))
         if augmentation.mix:
-            mixed, shares = augmentation.mix(batch, [rng(seed) for seed in range(6)])
-            assert (mixed.dtype, mixed.shape, shares.shape) == (np.uint8, batch.shape, (6,))
+            mixed, weights = augmentation.mix(batch, [rng(seed) for seed in range(6)])
+            assert (mixed.dtype, mixed.shape, weights.shape) == (np.uint8, batch.shape, (6,))
 
-    def test_is_the_same_twice_and_built_anew(self, choice, name, size, rng):
-        photo = rng().integers(0, 256, (size[0] + 20, size[1] + 10, 3), np.uint8)
+    def test_is_reproducible_when_built_again(self, choice, name, size, rng):
+        source = rng().integers(0, 256, (size[0] + 20, size[1] + 10, 3), np.uint8)
         one, other = (
-            self.batch(build_augmentation(choice(name), size, MEAN), photo, map(rng, range(4))) for _ in range(2)
+            self.batch(build_augmentation(choice(name), size, MEAN), source, map(rng, range(4))) for _ in range(2)
         )
         np.testing.assert_array_equal(one, other)
 
@@ -133,7 +133,7 @@ class TestBuild:
             ("randaugment", RandAugment),
         ],
     )
-    def test_a_choices_own_operation_comes_after_the_baselines(self, choice, name, last):
+    def test_the_choices_operation_follows_the_baseline(self, choice, name, last):
         augmentation = build_augmentation(choice(name), (64, 64), MEAN)
         assert [type(operation) for operation in augmentation.operations] == [HorizontalFlip, ColorJitter, last]
         assert augmentation.mix is None
@@ -145,7 +145,7 @@ class TestBuild:
         assert type(augmentation.mix) is mix
 
     @pytest.mark.parametrize(("size", "length"), [((224, 224), 14), ((112, 112), 7), ((448, 224), 14), ((32, 32), 2)])
-    def test_cutouts_length_is_in_proportion(self, size, length):
+    def test_cutouts_length_scales_with_the_size(self, size, length):
         (cutout,) = build_augmentation(options(name="cutout", length=14), size, MEAN).operations
         assert cutout.length == length
 
@@ -153,7 +153,7 @@ class TestBuild:
         (cutout,) = build_augmentation(options(name="cutout", length=1), (32, 32), MEAN).operations
         assert cutout.length == 1
 
-    def test_the_mean_fills(self, choice):
+    def test_the_mean_is_the_fill_color(self, choice):
         cutout = build_augmentation(choice("cutout"), (64, 64), MEAN).operations[-1]
         erasing = build_augmentation(choice("random_erasing", "aug.fill=mean"), (64, 64), MEAN).operations[-1]
         assert cutout.fill == erasing.fill == (120, 108, 90)
@@ -176,7 +176,7 @@ class TestPapersDefaults:
         assert "Identity" in built["operations"]
 
     def test_randaugment_as_published(self, choice):
-        """The line in randaugment.yaml."""
+        """The overrides in randaugment.yaml's comment."""
         file = (PROJECT / "conf" / "aug" / "randaugment.yaml").read_text(encoding="utf-8")
         line = next(line for line in file.splitlines() if "rand-m9-mstd0.5:" in line)
         overrides = [word for word in line.split() if word.startswith("aug.")]

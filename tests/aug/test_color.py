@@ -10,8 +10,8 @@ class TestColorJitter:
     def test_is_the_identity_without_strength(self, image, rng):
         np.testing.assert_array_equal(ColorJitter(0.0)(image.copy(), rng()), image)
 
-    def test_gray_changes_by_brightness_alone_and_within_bounds(self, rng, assert_uniform):
-        """A flat gray image has neither contrast nor color, so what remains is brightness in 1 ± strength."""
+    def test_gray_changes_only_in_brightness_within_bounds(self, rng, assert_uniform):
+        """A flat gray image has neither contrast nor color; brightness remains, in 1 ± strength."""
         values = []
         for seed in range(500):
             result = ColorJitter(0.4)(np.full((6, 6, 3), 100, np.uint8), rng(seed))
@@ -21,7 +21,7 @@ class TestColorJitter:
         assert max(values) <= 140
         assert_uniform((np.array(values) - 59.5) / 81)
 
-    def test_saturation_moves_color_and_leaves_grayness(self, rng):
+    def test_saturation_scales_the_distance_of_channels(self, rng):
         reds = [np.full((4, 4, 3), (200, 100, 100), np.uint8) for _ in range(200)]
         spreads = [int(np.ptp(ColorJitter(0.4)(red, rng(seed))[0, 0])) for seed, red in enumerate(reds)]
         # Each of the three factors scales the distance of the channels: 0.6³ to 1.4³ of 100.
@@ -32,7 +32,7 @@ class TestColorJitter:
         whites = [np.full((4, 4, 3), 255, np.uint8) for _ in range(50)]
         assert min(ColorJitter(0.4)(white, rng(seed)).min() for seed, white in enumerate(whites)) > 0.6 * 255 - 3
 
-    def test_each_order_is_as_likely(self, rng, assert_rate, monkeypatch):
+    def test_orders_are_equally_likely(self, rng, assert_rate, monkeypatch):
         seen = []
 
         def record(name):

@@ -8,7 +8,7 @@ from rp2k_lab.aug import Cutout, RandomErasing
 
 @pytest.fixture(scope="module")
 def masks(rng):
-    """Which pixels were filled, for 400 draws on a black 20×30 image."""
+    """Return the filled pixels of 400 draws on a black 20×30 image, bool (400, 20, 30)."""
     results = np.array([Cutout(7, (9, 8, 7))(np.zeros((20, 30, 3), np.uint8), rng(seed)) for seed in range(400)])
     filled = results.any(-1)
     assert (results[filled] == (9, 8, 7)).all()
@@ -16,7 +16,7 @@ def masks(rng):
 
 
 def rectangle(mask):
-    """(top, left, height, width) of what is filled, which has to be one rectangle."""
+    """Return (top, left, height, width) of the filled pixels, and assert that they are a rectangle."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert mask.sum() == height * width
@@ -37,7 +37,7 @@ class TestCutout:
 
     def test_is_cut_at_every_border_but_never_empty(self, masks):
         area = masks.sum((1, 2))
-        # The center is always in the image, so at least 4×4 of the 7×7 are.
+        # The center is always in the image, hence at least 4×4 of the 7×7 pixels.
         assert 16 <= area.min() < 49
         assert area.max() == 49
         assert all(border.any() for border in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
@@ -80,7 +80,7 @@ def erasing(fill="white", **changes):
 
 @pytest.fixture(scope="module")
 def boxes(rng):
-    """2000 drawn boxes.  A side is at most sqrt(0.2 · 2) of the image's: every draw fits, so nothing is redrawn."""
+    """Return 2000 boxes.  A side is at most sqrt(0.2 · 2) of the image's: every draw fits, so none is repeated."""
     operation, generator = erasing(area=(0.02, 0.2), ratio=0.5), rng()
     return np.array([operation._box(1000, 1000, generator) for _ in range(2000)])
 
@@ -92,19 +92,19 @@ class TestRandomErasing:
     def test_ratio_is_uniform_in_its_range(self, boxes, assert_uniform):
         assert_uniform((boxes[:, 2] / boxes[:, 3] - 0.5) / 1.5)
 
-    def test_place_is_uniform_among_those_that_hold_it(self, boxes, assert_uniform):
+    def test_place_is_uniform_among_those_that_fit(self, boxes, assert_uniform):
         top, left, height, width = boxes.T
         assert_uniform((top + 0.5) / (1001 - height))
         assert_uniform((left + 0.5) / (1001 - width))
 
     @pytest.mark.parametrize(("draw", "place"), [(0.0, 0), (0.999, 10)])
     def test_reaches_every_border(self, draw, place):
-        """A square of 14 in one of 24."""
+        """A square of 14 pixels in one of 24."""
         draws = SimpleNamespace(random=lambda size: np.array([0.0, 0.0, draw, draw]))
         assert erasing(area=(196 / 576, 0.4), ratio=1.0)._box(24, 24, draws) == (place, place, 14, 14)
 
     def test_papers_settings_erase_one_rectangle_of_half_the_images(self, rng, assert_rate):
-        """Within the paper's ranges: the rectangle's sides are rounded to whole pixels of 100×80."""
+        """Within the paper's ranges, up to rounding of the rectangle's sides to whole pixels of 100×80."""
         erased = []
         for seed in range(600):
             mask = erasing()(np.zeros((100, 80, 3), np.uint8), rng(seed)).any(-1)
@@ -129,7 +129,7 @@ class TestRandomErasing:
         rectangle(changed)
         assert (result[changed] == color).all()
 
-    def test_random_fill_is_uniform_and_other_for_each_value(self, rng):
+    def test_random_fill_is_uniform_and_independent_for_each_value(self, rng):
         result = erasing("random", p=1.0, area=(1.0, 1.0), ratio=1.0)(np.zeros((120, 120, 3), np.uint8), rng())
         counts = np.bincount(result.ravel(), minlength=256)
         expected = result.size / 256
@@ -137,11 +137,11 @@ class TestRandomErasing:
         assert ((counts - expected) ** 2 / expected).sum() < 330.5
         assert abs(np.corrcoef(result.reshape(-1, 3).T)[~np.eye(3, dtype=bool)]).max() < 4 / 120
 
-    def test_whole_image_is_the_most(self, rng):
+    def test_can_fill_the_whole_image(self, rng):
         assert erasing(p=1.0, area=(1.0, 1.0), ratio=1.0)(np.zeros((9, 9, 3), np.uint8), rng()).all()
 
-    def test_what_never_fits_leaves_the_image(self, rng):
-        """All of a square's area at a ratio other than one."""
+    def test_a_rectangle_that_never_fits_changes_nothing(self, rng):
+        """The whole area of a square at a ratio other than one."""
         black = np.zeros((50, 50, 3), np.uint8)
         draws = SimpleNamespace(random=lambda size=None: 0.0 if size is None else np.array([1.0, 0.0, 0.0, 0.0]))
         assert not erasing(p=1.0, area=(1.0, 1.0))(black, draws).any()

@@ -7,7 +7,7 @@ from rp2k_lab.dataset.image import pad_to_center
 
 @pytest.fixture(scope="module")
 def boxes(rng):
-    """2000 drawn boxes.  A side is at most sqrt(0.5 · 4/3) of the image's: every draw fits, so nothing is redrawn."""
+    """Return 2000 boxes.  A side is at most sqrt(0.5 · 4/3) of the image's: every draw fits, so none is repeated."""
     crop, generator = RandomResizedCrop((8, 8), area=(0.1, 0.5)), rng()
     return np.array([crop._box(1000, 1000, generator) for _ in range(2000)])
 
@@ -41,36 +41,36 @@ class TestRandomResizedCrop:
         assert crop._box(20, 400, rng()) == (0, (400 - 27) // 2, 20, 27)
         assert crop._box(400, 20, rng()) == ((400 - 27) // 2, 0, 27, 20)
 
-    def test_whole_image_is_its_bilinear_resize(self, image, rng):
+    def test_crop_of_the_whole_image_is_the_image(self, image, rng):
         square = image[:30]
         crop = RandomResizedCrop((30, 30), area=(1.0, 1.0), ratio=(1.0, 1.0))
         np.testing.assert_array_equal(crop(square, rng()), square)
 
-    def test_takes_a_view_and_leaves_it_alone(self, image, rng):
+    def test_accepts_a_view_and_does_not_change_it(self, image, rng):
         before = image.copy()
         crop = RandomResizedCrop((40, 30))
         np.testing.assert_array_equal(crop(image[:, ::-1], rng()), crop(image[:, ::-1].copy(), rng()))
         np.testing.assert_array_equal(image, before)
 
     @pytest.mark.parametrize("shape", [(256, 100), (80, 256), (256, 20), (256, 256)])
-    def test_on_a_canvas_is_the_crop_of_the_padded_photo(self, shape, rng):
-        """But for the photo's edges, which fall between two pixels: smooth pictures, and rows and columns of edges."""
-        photo = np.empty((*shape, 3), np.uint8)
-        photo[:] = np.linspace(60, 250, shape[0])[:, None, None]
-        padded = pad_to_center(photo, (256, 256), (256, 256))
+    def test_on_a_canvas_equals_the_crop_of_the_padded_image(self, shape, rng):
+        """But for the image's edges, which fall between two pixels: a smooth image, and a few rows and columns."""
+        source = np.empty((*shape, 3), np.uint8)
+        source[:] = np.linspace(60, 250, shape[0])[:, None, None]
+        padded = pad_to_center(source, (256, 256), (256, 256))
         crop = RandomResizedCrop((224, 224), area=(0.6, 1.0))
         for seed in range(50):
             target = np.full((224, 224, 3), 99, np.uint8)
-            assert crop(photo, rng(seed), (256, 256), target) is target
+            assert crop(source, rng(seed), (256, 256), target) is target
             difference = np.abs(target.astype(int) - crop(padded, rng(seed))).max(2)
             edges = (np.median(difference, axis=0) > 2).sum()  # columns; elsewhere it is a shift of half a pixel
             assert edges <= 6
             assert (np.median(difference, axis=1) > 2).sum() <= 6
 
-    def test_beside_the_photo_it_is_black(self, rng):
-        photo = np.full((256, 10, 3), 255, np.uint8)
+    def test_the_canvas_is_black_beside_the_image(self, rng):
+        source = np.full((256, 10, 3), 255, np.uint8)
         crop = RandomResizedCrop((32, 32), area=(0.08, 0.1))
-        images = [crop(photo, rng(seed), (256, 256)) for seed in range(40)]
+        images = [crop(source, rng(seed), (256, 256)) for seed in range(40)]
         assert any(not image.any() for image in images)
         assert all(set(np.unique(image)) <= {0, 255} for image in images)
 

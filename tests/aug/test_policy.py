@@ -13,7 +13,7 @@ from rp2k_lab.aug.policy import (
 )
 
 FILL = (120, 108, 90)
-# (table, transformation, at magnitude 0, at magnitude 10 with the positive sign); the sign of what has one may change.
+# (table, transformation, value at magnitude 0, value at magnitude 10 with the positive sign).
 ENDS = [
     (ARGUMENTS, "Rotate", 0, 30),
     (ARGUMENTS, "ShearX", 0, 0.3),
@@ -43,34 +43,34 @@ class TestMagnitudes:
 
     @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])
     @pytest.mark.parametrize("table", [ARGUMENTS, INCREASING_ARGUMENTS, AUTOAUGMENT_ARGUMENTS])
-    def test_geometric_ones_go_either_way(self, table, name):
+    def test_geometric_values_have_both_signs(self, table, name):
         assert table[name](0.9, -1)[0] == -table[name](0.9, 1)[0] != 0
 
-    def test_enhancements_go_either_way_where_they_increase(self):
+    def test_increasing_enhancements_have_both_directions(self):
         assert INCREASING_ARGUMENTS["Color"](0.9, 1) == (pytest.approx(1.81),)
         assert INCREASING_ARGUMENTS["Color"](0.9, -1) == (pytest.approx(0.19),)
         assert INCREASING_ARGUMENTS["Color"](1.0, -1) == (pytest.approx(0.1),)
         assert ARGUMENTS["Color"](0.9, -1) == ARGUMENTS["Color"](0.9, 1) == (pytest.approx(1.72),)
 
     @pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "Invert"])
-    def test_some_have_none(self, name):
+    def test_transformations_without_arguments(self, name):
         assert ARGUMENTS[name](0.9, 1) == ()
 
     @pytest.mark.parametrize("table", [ARGUMENTS, INCREASING_ARGUMENTS])
-    def test_beyond_10_stays_within_what_the_transformations_take(self, table):
+    def test_magnitudes_above_10_stay_in_the_transformations_range(self, table):
         for name, low, high in [("Posterize", 0, 12), ("Solarize", 0, 256), ("SolarizeAdd", 0, 128), ("Color", 0.1, 9)]:
             for sign in (1, -1):
                 assert low <= table[name](3.0, sign)[0] <= high
 
     @pytest.mark.parametrize(("draw", "degrees"), [(0.49, 27), (0.51, -27)])
-    def test_a_step_turns_its_magnitude_and_draw_into_the_transformation(self, draw, degrees, image):
+    def test_a_step_applies_the_transformation_at_its_magnitude_and_sign(self, draw, degrees, image):
         result = AutoAugment(FILL)._apply(image.copy(), "Rotate", 9, draw)
         np.testing.assert_array_equal(result, transforms.rotate(image.copy(), degrees, FILL))
 
 
 class TestTables:
-    def test_imagenet_policy_is_the_papers(self):
-        """25 pairs; how often each stands there, and the sums of all probabilities and magnitudes of table 9."""
+    def test_imagenet_policy_equals_the_papers(self):
+        """25 pairs, the counts of each transformation, and the sums of probabilities and magnitudes in table 9."""
         assert [len(pair) for pair in IMAGENET_POLICY] == [2] * 25
         steps = [step for pair in IMAGENET_POLICY for step in pair]
         assert Counter(name for name, _, _ in steps) == {
@@ -104,7 +104,7 @@ def randaugment(**changes):
 
 @pytest.fixture
 def applied(monkeypatch, rng):
-    """applied(policy, images): every (name, magnitude, sign's draw) that a number of images get, image by image."""
+    """Return applied(policy, images): for each of a number of images its steps (name, magnitude, sign's draw)."""
 
     def record(policy, images):
         steps, generator = [], rng()
@@ -123,8 +123,8 @@ def applied(monkeypatch, rng):
 
 
 class TestAutoAugment:
-    def test_each_pair_is_as_likely_and_each_step_has_its_probability(self, applied, assert_rate):
-        """A step's rate is its probability over 25, summed over where it stands."""
+    def test_pairs_are_equally_likely_and_steps_have_their_probability(self, applied, assert_rate):
+        """A step's rate is its probability / 25, summed over its occurrences."""
         images = applied(AutoAugment(FILL), 5000)
         lengths = [len(image) for image in images]
         assert np.mean(lengths) == pytest.approx(31 / 25, abs=4 * np.std(lengths) / np.sqrt(5000))
@@ -137,20 +137,20 @@ class TestAutoAugment:
         for step, p in expected.items():
             assert_rate(steps[step], 5000, p)
 
-    def test_steps_come_in_their_order(self, applied):
+    def test_steps_keep_their_order(self, applied):
         pairs = {tuple((name, magnitude) for name, _, magnitude in pair) for pair in IMAGENET_POLICY}
         both = {tuple(step[:2] for step in image) for image in applied(AutoAugment(FILL), 2000) if len(image) == 2}
         assert both <= pairs
         assert len(both) > 15
 
-    def test_either_direction_is_as_likely(self, applied, assert_rate):
+    def test_signs_are_equally_likely(self, applied, assert_rate):
         draws = [step[2] < 0.5 for image in applied(AutoAugment(FILL), 2000) for step in image]
         assert_rate(sum(draws), len(draws), 0.5)
 
 
 class TestRandAugment:
     @pytest.mark.parametrize("operations", ["paper", "timm"])
-    def test_each_transformation_is_as_likely(self, operations, applied, assert_rate):
+    def test_transformations_are_equally_likely(self, operations, applied, assert_rate):
         images = applied(randaugment(operations=operations), 3000)
         assert {len(image) for image in images} == {2}
         names = Counter(name for image in images for name, _, _ in image)
@@ -174,7 +174,7 @@ class TestRandAugment:
     def test_magnitude_is_fixed(self, applied):
         assert {step[1] for image in applied(randaugment(magnitude=7), 50) for step in image} == {7}
 
-    def test_magnitude_is_normal_and_cut_at_its_limits(self, applied):
+    def test_magnitude_is_normal_and_clipped_at_its_limits(self, applied):
         magnitudes = np.array([s[1] for i in applied(randaugment(magnitude_std=0.5), 2000) for s in i])
         assert magnitudes.max() == 10
         # P(N(9, 0.5²) > 10) = 0.0228; four standard deviations of 4000 draws.
@@ -183,7 +183,7 @@ class TestRandAugment:
         below = magnitudes[magnitudes < 9] - 9
         assert np.sqrt((below**2).mean()) == pytest.approx(0.5, rel=4 / np.sqrt(2 * len(below)))
 
-    def test_magnitudes_lower_limit_is_0_and_the_upper_can_be_moved(self, applied):
+    def test_magnitudes_are_limited_to_0_and_magnitude_max(self, applied):
         images = applied(randaugment(magnitude=15, magnitude_max=20, magnitude_std=20.0), 500)
         magnitudes = [step[1] for image in images for step in image]
         assert (min(magnitudes), max(magnitudes)) == (0, 20)
@@ -192,12 +192,12 @@ class TestRandAugment:
         images = applied(randaugment(magnitude=5, magnitude_std=1.0), 50)
         assert all(first[1] != second[1] for first, second in images)
 
-    def test_increasing_at_magnitude_0_leaves_the_geometry_and_the_enhancements(self, image):
-        """What is left: autocontrast, equalize, posterize to 4 bits."""
+    def test_increasing_at_magnitude_0_changes_neither_geometry_nor_enhancements(self, image):
+        """Autocontrast, equalize and posterize to 4 bits remain."""
         policy = randaugment(increasing=True, magnitude=0)
         unchanged = {name for name in policy.operations if (policy._apply(image.copy(), name, 0, 0.0) == image).all()}
         assert set(policy.operations) - unchanged <= {"AutoContrast", "Equalize", "Posterize"}
 
-    def test_increasing_is_another_table(self):
+    def test_increasing_uses_its_table(self):
         assert randaugment(increasing=True).arguments is INCREASING_ARGUMENTS
         assert randaugment().arguments is ARGUMENTS

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from rp2k_lab.aug import transforms as transforms
+from rp2k_lab.aug import transforms
 
 FILL = (120, 108, 90)
 
 
-def pictures():
-    """Smooth, noisy, flat, dark, of few values and very small ones."""
+def sample_images():
+    """Yield (name, image): smooth, noisy, flat, dark, of few values and very small."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (40, 51, 3), np.uint8)
     ramp = np.linspace((0, 30, 255), (255, 200, 0), 51).astype(np.uint8)
@@ -26,7 +26,7 @@ def pictures():
         yield f"{shape[0]}×{shape[1]}", noise[: shape[0], : shape[1]].copy()
 
 
-PICTURES = dict(pictures())
+IMAGES = dict(sample_images())
 
 
 def enhanced(kind, factor):
@@ -37,12 +37,12 @@ def moved(*matrix):
     return lambda image: image.transform(image.size, Image.AFFINE, matrix, Image.BILINEAR, fillcolor=FILL)
 
 
-def moved_by(share, down):
-    return lambda i: moved(1, 0, 0 if down else share * i.width, 0, 1, share * i.height if down else 0)(i)
+def moved_by(fraction, down):
+    return lambda i: moved(1, 0, 0 if down else fraction * i.width, 0, 1, fraction * i.height if down else 0)(i)
 
 
-# name: (ours, Pillow's, largest difference of a value): 0 where the result is a table of whole numbers; 1 where Pillow
-# cuts off and we round; 2 where it rounds twice.
+# name: (tested function, Pillow's, largest difference of a value).  The difference is 0 for tables of whole numbers, 1
+# where Pillow truncates and we round, 2 where Pillow rounds twice.
 POINTWISE = {
     "autocontrast": (transforms.autocontrast, ImageOps.autocontrast, 1),
     "equalize": (transforms.equalize, ImageOps.equalize, 0),
@@ -92,69 +92,69 @@ GEOMETRIC = {
         for name, key, reference in (
             ("shear_x", "factor", lambda f: moved(1, f, 0, 0, 1, 0)),
             ("shear_y", "factor", lambda f: moved(1, 0, 0, f, 1, 0)),
-            ("translate_x", "share", lambda share: moved_by(share, down=False)),
-            ("translate_y", "share", lambda share: moved_by(share, down=True)),
+            ("translate_x", "fraction", lambda fraction: moved_by(fraction, down=False)),
+            ("translate_y", "fraction", lambda fraction: moved_by(fraction, down=True)),
         )
     },
 }
 
 
-def assert_equals_pillow(image, ours, pillows, tolerance):
-    expected = np.asarray(pillows(Image.fromarray(image)))
-    result = ours(image.copy())
+def assert_equals_pillow(image, transform, reference, tolerance):
+    expected = np.asarray(reference(Image.fromarray(image)))
+    result = transform(image.copy())
     assert (result.dtype, result.shape) == (np.uint8, image.shape)
     assert result.flags.c_contiguous
     np.testing.assert_allclose(result.astype(int), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("name", POINTWISE)
-def test_pointwise_equal_pillows(name, picture):
-    assert_equals_pillow(PICTURES[picture], *POINTWISE[name])
+def test_pointwise_transforms_equal_pillow(name, image):
+    assert_equals_pillow(IMAGES[image], *POINTWISE[name])
 
 
-@pytest.mark.parametrize("picture", ["smooth", "noise", "ramp"])
+@pytest.mark.parametrize("image", ["smooth", "noise", "ramp"])
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_geometric_equal_pillows(name, picture):
-    """They differ in the pixel at the border alone, where OpenCV blends with the filling: a frame of it hides that."""
-    ours, pillows = GEOMETRIC[name]
-    image = PICTURES[picture].copy()
-    image[:2], image[-2:], image[:, :2], image[:, -2:] = FILL, FILL, FILL, FILL
-    assert_equals_pillow(image, partial(ours, fill=FILL), pillows, 1)
+def test_geometric_transforms_equal_pillow(name, image):
+    """Only the pixels at the border differ, where OpenCV blends with the fill color: a frame of it hides that."""
+    transform, reference = GEOMETRIC[name]
+    framed = IMAGES[image].copy()
+    framed[:2], framed[-2:], framed[:, :2], framed[:, -2:] = FILL, FILL, FILL, FILL
+    assert_equals_pillow(framed, partial(transform, fill=FILL), reference, 1)
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_geometric_keep_type_and_shape(name, picture):
-    result = GEOMETRIC[name][0](PICTURES[picture].copy(), fill=FILL)
-    assert (result.dtype, result.shape) == (np.uint8, PICTURES[picture].shape)
+def test_geometric_transforms_keep_type_and_shape(name, image):
+    result = GEOMETRIC[name][0](IMAGES[image].copy(), fill=FILL)
+    assert (result.dtype, result.shape) == (np.uint8, IMAGES[image].shape)
     assert result.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
     ("transform", "rows", "columns"),
     [
-        (partial(transforms.translate_x, share=0.25), slice(None), slice(6, 8)),
-        (partial(transforms.translate_x, share=-0.25), slice(None), slice(0, 2)),
-        (partial(transforms.translate_y, share=0.5), slice(5, 10), slice(None)),
+        (partial(transforms.translate_x, fraction=0.25), slice(None), slice(6, 8)),
+        (partial(transforms.translate_x, fraction=-0.25), slice(None), slice(0, 2)),
+        (partial(transforms.translate_y, fraction=0.5), slice(5, 10), slice(None)),
     ],
 )
-def test_outside_is_filled(transform, rows, columns):
-    """A share of the side itself: a quarter of 8 columns, half of 10 rows."""
+def test_pixels_from_outside_are_filled(transform, rows, columns):
+    """Fractions of a side: a quarter of 8 columns, half of 10 rows."""
     expected = np.full((10, 8, 3), 200, np.uint8)
     expected[rows, columns] = FILL
     np.testing.assert_array_equal(transform(np.full((10, 8, 3), 200, np.uint8), fill=FILL), expected)
 
 
 def test_posterize_to_no_bits_is_black():
-    """Pillow refuses it, the papers' tables contain it."""
-    assert not transforms.posterize(PICTURES["noise"].copy(), 0).any()
+    """Pillow refuses it, but the papers' tables contain it."""
+    assert not transforms.posterize(IMAGES["noise"].copy(), 0).any()
 
 
 @pytest.mark.parametrize("factor", [5.5, 3.0])
 @pytest.mark.parametrize("name", ["brightness", "saturation", "contrast", "sharpness"])
 def test_factors_beyond_the_papers_saturate(name, factor):
-    """Magnitudes above 10; Pillow's own roundings are multiplied by the factor."""
+    """Magnitudes above 10; the factor multiplies Pillow's rounding errors."""
     kind = {"saturation": "Color"}.get(name, name.title())
-    pillows = enhanced(getattr(ImageEnhance, kind), factor)
-    assert_equals_pillow(PICTURES["noise"], partial(getattr(transforms, name), factor=factor), pillows, factor)
+    reference = enhanced(getattr(ImageEnhance, kind), factor)
+    assert_equals_pillow(IMAGES["noise"], partial(getattr(transforms, name), factor=factor), reference, factor)

@@ -1,4 +1,4 @@
-"""Requests that are wrong: the exit code, at most two lines, nothing left behind."""
+"""Wrong requests: the exit code, at most two lines, no files left."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rp2k_lab import PROJECT
-from tests.helpers.run_commands import answers
+from tests.helpers.run_commands import run_all
 
 REFUSED = [
     (["model=resnet19"], 2, ["model=resnet19", "resnet18"]),
@@ -56,7 +56,7 @@ REFUSED = [
     (["--no-such-flag"], 2, ["--no-such-flag"]),
     (["-m", "seed=1,2", "model=resnet18,resnet19"], 2, ["model=resnet19"]),
     (["ablation=resize"], 2, ["ablation=resize", "-m"]),
-    (["-m", "ablation=resize", "aug=none,cutout"], 2, ["aug=none,cutout", "levels of its own"]),
+    (["-m", "ablation=resize", "aug=none,cutout"], 2, ["aug=none,cutout", "its own levels"]),
 ]
 
 
@@ -68,31 +68,31 @@ def run_py(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
-    """(folder, the answers to REFUSED), each command in a process of its own that starts with its imports done."""
+    """Return (folder, results of REFUSED), each command in a separate process with its imports done."""
     folder = tmp_path_factory.mktemp("refused")
-    places = [
+    options = [
         [f"tracking.uri=sqlite:///{folder}/store/mlflow.db", f"hydra.run.dir={folder}/out/{i}"] for i in range(99)
     ]
-    commands = [[*arguments, *place] for (arguments, *_), place in zip(REFUSED, places, strict=False)]
-    return folder, answers(commands, folder)
+    commands = [[*arguments, *more] for (arguments, *_), more in zip(REFUSED, options, strict=False)]
+    return folder, run_all(commands, folder)
 
 
 @pytest.mark.parametrize("number", range(len(REFUSED)), ids=lambda number: str(REFUSED[number][0])[:40])
-def test_a_wrong_request_gets_two_lines_and_leaves_nothing(refused, number):
-    folder, found = refused
-    (code, said), (_, exit_code, words) = found[number], REFUSED[number]
-    assert code == exit_code, said
-    assert 1 <= len(said.strip().splitlines()) <= 2, said
-    assert "Traceback" not in said
-    for word in words:
-        assert word in said
+def test_wrong_request_prints_at_most_two_lines_and_leaves_no_files(refused, number):
+    folder, results = refused
+    (code, message), (_, exit_code, parts) = results[number], REFUSED[number]
+    assert code == exit_code, message
+    assert 1 <= len(message.strip().splitlines()) <= 2, message
+    assert "Traceback" not in message
+    for part in parts:
+        assert part in message
     assert not (folder / "store").exists()
     assert not any((folder / "out" / str(number)).rglob("*"))
 
 
 @pytest.mark.parametrize("arguments", [["model=resnet19"], ["epochs=0"], ["device.parallel=none"]])
 @pytest.mark.parametrize("process", [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "1"}, {"MS_ROLE": "MS_SCHED"}])
-def test_what_every_worker_finds_wrong_the_first_alone_says(tmp_path, monkeypatch, arguments, process):
+def test_only_rank_zero_reports_a_wrong_request(tmp_path, monkeypatch, arguments, process):
     for name, value in process.items():
         monkeypatch.setenv(name, value)
     done = run_py(tmp_path, *arguments)
@@ -104,7 +104,7 @@ def test_what_every_worker_finds_wrong_the_first_alone_says(tmp_path, monkeypatc
     assert arguments[0] in first.stderr
 
 
-def test_an_empty_class_folder_makes_the_data_unusable(tmp_path, write_photo):
+def test_empty_class_folder_is_unusable_data(tmp_path, write_photo):
     root = tmp_path / "data"
     for i in range(4):
         write_photo(root / "train" / "满" / f"{i}.jpg", seed=i)
@@ -115,7 +115,7 @@ def test_an_empty_class_folder_makes_the_data_unusable(tmp_path, write_photo):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_data_set_without_val_is_unusable(tmp_path, write_photo):
+def test_dataset_without_val_is_unusable_data(tmp_path, write_photo):
     root = tmp_path / "data"
     for name in ("甲", "乙"):
         write_photo(root / "train" / name / "1.jpg")
@@ -124,11 +124,11 @@ def test_a_data_set_without_val_is_unusable(tmp_path, write_photo):
     assert "no photo for val" in done.stderr
 
 
-def test_debug_shows_the_traceback(tmp_path):
+def test_debug_prints_the_traceback(tmp_path):
     assert "Traceback" in run_py(tmp_path, "epochs=0", "debug=true").stderr
 
 
-def test_a_store_that_cannot_be_is_a_wrong_request(tmp_path):
+def test_invalid_store_is_a_wrong_request(tmp_path):
     command = [sys.executable, str(PROJECT / "run.py"), "tracking.uri=http://user:secret@127.0.0.1:port"]
     tiny = ["dataset.classes=4", "dataset.train_images=40", "dataset.val_images=8", "dataset.test_images=16"]
     tiny.append("dataset.min_train_images=5")
@@ -141,8 +141,8 @@ def test_a_store_that_cannot_be_is_a_wrong_request(tmp_path):
 
 @pytest.mark.alone
 @pytest.mark.parametrize("arguments", [["--help"], ["model=resnet19"], ["optimizer.lr=-1"]])
-def test_help_and_a_wrong_option_answer_within_a_second(tmp_path, arguments):
-    """The quickest of five: the machine may be busy, the imports may not."""
+def test_help_and_wrong_options_take_less_than_a_second(tmp_path, arguments):
+    """The fastest of five attempts, since the machine may be busy."""
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
@@ -162,15 +162,14 @@ def test_help_lists_choices_and_keys(tmp_path):
         assert word in out
 
 
-def test_a_configuration_can_be_shown_without_running(tmp_path):
+def test_cfg_prints_the_configuration_without_running(tmp_path):
     done = run_py(tmp_path, "--cfg", "job", "aug=cutout")
     assert done.returncode == 0
     assert "length: 14" in done.stdout
     assert not (tmp_path / "store").exists()
 
 
-def test_the_cpu_setting_holds_wherever_the_package_is_imported():
-    """rp2k_lab/__init__.py is passed by every entry; a user's own value wins."""
+def test_importing_the_package_sets_onednn_unless_the_user_did():
     show = [sys.executable, "-c", "import os, rp2k_lab; print(os.environ['ONEDNN_MAX_CPU_ISA'])"]
     environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"}
     options = {"cwd": PROJECT, "capture_output": True, "text": True}

@@ -15,9 +15,12 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
+from rp2k_lab.config.choices import choices
 from rp2k_lab.config.migrations import parse_record
+from rp2k_lab.config.schema import parse
 from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import ShelfOptions
+from rp2k_lab.tracking.provenance import fingerprint
 from tests.helpers.forked_run import start_run
 
 FIXTURES = PROJECT / "tests" / "fixtures" / "ab2c967"
@@ -138,6 +141,14 @@ def test_a_finished_run_in_an_mlflow_store_is_found_by_its_configuration(records
     out = run(tmp_path / "new", *OPTIONS, *own)
     cell = pd.read_csv(FIXTURES / "expected" / "report_tail" / "results.csv").iloc[0]
     assert f"run plain, seed 0, id {cell['run_id']}, is FINISHED" in out
+
+
+def test_runs_of_other_choices_are_not_found(compose, tmp_path):
+    """task.resume=auto compares fingerprints: each choice of a group has another one."""
+    for group in ("dataset", "model", "aug", "loss", "device"):
+        composed = (compose(f"{group}={choice}", f"dataset.root={tmp_path}") for choice in choices(group))
+        fingerprints = [fingerprint(parse(settings)) for settings in composed]
+        assert len(set(fingerprints)) == len(fingerprints) > 1, group
 
 
 def test_a_finished_run_is_evaluated_as_it_was(records, tmp_path):

@@ -1,10 +1,10 @@
-"""Ablations: every YAML at every scale, and what of them is refused."""
+"""Ablations: every YAML at every scale, and invalid tables."""
 
 import pytest
 from pydantic import ValidationError
 
 from rp2k_lab.config import ablation
-from rp2k_lab.config.ablation import Ablation, Level, of_the_experiment
+from rp2k_lab.config.ablation import Ablation, Level, experiment_overrides
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 
@@ -32,7 +32,7 @@ PUBLISHED = {
 }
 
 
-def table(levels: dict, **changes) -> Ablation:
+def make_table(levels: dict, **changes) -> Ablation:
     values = {"name": "t", "question": "?", "source": "", "metric": "top1", "baseline": "a", "seeds": [0]}
     scales = {"paper": {"size": 224}, "laptop": {"size": 48, "aug.crop": [0.25, 1.0]}, "smoke": {}}
     return Ablation.model_validate(values | {"levels": levels, "scales": scales} | changes)
@@ -40,14 +40,14 @@ def table(levels: dict, **changes) -> Ablation:
 
 @pytest.fixture(scope="module")
 def composed_tables(compose):
-    """Name to ablation, of every YAML."""
+    """Return the ablation of every YAML by name."""
     return {name: parse(compose(f"ablation={name}")).ablation for name in ablation.names()}
 
 
-def test_the_published_tables_are_there(composed_tables):
-    wanted = {"resize", "augmentation", "final_width", "batch_size", "epochs", "attention", "backbone", "tail"}
-    wanted |= {"fixres", "ensemble"}
-    assert wanted <= set(composed_tables)
+def test_published_tables_exist_with_their_figures(composed_tables):
+    expected = {"resize", "augmentation", "final_width", "batch_size", "epochs", "attention", "backbone", "tail"}
+    expected |= {"fixres", "ensemble"}
+    assert expected <= set(composed_tables)
     published = {(t, n): lv.published for t, a in composed_tables.items() for n, lv in a.levels.items() if lv.published}
     assert published == PUBLISHED
     assert composed_tables["resize"].levels["letterbox"].published_difference == 3.17
@@ -56,27 +56,27 @@ def test_the_published_tables_are_there(composed_tables):
 @pytest.mark.parametrize("name", ablation.names())
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
-    """The configuration of every level is right, and no two of a table are the same run."""
-    found = composed_tables[name]
-    seen = {}
-    for level in found.level_names(scale):
-        overrides = found.overrides(level, scale, [f"dataset.root={tmp_path}"] if scale == "paper" else [])
-        sources = found.starts_from(level, scale)
-        earlier = [f"runs={[list(found.levels).index(source) for source in sources]}"] if sources else []
+    """The configuration of every level is valid, and no two levels of a table are the same run."""
+    table = composed_tables[name]
+    configs = {}
+    for level in table.level_names(scale):
+        overrides = table.overrides(level, scale, [f"dataset.root={tmp_path}"] if scale == "paper" else [])
+        sources = table.source_levels(level, scale)
+        earlier = [f"runs={[list(table.levels).index(source) for source in sources]}"] if sources else []
         config = parse(compose(*overrides, *earlier, "seed=0"))
-        assert bool(sources) == bool(found.levels[level].runs) == (config.task.name != "train")
-        assert set(sources) <= set(seen)
-        assert config not in seen.values(), f"{level} is the same run as another"
-        seen[level] = config
+        assert bool(sources) == bool(table.levels[level].runs) == (config.task.name != "train")
+        assert set(sources) <= set(configs)
+        assert config not in configs.values(), f"{level} is the same run as another"
+        configs[level] = config
         if not sources:
             assert config.dataset.name == ("rp2k" if scale == "paper" else "shelf")
         if scale == "laptop" and not sources:
             assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
             assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
-    assert found.baseline in seen
-    assert len(found.seeds) >= 3
-    for level in seen:
-        assert found.compared_with(level) in {*seen, None}
+    assert table.baseline in configs
+    assert len(table.seeds) >= 3
+    for level in configs:
+        assert table.baseline_of(level) in {*configs, None}
 
 
 def test_paper_scale_is_the_published_recipe(composed_tables, compose, tmp_path):
@@ -89,65 +89,69 @@ def test_paper_scale_is_the_published_recipe(composed_tables, compose, tmp_path)
 
 
 def test_later_overrides_win():
-    found = table({"a": {"overrides": ["size=64"]}, "b": {"overrides": ["resize=stretch"]}})
-    assert found.overrides("a", "laptop") == ["size=64", "aug.crop=[0.25, 1.0]"]
-    assert found.overrides("b", "paper", ["size=32"]) == ["size=32", "resize=stretch"]
+    table = make_table({"a": {"overrides": ["size=64"]}, "b": {"overrides": ["resize=stretch"]}})
+    assert table.overrides("a", "laptop") == ["size=64", "aug.crop=[0.25, 1.0]"]
+    assert table.overrides("b", "paper", ["size=32"]) == ["size=32", "resize=stretch"]
 
 
-def test_a_level_differs_or_is_left_out_by_scale():
+def test_level_can_differ_or_be_skipped_at_a_scale():
     levels = {"a": {"overrides": ["epochs=25"], "at": {"smoke": ["epochs=1"]}}}
     levels["b"] = {"overrides": [], "at": {"paper": None}, "against": "a"}
-    found = table(levels)
-    assert found.overrides("a", "smoke") == ["epochs=1"]
-    assert "epochs=25" in found.overrides("a", "paper")
-    assert found.level_names("paper") == ["a"]
-    assert found.level_names("laptop") == ["a", "b"]
+    table = make_table(levels)
+    assert table.overrides("a", "smoke") == ["epochs=1"]
+    assert "epochs=25" in table.overrides("a", "paper")
+    assert table.level_names("paper") == ["a"]
+    assert table.level_names("laptop") == ["a", "b"]
 
 
 def test_each_level_has_its_baseline():
     levels = {name: {"overrides": []} for name in "abc"} | {"d": {"overrides": [], "against": "c"}}
-    found = table(levels)
-    assert [found.compared_with(name) for name in "abcd"] == [None, "a", None, "c"]
+    table = make_table(levels)
+    assert [table.baseline_of(name) for name in "abcd"] == [None, "a", None, "c"]
 
 
-def test_a_level_that_starts_from_others_has_from_them_what_they_were_trained_with():
+def test_level_that_starts_from_others_inherits_their_overrides():
     levels = {"a": {"overrides": []}, "b": {"overrides": [], "at": {"laptop": None}}}
     levels["c"] = {"overrides": ["task=ensemble"], "runs": ["a", "b"]}
-    found = table(levels)
-    assert found.starts_from("c", "paper") == ["a", "b"]
-    assert found.starts_from("c", "laptop") == ["a"]
-    assert found.overrides("a", "paper", ["epochs=3", "dataset.root=/x"]) == ["size=224", "epochs=3", "dataset.root=/x"]
-    assert found.overrides("c", "paper", ["epochs=3", "dataset.root=/x"]) == ["task=ensemble", "dataset.root=/x"]
+    table = make_table(levels)
+    assert table.source_levels("c", "paper") == ["a", "b"]
+    assert table.source_levels("c", "laptop") == ["a"]
+    assert table.overrides("a", "paper", ["epochs=3", "dataset.root=/x"]) == [
+        "size=224",
+        "epochs=3",
+        "dataset.root=/x",
+    ]
+    assert table.overrides("c", "paper", ["epochs=3", "dataset.root=/x"]) == ["task=ensemble", "dataset.root=/x"]
 
 
-def test_what_a_table_varies_cannot_be_set():
-    found = table({"a": {"overrides": ["aug=none"]}, "b": {"overrides": ["aug=cutout"]}})
-    with pytest.raises(RequestError, match="aug is what ablation=t varies"):
-        found.overrides("a", "paper", ["aug=mixup"])
+def test_varied_keys_cannot_be_set():
+    table = make_table({"a": {"overrides": ["aug=none"]}, "b": {"overrides": ["aug=cutout"]}})
+    with pytest.raises(RequestError, match="aug=mixup: ablation=t varies aug"):
+        table.overrides("a", "paper", ["aug=mixup"])
 
 
 @pytest.mark.parametrize(
-    ("levels", "changes", "words"),
+    ("levels", "changes", "message"),
     [
         ({"a": {"overrides": []}}, {"baseline": None}, "baseline"),
-        ({"a": {"overrides": []}}, {"baseline": "z"}, "there is no z"),
-        ({"a": {"overrides": [], "against": "z"}}, {}, "there is no z"),
-        ({"a": {"overrides": []}}, {"seeds": [1, 1]}, "stands twice"),
+        ({"a": {"overrides": []}}, {"baseline": "z"}, "the baseline z is not one of them"),
+        ({"a": {"overrides": [], "against": "z"}}, {}, "the baseline z is not one of them"),
+        ({"a": {"overrides": []}}, {"seeds": [1, 1]}, "duplicate seed"),
         ({"a": {"overrides": []}}, {"seeds": []}, "seeds"),
         ({"a": {"override": []}}, {}, "override"),
-        ({"a": {"overrides": [], "runs": ["b"]}, "b": {"overrides": []}}, {}, "none of those above"),
+        ({"a": {"overrides": [], "runs": ["b"]}, "b": {"overrides": []}}, {}, "a starts from b, which is not above it"),
     ],
 )
-def test_contradictions_are_refused(levels, changes, words):
-    with pytest.raises(ValidationError, match=words):
-        table(levels, **changes)
+def test_contradictions_are_refused(levels, changes, message):
+    with pytest.raises(ValidationError, match=message):
+        make_table(levels, **changes)
 
 
-def test_machines_are_no_part_of_an_experiment():
+def test_machine_keys_are_no_experiment_overrides():
     machine = ["device.num_threads=4", "dataset.root=/x", "dataset.cache_gb=3", "tracking.uri=x", "debug=true"]
     machine += ["task.checkpoint_minutes=5", "task.checkpoints_kept=1"]
     experiment = ["dataset=rp2k", "device.precision=O2", "size=2"]
-    assert of_the_experiment([*experiment[::-1], *machine]) == experiment
+    assert experiment_overrides([*experiment[::-1], *machine]) == experiment
 
 
 def test_a_level_needs_its_overrides():

@@ -1,4 +1,4 @@
-"""Records of earlier versions, key by key; tests/compat opens real ones."""
+"""Migration of single keys; tests/compat opens records of earlier versions."""
 
 import pytest
 
@@ -22,16 +22,16 @@ OLD = {
 }
 
 
-def test_old_keys_become_todays():
-    found = migrate(OLD)
-    assert found["dataset"]["catch_all_class"] == "rest"
-    assert found["dataset"]["val_fraction"] == 0.3
-    assert found["dataset"]["neighbor_fraction"] == 0.1
-    assert found["device"] == {"name": "cpu", "num_threads": 3}
-    assert found["loss"] == {"name": "cross_entropy", "label_smoothing": 0.0}
-    assert found["task"]["chance_guard"] == {"epochs": 4, "action": "warn"}
-    assert migrate(found) == found
-    assert "others" in OLD["dataset"], "the record itself is left as it was"
+def test_old_keys_are_renamed():
+    migrated = migrate(OLD)
+    assert migrated["dataset"]["catch_all_class"] == "rest"
+    assert migrated["dataset"]["val_fraction"] == 0.3
+    assert migrated["dataset"]["neighbor_fraction"] == 0.1
+    assert migrated["device"] == {"name": "cpu", "num_threads": 3}
+    assert migrated["loss"] == {"name": "cross_entropy", "label_smoothing": 0.0}
+    assert migrated["task"]["chance_guard"] == {"epochs": 4, "action": "warn"}
+    assert migrate(migrated) == migrated
+    assert "others" in OLD["dataset"], "migrate changed its argument"
 
 
 def test_every_renamed_key_exists_today():
@@ -42,14 +42,14 @@ def test_every_renamed_key_exists_today():
     assert not set(RENAMED) & known
 
 
-def test_a_record_is_a_configuration_with_todays_defaults_for_what_it_lacks():
+def test_missing_keys_of_a_record_get_todays_defaults():
     config = parse_record(OLD)
     assert (config.seed, config.dataset.classes, config.dataset.train_images) == (3, 7, 4000)
     assert (config.task.chance_guard.epochs, config.task.chance_guard.action) == (4, "warn")
     assert config.task.checkpoint_epochs == 2
 
 
-def test_a_task_without_a_training_gets_no_chance_guard():
+def test_task_without_training_gets_no_chance_guard():
     assert "chance_guard" not in migrate(OLD | {"task": {"name": "evaluate"}})["task"]
 
 
@@ -71,10 +71,11 @@ def test_definitions_and_attributes_of_studies():
         "none": "device.num_threads=2",
         "dataset.val_fraction": "x",
     }
-    assert trial_attributes({"goes_on_with": 3, "point": "p"}) == {"resumes": 3, "point": "p"}
+    found = trial_attributes({"goes_on_with": 3, "point": '{"seed": 1, "dataset.others": "x"}', "run_id": "a"})
+    assert found == {"resumes": 3, "point": '{"dataset.catch_all_class": "x", "seed": 1}', "run_id": "a"}
 
 
-def test_defaults_are_those_that_hydra_composes(compose, defaults):
+def test_defaults_equal_hydras(compose, defaults):
     assert root_defaults() == defaults
     parse(root_defaults())
     for group in set(groups()) - {"ablation", "recipe"}:

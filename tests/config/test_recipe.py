@@ -1,4 +1,4 @@
-"""`recipe=…`: what it sets, against the published facts, and what still wins over it."""
+"""`recipe=…`: its values equal the published ones, and the command line overrides them."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.image import resized_size
 
-# published.md, "What was actually run".  Of the learning rate the code's, of the cardinality the standard one.
+# docs/published.md, "What was actually run": the learning rate of the code, the standard cardinality.
 PUBLISHED = {
     "recipe": "giantpanda",
     "resize": "letterbox",
@@ -52,35 +52,34 @@ def at(settings: dict, key: str):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_every_value_is_the_published_one(compose, tmp_path, device):
+def test_all_values_are_the_published_ones(compose, tmp_path, device):
     settings = compose(*PAPER, f"device={device}", f"dataset.root={tmp_path}")
     assert {key: at(settings, key) for key in PUBLISHED} == PUBLISHED
     config = parse(settings)
     assert resized_size(config.size, config.crop_ratio) == (256, 256)
-    chosen = config.device
-    found = {"precision": chosen.precision, "loss_scale": chosen.loss_scale, "sinks": chosen.sink_steps > 0}
-    assert found == DEVICES[device]
+    options = config.device
+    values = {"precision": options.precision, "loss_scale": options.loss_scale, "sinks": options.sink_steps > 0}
+    assert values == DEVICES[device]
 
 
-def test_nothing_that_was_not_published_is_on(compose, defaults):
+def test_unpublished_options_are_off(compose, defaults):
     optimizer = compose("recipe=giantpanda")["optimizer"]
     for key in NOT_PUBLISHED:
         assert optimizer[key] == defaults["optimizer"][key] == (1 if key == "accumulate_steps" else None)
 
 
-def test_each_key_that_it_states_is_in_the_table():
-    """So that the table is whole."""
-    stated = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / "recipe" / "giantpanda.yaml"))
-    del stated["defaults"]
+def test_published_values_cover_all_keys_of_the_recipe():
+    recipe = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / "recipe" / "giantpanda.yaml"))
+    del recipe["defaults"]
     flat = {
         f"{group}.{key}" if isinstance(keys, dict) else group
-        for group, keys in stated.items()
+        for group, keys in recipe.items()
         for key in (keys if isinstance(keys, dict) else [None])
     }
     assert flat <= set(PUBLISHED)
 
 
-def test_without_it_nothing_changes_and_its_name_says_so(defaults):
+def test_default_is_no_recipe(defaults):
     assert (defaults["recipe"], defaults["epochs"], defaults["batch_size"]) == ("none", 5, 32)
     assert (defaults["aug"]["name"], defaults["aug"]["crop"]) == ("none", [0.5, 1.0])
 
@@ -104,44 +103,44 @@ def test_the_command_line_wins_in_either_order(compose, override, key, value, fi
 
 
 @pytest.mark.parametrize("choice", ["none", "cutmix", "autoaugment", "randaugment", "random_erasing"])
-def test_another_augmentation_stands_on_the_published_crop_flip_and_color(compose, choice):
+def test_other_augmentations_keep_the_published_crop_flip_and_color(compose, choice):
     settings = compose("recipe=giantpanda", f"aug={choice}")["aug"]
-    own = compose(f"aug={choice}")["aug"]
-    assert settings == own | {"crop": [0.08, 1.0], "flip": 0.5, "color": 0.4}
+    alone = compose(f"aug={choice}")["aug"]
+    assert settings == alone | {"crop": [0.08, 1.0], "flip": 0.5, "color": 0.4}
     assert "length" not in settings
 
 
-def test_every_augmentation_level_of_the_paper_scale_is_its_own(compose, tmp_path):
+def test_augmentation_levels_of_the_paper_scale(compose, tmp_path):
     table = parse(compose("ablation=augmentation")).ablation
     lengths = {}
     for level in table.level_names("paper"):
         config = parse(compose(*table.overrides(level, "paper", [f"dataset.root={tmp_path}"])))
         assert (config.recipe, config.aug.crop, config.optimizer.warmup_epochs) == ("giantpanda", (0.08, 1.0), 0)
         lengths[level] = getattr(config.aug, "length", None)
-    cut = {"Cutout 28": 28, "Cutout 14": 14, "Cutout 7": 7}
-    assert lengths == dict.fromkeys(table.level_names("paper")) | cut
+    cutout = {"Cutout 28": 28, "Cutout 14": 14, "Cutout 7": 7}
+    assert lengths == dict.fromkeys(table.level_names("paper")) | cutout
 
 
 @pytest.mark.parametrize("name", sorted(set(ablation.names()) - {"augmentation"}))
-def test_the_other_tables_have_no_cutout_at_the_paper_scale(compose, tmp_path, name):
+def test_other_tables_have_no_cutout_at_the_paper_scale(compose, tmp_path, name):
     table = parse(compose(f"ablation={name}")).ablation
     config = parse(compose(*table.overrides(table.baseline, "paper", [f"dataset.root={tmp_path}"])))
     assert (config.recipe, config.aug.name, config.aug.crop) == ("giantpanda", "none", (0.08, 1.0))
 
 
-def test_it_is_recorded_as_its_name(compose):
+def test_record_has_the_name_of_the_recipe(compose):
     record = parse(compose("recipe=giantpanda")).model_dump(mode="json")
     assert record["recipe"] == "giantpanda"
     assert parse(record).model_dump(mode="json") == record
 
 
-def test_a_recipe_that_there_is_not_is_refused(defaults):
+def test_unknown_recipe_is_refused(defaults):
     with pytest.raises(RequestError, match=r"^recipe=ours: "):
         parse(defaults | {"recipe": "ours"})
 
 
-def test_cfg_job_shows_the_published_values(tmp_path):
+def test_cfg_job_prints_the_published_values(tmp_path):
     command = [sys.executable, str(PROJECT / "run.py"), *PAPER, "device=ascend", "--cfg", "job"]
-    shown = OmegaConf.create(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
-    assert {key: at(shown, key) for key in PUBLISHED} == PUBLISHED
-    assert (shown.device.precision, shown.device.loss_scale) == ("O3", 1024)
+    printed = OmegaConf.create(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert {key: at(printed, key) for key in PUBLISHED} == PUBLISHED
+    assert (printed.device.precision, printed.device.loss_scale) == ("O3", 1024)

@@ -12,7 +12,7 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 
 CONF = PROJECT / "conf"
-# conf/hydra holds Hydra's own groups (tests/sweep), a recipe overlays the keys of others (test_recipe.py).
+# Without conf/hydra (tests/sweep) and recipes, which set keys of other groups (test_recipe.py).
 CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("[!hr]*/[!_]*.yaml"))]
 NEEDS = {
     ("dataset", "rp2k"): ["dataset.root=/"],
@@ -33,14 +33,14 @@ def keys(file: Path) -> set[str]:
 
 
 def schemas(annotation) -> list[type[BaseModel]]:
-    """The classes of a group: one, or a union's."""
+    """Return the classes of a group: one, or those of a union."""
     if isinstance(annotation, type):
         return [annotation]
     return [schema for part in get_args(annotation) if part is not None for schema in schemas(part)]
 
 
 def schema_of(group: str, name: str) -> type[BaseModel]:
-    """The one whose name this can be."""
+    """Return the class of a group's choice."""
     (schema,) = [
         schema
         for schema in schemas(Config.model_fields[group].annotation)
@@ -61,24 +61,37 @@ class TestEveryChoice:
         schema = schema_of(group, yaml.safe_load(file.read_text(encoding="utf-8"))["name"])
         assert keys(file) <= set(schema.model_fields)
 
-    def test_its_name_is_its_files(self, group, choice):
+    def test_name_is_the_file_name(self, group, choice):
         name = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8"))["name"]
         assert name == choice
 
 
-def test_root_keys_and_groups_are_the_schemas_fields():
+def test_schema_has_all_root_keys_and_groups():
     groups = {group for group, _ in CHOICES} | {"recipe"}
     assert keys(CONF / "config.yaml") | groups == set(Config.model_fields)
 
 
-def test_every_field_of_the_schema_stands_in_the_composed_defaults(defaults):
-    """Defaults stand in conf/ and nowhere else: no field may have one of its own, apart from the shelf's."""
+def test_only_the_shelf_has_defaults_in_the_schema(defaults):
+    """All other defaults are in conf/."""
     for name, field in Config.model_fields.items():
         assert field.is_required(), name
         for schema in schemas(field.annotation):
             if isinstance(schema, type) and issubclass(schema, BaseModel):
-                own = {key for key, f in schema.model_fields.items() if not f.is_required()}
-                assert own <= set(ShelfOptions.model_fields), schema
+                optional = {key for key, f in schema.model_fields.items() if not f.is_required()}
+                assert optional <= set(ShelfOptions.model_fields), schema
+
+
+def test_every_key_has_a_description():
+    """docs/config.md prints them."""
+    models, missing = [Config], []
+    while models:
+        model = models.pop()
+        for key, field in model.model_fields.items():
+            nested = [schema for schema in schemas(field.annotation) if issubclass(schema, BaseModel)]
+            models += nested
+            if not nested and key != "name" and not field.description:
+                missing.append(f"{model.__name__}.{key}")
+    assert not missing
 
 
 def test_shelf_yaml_has_the_options_defaults():
@@ -89,7 +102,7 @@ def test_shelf_yaml_has_the_options_defaults():
 
 
 @pytest.mark.parametrize("name", ["rp2k", "grocery_store"])
-def test_real_data_need_their_folder(compose, name):
+def test_real_datasets_need_a_folder(compose, name):
     with pytest.raises(RequestError, match=r"dataset\.root") as error:
         parse(compose(f"dataset={name}"))
     assert len(str(error.value).splitlines()) <= 2
@@ -112,47 +125,47 @@ def test_size_is_one_side_or_two(defaults, size, sides):
 @pytest.mark.parametrize(
     ("runs", "listed"), [("a", ("a",)), (["a"], ("a",)), ([123456], ("123456",)), (123456, ("123456",))]
 )
-def test_an_earlier_run_is_a_text_or_the_digits_of_an_id(compose, runs, listed):
+def test_runs_are_text_or_the_digits_of_an_id(compose, runs, listed):
     assert parse(compose("task=export") | {"runs": runs}).runs == listed
 
 
 @pytest.mark.parametrize("runs", [None, [], ["a", "b"]])
 def test_export_takes_one_earlier_run(compose, runs):
-    with pytest.raises(RequestError, match=r"^runs=(null|a,b): task=export takes 1 earlier run\nname it: runs="):
+    with pytest.raises(RequestError, match=r"^runs=(null|a,b): task=export takes 1 earlier run\nuse runs="):
         parse(compose("task=export") | {"runs": runs})
 
 
 @pytest.mark.parametrize(("task", "least"), [("ensemble", 2), ("predict", 1)])
-def test_some_tasks_take_any_number_of_earlier_runs_from_their_least_on(compose, task, least):
+def test_some_tasks_take_a_minimum_number_of_earlier_runs(compose, task, least):
     composed = compose(f"task={task}", "runs=[a,b]", *(["task.input=/"] if task == "predict" else []))
     for count in (least, 7):
         assert len(parse(composed | {"runs": [str(i) for i in range(count)]}).runs) == count
-    with pytest.raises(RequestError, match=rf"task={task} takes {least} or more earlier runs\nname them: runs=\[a,b\]"):
+    with pytest.raises(RequestError, match=rf"task={task} takes {least} or more earlier runs\nuse runs=\[a,b\]"):
         parse(composed | {"runs": ["a"] * (least - 1)})
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task.top_k=5", r"^task\.input: task=predict needs photos\nexample: "),
+        ("task.top_k=5", r"^task\.input: task=predict needs photos\nadd task\.input="),
         ("task.input=/no/such", r"^task\.input=/no/such: there is no such file or folder$"),
         ("task.output=/found.xls", r"^task\.output=/found\.xls: neither \.csv nor \.parquet\n"),
         ("task.output=/list.csv", r"^task\.output=.*/list\.csv: is the input\n"),
     ],
 )
-def test_predict_refuses_what_it_cannot_read_or_write(compose, tmp_path, override, message):
+def test_predict_refuses_invalid_files(compose, tmp_path, override, message):
     composed = compose("task=predict", "runs=a", override)
     if "output" in override:
         file = tmp_path / "list.csv"
         file.touch()
-        own = {"input": str(file)} | ({"output": str(file)} if "list" in override else {})
-        composed["task"] |= own
+        files = {"input": str(file)} | ({"output": str(file)} if "list" in override else {})
+        composed["task"] |= files
     with pytest.raises(RequestError, match=message) as error:
         parse(composed)
     assert len(str(error.value).splitlines()) <= 2
 
 
-def test_export_needs_no_photos_and_writes_where_the_shell_is(compose, tmp_path, monkeypatch):
+def test_export_needs_no_dataset_and_writes_relative_to_the_shells_folder(compose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = parse(compose("task=export", "task.output=out", "runs=a", "dataset.root=/no/such/folder"))
     assert config.task.output == tmp_path / "out"
@@ -200,14 +213,14 @@ def put(tree: dict, key: str, value) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG, ids=[f"{key}={value}" for key, value in WRONG])
-def test_wrong_value_names_its_key_in_at_most_two_short_lines(defaults, key, value):
+def test_wrong_value_is_reported_with_its_key_in_at_most_two_short_lines(defaults, key, value):
     put(defaults, key, value)
     with pytest.raises(RequestError) as error:
         parse(defaults)
     lines = str(error.value).splitlines()
     assert lines[0].startswith(key)
     assert len(lines) <= 2
-    assert max(map(len, lines)) < 250, "the value shown is a whole group"
+    assert max(map(len, lines)) < 250, "the message contains a whole group"
 
 
 WRONG_AUG = [
@@ -227,7 +240,7 @@ WRONG_AUG = [
 
 
 @pytest.mark.parametrize(("choice", "key", "value"), WRONG_AUG)
-def test_wrong_value_of_an_augmentation_is_told_in_a_line(compose, choice, key, value):
+def test_wrong_value_of_an_augmentation_is_reported_in_a_line(compose, choice, key, value):
     composed = compose(f"aug={choice}")
     composed["aug"][key] = value
     with pytest.raises(RequestError, match=rf"^aug\.{key}[:=.].{{,120}}\Z"):
@@ -240,7 +253,7 @@ def test_magnitudes_above_10_need_a_higher_limit(compose):
 
 
 @pytest.mark.parametrize("key", ["seed", "optimizer.lr", "aug.crop"])
-def test_missing_key_is_named(defaults, key):
+def test_missing_key_is_reported(defaults, key):
     *groups, leaf = key.split(".")
     tree = defaults
     for group in groups:
@@ -259,40 +272,40 @@ def test_further_problems_are_counted(defaults):
 
 
 @pytest.mark.parametrize("key", ["seed", "model.final_width", "dataset.classes", "aug.flip", "tracking.uri"])
-def test_nothing_changes_the_configuration(defaults, key):
+def test_configuration_is_frozen(defaults, key):
     *groups, leaf = key.split(".")
-    part = parse(defaults)
+    node = parse(defaults)
     for group in groups:
-        part = getattr(part, group)
+        node = getattr(node, group)
     with pytest.raises(ValidationError, match="frozen"):
-        setattr(part, leaf, 1)
+        setattr(node, leaf, 1)
 
 
-def test_parsing_leaves_what_was_composed_alone(defaults, compose):
+def test_parsing_does_not_change_its_argument(defaults, compose):
     parse(defaults)
     assert defaults == compose()
 
 
-def test_what_a_run_records_parses_to_the_same(defaults):
-    """config.yaml of a run holds model_dump(mode="json")."""
+def test_recorded_configuration_parses_to_the_same(defaults):
+    """config.yaml of a run contains model_dump(mode="json")."""
     config = parse(defaults)
     assert parse(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
 
 
-def test_no_catch_all_class_to_drop(compose, tmp_path):
+def test_drop_catch_all_needs_a_catch_all_class(compose, tmp_path):
     with pytest.raises(RequestError, match=r"dataset\.drop_catch_all=true: grocery_store has no catch-all class"):
         parse(compose("dataset=grocery_store", f"dataset.root={tmp_path}", "dataset.drop_catch_all=true"))
 
 
 @pytest.mark.parametrize("value", [-0.1, "one", float("inf"), None])
-def test_wrong_tau_is_told_in_a_line(compose, value):
+def test_wrong_tau_is_reported_in_a_line(compose, value):
     composed = compose("loss=logit_adjusted")
     composed["loss"]["tau"] = value
     with pytest.raises(RequestError, match=r"^loss\.tau=.{1,120}\Z"):
         parse(composed)
 
 
-def test_classes_are_balanced_by_the_loss_or_by_the_sampler(compose):
+def test_loss_and_sampler_cannot_both_balance_classes(compose):
     balanced = "dataset.sampler=class_balanced"
     assert parse(compose("loss=logit_adjusted")).loss.tau == 1.0
     assert parse(compose(balanced)).loss.name == "cross_entropy"

@@ -1,24 +1,27 @@
-import os
-from pathlib import Path
+import signal
 
 import pytest
 
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core import errors
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("error", "exit_code"),
     [
-        ("555（冰炫）/a b.jpg", "555（冰炫）/a b.jpg"),
-        ("two\nlines", r"two\nlines"),
-        ("\x1b[31m\t", r"\x1b[31m\t"),
-        ("\u202egpj", r"\u202egpj"),
-        ("a\u2028b\x85c", r"a\u2028b\x85c"),
-        ("全角\u3000空", "全角\u3000空"),
-        (os.fsdecode(b"\xba\xec.jpg"), r"\xba\xec.jpg"),
-        (Path("/a/b"), "/a/b"),
+        (errors.RequestError("x"), 2),
+        (errors.DataError("x"), 3),
+        (errors.Pruned(), 0),
+        (errors.TrainingDiverged("x"), 1),
+        (errors.NotReproduced("x"), 1),
+        (errors.StudyIncomplete("x"), 1),
+        (errors.Interrupted(signal.SIGINT), 130),
+        (errors.Interrupted(signal.SIGTERM), 75),
     ],
 )
-def test_names_are_one_line_of_text(name, text):
-    assert escape_controls(name) == text
-    assert len(escape_controls(name).splitlines()) == 1
+def test_exit_codes(error, exit_code):
+    assert error.exit_code == exit_code
+
+
+def test_interrupted_is_no_exception():
+    """So that `except Exception` does not catch it, and a sweep ends too."""
+    assert not isinstance(errors.Interrupted(signal.SIGINT), Exception)

@@ -1,4 +1,4 @@
-"""Signals in a process of its own: what pytest's own process does with them is not ours."""
+"""Signals, each test in a separate process."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from rp2k_lab.core.signals import StopSignal, claim_sigint, claim_sigterm
 if "claim" in sys.argv:
     claim_sigint()
     claim_sigterm()
-if "library" in sys.argv:  # a library that takes SIGINT for itself, as MindSpore does while a graph runs
+if "library" in sys.argv:  # a library that handles SIGINT, as MindSpore does while a graph runs
     signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 try:
     if "watch" in sys.argv:
@@ -39,15 +39,15 @@ except KeyboardInterrupt:
 """
 
 
-def start(*words):
-    command = [sys.executable, "-c", PROGRAM, *words]
+def start(*options):
+    command = [sys.executable, "-c", PROGRAM, *options]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
 
-def ended(process):
-    """Its stderr, once it has ended."""
+def wait_for_end(process):
+    """Wait until the process has ended and return its stderr."""
     try:
         return process.communicate(timeout=10)[1]
     except subprocess.TimeoutExpired:
@@ -57,43 +57,43 @@ def ended(process):
 
 
 @pytest.mark.parametrize(
-    "words", [["watch"], ["claim", "watch"], ["claim", "watch", "late"], ["claim", "library", "watch"]]
+    "options", [["watch"], ["claim", "watch"], ["claim", "watch", "late"], ["claim", "library", "watch"]]
 )
-def test_ctrl_c_is_told_from_a_schedulers_stop(words):
-    process = start(*words)
+def test_ctrl_c_stops_with_130(options):
+    process = start(*options)
     process.send_signal(signal.SIGINT)
-    err = ended(process)
+    err = wait_for_end(process)
     assert process.returncode == 130
-    assert "stopping after the step" in err
+    assert "stopping after the current step" in err
 
 
-def test_a_schedulers_stop_gets_its_own_exit_code():
+def test_sigterm_stops_with_75():
     process = start("claim", "watch")
     process.send_signal(signal.SIGTERM)
-    ended(process)
+    wait_for_end(process)
     assert process.returncode == 75
 
 
-def test_outside_a_watch_a_claimed_ctrl_c_is_a_keyboard_interrupt():
+def test_claimed_ctrl_c_without_stop_signal_raises_keyboard_interrupt():
     process = start("claim")
     process.send_signal(signal.SIGINT)
-    ended(process)
+    wait_for_end(process)
     assert process.returncode == 99
 
 
-def test_outside_a_watch_a_claimed_schedulers_stop_has_its_exit_code_too():
+def test_claimed_sigterm_without_stop_signal_exits_with_75():
     process = start("claim")
     process.send_signal(signal.SIGTERM)
-    ended(process)
+    wait_for_end(process)
     assert process.returncode == 75
 
 
-@pytest.mark.parametrize("words", [["watch", "stay"], ["claim", "watch", "stay"]])
-def test_a_second_signal_ends_the_process_at_once(words):
-    process = start(*words)
+@pytest.mark.parametrize("options", [["watch", "stay"], ["claim", "watch", "stay"]])
+def test_second_signal_ends_the_process_at_once(options):
+    process = start(*options)
     process.send_signal(signal.SIGINT)
-    process.stderr.readline()  # the line break after the bar
-    assert "once more" in process.stderr.readline()
+    process.stderr.readline()  # the line break after the progress bar
+    assert "press Ctrl-C again" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    ended(process)
+    wait_for_end(process)
     assert process.returncode == 130

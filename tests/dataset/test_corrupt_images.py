@@ -1,4 +1,4 @@
-"""Each kind of dirt on a real file, from the listing to the batch: its pixels are right or it is named."""
+"""Unusual and corrupt files from the listing to the batch: the pixels are right, or an error names the file."""
 
 import contextlib
 import errno
@@ -17,24 +17,24 @@ import rp2k_lab.dataset.image_cache as cache_module
 from rp2k_lab.aug import build_augmentation
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset.image import WAY_OUT, fit, letterbox, pad_to_center, read_image, read_resized, stretch
+from rp2k_lab.dataset.image import UNREADABLE_HINT, fit, letterbox, pad_to_center, read_image, read_resized, stretch
 from rp2k_lab.dataset.image_cache import open_cache
-from rp2k_lab.dataset.loader import ResizedPhotos, TrainingBatches, evaluation_batches
-from rp2k_lab.dataset.photo_index import build_index, list_photos
+from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches, evaluation_batches
+from rp2k_lab.dataset.photo_index import build_index, list_images
 from tests.helpers import corrupt_images
 from tests.helpers.dataset_options import dataset
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 
 PLAIN = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
-READABLE, BAD = corrupt_images.readable(), corrupt_images.bad()
+READABLE, CORRUPT = corrupt_images.readable_files(), corrupt_images.corrupt_files()
 SIZE = (32, 32)
-NOBODY = 65534
+NOBODY = 65534  # user and group id
 
 
 @pytest.fixture
 def root(tmp_path, write_photo):
-    """Two classes of three photos in train, one photo of each in val; all of them good."""
+    """Return a data set: two classes with three images each in train and one in val, all of them good."""
     root = tmp_path / "set"
     for name in ("红茶", "a b.c"):
         for i in range(3):
@@ -49,34 +49,34 @@ def put(root, data, name="x.jpg", folder="train/红茶"):
 
 
 def row_of(index, file) -> int:
-    """The photo's position in the index's table."""
+    """Return a file's position in the index's table."""
     (row,) = np.flatnonzero(index.table["path"] == file.relative_to(index.root).as_posix())
     return int(row)
 
 
-def training(index, workers=2, photos=None):
-    """One batch of all training photos."""
+def training(index, num_threads=2, source=None):
+    """Return epochs of one batch with all training images."""
     rows, augmentation = index.split("train"), build_augmentation(PLAIN, SIZE, (0.5, 0.5, 0.5))
-    photos = photos or ResizedPhotos(index, SIZE, "letterbox")
-    return TrainingBatches(photos, rows, augmentation, SIZE, len(rows), 0, len(index.classes), workers=workers)
+    source = source or ResizedImages(index, SIZE, "letterbox")
+    return TrainingBatches(source, rows, augmentation, SIZE, len(rows), 0, len(index.classes), num_threads=num_threads)
 
 
 @contextlib.contextmanager
 def refused(file, reason):
-    """A DataError that names the file with the reason, and the way out in a second line."""
+    """Expect a DataError with the file and the reason in line 1, and the hint in line 2."""
     with pytest.raises(DataError) as error:
         yield
-    assert str(error.value).split("\n") == [f"{escape_controls(file)}: {reason}", WAY_OUT]
+    assert str(error.value).split("\n") == [f"{escape_controls(file)}: {reason}", UNREADABLE_HINT]
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_strange_but_readable(root, name, capfd):
+def test_unusual_files_are_read(root, name, capfd):
     data = READABLE[name]
     file = put(root, data)  # .jpg, whatever the content
     # Pillow refuses a PNG over a comment's checksum.
     image, expected = (
         read_image(file),
-        corrupt_images.pillow_says(READABLE["png"] if name == "png-damaged-comment" else data),
+        corrupt_images.decode_with_pillow(READABLE["png"] if name == "png-damaged-comment" else data),
     )
     assert image.dtype == np.uint8
     assert image.max() > 20  # not black
@@ -89,7 +89,7 @@ def test_strange_but_readable(root, name, capfd):
     assert any(side == most for side, most in zip(resized.shape, SIZE, strict=False))
     if max(image.shape) < 2 * max(SIZE):  # a larger JPEG is decoded at a part of its size
         np.testing.assert_array_equal(padded, letterbox(image, SIZE))
-    np.testing.assert_array_equal(ResizedPhotos(index, SIZE, "stretch")(row.name), read_resized(file, SIZE, "stretch"))
+    np.testing.assert_array_equal(ResizedImages(index, SIZE, "stretch")(row.name), read_resized(file, SIZE, "stretch"))
     batches = training(index)
     ((images, _),) = batches
     position = batches.rows.index(row.name)
@@ -98,20 +98,20 @@ def test_strange_but_readable(root, name, capfd):
 
 
 def test_orientations_are_those_of_exif():
-    """Against NumPy: what Pillow says is itself checked once."""
+    """Pillow, the reference of the other tests, against NumPy."""
     pixels = np.asarray(corrupt_images.RGB)
     upright = [pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1], pixels.transpose(1, 0, 2)]
     upright += [np.rot90(pixels, -1), pixels[::-1, ::-1].transpose(1, 0, 2), np.rot90(pixels)]
     for value, expected in enumerate(upright, start=1):
-        np.testing.assert_array_equal(corrupt_images.pillow_says(READABLE[f"png-orientation-{value}"]), expected)
+        np.testing.assert_array_equal(corrupt_images.decode_with_pillow(READABLE[f"png-orientation-{value}"]), expected)
 
 
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_large_jpeg_is_turned_at_every_reduction(tmp_path, value, mode):
-    """Decoded at 1/8 a picture is the whole one's, turned the same way."""
-    picture = corrupt_images.RGB.resize((640, 400)).convert(mode)
-    picture.save(tmp_path / "a.jpg", quality=95, exif=corrupt_images.oriented(value))
+    """Decoding at a fraction of the size turns the image in the same way."""
+    image = corrupt_images.RGB.resize((640, 400)).convert(mode)
+    image.save(tmp_path / "a.jpg", quality=95, exif=corrupt_images.oriented(value))
     whole = read_image(tmp_path / "a.jpg")
     assert whole.shape == ((400, 640, 3) if value < 5 else (640, 400, 3))
     for size in (300, 150, 70, 40):
@@ -119,8 +119,8 @@ def test_large_jpeg_is_turned_at_every_reduction(tmp_path, value, mode):
         np.testing.assert_allclose(resized, stretch(whole, (size, size)), atol=6)
 
 
-def test_exif_that_pillow_and_opencv_read_apart(root):
-    """An orientation of the wrong type: the listed size is that of the pixels all the same."""
+def test_listed_size_equals_the_pixels_for_an_orientation_of_the_wrong_type(root):
+    """Pillow and OpenCV read it differently."""
     exif = corrupt_images.raw_exif(4, 1, b"\0\0\0\6")
     file = put(root, corrupt_images.encoded(corrupt_images.RGB, "JPEG", exif=exif))
     index = build_index(dataset(root))
@@ -128,7 +128,7 @@ def test_exif_that_pillow_and_opencv_read_apart(root):
     assert (row["height"], row["width"], 3) == read_image(file).shape
 
 
-def test_orientation_after_the_pixels_of_a_png_counts_for_none(root):
+def test_orientation_after_the_pixels_of_a_png_is_ignored(root):
     data = READABLE["png"]
     late = data[:-12] + corrupt_images.png_chunk(b"eXIf", corrupt_images.oriented(6).tobytes()[6:]) + data[-12:]
     file = put(root, late)
@@ -139,10 +139,10 @@ def test_orientation_after_the_pixels_of_a_png_counts_for_none(root):
     )
 
 
-@pytest.mark.parametrize("name", BAD)
-class TestBadContent:
-    def test_is_named_by_the_index_or_by_whoever_reads_it(self, root, name, capfd):
-        data, reason, in_header = BAD[name]
+@pytest.mark.parametrize("name", CORRUPT)
+class TestCorruptContent:
+    def test_is_named_by_the_index_or_the_reader(self, root, name, capfd):
+        data, reason, in_header = CORRUPT[name]
         file = put(root, data)
         with refused(file, reason):
             read_image(file)
@@ -158,13 +158,13 @@ class TestBadContent:
                 list(batches)
             assert isinstance(batches.failure, DataError)
             with refused(file, reason):
-                list(evaluation_batches(ResizedPhotos(index, SIZE, "stretch"), index.split("train"), SIZE, 2))
-        assert capfd.readouterr().err == ""  # the decoders' own words would bury the two lines
+                list(evaluation_batches(ResizedImages(index, SIZE, "stretch"), index.split("train"), SIZE, 2))
+        assert capfd.readouterr().err == ""  # messages of the decoders would bury the two lines
 
     def test_is_listed_and_skipped(self, root, name, caplog):
-        data, reason, _ = BAD[name]
+        data, reason, _ = CORRUPT[name]
         put(root, data)
-        clean = [path for path in list_photos(dataset(root), decode=True).table["path"] if "x.jpg" not in path]
+        clean = [path for path in list_images(dataset(root), decode=True).table["path"] if "x.jpg" not in path]
         index = build_index(dataset(root, on_bad_image="skip"))
         assert index.skipped.to_numpy().tolist() == [["train/红茶/x.jpg", "红茶", "train", reason]]
         assert index.table["path"].tolist() == clean
@@ -178,7 +178,7 @@ class TestTooLarge:
 
     @pytest.fixture
     def bomb(self):
-        """50 kB of PNG, 400 million pixels."""
+        """Return 50 kB of PNG with 400 million pixels."""
         return corrupt_images.png(20000, 20000, 1, 0, bytes(20000 * 2501))
 
     def test_is_named_and_takes_no_memory(self, root, bomb):
@@ -189,22 +189,22 @@ class TestTooLarge:
         assert peak_of(build) < 30e6
         assert build_index(dataset(root, on_bad_image="skip")).skipped["problem"].tolist() == [self.REASON]
 
-    def test_is_refused_by_the_reader_as_well(self, root, bomb):
-        """Where it took another's place after the index was made."""
+    def test_is_refused_by_the_reader(self, root, bomb):
+        """It may have replaced an image after the index was built."""
         file = put(root, bomb, "x.png")
         reads = lambda: read_image(file)  # noqa: E731
         with pytest.raises(DataError, match=r"x\.png"):
             reads()
         assert peak_of(reads) < 30e6
 
-    def test_jpeg_that_claims_to_be(self, root):
+    def test_jpeg_with_a_wrong_size_in_its_header(self, root):
         jpeg = bytearray(corrupt_images.encoded(corrupt_images.NOISE, "JPEG"))
         frame = jpeg.find(b"\xff\xc0")
         jpeg[frame + 5 : frame + 9] = (20000).to_bytes(2) * 2
         with refused(put(root, bytes(jpeg)), self.REASON):
             build_index(dataset(root))
 
-    def test_header_of_a_large_png_is_read_without_its_pixels(self, root):
+    def test_header_of_a_large_png_is_read_without_decoding(self, root):
         """Pillow's getexif() would decode it."""
         put(root, corrupt_images.png(16000, 16000, 1, 0, bytes(16000 * 2001)), "x.png")
         build = lambda: build_index(dataset(root))  # noqa: E731
@@ -220,11 +220,11 @@ class TestTooLarge:
 
 
 def peak_of(function) -> int:
-    """Bytes by which the process was larger at its largest; what the function raises does not matter."""
+    """Return the bytes by which a function raises the process's peak memory; ignore its DataError."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pytest.skip("the kernel does not reset a process's peak of memory")
+        pytest.skip("the kernel cannot reset a process's peak memory")
 
     def kilobytes(name):
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
@@ -245,23 +245,23 @@ class TestNames:
                  "a,b;c.jpg", " .jpg", "'; drop table--.jpg", "%s{}$HOME.jpg", "-rf.jpg", "\u202egpj.exe.jpg",
                  "back\\slash.jpg"]
     )  # fmt: skip
-    def test_are_taken_as_they_are(self, root, name):
+    def test_of_any_kind_are_accepted(self, root, name):
         assert len(os.fsencode(name)) <= 255
         file = put(root, READABLE["jpeg"], name)
         index = build_index(dataset(root))
-        again = build_index(dataset(root))  # from the kept headers
+        again = build_index(dataset(root))  # from cached headers
         assert row_of(index, file) == row_of(again, file)
         np.testing.assert_array_equal(
-            ResizedPhotos(index, SIZE, "letterbox")(row_of(index, file)), read_resized(file, SIZE, "letterbox")
+            ResizedImages(index, SIZE, "letterbox")(row_of(index, file)), read_resized(file, SIZE, "letterbox")
         )
         assert index.fingerprint == again.fingerprint
 
-    def test_255_bytes(self):
+    def test_the_long_name_has_255_bytes(self):
         assert len(os.fsencode(self.LONG)) == 255
 
     @pytest.mark.parametrize("name", ["two\nlines.jpg", "\x1b[31mred.jpg", "tab\t.jpg", "\u202egpj.jpg"])
     def test_messages_stay_two_printable_lines(self, root, name, caplog):
-        file = put(root, b"no photo", name)
+        file = put(root, b"no image", name)
         with pytest.raises(DataError) as error:
             build_index(dataset(root))
         lines = str(error.value).split("\n")
@@ -284,14 +284,14 @@ class TestNames:
         assert len(index.table[index.table["class"] == name]) == 2
 
     def test_root_of_255_bytes(self, root, caplog):
-        """Files named after it have a suffix, too."""
+        """Cache files add a suffix to its name."""
         root = root.rename(root.parent / ("集" * 85))
         first = build_index(dataset(root))
         assert build_index(dataset(root)).fingerprint == first.fingerprint
         assert caplog.text == ""
 
-    def test_photo_that_is_not_utf8(self, root):
-        """RP2K's archive unpacked by a tool that knows no GBK."""
+    def test_file_name_that_is_not_utf8(self, root):
+        """RP2K's archive, unpacked by a tool without GBK."""
         name = "红茶.jpg".encode("gbk")
         with open(os.path.join(os.fsencode(root / "train" / "红茶"), name), "wb") as file:
             file.write(READABLE["jpeg"])
@@ -300,22 +300,22 @@ class TestNames:
         first, second = str(error.value).split("\n")
         reason = "its name is not UTF-8 (convmv -f gbk -t utf8 renames a copy)"
         assert first == rf"{root}/train/红茶/\xba\xec\xb2\xe8.jpg: {reason}"
-        assert second == WAY_OUT
+        assert second == UNREADABLE_HINT
         index = build_index(dataset(root, on_bad_image="skip"))
         assert index.skipped["path"].tolist() == [r"train/红茶/\xba\xec\xb2\xe8.jpg"]
 
-    @pytest.mark.parametrize("photos", [0, 2])
-    def test_class_that_is_not_utf8(self, root, photos):
+    @pytest.mark.parametrize("count", [0, 2])
+    def test_class_name_that_is_not_utf8(self, root, count):
         folder = os.path.join(os.fsencode(root), b"train", "可乐".encode("gbk"))
         os.mkdir(folder)
-        for i in range(photos):
+        for i in range(count):
             with open(os.path.join(folder, b"%d.jpg" % i), "wb") as file:
                 file.write(READABLE["jpeg"])
-        with pytest.raises(DataError, match=r"\\xbf\\xc9\\xc0\\xd6.*" + ("UTF-8" if photos else "without a photo")):
+        with pytest.raises(DataError, match=r"\\xbf\\xc9\\xc0\\xd6.*" + ("UTF-8" if count else "without a photo")):
             build_index(dataset(root))
 
 
-class TestNotPhotos:
+class TestOtherFiles:
     @pytest.mark.parametrize(
         ("name", "data"),
         [("Thumbs.db", b"\xd0\xcf\x11\xe0"), (".DS_Store", b"x"), ("._a.jpg", b"x"), ("BMW.txt", b"BMW 320i, 3 pieces"),
@@ -328,22 +328,22 @@ class TestNotPhotos:
         assert build_index(dataset(root)).fingerprint == before
         assert f"1 files are no photos and left out: train/红茶/{name}" in caplog.text
 
-    def test_folder_named_like_a_photo(self, root):
+    def test_folder_named_like_an_image(self, root):
         (root / "train" / "红茶" / "x.jpg").mkdir()
-        listing = list_photos(dataset(root), decode=False)
-        assert listing.not_photos == ["train/红茶/x.jpg"]
+        listing = list_images(dataset(root), decode=False)
+        assert listing.other_files == ["train/红茶/x.jpg"]
 
     @pytest.mark.parametrize("name", ["pipe.jpg", "pipe"])
     def test_pipe_is_not_opened(self, root, name):
-        """To open it would be to wait for ever."""
+        """Opening it would block forever."""
         os.mkfifo(root / "train" / "红茶" / name)
-        listing = list_photos(dataset(root), decode=True)
+        listing = list_images(dataset(root), decode=True)
         problems = listing.table["problem"].dropna().tolist()
-        assert (problems, listing.not_photos) in ((["no regular file"], []), ([], ["train/红茶/pipe"]))
+        assert (problems, listing.other_files) in ((["no regular file"], []), ([], ["train/红茶/pipe"]))
 
 
 class TestLinks:
-    def test_to_a_photo_and_to_a_class_are_followed(self, root, tmp_path):
+    def test_to_images_and_classes_are_followed(self, root, tmp_path):
         shutil.copytree(root / "train" / "红茶", tmp_path / "elsewhere" / "可乐")
         (root / "train" / "可乐").symlink_to(tmp_path / "elsewhere" / "可乐")
         (root / "train" / "红茶" / "x.jpg").symlink_to(root / "train" / "a b.c" / "0.png")
@@ -354,7 +354,7 @@ class TestLinks:
     @pytest.mark.parametrize(
         ("target", "reason"), [("nowhere.jpg", "no such file, or a broken link"), (None, "a link that leads to itself")]
     )
-    def test_that_lead_nowhere_are_named_and_skipped(self, root, name, target, reason):
+    def test_broken_ones_are_named_and_skipped(self, root, name, target, reason):
         link = root / "train" / "红茶" / name
         link.symlink_to(target or name)
         with refused(link, reason):
@@ -367,18 +367,16 @@ class TestLinks:
 
     @pytest.mark.parametrize("place", ["test", "train/可乐"])
     @pytest.mark.parametrize("target", ["nowhere", None])
-    def test_in_the_place_of_a_folder_are_named(self, root, place, target):
-        """A class, or all of test, would be lost without a word."""
+    def test_broken_ones_in_place_of_a_folder_are_named(self, root, place, target):
+        """Otherwise a class, or all of test, would be lost without a message."""
         (root / place).symlink_to(target or Path(place).name)
         for on_bad_image in ("error", "skip"):
-            with pytest.raises(
-                DataError, match=rf"{place}: .*a link that leads (to none|nowhere)\nreplace or remove it"
-            ):
+            with pytest.raises(DataError, match=rf"{place}: .*a broken link\nreplace or remove it"):
                 build_index(dataset(root, on_bad_image=on_bad_image))
 
-    def test_folder_that_holds_itself(self, root):
+    def test_folder_that_contains_itself(self, root):
         (root / "train" / "红茶" / "loop").symlink_to(root / "train")
-        assert list_photos(dataset(root), decode=False).not_photos == ["train/红茶/loop"]
+        assert list_images(dataset(root), decode=False).other_files == ["train/红茶/loop"]
 
     def test_split_that_is_a_file(self, root):
         (root / "test").write_text("see the archive")
@@ -388,13 +386,13 @@ class TestLinks:
 
 @pytest.fixture
 def unprivileged(root, monkeypatch):
-    """A copy of the set that belongs to a user without rights, and the process as that user until the test ends."""
+    """Yield a copy of the set owned by an unprivileged user, and run the test as that user."""
     import rp2k_lab.dataset.photo_index
 
-    folder = Path(tempfile.mkdtemp(prefix="rp2k-lab-test-", dir="/tmp"))  # pytest's own folders are root's alone
+    folder = Path(tempfile.mkdtemp(prefix="rp2k-lab-test-", dir="/tmp"))  # pytest's folders are only root's
     shutil.copytree(root, folder / "set")
     monkeypatch.setattr(rp2k_lab.dataset.photo_index, "DATA_FOLDER", folder / "data")
-    build_index(dataset(folder / "set"))  # also loads every module, whose files may be root's alone
+    build_index(dataset(folder / "set"))  # also loads every module, whose files may be only root's
     is_root = os.geteuid() == 0
     if is_root:
         for path in [folder, *folder.rglob("*")]:
@@ -403,7 +401,7 @@ def unprivileged(root, monkeypatch):
             os.seteuid(NOBODY)
         except OSError:
             shutil.rmtree(folder)
-            pytest.skip("permissions do not bind this user, and it cannot become another")
+            pytest.skip("permissions do not apply to this user, and it cannot become another")
     try:
         yield folder / "set"
     finally:
@@ -416,8 +414,8 @@ def unprivileged(root, monkeypatch):
 
 
 class TestPermissions:
-    def test_photo_is_named_and_skipped(self, unprivileged):
-        """Although its header is kept from a start when it could be read."""
+    def test_unreadable_image_is_named_and_skipped(self, unprivileged):
+        """Although its header was cached while it was readable."""
         file = unprivileged / "train" / "红茶" / "0.png"
         file.chmod(0)
         with refused(file, "no permission to read it"):
@@ -427,13 +425,13 @@ class TestPermissions:
         index = build_index(dataset(unprivileged, on_bad_image="skip"))
         assert index.skipped["problem"].tolist() == ["no permission to read it"]
 
-    def test_photo_without_a_suffix_is_not_lost(self, unprivileged):
+    def test_unreadable_image_without_a_suffix_is_named(self, unprivileged):
         file = put(unprivileged, READABLE["jpeg"], "no_suffix")
         file.chmod(0)
         with refused(file, "no permission to read it"):
             build_index(dataset(unprivileged))
 
-    def test_photo_that_its_owner_alone_may_read_is_fine(self, unprivileged):
+    def test_image_that_only_its_owner_may_read_is_fine(self, unprivileged):
         (unprivileged / "train" / "红茶" / "0.png").chmod(0o400)
         assert len(build_index(dataset(unprivileged)).table) == 8
 
@@ -453,13 +451,13 @@ class TestPermissions:
         with refused(folder / "0.png", "no permission to read it (and 2 more)"):
             build_index(dataset(unprivileged))
 
-    def test_no_room_for_the_kept_headers(self, unprivileged, monkeypatch, caplog):
+    def test_header_cache_that_cannot_be_written(self, unprivileged, monkeypatch, caplog):
         import rp2k_lab.dataset.photo_index
 
         monkeypatch.setattr(rp2k_lab.dataset.photo_index, "DATA_FOLDER", unprivileged / "closed" / "data")
         (unprivileged / "closed").mkdir(0o500)
         assert len(build_index(dataset(unprivileged)).table) == 8
-        assert "cannot be kept (Permission denied)" in caplog.text
+        assert "cannot be cached (Permission denied)" in caplog.text
 
     def test_read_only_folder_is_enough(self, unprivileged):
         for path in [unprivileged, *unprivileged.rglob("*")]:
@@ -470,64 +468,64 @@ class TestPermissions:
             assert len(images) == 6
 
 
-class TestFolderIsOnlyRead:
-    """The published entry's preparation renamed and converted files in place and lost data on its second run."""
+class TestFolderIsNeverWritten:
+    """The published entry's preparation renamed and converted files in place, and lost data on its second run."""
 
     @pytest.fixture
     def messy(self, root):
-        """Every file that someone might want to tidy up."""
+        """Return a set with every kind of file that a cleaner might change."""
         for i, (name, data) in enumerate(READABLE.items()):
             put(root, data, f"{i} {name}.JPG" if i % 2 else name)
         put(root, b"", "empty.jpg")
-        put(root, BAD["jpeg-cut-at-0.5"][0], "cut.jpg")
+        put(root, CORRUPT["jpeg-cut-at-0.5"][0], "cut.jpg")
         put(root, b"x", "Thumbs.db")
         (root / "train" / "红茶" / "link.jpg").symlink_to("nowhere")
         return root
 
-    def use(self, root):
-        """All that reads photos, as a run does it."""
+    def read_everything(self, root):
+        """Call every reader, like a run."""
         with pytest.raises(DataError):
             build_index(dataset(root))
-        assert list_photos(dataset(root), decode=True).table["problem"].notna().sum() == 3
+        assert list_images(dataset(root), decode=True).table["problem"].notna().sum() == 3
         index = build_index(dataset(root, on_bad_image="skip"))
         for resize in ("letterbox", "stretch"):
             cache = open_cache(index, SIZE, resize, 0.1)
-            photos = ResizedPhotos(index, SIZE, resize, cache)
-            batches = training(index, photos=photos)
+            source = ResizedImages(index, SIZE, resize, cache)
+            batches = training(index, source=source)
             for _ in range(2):
                 list(batches)
-            list(evaluation_batches(photos, index.split("val"), SIZE, 2))
+            list(evaluation_batches(source, index.split("val"), SIZE, 2))
 
     @pytest.mark.parametrize("locked", [False, True])
-    def test_by_two_starts(self, messy, locked, monkeypatch, data_folder):
+    def test_in_two_starts(self, messy, locked, monkeypatch, data_folder):
         monkeypatch.setattr(cache_module, "DATA_FOLDER", data_folder)
         if locked:
             for path in [messy, *messy.rglob("*")]:
                 if not path.is_symlink():
                     path.chmod(0o555 if path.is_dir() else 0o444)
-        before = corrupt_images.state(messy)
+        before = corrupt_images.folder_state(messy)
         for _ in range(2):
-            self.use(messy)
-        assert corrupt_images.state(messy) == before
+            self.read_everything(messy)
+        assert corrupt_images.folder_state(messy) == before
         assert {file.name for file in messy.parent.iterdir()} == {"set", "data"}  # nor beside it
 
 
 class TestBetweenIndexAndRead:
-    @pytest.mark.parametrize("workers", [1, 4])
-    def test_photo_that_vanished_is_named(self, root, workers):
+    @pytest.mark.parametrize("num_threads", [1, 4])
+    def test_deleted_image_is_named(self, root, num_threads):
         index = build_index(dataset(root))
         file = root / "train" / "红茶" / "1.png"
         file.unlink()
         with refused(file, "No such file or directory"):
-            list(training(index, workers))
+            list(training(index, num_threads))
 
-    def test_folder_that_vanished(self, root):
+    def test_deleted_folder(self, root):
         index = build_index(dataset(root))
         shutil.rmtree(root / "train" / "红茶")
         with pytest.raises(DataError, match=r"红茶/.*No such file"):
             list(training(index))
 
-    def test_photo_that_was_cut_off_is_named(self, root):
+    def test_truncated_image_is_named(self, root):
         index = build_index(dataset(root))
         file = root / "train" / "红茶" / "1.png"
         data = file.read_bytes()
@@ -535,24 +533,23 @@ class TestBetweenIndexAndRead:
         with refused(file, f"a truncated or damaged PNG of {len(data) - 40} bytes"):
             list(training(index))
 
-    def test_photo_of_another_size_is_read_as_it_is_now(self, root, write_photo):
+    def test_replaced_image_of_another_size_is_read(self, root, write_photo):
         index = build_index(dataset(root))
         file = write_photo(root / "train" / "红茶" / "1.png", 333, 44, seed=9)
-        photos = ResizedPhotos(index, SIZE, "letterbox")
-        np.testing.assert_array_equal(photos(row_of(index, file)), fit(read_image(file), SIZE))
+        source = ResizedImages(index, SIZE, "letterbox")
+        np.testing.assert_array_equal(source(row_of(index, file)), fit(read_image(file), SIZE))
 
-    def test_photo_that_vanishes_while_it_is_listed(self, root, monkeypatch):
-        """After the folder was read, before its header is."""
+    def test_image_deleted_between_scan_and_header(self, root, monkeypatch):
         import rp2k_lab.dataset.photo_index as module
 
-        scan, file = module.rp2k.scan, root / "train" / "红茶" / "1.png"
+        scan, file = module.folder.scan, root / "train" / "红茶" / "1.png"
 
-        def scan_and_lose(folder):
-            found = scan(folder)
+        def scan_and_delete(folder):
+            scanned = scan(folder)
             file.unlink()
-            return found
+            return scanned
 
-        monkeypatch.setattr(module.rp2k, "scan", scan_and_lose)
+        monkeypatch.setattr(module.folder, "scan", scan_and_delete)
         with refused(file, "no such file, or a broken link"):
             build_index(dataset(root))
 
@@ -576,9 +573,9 @@ class TestClasses:
                 build_index(dataset(root, on_bad_image=on_bad_image))
             first, second = str(error.value).split("\n")
             assert first == f"{root}/test/新品/0.jpg: its class has no photo in train (2 such photos)"
-            assert second == "give the class training photos or move its folder away"
+            assert second == "add training photos of the class, or move its folder away"
 
-    def test_class_of_which_nothing_can_be_read(self, root):
+    def test_class_without_a_readable_image(self, root):
         for file in (root / "train" / "红茶").iterdir():
             file.write_bytes(b"")
         with refused(root / "train" / "红茶" / "0.png", "zero bytes (and 2 more)"):
@@ -587,8 +584,8 @@ class TestClasses:
             build_index(dataset(root, on_bad_image="skip"))
 
     @pytest.mark.parametrize("split", ["val", "test"])
-    def test_split_of_which_nothing_can_be_read(self, root, split):
-        """To leave it out would be another experiment."""
+    def test_split_without_a_readable_image(self, root, split):
+        """Leaving it out would be another experiment."""
         (root / split).mkdir(exist_ok=True)
         for name in ("红茶", "a b.c"):
             (root / split / name).mkdir(exist_ok=True)
@@ -596,7 +593,7 @@ class TestClasses:
         with pytest.raises(DataError) as error:
             build_index(dataset(root, on_bad_image="skip"))
         assert str(error.value) == (
-            f"{root}: none of the photos of {split} can be read\ntask=inspect lists all such photos"
+            f"{root}: none of the photos of {split} can be read\nlist all such photos with task=inspect"
         )
 
     def test_train_without_a_class(self, root):
@@ -617,11 +614,11 @@ class TestClasses:
 
 
 class TestSkipChangesNothingElse:
-    """Which photos are held out, which a fraction takes and which classes are large enough is decided before."""
+    """Val, fraction and classes are chosen before unreadable images are skipped."""
 
     @pytest.fixture
     def pair(self, tmp_path, write_photo):
-        """A set, and a copy in which every fourth photo is bad."""
+        """Return a set, and a copy in which every fourth image is corrupt."""
         for name, count in (("a", 20), ("b", 9), ("c", 4)):
             for i in range(count):
                 write_photo(tmp_path / "clean" / "train" / name / f"{i:02}.png", seed=i)
@@ -634,9 +631,9 @@ class TestSkipChangesNothingElse:
 
     @pytest.mark.parametrize(
         "options", [{}, {"fraction": 0.5}, {"val_fraction": 0.4, "val_seed": 3}, {"fraction": 0.3, "fraction_seed": 2},
-                    {"min_images_per_class": 3}, {"drop_catch_all": True, "others": "b"}]
+                    {"min_images_per_class": 3}, {"drop_catch_all": True, "catch_all_class": "b"}]
     )  # fmt: skip
-    def test_of_the_index(self, pair, options):
+    def test_index_of_the_remaining_images(self, pair, options):
         clean, dirty = (build_index(dataset(root, on_bad_image="skip", **options)) for root in pair)
         assert len(clean.skipped) == 0
         bad = set(dirty.skipped["path"])
@@ -648,21 +645,21 @@ class TestSkipChangesNothingElse:
         splits = dict(zip(clean.table["path"], clean.table["split"], strict=True))
         assert [splits[path] for path in dirty.skipped["path"]] == dirty.skipped["split"].tolist()
 
-    def test_of_a_clean_set(self, pair):
+    def test_index_of_a_clean_set(self, pair):
         for options in ({}, {"fraction": 0.5}):
-            one, other = (build_index(dataset(pair[0], on_bad_image=word, **options)) for word in ("error", "skip"))
+            one, other = (build_index(dataset(pair[0], on_bad_image=choice, **options)) for choice in ("error", "skip"))
             assert (one.fingerprint, one.version, one.classes) == (other.fingerprint, other.version, other.classes)
             assert one.table.equals(other.table)
 
-    def test_every_bad_photo_is_counted(self, pair):
-        listing = list_photos(dataset(pair[1]), decode=True)
+    def test_every_corrupt_image_is_counted(self, pair):
+        listing = list_images(dataset(pair[1]), decode=True)
         assert listing.table["problem"].notna().sum() == 8
         with pytest.raises(DataError, match=r"zero bytes \(and 3 more\)"):
             build_index(dataset(pair[1]))
 
 
-def test_no_exception_of_a_decoder_gets_out(root, monkeypatch):
-    """Pillow and OpenCV raise what they like for damaged files; none may end a worker unnamed."""
+def test_any_exception_of_a_decoder_becomes_a_data_error(root, monkeypatch):
+    """Pillow and OpenCV raise many types for damaged files; each error must name the file."""
     import rp2k_lab.dataset.image as module
 
     file = put(root, READABLE["png-alpha"], "x.png")
@@ -676,7 +673,7 @@ def test_no_exception_of_a_decoder_gets_out(root, monkeypatch):
     ("name", "mode"),
     [("jpeg-cmyk", "CMYK"), ("png-palette", "P"), ("png-16-bit-gray", "I;16"), ("png-gray-alpha", "LA")],
 )
-def test_the_files_are_what_they_say(name, mode):
-    """A file that lost its dirt would pass for ever."""
+def test_the_helpers_files_have_their_modes(name, mode):
+    """A file without its peculiarity would always pass."""
     with Image.open(io.BytesIO(READABLE[name])) as image:
         assert image.mode == mode

@@ -10,11 +10,11 @@ def touch(root, *files):
         (root / file).touch()
 
 
-def test_lists_splits_classes_and_photos_in_order(tmp_path):
+def test_lists_splits_classes_and_images_in_order(tmp_path):
     touch(tmp_path, "train/555（冰炫）/b.jpg", "train/555（冰炫）/a.PNG", "train/a b.c/1.JPEG", "test/a b.c/2.jpg")
-    photos, others = scan(tmp_path)
-    assert others == []
-    assert photos == [
+    images, other_files = scan(tmp_path)
+    assert other_files == []
+    assert images == [
         ("train/555（冰炫）/a.PNG", "555（冰炫）", "train"),
         ("train/555（冰炫）/b.jpg", "555（冰炫）", "train"),
         ("train/a b.c/1.JPEG", "a b.c", "train"),
@@ -22,11 +22,11 @@ def test_lists_splits_classes_and_photos_in_order(tmp_path):
     ]
 
 
-def test_other_files_are_told_apart(tmp_path):
+def test_other_files_are_listed_separately(tmp_path):
     touch(tmp_path, "train/a/1.jpg", "train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md", "readme.md")
-    photos, others = scan(tmp_path)
-    assert [path for path, _, _ in photos] == ["train/a/1.jpg"]
-    assert others == ["train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md"]
+    images, other_files = scan(tmp_path)
+    assert [path for path, _, _ in images] == ["train/a/1.jpg"]
+    assert other_files == ["train/a/Thumbs.db", "train/a/notes.txt", "train/readme.md"]
 
 
 def test_missing_train_is_a_wrong_request(tmp_path):
@@ -43,7 +43,7 @@ def test_empty_class_in_train_is_unusable_data(tmp_path):
 
 
 def test_empty_class_in_test_is_fine(tmp_path):
-    """The least test images of a class are 0 in RP2K."""
+    """RP2K has classes without test images."""
     touch(tmp_path, "train/a/1.jpg")
     (tmp_path / "test" / "a").mkdir(parents=True)
     assert [split for _, _, split in scan(tmp_path)[0]] == ["train"]

@@ -11,7 +11,7 @@ REAL = PROJECT.parent / "shared" / "data" / "grocery_store"
 
 @pytest.fixture
 def store(tmp_path, write_photo):
-    """Two classes, lists for train and val, as in the published repository."""
+    """Return a folder like the published repository's: two classes, lists for train and val."""
     root = tmp_path / "store"
     for i, path in enumerate(
         ["train/Fruit/Apple_1.jpg", "train/Fruit/Apple_2.jpg", "train/Milk/M_1.jpg", "val/Milk/M_9.jpg"]
@@ -27,10 +27,10 @@ def store(tmp_path, write_photo):
     return root
 
 
-def test_lists_photos_with_the_names_of_fine_labels(store):
-    photos, others = scan(store)
-    assert others == []
-    assert photos == [
+def test_lists_images_with_the_names_of_fine_labels(store):
+    images, other_files = scan(store)
+    assert other_files == []
+    assert images == [
         ("train/Fruit/Apple_1.jpg", "Apple", "train"),
         ("train/Fruit/Apple_2.jpg", "Apple", "train"),
         ("train/Milk/M_1.jpg", "Milk", "train"),
@@ -56,7 +56,7 @@ def test_wrong_line_is_named_with_its_number(store, line):
 @pytest.mark.parametrize(
     "content", [b"", b"Name,Number\nMilk,7\n", "Class Name (str),Class ID (int)\n奶,7".encode("gbk")]
 )
-def test_table_of_classes_that_is_none(store, content):
+def test_invalid_table_of_classes(store, content):
     (store / "classes.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"classes\.csv: no table with 'Class ID \(int\)'.*\n.*repository"):
         scan(store)
@@ -70,19 +70,19 @@ def test_list_that_is_not_utf8(store):
 
 @pytest.mark.usefixtures("data_folder")
 class TestIndex:
-    def test_made_folder(self, store):
+    def test_small_folder(self, store):
         index = build_index(dataset(store, name="grocery_store"))
         assert index.classes == ["Apple", "Milk"]
         assert index.table["label"].tolist() == [0, 0, 1, 1]
         assert index.table["split"].tolist() == ["train", "train", "train", "val"]
         assert index.table["width"].tolist() == [8, 9, 10, 11]
 
-    def test_listed_photo_that_is_not_there(self, store):
+    def test_missing_image_is_named(self, store):
         (store / "train/Fruit/Apple_2.jpg").unlink()
         with pytest.raises(DataError, match=r"Apple_2\.jpg"):
             build_index(dataset(store, name="grocery_store"))
 
-    def test_photo_listed_twice_is_refused(self, store):
+    def test_image_listed_twice_is_refused(self, store):
         with (store / "train.txt").open("a") as file:
             file.write("train/Milk/M_1.jpg, 7, 1\n")
         with pytest.raises(DataError, match=r"train/Milk/M_1\.jpg twice"):
@@ -90,7 +90,7 @@ class TestIndex:
 
     def test_real_folder(self):
         if not REAL.is_dir():
-            pytest.skip(f"the Grocery Store Dataset is not at {REAL}")
+            pytest.skip(f"no Grocery Store Dataset at {REAL}")
         index = build_index(dataset(REAL, name="grocery_store"))
         assert index.table["split"].value_counts().to_dict() == {"train": 2640, "val": 296}
         assert len(index.classes) == 81

@@ -19,7 +19,7 @@ from rp2k_lab.dataset.image import (
 
 
 def gradient(height, width):
-    """A picture whose every pixel is its own: red by row, green by column, blue constant; never black."""
+    """Return an image with distinct pixels: red by row, green by column, blue constant; never black."""
     image = np.empty((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(10, 250, height, dtype=np.uint8)[:, None]
     image[..., 1] = np.linspace(10, 250, width, dtype=np.uint8)
@@ -31,7 +31,7 @@ class TestLetterbox:
     @pytest.mark.parametrize(
         ("shape", "size", "box"),
         [
-            # (height, width) → (top, left, height, width) of the picture on the canvas
+            # (height, width) → (top, left, height, width) of the image on the canvas
             ((100, 50), (64, 64), (0, 16, 64, 32)),
             ((50, 100), (64, 64), (16, 0, 32, 64)),
             ((64, 64), (64, 64), (0, 0, 64, 64)),
@@ -46,7 +46,7 @@ class TestLetterbox:
             ((20, 10), (64, 64), (0, 16, 64, 32)),
         ],
     )
-    def test_picture_is_centered_on_black(self, shape, size, box):
+    def test_image_is_centered_on_black(self, shape, size, box):
         result = letterbox(np.full((*shape, 3), 200, np.uint8), size)
         top, left, height, width = box
         assert (result.shape, result.dtype) == ((*size, 3), np.uint8)
@@ -66,7 +66,7 @@ class TestLetterbox:
         assert inner_height == size[0] or inner_width == size[1]
 
     def test_golden_pixels_when_shrinking_to_half(self):
-        """Pinned, since the resize decides what a network sees and OpenCV's may change with its version.
+        """Pinned, since the resize decides a network's input and may change with OpenCV's version.
 
         96×40 fits 48×48 as 48×20 from column 14 on; each pixel is the mean of 2×2: (10 + 12) / 2, (10 + 16) / 2.
         """
@@ -76,7 +76,7 @@ class TestLetterbox:
         assert result[47, 33:35].tolist() == [[249, 247, 77], [0, 0, 0]]
 
     def test_golden_pixels_when_shrinking_a_little(self):
-        """60×40 fits 48×48 as 48×32; the first pixel is taken at 0.125 of the step from 10 to 14, and from 10 to 16."""
+        """60×40 fits 48×48 as 48×32; the first pixel lies at 0.125 of the step from 10 to 14, and from 10 to 16."""
         result = letterbox(gradient(60, 40), (48, 48))
         assert result[0, 7:9].tolist() == [[0, 0, 0], [11, 11, 77]]
         assert result[24, 24].tolist() == [133, 134, 77]
@@ -88,7 +88,7 @@ class TestLetterbox:
         assert result[16, 16].tolist() == [138, 134, 77]
         assert result[25:27, 31].tolist() == [[250, 250, 77], [0, 0, 0]]
 
-    def test_leaves_its_input_alone(self):
+    def test_does_not_change_its_input(self):
         image = gradient(20, 30)
         letterbox(image, (16, 16))
         np.testing.assert_array_equal(image, gradient(20, 30))
@@ -99,12 +99,12 @@ class TestStretch:
         assert (stretch(np.full((10, 90, 3), 200, np.uint8), (48, 64)) == 200).all()
 
     def test_shrinking_averages_areas(self):
-        """A fine chequerboard becomes gray; plain bilinear sampling would pick single squares."""
+        """A fine checkerboard becomes gray; plain bilinear sampling would pick single squares."""
         board = np.indices((64, 64)).sum(0) % 2 * 255
         result = stretch(np.repeat(board[..., None], 3, 2).astype(np.uint8), (16, 16))
         np.testing.assert_allclose(result, 127.5, atol=1)
 
-    def test_same_size_is_the_same_picture(self):
+    def test_same_size_is_the_same_image(self):
         np.testing.assert_array_equal(stretch(gradient(20, 30), (20, 30)), gradient(20, 30))
 
     def test_growing_interpolates(self):
@@ -135,29 +135,29 @@ def test_center_crop_is_the_middle(size, corner):
 
 class TestReadImage:
     @pytest.fixture
-    def picture(self):
-        """Smooth, so that JPEG keeps it within a few gray levels."""
+    def pixels(self):
+        """Return a smooth image, which JPEG keeps within a few gray levels."""
         return gradient(24, 40)
 
-    def test_jpeg(self, tmp_path, picture):
-        Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
+    def test_jpeg(self, tmp_path, pixels):
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
         result = read_image(tmp_path / "a.jpg")
         assert (result.shape, result.dtype) == ((24, 40, 3), np.uint8)
-        np.testing.assert_allclose(result, picture, atol=12)
+        np.testing.assert_allclose(result, pixels, atol=12)
 
-    def test_png_is_exact_and_rgb(self, tmp_path, picture):
-        Image.fromarray(picture).save(tmp_path / "a.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
+    def test_png_is_exact_and_rgb(self, tmp_path, pixels):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
 
-    def test_alpha_channel_is_dropped(self, tmp_path, picture):
+    def test_alpha_channel_is_dropped(self, tmp_path, pixels):
         """RP2K's screenshots are PNG with alpha."""
-        opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+        opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
         Image.fromarray(opaque).save(tmp_path / "截屏2019-12-09下午7.49.21.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "截屏2019-12-09下午7.49.21.png"), picture)
+        np.testing.assert_array_equal(read_image(tmp_path / "截屏2019-12-09下午7.49.21.png"), pixels)
 
     @pytest.mark.parametrize("suffix", ["png", "jpg"])
-    def test_grayscale_becomes_three_channels(self, tmp_path, picture, suffix):
-        Image.fromarray(picture[..., 0]).save(tmp_path / f"a.{suffix}", quality=95)
+    def test_grayscale_becomes_three_channels(self, tmp_path, pixels, suffix):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / f"a.{suffix}", quality=95)
         result = read_image(tmp_path / f"a.{suffix}")
         assert result.shape == (24, 40, 3)
         assert (result == result[..., :1]).all()
@@ -168,11 +168,11 @@ class TestReadImage:
         assert (read_image(tmp_path / "a.png") == (255, 0, 51)).all()
 
     @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
-    def test_exif_rotation_is_applied(self, tmp_path, picture, orientation, turns):
+    def test_exif_rotation_is_applied(self, tmp_path, pixels, orientation, turns):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95, exif=exif)
-        np.testing.assert_allclose(read_image(tmp_path / "a.jpg"), np.rot90(picture, turns), atol=12)
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, exif=exif)
+        np.testing.assert_allclose(read_image(tmp_path / "a.jpg"), np.rot90(pixels, turns), atol=12)
 
     def test_chinese_path(self, tmp_path, write_photo):
         file = write_photo(tmp_path / "555（冰炫）" / "黄金叶_百年浓香 1.JPG")
@@ -202,8 +202,8 @@ class TestReadImage:
         with pytest.raises(DataError, match=r"a\.png"):
             read_image(file)
 
-    def test_picture_larger_than_opencv_reads(self, tmp_path):
-        """OpenCV refuses more than 2^30 pixels; a header that claims them is enough."""
+    def test_image_larger_than_opencv_reads(self, tmp_path):
+        """OpenCV refuses more than 2^30 pixels; a header of that size is enough."""
         import struct
         import zlib
 
@@ -226,8 +226,8 @@ class TestReadImage:
     ],
 )
 class TestReducedDecoding:
-    def test_is_the_photo_but_for_the_scaling(self, tmp_path, resize, shape, size, reduction):
-        """Decoding at a fraction is area averaging: on a smooth picture the two agree within the JPEG's own error."""
+    def test_equals_the_scaled_image(self, tmp_path, resize, shape, size, reduction):
+        """Decoding at a fraction is area averaging: on a smooth image the two agree within JPEG's error."""
         Image.fromarray(gradient(*shape)).save(tmp_path / "a.jpg", quality=95)
         reduced = read_resized(tmp_path / "a.jpg", size, resize)
         whole = read_image(tmp_path / "a.jpg")
@@ -268,39 +268,38 @@ VIEWS = [((64, 64), "letterbox"), ((60, 64), "stretch"), ((250, 250), "letterbox
 
 @pytest.fixture
 def decodings(monkeypatch):
-    """(shape of the pixels) of each decoding."""
+    """Return the list of each decoding's shape."""
     decode, shapes = image_module._decode, []
 
-    def counted(*arguments):
+    def record(*arguments):
         image = decode(*arguments)
         shapes.append(image.shape)
         return image
 
-    monkeypatch.setattr(image_module, "_decode", counted)
+    monkeypatch.setattr(image_module, "_decode", record)
     return shapes
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_views_are_what_each_alone_would_be_from_as_few_decodings_as_that_takes(tmp_path, decodings, suffix):
+def test_views_equal_separate_reads_with_one_decoding_per_scale(tmp_path, decodings, suffix):
     file = tmp_path / f"照片{suffix}"
     Image.fromarray(gradient(300, 280)).save(file)
     alone = [read_resized(file, *view) for view in VIEWS]
     decodings.clear()
-    for found, expected in zip(read_views(file, VIEWS), alone, strict=True):
-        np.testing.assert_array_equal(found, expected)
-    halves = [(75, 70, 3), (300, 280, 3), (38, 35, 3)] if suffix == ".jpg" else [(300, 280, 3)]
-    assert decodings == halves
+    for view, expected in zip(read_views(file, VIEWS), alone, strict=True):
+        np.testing.assert_array_equal(view, expected)
+    assert decodings == ([(75, 70, 3), (300, 280, 3), (38, 35, 3)] if suffix == ".jpg" else [(300, 280, 3)])
 
 
 @pytest.mark.parametrize(("height", "heights"), [(447, [447]), (448, [448, 224]), (580, [290])])
-def test_sizes_that_begin_with_one_scale_take_one_decoding(tmp_path, decodings, height, heights):
+def test_sizes_of_one_scale_take_one_decoding(tmp_path, decodings, height, heights):
     file = tmp_path / "photo.jpg"
     Image.fromarray(gradient(height, 220)).save(file)
     read_views(file, [((256, 256), "letterbox"), ((288, 288), "letterbox"), ((224, 224), "letterbox")])
     assert [shape[0] for shape in decodings] == heights
 
 
-def test_views_of_a_damaged_photo_name_it(tmp_path):
-    (tmp_path / "坏.jpg").write_bytes(b"\xff\xd8\xff no picture")
+def test_views_of_a_damaged_image_name_it(tmp_path):
+    (tmp_path / "坏.jpg").write_bytes(b"\xff\xd8\xff no image")
     with pytest.raises(DataError, match=r"坏\.jpg"):
         read_views(tmp_path / "坏.jpg", VIEWS)

@@ -1,4 +1,4 @@
-"""The cache: filled once, read for ever, and never a wrong picture whatever happens to its files."""
+"""The image cache: filled once, then read, and never a wrong image, whatever happens to its files."""
 
 import errno
 import gc
@@ -20,8 +20,8 @@ import rp2k_lab.dataset.image_cache as module
 from rp2k_lab import PROJECT
 from rp2k_lab.aug import build_augmentation
 from rp2k_lab.dataset.image import read_resized
-from rp2k_lab.dataset.image_cache import PhotoCache, open_cache
-from rp2k_lab.dataset.loader import ResizedPhotos, TrainingBatches
+from rp2k_lab.dataset.image_cache import ImageCache, open_cache
+from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches
 from rp2k_lab.dataset.photo_index import build_index
 from tests.helpers.dataset_options import dataset
 
@@ -30,8 +30,8 @@ BYTES = 8 * 9 * 3
 PLAIN = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
 
 
-def photo(place: int, shape=SHAPE) -> np.ndarray:
-    return np.random.default_rng(place).integers(0, 256, shape, np.uint8)
+def image(slot: int, shape=SHAPE) -> np.ndarray:
+    return np.random.default_rng(slot).integers(0, 256, shape, np.uint8)
 
 
 @pytest.fixture
@@ -41,71 +41,71 @@ def folder(tmp_path):
 
 @pytest.fixture
 def filled(folder):
-    """A cache that holds every photo."""
-    cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
-    for place in range(COUNT):
-        cache.put(place, photo(place))
+    """Return a cache that holds every image."""
+    cache = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
+    for slot in range(COUNT):
+        cache.put(slot, image(slot))
     return cache
 
 
-def places(cache, expected=photo) -> list[int]:
-    """The places that hold a photo, each checked to be the right one."""
-    held = []
-    for place in range(COUNT):
-        found = cache.get(place)
-        if found is not None:
-            np.testing.assert_array_equal(found, expected(place))
-            held.append(place)
-    return held
+def slots(cache, expected=image) -> list[int]:
+    """Return the filled slots, and assert that each holds its image."""
+    filled = []
+    for slot in range(COUNT):
+        cached = cache.get(slot)
+        if cached is not None:
+            np.testing.assert_array_equal(cached, expected(slot))
+            filled.append(slot)
+    return filled
 
 
 def warnings(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-class TestPlaces:
-    def test_are_empty_first(self, folder):
-        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
+class TestSlots:
+    def test_are_empty_at_first(self, folder):
+        cache = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
         assert cache.filled == 0
-        assert places(cache) == []
+        assert slots(cache) == []
 
-    def test_are_read_back_and_kept(self, filled, folder, caplog):
-        assert places(filled) == list(range(COUNT))
-        again = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
+    def test_are_read_back_and_persist(self, filled, folder, caplog):
+        assert slots(filled) == list(range(COUNT))
+        again = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
         assert again.filled == COUNT
-        assert places(again) == list(range(COUNT))
+        assert slots(again) == list(range(COUNT))
         assert warnings(caplog) == []
 
-    def test_give_arrays_of_their_own(self, filled):
+    def test_return_new_arrays(self, filled):
         filled.get(2)[:] = 0
-        assert places(filled) == list(range(COUNT))
+        assert slots(filled) == list(range(COUNT))
 
     @pytest.mark.parametrize("color", [0, 255])
     @pytest.mark.parametrize("shape", [(8, 9, 3), (7, 9, 3), (1, 1, 3)])
-    def test_plain_photos(self, folder, shape, color):
-        """A black photo's sum is that of an empty place; a length that 8 does not divide has a rest."""
+    def test_plain_images(self, folder, shape, color):
+        """A black image's sum equals an empty slot's; a length that 8 does not divide has a remainder."""
         plain = np.full(shape, color, np.uint8)
-        cache = PhotoCache(folder, COUNT, shape[:2], COUNT)
+        cache = ImageCache(folder, COUNT, shape[:2], COUNT)
         cache.put(3, plain)
         np.testing.assert_array_equal(cache.get(3), plain)
         assert cache.get(2) is None
         assert cache.get(4) is None
 
-    def test_room_bounds_them(self, folder):
-        cache = PhotoCache(folder, COUNT, SHAPE[:2], 4)
-        for place in range(COUNT):
-            cache.put(place, photo(place))
-        assert places(cache) == [0, 1, 2, 3]
-        assert PhotoCache(folder, COUNT, SHAPE[:2], COUNT).filled == 4
+    def test_are_limited_by_the_capacity(self, folder):
+        cache = ImageCache(folder, COUNT, SHAPE[:2], 4)
+        for slot in range(COUNT):
+            cache.put(slot, image(slot))
+        assert slots(cache) == [0, 1, 2, 3]
+        assert ImageCache(folder, COUNT, SHAPE[:2], COUNT).filled == 4
 
-    def test_take_no_room_before_they_are_filled(self, folder):
-        PhotoCache(folder, 10**6, (64, 64), 10**6)
+    def test_take_no_space_before_they_are_filled(self, folder):
+        ImageCache(folder, 10**6, (64, 64), 10**6)
         assert sum(file.stat().st_blocks * 512 for file in folder.iterdir()) < 10**6
 
     def test_descriptors_are_closed(self, folder):
         before = psutil.Process().num_fds()
         for _ in range(20):
-            PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
+            ImageCache(folder, COUNT, SHAPE[:2], COUNT)
         gc.collect()
         assert psutil.Process().num_fds() <= before + 2
 
@@ -117,15 +117,15 @@ def flip(file, at):
 
 
 DAMAGE = {
-    "a bit of a photo": (lambda f: flip(f / "photos", 2 * BYTES + 50), [2]),
-    "the last byte of a photo": (lambda f: flip(f / "photos", 3 * BYTES - 1), [2]),
+    "a bit of an image": (lambda f: flip(f / "photos", 2 * BYTES + 50), [2]),
+    "the last byte of an image": (lambda f: flip(f / "photos", 3 * BYTES - 1), [2]),
     "a checksum": (lambda f: flip(f / "entries", 2 * 16 + 5), [2]),
-    "a photo of zeros": (lambda f: write_at(f / "photos", 2 * BYTES, bytes(BYTES)), [2]),
-    "a photo in another's place": (lambda f: write_at(f / "photos", 2 * BYTES, photo(4).tobytes()), [2]),
-    "half a photo of zeros": (lambda f: write_at(f / "photos", 2 * BYTES, bytes(BYTES // 2)), [2]),
-    "all photos zeros": (lambda f: write_at(f / "photos", 0, bytes(COUNT * BYTES)), list(range(COUNT))),
-    "photos cut off": (lambda f: os.truncate(f / "photos", 3 * BYTES + 7), [3, 4, 5]),
-    "photos emptied": (lambda f: os.truncate(f / "photos", 0), list(range(COUNT))),
+    "an image of zeros": (lambda f: write_at(f / "photos", 2 * BYTES, bytes(BYTES)), [2]),
+    "an image in another's slot": (lambda f: write_at(f / "photos", 2 * BYTES, image(4).tobytes()), [2]),
+    "half an image of zeros": (lambda f: write_at(f / "photos", 2 * BYTES, bytes(BYTES // 2)), [2]),
+    "all images zeros": (lambda f: write_at(f / "photos", 0, bytes(COUNT * BYTES)), list(range(COUNT))),
+    "images cut off": (lambda f: os.truncate(f / "photos", 3 * BYTES + 7), [3, 4, 5]),
+    "images emptied": (lambda f: os.truncate(f / "photos", 0), list(range(COUNT))),
 }
 
 
@@ -137,51 +137,51 @@ def write_at(file, at, data):
 
 class TestDamage:
     @pytest.mark.parametrize("name", DAMAGE)
-    def test_while_open_is_found_told_once_and_healed(self, filled, folder, name, caplog):
-        """Each photo had been read and found right before."""
-        assert places(filled) == list(range(COUNT))
+    def test_while_open_is_detected_reported_once_and_repaired(self, filled, folder, name, caplog):
+        """Each image was read and correct before."""
+        assert slots(filled) == list(range(COUNT))
         damage, lost = DAMAGE[name]
         damage(folder)
-        assert places(filled) == [place for place in range(COUNT) if place not in lost]
-        for place in lost[::-1]:  # the last first: in between lies a hole that reads as zeros
-            filled.put(place, photo(place))
-            places(filled)
-        assert places(filled) == list(range(COUNT))
-        assert warnings(caplog) == [f"the cache {folder} holds damaged photos, which are made anew"]
+        assert slots(filled) == [slot for slot in range(COUNT) if slot not in lost]
+        for slot in lost[::-1]:  # the last first, so that a hole of zeros lies in between
+            filled.put(slot, image(slot))
+            slots(filled)
+        assert slots(filled) == list(range(COUNT))
+        assert warnings(caplog) == [f"the cache {folder} holds damaged photos: decoding them again"]
 
     @pytest.mark.parametrize("name", DAMAGE)
-    def test_found_at_the_start_is_told_and_healed(self, filled, folder, name, caplog):
+    def test_before_opening_is_reported_and_repaired(self, filled, folder, name, caplog):
         damage, lost = DAMAGE[name]
         damage(folder)
-        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
-        held = places(cache)
-        assert not set(held) & set(lost)
-        for place in range(COUNT):
-            cache.put(place, photo(place))
-        assert places(cache) == list(range(COUNT))
+        cache = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
+        stored = slots(cache)
+        assert not set(stored) & set(lost)
+        for slot in range(COUNT):
+            cache.put(slot, image(slot))
+        assert slots(cache) == list(range(COUNT))
         assert len(warnings(caplog)) == 1
 
     @pytest.mark.parametrize("name", ["photos", "entries"])
     @pytest.mark.parametrize("length", [None, 0, 5, 10**5])
-    def test_files_of_another_length_are_made_anew(self, filled, folder, name, length, caplog):
+    def test_files_of_another_length_are_replaced(self, filled, folder, name, length, caplog):
         if length is None:
             (folder / name).unlink()
         else:
             os.truncate(folder / name, length)
-        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
-        assert (cache.filled, places(cache)) == (0, [])
-        assert warnings(caplog) == [f"the cache {folder} is damaged and made anew"]
-        cache.put(1, photo(1))
-        assert places(cache) == [1]
+        cache = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
+        assert (cache.filled, slots(cache)) == (0, [])
+        assert warnings(caplog) == [f"the cache {folder} is damaged: replaced by an empty one"]
+        cache.put(1, image(1))
+        assert slots(cache) == [1]
 
     @pytest.mark.parametrize(
         "size", [(9, 9), (8, 10), (7, 9), (9, 8), (0, 9), (8, 0), (2**31, 1), (2**32 - 1, 2**32 - 1)]
     )
     @pytest.mark.parametrize("plain", [False, True])
     def test_another_size_in_an_entry(self, folder, size, plain):
-        """Behind a photo that is smaller than its place lie zeros, which no sum of what is read would miss."""
-        kept = np.zeros(SHAPE, np.uint8) if plain else photo(1)
-        cache = PhotoCache(folder, COUNT, (16, 16), COUNT)
+        """Zeros lie behind an image smaller than its slot, so the sum of the pixels alone would miss it."""
+        kept = np.zeros(SHAPE, np.uint8) if plain else image(1)
+        cache = ImageCache(folder, COUNT, (16, 16), COUNT)
         cache.put(1, kept)
         np.testing.assert_array_equal(cache.get(1), kept)
         write_at(folder / "entries", 16 + 8, struct.pack("<II", *size))
@@ -191,40 +191,40 @@ class TestDamage:
 
     def test_cut_off_entries_while_open(self, filled, folder):
         os.truncate(folder / "entries", 3 * 16)
-        assert places(filled) == [0, 1, 2]
-        filled.put(5, photo(5))
-        assert places(filled) == [0, 1, 2, 5]
+        assert slots(filled) == [0, 1, 2]
+        filled.put(5, image(5))
+        assert slots(filled) == [0, 1, 2, 5]
 
-    def test_deleted_while_open_goes_on(self, filled, folder, caplog):
+    def test_deleted_while_open_still_works(self, filled, folder, caplog):
         shutil.rmtree(folder)
-        filled.put(0, photo(0))
-        assert places(filled) == list(range(COUNT))
+        filled.put(0, image(0))
+        assert slots(filled) == list(range(COUNT))
         assert warnings(caplog) == []
-        assert PhotoCache(folder, COUNT, SHAPE[:2], COUNT).filled == 0
+        assert ImageCache(folder, COUNT, SHAPE[:2], COUNT).filled == 0
 
-    def test_made_anew_by_another_while_open(self, filled, folder):
-        """The other process must not pull the file from under this one."""
+    def test_replaced_by_another_process_while_open(self, filled, folder):
+        """The other process must not truncate a file that this one reads."""
         os.truncate(folder / "photos", 5)
-        other = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
-        assert places(filled) == []
-        for cache, place in ((filled, 2), (other, 3)):
-            cache.put(place, photo(place))
-        assert places(filled) == [2]
-        assert places(other) == [3]
+        other = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
+        assert slots(filled) == []
+        for cache, slot in ((filled, 2), (other, 3)):
+            cache.put(slot, image(slot))
+        assert slots(filled) == [2]
+        assert slots(other) == [3]
 
     def test_an_unreadable_disk_is_damage(self, filled, monkeypatch, caplog):
         def fails(*_):
             raise OSError(errno.EIO, "Input/output error")
 
         monkeypatch.setattr(module.os, "preadv", fails)
-        assert places(filled) == []
+        assert slots(filled) == []
         assert len(warnings(caplog)) == 1
 
 
 class TestFullDisk:
     @pytest.fixture
     def full_after(self, monkeypatch):
-        """full_after(n): the n-th write is the last that succeeds; `partly` bytes of the next one do."""
+        """Return full_after(n, partly): the n-th write is the last to succeed; the next writes `partly` bytes."""
 
         def fill(writes, partly=None):
             write, done = os.pwrite, []
@@ -241,45 +241,44 @@ class TestFullDisk:
 
         return fill
 
-    @pytest.mark.parametrize(("writes", "partly", "held"), [(4, None, [0, 1]), (5, None, [0, 1]), (4, 17, [0, 1])])
-    def test_ends_the_filling_with_one_warning(self, folder, full_after, caplog, writes, partly, held):
+    @pytest.mark.parametrize(("writes", "partly", "stored"), [(4, None, [0, 1]), (5, None, [0, 1]), (4, 17, [0, 1])])
+    def test_ends_the_filling_with_one_warning(self, folder, full_after, caplog, writes, partly, stored):
         full_after(writes, partly)
-        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
-        for place in range(COUNT):
-            cache.put(place, photo(place))
-        assert places(cache) == held
+        cache = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
+        for slot in range(COUNT):
+            cache.put(slot, image(slot))
+        assert slots(cache) == stored
         assert warnings(caplog) == [f"the cache {folder} takes no more photos (No space left on device)"]
 
-    def test_is_told_once_by_many_threads(self, folder, monkeypatch, caplog):
+    def test_is_reported_once_by_many_threads(self, folder, monkeypatch, caplog):
         meet = threading.Barrier(8)
 
         def pwrite(*_):
-            meet.wait(10)  # all are on their way before the first one fails
+            meet.wait(10)  # all have started before the first one fails
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(module.os, "pwrite", pwrite)
-        cache = PhotoCache(folder, COUNT, SHAPE[:2], COUNT)
-        threads = [threading.Thread(target=cache.put, args=(0, photo(0))) for _ in range(8)]
+        cache = ImageCache(folder, COUNT, SHAPE[:2], COUNT)
+        threads = [threading.Thread(target=cache.put, args=(0, image(0))) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert len(warnings(caplog)) == 1
 
-    def test_a_real_one(self, tmp_path, caplog):
-        """64 kB of memory as a disk."""
+    def test_real_disk_of_64_kb(self, tmp_path, caplog):
         disk = tmp_path / "disk"
         disk.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
         if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
             pytest.skip("this user cannot mount a small disk")
         try:
-            cache = PhotoCache(disk / "cache", COUNT, (80, 80), COUNT)
-            for place in range(COUNT):
-                cache.put(place, photo(place, (80, 80, 3)))
-            held = places(cache, lambda place: photo(place, (80, 80, 3)))
-            assert 0 < len(held) < COUNT
-            assert held == list(range(len(held)))
+            cache = ImageCache(disk / "cache", COUNT, (80, 80), COUNT)
+            for slot in range(COUNT):
+                cache.put(slot, image(slot, (80, 80, 3)))
+            stored = slots(cache, lambda slot: image(slot, (80, 80, 3)))
+            assert 0 < len(stored) < COUNT
+            assert stored == list(range(len(stored)))
             assert len(warnings(caplog)) == 1
             del cache
         finally:
@@ -303,55 +302,55 @@ def index(root, data_folder, monkeypatch):
 
 class TestOpen:
     SIZE = (32, 32)
-    PHOTO_GB = 32 * 32 * 3 / 1e9
+    IMAGE_GB = 32 * 32 * 3 / 1e9
 
-    def test_no_room_no_cache(self, index, data_folder):
+    def test_of_zero_gigabytes_is_none(self, index, data_folder):
         assert open_cache(index, self.SIZE, "letterbox", 0) is None
         assert not (data_folder / "cache").exists()
 
-    def test_says_what_it_takes_and_holds(self, index, data_folder, caplog):
+    def test_reports_its_size_and_content(self, index, data_folder, caplog):
         caplog.set_level("INFO")
         cache = open_cache(index, self.SIZE, "letterbox", 1)
-        photos = ResizedPhotos(index, self.SIZE, "letterbox", cache)
+        source = ResizedImages(index, self.SIZE, "letterbox", cache)
         for row in range(5):
-            photos(row)
+            source(row)
         open_cache(index, self.SIZE, "letterbox", 1)
         first, second = (record.getMessage() for record in caplog.records)
         folder = cache.folder
         assert folder.parent == data_folder / "cache"
-        assert first == f"cache: all of 24 photos at 32×32 in at most 1 MB, 0 of them there ({folder})"
-        assert second == f"cache: all of 24 photos at 32×32 in at most 1 MB, 5 of them there ({folder})"
+        assert first == f"cache: all of 24 photos at 32×32 in at most 74 kB, 0 cached already ({folder})"
+        assert second == f"cache: all of 24 photos at 32×32 in at most 74 kB, 5 cached already ({folder})"
 
-    def test_gigabytes_bound_the_places(self, index, caplog):
+    def test_gigabytes_limit_the_capacity(self, index, caplog):
         caplog.set_level("INFO")
-        cache = open_cache(index, self.SIZE, "letterbox", 7.5 * self.PHOTO_GB)
-        photos = ResizedPhotos(index, self.SIZE, "letterbox", cache)
+        cache = open_cache(index, self.SIZE, "letterbox", 7.5 * self.IMAGE_GB)
+        source = ResizedImages(index, self.SIZE, "letterbox", cache)
         for row in range(24):
-            photos(row)
-        again = open_cache(index, self.SIZE, "letterbox", 7.5 * self.PHOTO_GB)
-        assert (again.filled, again.room) == (7, 7)
+            source(row)
+        again = open_cache(index, self.SIZE, "letterbox", 7.5 * self.IMAGE_GB)
+        assert (again.filled, again.capacity) == (7, 7)
         assert "cache: the first 7 of 24 photos" in caplog.text
 
-    def test_more_room_later_keeps_what_is_there(self, index):
-        small = open_cache(index, self.SIZE, "letterbox", 7 * self.PHOTO_GB)
-        photos = ResizedPhotos(index, self.SIZE, "letterbox", small)
+    def test_more_capacity_later_keeps_the_images(self, index):
+        small = open_cache(index, self.SIZE, "letterbox", 7 * self.IMAGE_GB)
+        source = ResizedImages(index, self.SIZE, "letterbox", small)
         for row in range(24):
-            photos(row)
+            source(row)
         large = open_cache(index, self.SIZE, "letterbox", 1)
-        assert (large.filled, large.room) == (7, 24)
+        assert (large.filled, large.capacity) == (7, 24)
 
-    def test_a_small_disk_bounds_them_as_well(self, index, monkeypatch, caplog):
+    def test_free_disk_space_limits_the_capacity(self, index, monkeypatch, caplog):
         free = SimpleNamespace(free=module._RESERVE_BYTES + 5 * 32 * 32 * 3)
         monkeypatch.setattr(module.shutil, "disk_usage", lambda _: free)
-        assert open_cache(index, self.SIZE, "letterbox", 1).room == 5
-        assert warnings(caplog) == ["cache: the disk has room for 5 photos only"]
+        assert open_cache(index, self.SIZE, "letterbox", 1).capacity == 5
+        assert warnings(caplog) == ["cache: the disk has space for 5 photos only"]
 
-    def test_where_it_cannot_be_made_the_run_goes_on(self, index, data_folder, caplog):
-        (data_folder / "cache").write_text("a file in its place")
+    def test_that_cannot_be_created_is_none(self, index, data_folder, caplog):
+        (data_folder / "cache").write_text("a file instead of a folder")
         assert open_cache(index, self.SIZE, "letterbox", 1) is None
         (message,) = warnings(caplog)
         assert message.startswith("no cache: ")
-        assert message.endswith(" cannot be made (Not a directory)")
+        assert message.endswith(" cannot be created (Not a directory)")
 
     @pytest.mark.parametrize(
         ("what", "change"),
@@ -367,48 +366,48 @@ class TestOpen:
         monkeypatch.setattr(module, "decoder_version", lambda: "next")
         assert open_cache(index, self.SIZE, "letterbox", 1).folder != before
 
-    def test_a_photo_that_was_touched_is_another_cache(self, index, root):
+    def test_a_touched_image_is_another_cache(self, index, root):
         before = open_cache(index, self.SIZE, "letterbox", 1).folder
         assert open_cache(build_index(dataset(root)), self.SIZE, "letterbox", 1).folder == before
         file = root / "train" / "a" / "03.png"
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
         assert open_cache(build_index(dataset(root)), self.SIZE, "letterbox", 1).folder != before
 
-    def test_a_photo_that_was_replaced_by_one_of_its_size_and_date(self, index, root):
-        """What the name cannot tell is what no tool can tell without reading; documented, not wished for."""
+    def test_an_image_replaced_by_one_of_its_size_and_date_stays_cached(self, index, root):
+        """A known limit: detecting it would need reading every file."""
         cache = open_cache(index, self.SIZE, "letterbox", 1)
-        photos = ResizedPhotos(index, self.SIZE, "letterbox", cache)
-        before = photos(3)
+        source = ResizedImages(index, self.SIZE, "letterbox", cache)
+        before = source(3)
         file = index.root / index.table["path"][3]
         stat, data = file.stat(), file.read_bytes()
         file.write_bytes(bytes(reversed(data)))
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        np.testing.assert_array_equal(photos(3), before)
+        np.testing.assert_array_equal(source(3), before)
 
 
-# Fills a cache over and over in an order of its own; prints once all is read back right.
-WORKER = """
+# Fill a cache repeatedly in a random order; print the number of images put once all are read back correctly.
+FILLER = """
 import sys
 from pathlib import Path
 import numpy as np
-from rp2k_lab.dataset.image_cache import PhotoCache
+from rp2k_lab.dataset.image_cache import ImageCache
 folder, seed, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 shape, count = (64, 64, 3), 300
-photo = lambda place: np.random.default_rng(place).integers(0, 256, shape, np.uint8)
-photos = [photo(place) for place in range(count)]
+image = lambda slot: np.random.default_rng(slot).integers(0, 256, shape, np.uint8)
+images = [image(slot) for slot in range(count)]
 print("ready", flush=True)
 sys.stdin.readline()
-cache = PhotoCache(folder, count, shape[:2], count)
+cache = ImageCache(folder, count, shape[:2], count)
 made = 0
 for turn in range(rounds):
-    for place in np.random.default_rng([seed, turn]).permutation(count).tolist():
-        found = cache.get(place)
-        if found is None:
-            cache.put(place, photos[place])
+    for slot in np.random.default_rng([seed, turn]).permutation(count).tolist():
+        cached = cache.get(slot)
+        if cached is None:
+            cache.put(slot, images[slot])
             made += 1
         else:
-            assert (found == photos[place]).all(), place
-        if turn == 0 and place == 7:
+            assert (cached == images[slot]).all(), slot
+        if turn == 0 and slot == 7:
             print("filling", flush=True)
 print(made, flush=True)
 """
@@ -416,12 +415,12 @@ print(made, flush=True)
 
 class TestProcesses:
     @pytest.fixture
-    def worker(self, folder):
-        """worker(seed, rounds): a process that waits for a line before it opens the cache."""
+    def filler(self, folder):
+        """Return filler(seed, rounds): start a process that waits for a line before it opens the cache."""
         started = []
 
         def start(seed, rounds):
-            command = [sys.executable, "-c", WORKER, str(folder), str(seed), str(rounds)]
+            command = [sys.executable, "-c", FILLER, str(folder), str(seed), str(rounds)]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             process = subprocess.Popen(command, cwd=PROJECT, text=True, **pipes)
             started.append(process)
@@ -439,42 +438,42 @@ class TestProcesses:
             process.stdin.write("\n")
             process.stdin.flush()
 
-    def held(self, folder):
-        cache = PhotoCache(folder, 300, (64, 64), 300)
+    def stored(self, folder):
+        cache = ImageCache(folder, 300, (64, 64), 300)
         right = 0
-        for place in range(300):
-            found = cache.get(place)
-            if found is not None:
-                np.testing.assert_array_equal(found, photo(place, (64, 64, 3)))
+        for slot in range(300):
+            cached = cache.get(slot)
+            if cached is not None:
+                np.testing.assert_array_equal(cached, image(slot, (64, 64, 3)))
                 right += 1
         return right, cache.filled
 
-    def test_two_may_fill_one_cache_at_once(self, folder, worker, caplog):
-        both = [worker(seed, 3) for seed in (1, 2)]
+    def test_two_may_fill_one_cache_at_once(self, folder, filler, caplog):
+        both = [filler(seed, 3) for seed in (1, 2)]
         self.begin(*both)
         made = []
         for process in both:
             out, err = process.communicate(timeout=60)
             assert process.returncode == 0, err
-            assert err == ""  # no damage found
+            assert err == ""  # no damage
             made.append(int(out.split()[-1]))
         assert sum(made) >= 300
-        assert self.held(folder) == (300, 300)
+        assert self.stored(folder) == (300, 300)
         assert warnings(caplog) == []
 
-    def test_killed_while_filling_leaves_a_usable_one(self, folder, worker, caplog):
-        process = worker(3, 1)
+    def test_killed_while_filling_leaves_a_usable_cache(self, folder, filler, caplog):
+        process = filler(3, 1)
         self.begin(process)
         assert process.stdout.readline() == "filling\n"
         process.send_signal(signal.SIGKILL)
         assert process.wait(10) == -signal.SIGKILL
-        right, filled = self.held(folder)
+        right, filled = self.stored(folder)
         assert 0 < right == filled
-        second = PhotoCache(folder, 300, (64, 64), 300)
-        for place in range(300):
-            if second.get(place) is None:
-                second.put(place, photo(place, (64, 64, 3)))
-        assert self.held(folder) == (300, 300)
+        second = ImageCache(folder, 300, (64, 64), 300)
+        for slot in range(300):
+            if second.get(slot) is None:
+                second.put(slot, image(slot, (64, 64, 3)))
+        assert self.stored(folder) == (300, 300)
         assert warnings(caplog) == []
 
 
@@ -483,14 +482,12 @@ class TestRun:
 
     def batches(self, index, cache):
         rows = index.split("train")
-        photos, augmentation = (
-            ResizedPhotos(index, self.SIZE, "letterbox", cache),
-            build_augmentation(PLAIN, self.SIZE, (0, 0, 0)),
-        )
-        return TrainingBatches(photos, rows, augmentation, self.SIZE, 4, 0, 2, workers=2)
+        source = ResizedImages(index, self.SIZE, "letterbox", cache)
+        augmentation = build_augmentation(PLAIN, self.SIZE, (0, 0, 0))
+        return TrainingBatches(source, rows, augmentation, self.SIZE, 4, 0, 2, num_threads=2)
 
     @pytest.mark.parametrize("name", ["photos", "entries"])
-    def test_damaged_in_its_midst_gives_the_same_batches(self, index, name):
+    def test_damage_during_training_gives_the_same_batches(self, index, name):
         training = self.batches(index, None)
         plain = [images for _ in range(4) for images, _ in training]
         cache = open_cache(index, self.SIZE, "letterbox", 1)
@@ -514,11 +511,11 @@ class TestRun:
         np.testing.assert_array_equal([images for _ in range(2) for images, _ in training], plain)
         assert len(warnings(caplog)) == 1
 
-    def test_a_photo_is_decoded_once(self, index, monkeypatch):
-        import rp2k_lab.dataset.loader as batches
+    def test_an_image_is_decoded_once(self, index, monkeypatch):
+        import rp2k_lab.dataset.loader as loader
 
         decoded = []
-        monkeypatch.setattr(batches, "read_resized", lambda *args: decoded.append(args[0]) or read_resized(*args))
+        monkeypatch.setattr(loader, "read_resized", lambda *args: decoded.append(args[0]) or read_resized(*args))
         training = self.batches(index, open_cache(index, self.SIZE, "letterbox", 1))
         for _ in range(6):
             list(training)

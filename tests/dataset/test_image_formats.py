@@ -1,37 +1,37 @@
-"""What is told without decoding, on bytes made by hand; whole photos are in test_dirt.py."""
+"""Format, completeness and orientation from bytes made by hand; test_corrupt_images.py reads whole files."""
 
 import pytest
 
 from rp2k_lab.dataset import image_formats
 from tests.helpers import corrupt_images
 
-READABLE = corrupt_images.readable()
+READABLE = corrupt_images.readable_files()
 TRANSPARENT = {"png-gray-alpha", "png-alpha", "png-palette-transparent-color", "png-palette-alpha", "png-color-key",
                "png-16-bit-alpha", "webp-alpha", "webp-lossless-alpha", "gif", "gif-transparent", "gif-animation",
                "exif-garbage-in-png-with-alpha"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_format_is_told_by_the_first_bytes(name):
+def test_format_is_recognized_by_the_first_bytes(name):
     kind = name.split("-")[0]
     expected = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "gif": "GIF", "bmp": "BMP"}.get(kind)
-    told = image_formats.format_of(READABLE[name][: image_formats.HEAD_BYTES])
-    assert told == expected if expected else told in ("JPEG", "PNG")
+    result = image_formats.format_of(READABLE[name][: image_formats.HEAD_BYTES])
+    assert result == expected if expected else result in ("JPEG", "PNG")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"BM" + bytes(30), b"BMW 320i, three pieces", b"RIFF    WAVEfmt "])
-def test_everything_else_has_none(data):
+def test_other_files_have_no_format(data):
     assert image_formats.format_of(data) is None
 
 
 @pytest.mark.parametrize("name", [name for name in READABLE if "orientation" not in name])
-def test_what_may_be_transparent(name):
+def test_transparency(name):
     data = READABLE[name]
     assert image_formats.may_be_transparent(data, image_formats.format_of(data)) == (name in TRANSPARENT)
 
 
 @pytest.mark.parametrize("name", [name for name in READABLE if name.startswith("jpeg")])
-def test_jpeg_is_whole_to_its_end_alone(name):
+def test_jpeg_is_complete_only_with_its_end(name):
     data = READABLE[name]
     frame = image_formats.jpeg_frame(data)
     assert (frame.height, frame.width) == (corrupt_images.HEIGHT, corrupt_images.WIDTH)
@@ -43,20 +43,20 @@ def test_jpeg_is_whole_to_its_end_alone(name):
     assert not image_formats.jpeg_has_end(data[: end + 1], frame)
 
 
-def test_every_cut_of_a_png_is_found():
+def test_every_truncation_of_a_png_is_detected():
     data = READABLE["png"]
     assert image_formats.png_pixels(data) == data
     assert all(image_formats.png_pixels(data[:length]) is None for length in range(8, len(data)))
 
 
-def test_every_changed_byte_after_the_signature_of_a_png_is_found():
+def test_every_changed_byte_after_the_signature_of_a_png_is_detected():
     data = READABLE["png"]
     assert all(image_formats.png_pixels(corrupt_images.flipped(data, at)) != data for at in range(8, len(data)))
     first = data.find(b"IDAT")
     assert all(image_formats.png_pixels(corrupt_images.flipped(data, at)) is None for at in range(first, len(data)))
 
 
-def test_what_does_not_decide_the_pixels_of_a_png_is_left_out():
+def test_chunks_without_effect_on_the_pixels_of_a_png_are_left_out():
     data = READABLE["png"]
     for name in ("png-damaged-comment", "png-damaged-profile", "png-damaged-animation", "png-garbage-after-its-end"):
         assert image_formats.png_pixels(READABLE[name]) == data
@@ -82,5 +82,5 @@ def test_orientation_in_both_byte_orders(value):
         b"MM\0*\0\0\0\x08\xff\xff" + bytes(50),
     ],
 )
-def test_damaged_exif_says_nothing(exif):
+def test_damaged_exif_is_upright(exif):
     assert image_formats.orientation(exif) == 1

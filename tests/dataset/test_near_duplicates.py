@@ -1,8 +1,8 @@
-"""Copies against shelf sets that know theirs.
+"""Copies against the ground truth of shelf sets.
 
-Precision and recall count pairs of photos: found are all pairs within a group, planted all pairs of the transitive
-closure of truth.parquet's `duplicate_of`.  A pair is exact if neither of the two was captured anew, else near.  The
-thresholds were chosen on seeds 101 and 102; the seed here was looked at after that.
+Precision and recall count pairs of images: found are all pairs within a group, planted all pairs of the transitive
+closure of truth.parquet's `duplicate_of`.  A pair is exact if neither of the two was recaptured, else near.  The
+thresholds were chosen on seeds 101 and 102; the seed here was tested after that.
 """
 
 import shutil
@@ -30,45 +30,45 @@ def with_bytes(root, table):
 
 
 def pairs(group, content, split) -> dict[tuple[str, str], set]:
-    """("exact" or "near", "within" or "across" splits) to pairs of rows; a negative group is none."""
-    found = {(kind, place): set() for kind in ("exact", "near") for place in ("within", "across")}
+    """Map ("exact" or "near", "within" or "across" splits) to pairs of rows; a negative group is no group."""
+    result = {(kind, where): set() for kind in ("exact", "near") for where in ("within", "across")}
     table = pd.DataFrame({"group": group, "row": range(len(group))})
     for _, rows in table[table["group"] >= 0].groupby("group")["row"]:
         for a, b in combinations(rows, 2):
             kind = "exact" if content[a] == content[b] else "near"
-            found[kind, "within" if split[a] == split[b] else "across"].add((a, b))
-    return found
+            result[kind, "within" if split[a] == split[b] else "across"].add((a, b))
+    return result
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """(folder, truth, copies found)."""
+    """Return (folder, truth, copies found)."""
     folder = make_shelf(ShelfOptions(**OPTIONS), tmp_path_factory.mktemp("shelf"), progress=False)
     truth = with_bytes(folder, pd.read_parquet(folder / "truth.parquet"))
     return folder, truth, find_copies(folder, truth, 2)
 
 
 @pytest.mark.parametrize("kind", ["exact", "near"])
-@pytest.mark.parametrize("place", ["within", "across"])
-def test_precision_and_recall_of_planted_copies(shelf, kind, place):
+@pytest.mark.parametrize("where", ["within", "across"])
+def test_precision_and_recall_of_planted_copies(shelf, kind, where):
     _, truth, copies = shelf
     split, rows = truth["split"].to_numpy(), len(truth)
     group = pd.factorize(truth["duplicate_of"].fillna(truth["path"]))[0]
     content = np.where(truth["duplicate_kind"] == "near", -1 - np.arange(rows), group)
-    planted = pairs(group, content, split)[kind, place]
+    planted = pairs(group, content, split)[kind, where]
     by_row = copies.reindex(range(rows), fill_value=-1)
-    found = pairs(by_row["group"].to_numpy(), by_row["content"].to_numpy(), split)[kind, place]
+    found = pairs(by_row["group"].to_numpy(), by_row["content"].to_numpy(), split)[kind, where]
     right = len(found & planted)
     assert len(planted) >= 20
     precision, recall = right / len(found), right / len(planted)
-    print(f"{kind}, {place} splits: precision {right}/{len(found)}, recall {right}/{len(planted)}")
+    print(f"{kind}, {where} splits: precision {right}/{len(found)}, recall {right}/{len(planted)}")
     if kind == "exact":
         assert (precision, recall) == (1, 1)
     assert precision >= 0.95
     assert recall >= 0.95
 
 
-def test_the_table_of_copies(shelf):
+def test_columns_of_the_table_of_copies(shelf):
     _, truth, copies = shelf
     assert list(copies.columns) == ["group", "content", "difference"]
     sizes = copies["group"].value_counts()
@@ -82,7 +82,7 @@ def test_the_table_of_copies(shelf):
     assert paths.groupby(copies["group"]).apply(lambda group: group.is_monotonic_increasing).all()
 
 
-def test_index_labels_come_back_whatever_they_are(shelf, tmp_path):
+def test_index_labels_are_kept(shelf, tmp_path):
     folder, truth, _ = shelf
     (tmp_path / "x").mkdir()
     for name, source in (("a.jpg", 0), ("b.jpg", 1), ("c.jpg", 0)):
@@ -93,14 +93,13 @@ def test_index_labels_come_back_whatever_they_are(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_photos_without_copies(shelf, count):
+def test_images_without_copies(shelf, count):
     folder, truth, copies = shelf
-    alone = truth.drop(copies.index).iloc[::50].head(count)
-    found = find_copies(folder, alone, 1)
-    assert found.shape == (0, 3)
+    unique = truth.drop(copies.index).iloc[::50].head(count)
+    assert find_copies(folder, unique, 1).shape == (0, 3)
 
 
-def photo(shelf, row=0):
+def image_of(shelf, row=0):
     folder, truth, _ = shelf
     return cv2.imdecode(np.fromfile(folder / truth["path"][row], np.uint8), cv2.IMREAD_COLOR_BGR)
 
@@ -110,10 +109,12 @@ def thumbnail(image):
 
 
 @pytest.mark.parametrize("row", [0, 300, 700])
-def test_what_is_a_copy(shelf, row):
-    """A few percent cropped, exposed differently and compressed anew is; mirrored, tinted, much darker or with a
-    patch laid over is not."""
-    image = photo(shelf, row)
+def test_copies_and_other_changes(shelf, row):
+    """Cropped by a few percent, exposed and compressed differently is a copy.
+
+    Mirrored, tinted, much darker or patched is none.
+    """
+    image = image_of(shelf, row)
     height, width = image.shape[:2]
     cropped = image[round(0.03 * height) : height - round(0.01 * height), round(0.02 * width) :]
     darker = cv2.convertScaleAbs(cropped, alpha=0.93)
@@ -129,23 +130,23 @@ def test_what_is_a_copy(shelf, row):
 
 
 def test_shapes_have_to_fit(shelf):
-    """The same pixels squeezed to another shape are no crop of the photo."""
-    image = photo(shelf)
+    """The same pixels squeezed to another shape are no crop of the image."""
+    image = image_of(shelf)
     taller = image[round(0.04 * image.shape[0]) : round(0.96 * image.shape[0])]
     cut = np.log(0.92)
     assert aligned_residual(thumbnail(image), thumbnail(taller), cut) < 0.1  # cropped above and below
-    assert aligned_residual(thumbnail(image), thumbnail(taller), 0.0) < 0.1  # and scaled back to the former shape
+    assert aligned_residual(thumbnail(image), thumbnail(taller), 0.0) < 0.1  # and scaled back to the original shape
     assert aligned_residual(thumbnail(image), thumbnail(image), 0.08) == np.inf
 
 
-def test_flat_pictures_do_not_fail():
+def test_flat_images_do_not_fail():
     black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
     assert aligned_residual(black, black) == 0
     assert aligned_residual(black, white) > 0
 
 
-def test_candidates_among_many_photos():
-    """60,000 photos have 1.8 billion pairs; of random hashes only the planted ones are looked at closely."""
+def test_candidates_among_many_images():
+    """60,000 images have 1.8 billion pairs; of random hashes only the planted ones are candidates."""
     count, rng = 60_000, np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, (count, 2, 3), np.uint64)
     hashes[-100:] = hashes[:100] ^ np.uint64(1 << 40)
@@ -153,6 +154,6 @@ def test_candidates_among_many_photos():
     ratio = rng.uniform(-1, 1.6, count)
     ratio[-100:] = ratio[:100] + 0.01
     started = time.perf_counter()
-    found = near_duplicates._candidates(hashes, colors, ratio)
+    candidates = near_duplicates._candidates(hashes, colors, ratio)
     assert time.perf_counter() - started < 10  # about 0.5 s
-    assert found.tolist() == [[i, count - 100 + i] for i in range(100)]
+    assert candidates.tolist() == [[i, count - 100 + i] for i in range(100)]

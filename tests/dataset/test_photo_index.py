@@ -17,7 +17,7 @@ COUNTS = {"555（冰炫）": 20, "伊利安慕希瓶装芒果+百香果230g": 5,
 
 @pytest.fixture
 def root(tmp_path, write_photo):
-    """Four classes of 20, 5, 2 and 1 photos in train, one test photo of each; no val."""
+    """Return a set: four classes of 20, 5, 2 and 1 images in train, one of each in test; no val."""
     root = tmp_path / "RP2K"
     for name, count in COUNTS.items():
         for i in range(count):
@@ -33,14 +33,14 @@ def checksums(folder):
     }
 
 
-def test_table_by_hand(root):
+def test_table_of_a_small_set(root):
     index = build_index(dataset(root))
     assert index.root == root
     assert index.classes == sorted(COUNTS)
     assert list(index.table.columns) == ["path", "class", "label", "split", "width", "height", "bytes"]
     assert [index.classes[label] for label in index.table["label"]] == index.table["class"].tolist()
-    photo = index.table[index.table["path"] == "train/555（冰炫）/007.png"].iloc[0]
-    assert (photo["width"], photo["height"]) == (15, 12)
+    row = index.table[index.table["path"] == "train/555（冰炫）/007.png"].iloc[0]
+    assert (row["width"], row["height"]) == (15, 12)
     assert len(index.split("test")) == 4
     assert index.split("test").index.tolist() == [0, 1, 2, 3]
 
@@ -65,12 +65,12 @@ def test_train_counts(root):
     }  # fmt: skip
 
 
-def test_train_counts_have_a_place_for_every_class(tmp_path):
+def test_train_counts_include_every_class(tmp_path):
     table = pd.DataFrame({"label": [0, 1], "split": ["train", "val"]})
     assert Index(tmp_path, table, ["a", "b", "c"], "", "", table[:0]).train_counts().tolist() == [1, 0, 0]
 
 
-def test_folder_is_only_read(root):
+def test_folder_is_never_written(root):
     before = checksums(root)
     build_index(dataset(root))
     build_index(dataset(root))
@@ -78,7 +78,7 @@ def test_folder_is_only_read(root):
 
 
 class TestVal:
-    def test_given_folder_is_used_as_it_is(self, root, write_photo):
+    def test_a_val_folder_is_used_unchanged(self, root, write_photo):
         write_photo(root / "val" / "a b.c" / "v.jpg")
         index = build_index(dataset(root))
         assert index.split("val")["path"].tolist() == ["val/a b.c/v.jpg"]
@@ -113,7 +113,7 @@ class TestUnusable:
             build_index(dataset(root))
 
     @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\xff\xd8\xff\xe0broken"])
-    def test_photo_without_a_header(self, root, content):
+    def test_image_without_a_header(self, root, content):
         (root / "train" / "a b.c" / "坏.jpg").write_bytes(content)
         with pytest.raises(DataError, match=r"坏\.jpg"):
             build_index(dataset(root))
@@ -125,10 +125,10 @@ class TestUnusable:
         assert len(str(error.value).splitlines()) <= 2
 
 
-class TestKeptHeaders:
+class TestHeaderCache:
     @pytest.fixture
     def headers_read(self, monkeypatch):
-        """The photos whose header was read."""
+        """Return the list of images whose header was read."""
         read, original = [], listing_module._header
 
         def header(path):
@@ -138,7 +138,7 @@ class TestKeptHeaders:
         monkeypatch.setattr(listing_module, "_header", header)
         return read
 
-    def test_second_build_reads_none_and_is_equal(self, root, headers_read):
+    def test_second_build_reads_no_header_and_is_equal(self, root, headers_read):
         first = build_index(dataset(root))
         assert len(headers_read) == 32
         headers_read.clear()
@@ -147,16 +147,16 @@ class TestKeptHeaders:
         pd.testing.assert_frame_equal(first.table, second.table)
         assert (first.classes, first.fingerprint) == (second.classes, second.fingerprint)
 
-    def test_changed_photo_is_read_again(self, root, headers_read, write_photo):
+    def test_changed_image_is_read_again(self, root, headers_read, write_photo):
         build_index(dataset(root))
         headers_read.clear()
         write_photo(root / "train" / "单" / "000.jpg", 33, 44)
         table = build_index(dataset(root)).table
         assert headers_read == ["000.jpg"]
-        photo = table[table["path"] == "train/单/000.jpg"].iloc[0]
-        assert (photo["width"], photo["height"]) == (33, 44)
+        row = table[table["path"] == "train/单/000.jpg"].iloc[0]
+        assert (row["width"], row["height"]) == (33, 44)
 
-    def test_same_size_but_later_is_read_again(self, root, headers_read):
+    def test_image_of_the_same_size_and_a_later_time_is_read_again(self, root, headers_read):
         build_index(dataset(root))
         headers_read.clear()
         file = root / "train" / "单" / "000.jpg"
@@ -164,15 +164,15 @@ class TestKeptHeaders:
         build_index(dataset(root))
         assert headers_read == ["000.jpg"]
 
-    def test_a_bad_photo_is_looked_at_each_time(self, root, headers_read):
-        (root / "train" / "单" / "坏.jpg").write_bytes(b"no picture")
+    def test_a_corrupt_image_is_read_each_time(self, root, headers_read):
+        (root / "train" / "单" / "坏.jpg").write_bytes(b"no image")
         for _ in range(2):
             headers_read.clear()
             with pytest.raises(DataError, match=r"坏\.jpg"):
                 build_index(dataset(root))
         assert headers_read == ["坏.jpg"]
 
-    def test_added_and_removed_photos(self, root, headers_read, write_photo):
+    def test_added_and_removed_images(self, root, headers_read, write_photo):
         build_index(dataset(root))
         headers_read.clear()
         write_photo(root / "train" / "单" / "new.jpg")
@@ -182,11 +182,11 @@ class TestKeptHeaders:
         assert "train/a b.c/000.jpg" not in set(table["path"])
         assert len(table) == 32
 
-    def test_are_kept_in_the_data_folder_alone(self, root, data_folder):
+    def test_is_only_in_the_data_folder(self, root, data_folder):
         build_index(dataset(root))
         assert [file.suffix for file in (data_folder / "index").iterdir() if file.suffix != ".lock"] == [".parquet"]
 
-    def test_two_folders_of_one_name_are_kept_apart(self, root, tmp_path, headers_read):
+    def test_two_folders_of_one_name_have_separate_caches(self, root, tmp_path, headers_read):
         shutil.copytree(root, tmp_path / "copy" / "RP2K")
         build_index(dataset(root))
         build_index(dataset(tmp_path / "copy" / "RP2K"))
@@ -194,8 +194,8 @@ class TestKeptHeaders:
         build_index(dataset(root))
         assert headers_read == []
 
-    def test_a_damaged_file_of_headers_is_made_anew(self, root, data_folder):
-        """It is a cache: a full disk or a kill must not block every later run."""
+    def test_a_damaged_file_is_replaced(self, root, data_folder):
+        """A full disk or a kill must not block every later run."""
         first = build_index(dataset(root))
         (file,) = (data_folder / "index").glob("*.parquet")
         file.write_bytes(b"")
@@ -223,7 +223,7 @@ class TestFingerprint:
 
 
 class TestFold:
-    def test_each_training_photo_is_left_out_of_one_and_all_else_stays(self, root):
+    def test_each_training_image_is_left_out_of_one_fold_and_all_else_stays(self, root):
         whole = build_index(dataset(root))
         folds = [build_index(dataset(root, fold=f"{i}/2")) for i in (1, 2)]
         paths = set(whole.split("train")["path"])
@@ -236,6 +236,6 @@ class TestFold:
             for split in ("val", "test"):
                 assert fold.split(split)["path"].tolist() == whole.split(split)["path"].tolist()
 
-    def test_it_is_part_of_the_fingerprint(self, root):
+    def test_is_part_of_the_fingerprint(self, root):
         folds = [None, "1/2", "2/2", "1/3"]
         assert len({build_index(dataset(root, fold=fold)).fingerprint for fold in folds}) == 4

@@ -24,7 +24,7 @@ GOOD = "train/NA/2.jpg,NA,红枣,0.9"
 
 @pytest.fixture
 def reviewed(tmp_path):
-    """reviewed(*lines, head): a list."""
+    """Return reviewed(*lines, head), which writes a list."""
 
     def write(*lines, head=HEAD, encoding="utf-8"):
         file = tmp_path / "reviewed.csv"
@@ -38,28 +38,28 @@ def labels(file, table=TABLE):
     return relabel(table, TABLE, CLASSES, file).tolist()
 
 
-def test_the_named_photos_alone_change(reviewed):
+def test_only_the_listed_images_change(reviewed):
     assert labels(reviewed(GOOD)) == ["NA", "红枣", *TABLE["class"][2:]]
 
 
-def test_the_table_itself_stays(reviewed):
+def test_the_given_table_does_not_change(reviewed):
     before = TABLE.copy()
     labels(reviewed(GOOD))
     pd.testing.assert_frame_equal(TABLE, before)
 
 
 @pytest.mark.parametrize(("decision", "new"), [("yes", "红枣"), (" Yes", "红枣"), ("no", "NA"), ("", "NA")])
-def test_a_decision_says_whether_a_line_counts(reviewed, decision, new):
+def test_a_decision_accepts_or_rejects_a_line(reviewed, decision, new):
     assert labels(reviewed(f"{GOOD},{decision}", head=f"{HEAD},decision"))[1] == new
 
 
-def test_as_a_spreadsheet_writes_it(reviewed):
+def test_a_spreadsheets_list_is_read(reviewed):
     """A byte order mark, other columns, another order, an empty line."""
     file = reviewed('x,红枣,NA,"train/NA/2.jpg"', "", head="note,suggested,given,path", encoding="utf-8-sig")
     assert labels(file)[1] == "红枣"
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_a_written_list_is_read_back(tmp_path):
     suspects = pd.DataFrame(
         {
             "path": ['train/a, "b"/1.jpg', "train/NA/截屏.png"],
@@ -79,33 +79,36 @@ def test_a_class_may_be_called_na(reviewed):
     assert labels(reviewed("train/红枣/1.jpg,红枣,NA,0.7"))[2] == "NA"
 
 
-def test_photos_that_the_run_leaves_out_are_left_alone(reviewed):
+def test_listed_images_outside_of_the_run_have_no_effect(reviewed):
     assert labels(reviewed(GOOD), TABLE.iloc[2:]) == TABLE["class"][2:].tolist()
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("train/NA/3.jpg,NA,红枣,1", r"line 3: train/NA/3.jpg is no photo of this data set\npaths are relative to"),
-        ("train/椰子/2.jpg,椰子,NA,1", r"line 3: train/椰子/2.jpg is not of train: .*\nleave it out"),
-        ("test/NA/1.jpg,NA,红枣,1", r"line 3: test/NA/1.jpg is not of train: .*\nleave it out"),
-        ("train/NA/1.jpg,椰子,红枣,1", r"line 3: train/NA/1.jpg has another label than the list gives it\n"),
+        (
+            "train/NA/3.jpg,NA,红枣,1",
+            r"line 3: train/NA/3.jpg is no photo of this data set\nuse paths below dataset.root",
+        ),
+        ("train/椰子/2.jpg,椰子,NA,1", r"line 3: train/椰子/2.jpg is not in train: .*\nleave it out"),
+        ("test/NA/1.jpg,NA,红枣,1", r"line 3: test/NA/1.jpg is not in train: .*\nleave it out"),
+        ("train/NA/1.jpg,椰子,红枣,1", r"line 3: train/NA/1.jpg has another label than in the list's column given\n"),
         ("train/NA/1.jpg,NA,葡萄,1", r"line 3: 葡萄 is no class of this data set\n"),
-        ("train/NA/2.jpg,NA,椰子,1", r"line 3: train/NA/2.jpg stands in an earlier line too\n"),
+        ("train/NA/2.jpg,NA,椰子,1", r"line 3: train/NA/2.jpg is a duplicate of an earlier line\n"),
         ("train/NA/1.jpg,NA,椰子,1", r"leaves no training photo of the class NA\n"),
     ],
 )
-def test_lines_that_do_not_fit_are_refused(reviewed, line, reason):
+def test_wrong_lines_are_refused(reviewed, line, reason):
     with pytest.raises(RequestError, match=rf"^dataset\.relabel=.*reviewed\.csv.*{reason}"):
         labels(reviewed(GOOD, line))
 
 
-def test_more_of_the_same_kind_are_counted(reviewed):
+def test_more_errors_of_a_kind_are_counted(reviewed):
     with pytest.raises(RequestError, match=r"train/a is no photo .* \(and 1 more\)\n"):
         labels(reviewed("train/a,NA,红枣,1", "train/b,NA,红枣,1"))
 
 
-def test_another_decision_is_refused(reviewed):
+def test_an_unknown_decision_is_refused(reviewed):
     with pytest.raises(RequestError, match=r"line 2: maybe is no decision\nwrite yes, no or nothing$"):
         read_relabels(reviewed(f"{GOOD},maybe", head=f"{HEAD},decision"))
 
@@ -119,11 +122,11 @@ def test_another_decision_is_refused(reviewed):
         (None, "cannot be read as a CSV"),
     ],
 )
-def test_another_kind_of_file_is_refused(tmp_path, content, reason):
+def test_other_files_are_refused(tmp_path, content, reason):
     if content is not None:
         (tmp_path / "list.csv").write_bytes(content)
     with pytest.raises(
-        RequestError, match=rf"list\.csv: {reason}.*\nneeds the columns path, given, suggested"
+        RequestError, match=rf"list\.csv: {reason}.*\nuse a list with the columns path, given, suggested"
     ) as error:
         read_relabels(tmp_path / "list.csv")
     assert str(error.value).count("\n") == 1
@@ -140,14 +143,14 @@ class TestIndex:
 
     @pytest.fixture
     def index(self, root, reviewed):
-        """index(*lines): with a list, or without."""
+        """Return index(*lines), which builds the index with a list of these lines, or without a list."""
 
         def index(*lines, **changes):
             return build_index(dataset(root, relabel=reviewed(*lines) if lines else None, **changes))
 
         return index
 
-    def test_the_label_changes_and_the_photos_stay(self, index):
+    def test_the_label_changes_and_the_images_stay(self, index):
         before = index()
         path = before.split("train")["path"].iloc[0]
         after = index(f"{path},a,b,1")
@@ -156,18 +159,18 @@ class TestIndex:
         assert after.table.loc[changed, "class"].tolist() == ["b"]
         pd.testing.assert_series_equal(before.table["path"], after.table["path"])
 
-    def test_it_is_part_of_the_fingerprint_but_not_of_the_photos_version(self, index):
+    def test_is_part_of_the_fingerprint_but_not_of_the_version(self, index):
         before = index()
         one, other = (f"{path},a,b,1" for path in before.split("train")["path"].iloc[:2])
         indices = [before, index(one), index(other), index(one, other)]
         assert len({i.fingerprint for i in indices}) == 4
-        assert len({i.version for i in indices}) == 1  # the cache of resized photos holds no labels
+        assert len({i.version for i in indices}) == 1  # the image cache holds no labels
 
-    def test_a_list_that_changes_nothing_changes_no_fingerprint(self, index):
+    def test_a_list_without_changes_keeps_the_fingerprint(self, index):
         path = index().split("train")["path"].iloc[0]
         assert index(f"{path},a,a,1").fingerprint == index().fingerprint
 
-    def test_with_a_part_of_the_data_the_same_photos_are_used(self, index):
+    def test_with_a_fraction_the_same_images_are_used(self, index):
         paths = index(fraction=0.5).split("train")["path"]
         whole = index().split("train")["path"]
         for path in (paths.iloc[0], next(p for p in whole if p not in set(paths))):
@@ -175,6 +178,6 @@ class TestIndex:
             after = index(f"{path},{given},{'ab'.replace(given, '')},1", fraction=0.5)
             assert after.split("train")["path"].tolist() == paths.tolist()
 
-    def test_a_list_that_is_not_there_is_refused_before_anything_is_read(self, compose):
+    def test_a_missing_list_is_refused_before_anything_is_read(self, compose):
         with pytest.raises(RequestError, match=r"^dataset\.relabel=.*/nowhere\.csv: there is no such file$"):
             parse(compose("dataset.relabel=nowhere.csv"))

@@ -1,4 +1,4 @@
-"""The synthetic shelf against its own claims: same bytes, exact counts, published shape, planted faults."""
+"""The synthetic shelf: reproducible bytes, exact counts, published distributions, planted faults."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ CLEAN = {f"{nuisance}_fraction": 0.0 for nuisance in NUISANCES} | {"multipack_cl
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """A small set on disk with every fault planted: (options, folder, truth)."""
+    """Return (options, folder, truth) of a small set on disk with every fault."""
     options = ShelfOptions(**SMALL, **FAULTS, png_fraction=0.2, seed=4)
     folder = make_shelf(options, tmp_path_factory.mktemp("shelf"), progress=False)
     return options, folder, pd.read_parquet(folder / "truth.parquet")
@@ -53,7 +53,7 @@ def square(image: np.ndarray) -> np.ndarray:
 
 
 def variation_distance(ratios: np.ndarray) -> float:
-    """Total variation distance of height/width ratios from the published histogram."""
+    """Return the total variation distance of height/width ratios from the published histogram."""
     counts = np.histogram(ratios, RATIO_BINS)[0]
     return 0.5 * np.abs(counts / len(ratios) - RATIO_COUNTS / RATIO_COUNTS.sum()).sum()
 
@@ -61,10 +61,10 @@ def variation_distance(ratios: np.ndarray) -> float:
 # Files
 
 
-def test_same_options_same_bytes_whatever_the_workers(tmp_path):
+def test_same_options_give_the_same_bytes_with_any_number_of_processes(tmp_path):
     options = ShelfOptions(**SMALL | {"train_images": 250})
-    one = make_shelf(options, tmp_path / "a", workers=1, progress=False)
-    two = make_shelf(options, tmp_path / "b", workers=2, progress=False)
+    one = make_shelf(options, tmp_path / "a", num_processes=1, progress=False)
+    two = make_shelf(options, tmp_path / "b", num_processes=2, progress=False)
     assert one.name == two.name
     assert checksums(one) == checksums(two)
     other_seed = ShelfOptions(**SMALL, seed=1)
@@ -93,7 +93,7 @@ def test_layout_and_truth_agree(faulty):
     assert channels == {3, 4}
 
 
-def test_names_are_shaped_like_those_of_rp2k():
+def test_names_resemble_rp2ks():
     truth = plan(ShelfOptions(classes=200, train_images=8000, png_fraction=0.5))
     names = truth["true_class"].unique()
     for mark in "（）_ .+":
@@ -106,13 +106,13 @@ def test_names_are_shaped_like_those_of_rp2k():
     assert set(stems.str.rsplit(".").str[-1]) == {"jpg", "JPG", "png", "PNG"}
 
 
-def test_no_val_folder_unless_asked(tmp_path):
+def test_no_val_folder_without_val_images(tmp_path):
     folder = make_shelf(ShelfOptions(**SMALL | {"val_images": 0}), tmp_path, progress=False)
     assert not (folder / "val").exists()
     assert (folder / "train").is_dir()
 
 
-def test_made_once(faulty):
+def test_an_existing_set_is_reused(faulty):
     options, folder, _ = faulty
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     start = time.perf_counter()
@@ -121,24 +121,24 @@ def test_made_once(faulty):
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
 
 
-def test_a_killed_making_is_not_a_finished_one(tmp_path):
+def test_a_set_of_a_killed_process_is_not_complete(tmp_path):
     options = ShelfOptions(**SMALL | {"train_images": 8000, "seed": 9})
     script = tmp_path / "make.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\n"
         "from rp2k_lab.dataset.shelf.generate import make_shelf\n"
-        "from rp2k_lab.dataset.shelf.options import VERSION, ShelfOptions\n"
+        "from rp2k_lab.dataset.shelf.options import ShelfOptions\n"
         "if __name__ == '__main__':\n"
-        "    make_shelf(ShelfOptions.model_validate_json(sys.argv[1]), Path(sys.argv[2]), workers=2, progress=False)\n"
+        "    make_shelf(ShelfOptions.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 2, progress=False)\n"
     )
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": root}
     out = tmp_path / "out"
-    # Workers inherit the write end of this pipe: it reads as ended only when the last of them has gone.
-    alive, theirs = os.pipe()
+    # Child processes inherit the write end of this pipe, so that reading ends when the last of them has ended.
+    alive, inherited = os.pipe()
     arguments = [sys.executable, str(script), options.model_dump_json(), str(out)]
-    process = subprocess.Popen(arguments, env=environment, pass_fds=[theirs], stderr=theirs)
-    os.close(theirs)
+    process = subprocess.Popen(arguments, env=environment, pass_fds=[inherited], stderr=inherited)
+    os.close(inherited)
     deadline = time.monotonic() + 30
     while not (images := len(list(out.rglob("*.jpg")))) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
@@ -151,7 +151,7 @@ def test_a_killed_making_is_not_a_finished_one(tmp_path):
     os.close(alive)
     assert not list(out.glob("shelf-*"))
     assert len(list(out.glob(".shelf-*.part-*"))) == 1
-    # The rest of the making is the same code whatever the number of images: finish a small one in its place.
+    # Finishing does not depend on the number of images: draw a small set in its place.
     small = ShelfOptions(**SMALL)
     (leftover,) = out.glob(".shelf-*.part-*")
     leftover.rename(out / f".shelf-{small.fingerprint()}.part-killed")
@@ -160,7 +160,7 @@ def test_a_killed_making_is_not_a_finished_one(tmp_path):
     assert not list(out.glob(".shelf-*.part-*"))
 
 
-def test_a_failed_making_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
@@ -175,7 +175,7 @@ def test_a_failed_making_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("others_fraction", [0.0, 0.03])
-def test_counts_are_exact_and_fall(seed, others_fraction):
+def test_counts_are_exact_and_descending(seed, others_fraction):
     rng = np.random.default_rng(seed)
     classes = int(rng.integers(10, 300))
     options = ShelfOptions(
@@ -185,18 +185,18 @@ def test_counts_are_exact_and_fall(seed, others_fraction):
     )  # fmt: skip
     truth = plan(options)
     for split, counts in image_counts(options).items():
-        wanted = getattr(options, f"{split}_images")
-        assert counts.sum() == wanted
+        total = getattr(options, f"{split}_images")
+        assert counts.sum() == total
         assert counts.min() >= getattr(options, f"min_{split}_images")
         products = counts[: classes - (others_fraction > 0)]
         assert (np.diff(products) <= 0).all()
         names = [product_class.name for product_class in build_catalog(options).classes]
         assert len(set(names)) == classes
-        found = truth.loc[truth["split"] == split, "true_class"].value_counts()
-        assert found.reindex(names).tolist() == counts.tolist()
+        planned = truth.loc[truth["split"] == split, "true_class"].value_counts()
+        assert planned.reindex(names).tolist() == counts.tolist()
         if others_fraction:
             minimum = getattr(options, f"min_{split}_images")
-            assert (names[-1], counts[-1]) == (OTHERS, max(minimum, round(others_fraction * wanted)))
+            assert (names[-1], counts[-1]) == (OTHERS, max(minimum, round(others_fraction * total)))
 
 
 def test_full_size_can_be_planned_and_has_the_published_tail():
@@ -209,7 +209,7 @@ def test_full_size_can_be_planned_and_has_the_published_tail():
     test = truth.loc[truth["split"] == "test", "true_class"].value_counts()
     assert test.index[0] == OTHERS
     assert len(test) == 2388
-    # Published: 1 % of the classes have at least 170 images, 5 % 69, 10 % 41, 25 % 15, half of them 5.
+    # Published: 1 % of the classes have at least 170 images, 5 % 69, 10 % 41, 25 % 15, 50 % 5.
     published = {0.01: 170, 0.05: 69, 0.10: 41, 0.25: 15, 0.50: 5}
     for quantile, images in published.items():
         assert test.iloc[round(quantile * 2388)] == pytest.approx(images, rel=0.25)
@@ -222,7 +222,7 @@ def test_pooled_ratios_follow_the_published_histogram(seed, size_cue):
     assert variation_distance(plan(ShelfOptions(seed=seed, size_cue=size_cue))["ratio"].to_numpy()) < 0.08
 
 
-def test_without_size_cue_the_ratio_says_nothing_of_the_class():
+def test_without_size_cue_the_ratio_is_independent_of_the_class():
     truth = plan(ShelfOptions(size_cue=0, train_images=20_000))
     assert (truth["size"] == 0).all()
     ranks = truth["ratio"].rank(pct=True)
@@ -267,7 +267,7 @@ def test_stretched_to_a_square_two_sizes_look_the_same():
 
 
 def test_stretched_to_a_square_no_size_is_sharper():
-    """The rank correlation of ratio and vertical sharpness over one product's pictures: small."""
+    """Ratio and vertical sharpness of one product's images have a small rank correlation."""
     options = ShelfOptions(**CLEAN)
     truth = plan(options)
     catalog = build_catalog(options)
@@ -275,13 +275,13 @@ def test_stretched_to_a_square_no_size_is_sharper():
     shapes = truth[["height", "width", "ratio", "draw_key"]].head(200)
     sharpness = []
     for height, width, draw_key in shapes[["height", "width", "draw_key"]].to_numpy():
-        picture = draw_image(row | {"height": height, "width": width, "draw_key": draw_key}, catalog)
-        sharpness.append(np.abs(np.diff(square(picture), 2, axis=0)).mean())
-    # Crops with a fixed shorter side gave over 0.5 here; chance alone stays within 3 / sqrt(200) = 0.21.
+        image = draw_image(row | {"height": height, "width": width, "draw_key": draw_key}, catalog)
+        sharpness.append(np.abs(np.diff(square(image), 2, axis=0)).mean())
+    # Crops with a fixed shorter side gave over 0.5 here; random values stay within 3 / sqrt(200) = 0.21.
     assert abs(shapes["ratio"].reset_index(drop=True).corr(pd.Series(sharpness), method="spearman")) < 0.25
 
 
-def test_size_tells_nothing_but_the_ratio():
+def test_size_affects_only_the_ratio():
     truth = plan(ShelfOptions(train_images=20_000, classes=10, others_fraction=0.0, multipack_class_fraction=1.0))
     sized = truth[truth["size"] > 0]
     for column in [*NUISANCES, "pack"]:
@@ -295,29 +295,28 @@ def test_size_tells_nothing_but_the_ratio():
 
 
 @pytest.mark.parametrize("nuisance", NUISANCES)
-def test_nuisance_share_and_effect(nuisance):
+def test_nuisance_fraction_and_effect(nuisance):
     options = ShelfOptions(train_images=3000)
     truth = plan(options)
-    share = getattr(options, f"{nuisance}_fraction")
-    # Four standard deviations of a binomial share.
-    assert abs((truth[nuisance] > 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / len(truth))
+    fraction = getattr(options, f"{nuisance}_fraction")
+    # Four standard deviations of a binomial fraction.
+    assert abs((truth[nuisance] > 0).mean() - fraction) < 4 * np.sqrt(fraction * (1 - fraction) / len(truth))
     assert truth[nuisance].max() <= 1
-    shown = truth[truth[nuisance] > 0].head(8).to_dict("records")
-    for row in shown:
+    for row in truth[truth[nuisance] > 0].head(8).to_dict("records"):
         difference = np.abs(redraw(options, row).astype(float) - redraw(options, row, [nuisance]))
         assert difference.mean() > 0.4, row["path"]
     row = truth[truth[nuisance] == 0].iloc[0]
     assert (redraw(options, row) == redraw(options, row, [nuisance])).all()
 
 
-def test_a_product_is_still_there_under_its_nuisances():
+def test_a_product_is_visible_under_its_nuisances():
     options = ShelfOptions(**SMALL)
     for row in plan(options).head(20).to_dict("records"):
         with_all = square(redraw(options, row)).ravel()
         assert with_all.std() > 8, row["path"]
 
 
-def test_redraw_gives_the_file_again(faulty):
+def test_redraw_equals_the_file(faulty):
     options, folder, truth = faulty
     for row in truth.to_dict("records"):
         assert (redraw(options, row) == decode(folder / row["path"])).all()
@@ -329,26 +328,26 @@ def test_redraw_gives_the_file_again(faulty):
         redraw(options, jpeg, ["fog"])
 
 
-def test_jpeg_quality_and_png_share():
+def test_jpeg_quality_and_png_fraction():
     truth = plan(ShelfOptions(train_images=5000, jpeg_quality=(70, 72), png_fraction=0.2))
     assert set(truth["jpeg_quality"]) == {0, 70, 71, 72}
     assert abs((truth["jpeg_quality"] == 0).mean() - 0.2) < 4 * np.sqrt(0.16 / len(truth))
 
 
 def test_flavors_differ_in_a_small_visible_part():
-    """At 64 × 64: two flavors differ somewhere clearly, yet over less than a quarter of the picture."""
+    """At 64 × 64 two flavors differ clearly, but in less than a quarter of the image."""
     options = ShelfOptions(classes=30, **CLEAN)
     catalog = build_catalog(options)
     row = plan(options).iloc[0]
     products = {c.product: c for c in catalog.classes if c.brand and c.brand.name == row["brand"]}
-    pictures = []
+    images = []
     for product in products.values():
         row = row.copy()
         row["flavor"] = product.flavor.name
-        pictures.append(square(draw_image(row, catalog)))
-    assert len(pictures) >= 2
-    for picture in pictures[1:]:
-        changed = np.abs(picture - pictures[0]).max(axis=2) > 30
+        images.append(square(draw_image(row, catalog)))
+    assert len(images) >= 2
+    for image in images[1:]:
+        changed = np.abs(image - images[0]).max(axis=2) > 30
         assert 0.01 < changed.mean() < 0.25
 
 
@@ -356,7 +355,7 @@ def test_flavors_differ_in_a_small_visible_part():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_label_noise_has_its_rate_and_names_look_alikes(seed):
+def test_label_noise_has_its_rate_and_uses_look_alikes(seed):
     options = ShelfOptions(seed=seed, label_noise=0.1)
     truth = plan(options)
     assert ((truth["given_class"] != truth["true_class"]) == truth["label_error"]).all()
@@ -370,26 +369,26 @@ def test_label_noise_has_its_rate_and_names_look_alikes(seed):
     assert truth[truth["split"] == "train"].query("not label_error")["given_class"].nunique() == 40
 
 
-def test_label_noise_elsewhere_only_if_asked():
+def test_label_noise_is_only_in_noisy_splits():
     truth = plan(ShelfOptions(label_noise=0.1, noisy_splits=("val", "test")))
     assert truth.groupby("split")["label_error"].sum().to_dict() == {"train": 0, "val": 50, "test": 200}
     assert not plan(ShelfOptions())["label_error"].any()
 
 
-def test_copies_are_planted_and_told(faulty):
+def test_copies_are_planted_and_recorded(faulty):
     _, folder, truth = faulty
     kinds = truth[truth["duplicate_of"].notna()].groupby(["split", "duplicate_kind"]).size().to_dict()
     assert kinds == {("train", "exact"): 4, ("train", "near"): 4, ("test", "exact"): 4, ("test", "near"): 4}
-    of_path = truth.set_index("path")
+    by_path = truth.set_index("path")
     sums = checksums(folder)
     for row in truth[truth["duplicate_of"].notna()].itertuples():
-        source = of_path.loc[row.duplicate_of]
+        source = by_path.loc[row.duplicate_of]
         assert source["split"] == "train"
         assert pd.isna(source["duplicate_of"])
         assert source["true_class"] == row.true_class
         assert (sums[row.path] == sums[row.duplicate_of]) == (row.duplicate_kind == "exact")
         difference = np.abs(square(decode(folder / row.path)) - square(decode(folder / row.duplicate_of))).mean()
-        unrelated = of_path[(of_path["brand"] != row.brand) & (of_path["split"] == "train")].index[0]
+        unrelated = by_path[(by_path["brand"] != row.brand) & (by_path["split"] == "train")].index[0]
         apart = np.abs(square(decode(folder / row.path)) - square(decode(folder / unrelated))).mean()
         assert difference < 0.6 * apart
     copies = truth["duplicate_of"].notna()
@@ -425,7 +424,7 @@ def test_wrong_options_are_refused(wrong):
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_impossible_totals_are_refused_before_anything_is_written(split, tmp_path):
+def test_impossible_counts_are_refused_before_anything_is_written(split, tmp_path):
     options = ShelfOptions(**{f"{split}_images": 100, f"min_{split}_images": 5})
     with pytest.raises(ValueError, match=rf"{split}_images=100 .*classes=40 .*min_{split}_images=5"):
         make_shelf(options, tmp_path / "out", progress=False)
@@ -453,15 +452,15 @@ def test_fingerprint_depends_on_options_version_and_opencv(monkeypatch):
 
 
 def test_other_bytes_need_another_version(faulty):
-    """If this fails on purpose, raise `VERSION` in options.py, and take the new digest over."""
+    """If the change is on purpose, raise `VERSION` in options.py and put the new digest here."""
     _, folder, _ = faulty
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".jpg", ".png"))
     sizes = "".join(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n" for file in files)
     assert (VERSION, hashlib.sha256(sizes.encode()).hexdigest()[:16]) == (1, "910d98a603f25212")
 
 
-def test_size_is_no_part_of_the_art():
-    """Two sizes differ in their class name and size alone, so nothing else can be drawn differently."""
+def test_size_does_not_change_the_art():
+    """Two sizes differ only in class name and size, so nothing else can be drawn differently."""
     catalog = build_catalog(ShelfOptions())
     groups: dict[int, set] = {}
     for product_class in catalog.classes:

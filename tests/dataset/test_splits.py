@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.dataset.splits import fold_parts, hold_out_val, in_fraction, select_classes
+from rp2k_lab.dataset.splits import assign_folds, draw_fraction, hold_out_val, select_classes
 
 
 class TestVal:
-    def split(self, counts, share=0.2, seed=0):
+    def split(self, counts, fraction=0.2, seed=0):
         names = np.repeat(list(counts), list(counts.values()))
         table = pd.DataFrame({"class": names, "split": "train"})
-        return table.assign(split=hold_out_val(table, share, seed))
+        return table.assign(split=hold_out_val(table, fraction, seed))
 
     def val_of(self, *args, **kwargs):
         table = self.split(*args, **kwargs)
@@ -28,10 +28,10 @@ class TestVal:
         table = self.split({"a": 10, "lone": 1})
         assert table[table["class"] == "lone"]["split"].tolist() == ["train"]
 
-    @pytest.mark.parametrize("share", [0.5, 0.75, 0.9, 0.99])
-    def test_every_class_keeps_an_image_in_train(self, share):
-        """A class that train lacks cannot be learned, however large the share asked for."""
-        table = self.split({"a": 100, "b": 5, "c": 3, "d": 2}, share)
+    @pytest.mark.parametrize("fraction", [0.5, 0.75, 0.9, 0.99])
+    def test_every_class_keeps_an_image_in_train(self, fraction):
+        """A class without training images cannot be learned."""
+        table = self.split({"a": 100, "b": 5, "c": 3, "d": 2}, fraction)
         assert set(table[table["split"] == "train"]["class"]) == {"a", "b", "c", "d"}
 
     def test_seeded(self):
@@ -39,25 +39,25 @@ class TestVal:
         assert self.val_of(counts) == self.val_of(counts)
         assert self.val_of(counts, seed=1) != self.val_of(counts)
 
-    def test_smaller_share_is_part_of_the_larger(self):
+    def test_a_smaller_fraction_is_part_of_a_larger_one(self):
         counts = {"a": 100, "b": 13, "c": 2}
         assert self.val_of(counts, 0.05) < self.val_of(counts, 0.1) < self.val_of(counts, 0.4)
 
-    def test_added_class_changes_no_other(self):
+    def test_an_added_class_changes_no_other(self):
         before = self.split({"b": 30, "c": 20})
         after = self.split({"a": 17, "b": 30, "c": 20})
         for name in "bc":
             one, other = (t[t["class"] == name]["split"].tolist() for t in (before, after))
             assert one == other
 
-    def test_test_and_given_columns_are_left_alone(self):
+    def test_test_split_and_the_given_table_do_not_change(self):
         table = pd.DataFrame({"class": ["a"] * 10, "split": ["train"] * 5 + ["test"] * 5})
         split = hold_out_val(table, 0.4, 0)
         assert (split[5:] == "test").all()
         assert (table["split"][:5] == "train").all()
 
-    def test_is_not_the_first_photos_of_each_class(self):
-        """Neighboring file names are often photos of one shelf."""
+    def test_is_not_the_first_images_of_each_class(self):
+        """Neighboring file names are often images of one shelf."""
         assert self.val_of({"a": 100}) != set(range(20))
 
 
@@ -68,7 +68,7 @@ class TestFraction:
     def used(self, fraction, seed=0, counts=COUNTS):
         names = np.repeat(list(counts), list(counts.values()))
         table = pd.DataFrame({"class": [*names, "a", "b"], "split": ["train"] * len(names) + ["val", "test"]})
-        return table, in_fraction(table, fraction, seed)
+        return table, draw_fraction(table, fraction, seed)
 
     @pytest.mark.parametrize(
         ("fraction", "counts"),
@@ -78,7 +78,7 @@ class TestFraction:
         table, used = self.used(fraction)
         assert table[used & (table["split"] == "train")]["class"].value_counts().to_dict() == counts
 
-    def test_leaves_val_and_test_whole(self):
+    def test_keeps_all_of_val_and_test(self):
         table, used = self.used(0.1)
         assert used[table["split"] != "train"].all()
 
@@ -99,47 +99,47 @@ class TestFraction:
         for name in "bc":
             assert (before[table["class"] == name] == after[wider["class"] == name]).all()
 
-    def test_is_not_the_part_that_val_is_taken_from(self):
-        """Two draws of one class with one seed must not be the same permutation."""
+    def test_is_independent_of_val(self):
+        """Two draws of one class with one seed must not use the same permutation."""
         table = pd.DataFrame({"class": ["a"] * 100, "split": "train"})
         val = (hold_out_val(table, 0.5, 0) == "val").to_numpy()
-        assert 10 < (val & in_fraction(table, 0.5, 0)).sum() < 40
+        assert 10 < (val & draw_fraction(table, 0.5, 0)).sum() < 40
 
 
 class TestFolds:
-    def parts(self, folds, counts=COUNTS):
+    def assign(self, folds, counts=COUNTS):
         names = np.repeat(list(counts), list(counts.values()))
         table = pd.DataFrame({"class": [*names, "a", "b"], "split": ["train"] * len(names) + ["val", "test"]})
-        return table, fold_parts(table, folds)
+        return table, assign_folds(table, folds)
 
     @pytest.mark.parametrize("folds", [2, 3, 5])
-    def test_the_parts_of_a_class_differ_by_one_photo_at_most(self, folds):
-        table, parts = self.parts(folds)
+    def test_folds_of_a_class_differ_by_at_most_one_image(self, folds):
+        table, fold = self.assign(folds)
         for name in "abc":
-            of_class = parts[(table["class"] == name) & (table["split"] == "train")]
+            of_class = fold[(table["class"] == name) & (table["split"] == "train")]
             sizes = np.bincount(of_class, minlength=folds)
             assert sizes.sum() == COUNTS[name]
             assert np.ptp(sizes) <= 1
 
-    def test_val_test_and_a_class_of_one_photo_are_in_none(self):
-        table, parts = self.parts(3)
+    def test_val_test_and_a_class_of_one_image_are_in_no_fold(self):
+        table, fold = self.assign(3)
         outside = (table["split"] != "train") | (table["class"] == "lone")
-        assert ((parts == -1) == outside).all()
+        assert ((fold == -1) == outside).all()
 
-    def test_every_class_keeps_photos_whatever_part_is_left_out(self):
-        table, parts = self.parts(2, {"a": 2, "b": 3, "c": 1})
-        for part in range(2):
-            left = table[(parts != part) & (table["split"] == "train")]
-            assert set(left["class"]) == {"a", "b", "c"}
+    def test_every_class_keeps_images_without_any_fold(self):
+        table, fold = self.assign(2, {"a": 2, "b": 3, "c": 1})
+        for i in range(2):
+            rest = table[(fold != i) & (table["split"] == "train")]
+            assert set(rest["class"]) == {"a", "b", "c"}
 
-    def test_the_larger_parts_are_not_the_same_in_every_class(self):
-        """Else the first fold would lack the tail, and the last would have it twice."""
-        _, parts = self.parts(3, {f"c{i}": 2 for i in range(60)})
-        assert np.bincount(parts[parts >= 0], minlength=3).min() > 20
+    def test_larger_folds_vary_from_class_to_class(self):
+        """Otherwise the first fold would lack the tail, and the last would have it twice."""
+        _, fold = self.assign(3, {f"c{i}": 2 for i in range(60)})
+        assert np.bincount(fold[fold >= 0], minlength=3).min() > 20
 
     def test_an_added_class_changes_no_other(self):
-        table, before = self.parts(3, {"b": 10, "c": 30})
-        wider, after = self.parts(3, {"a": 7, "b": 10, "c": 30})
+        table, before = self.assign(3, {"b": 10, "c": 30})
+        wider, after = self.assign(3, {"a": 7, "b": 10, "c": 30})
         for name in "bc":
             assert (before[table["class"] == name] == after[wider["class"] == name]).all()
 
@@ -151,18 +151,18 @@ class TestClasses:
         rows += [("a", "test"), ("b", "test"), ("others", "val")]
         return pd.DataFrame(rows, columns=["class", "split"])
 
-    def test_all_stay_by_default(self, table):
+    def test_all_are_kept_by_default(self, table):
         pd.testing.assert_frame_equal(select_classes(table, 1, None), table)
 
-    def test_small_ones_leave_every_split(self, table):
-        left = select_classes(table, 3, None)
-        assert left["class"].value_counts().to_dict() == {"a": 6, "others": 10}
-        assert left.index.tolist() == list(range(16))
+    def test_small_ones_are_dropped_from_every_split(self, table):
+        kept = select_classes(table, 3, None)
+        assert kept["class"].value_counts().to_dict() == {"a": 6, "others": 10}
+        assert kept.index.tolist() == list(range(16))
 
-    def test_the_catch_all_leaves_every_split(self, table):
+    def test_the_catch_all_is_dropped_from_every_split(self, table):
         assert set(select_classes(table, 1, "others")["class"]) == {"a", "b"}
 
-    def test_none_left_is_refused_with_the_largest(self, table):
+    def test_dropping_all_is_refused_with_the_largest_class(self, table):
         with pytest.raises(RequestError, match=r"min_images_per_class=10.*\n.*9"):
             select_classes(table, 10, None)
 

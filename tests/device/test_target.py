@@ -13,7 +13,7 @@ def options(**changes):
     return SimpleNamespace(**{"name": "cpu", "precision": "float32", "loss_scale": 1} | changes)
 
 
-def test_sets_graph_mode_and_says_so(pynative, capsys):
+def test_set_up_selects_graph_mode(pynative, capsys):
     assert "PyNative" in target.describe(options())
     target.set_up(options())
     assert mindspore.get_context("mode") == mindspore.GRAPH_MODE
@@ -21,26 +21,26 @@ def test_sets_graph_mode_and_says_so(pynative, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_setting_up_again_is_fine():
+def test_set_up_can_be_repeated():
     """A sweep runs its jobs in one process."""
     for _ in range(2):
         target.set_up(options())
 
 
-def test_missing_device_is_a_wrong_request(monkeypatch):
+def test_missing_device_is_refused(monkeypatch):
     monkeypatch.setattr(target, "_is_available", lambda target: False)
     with pytest.raises(RequestError, match="device=gpu") as error:
         target.set_up(options(name="gpu"))
     assert str(error.value).splitlines()[1] == "use device=cpu"
 
 
-def test_devices_that_are_there_are_offered(monkeypatch):
+def test_available_devices_are_suggested(monkeypatch):
     monkeypatch.setattr(target, "_is_available", lambda target: target == "GPU")
     with pytest.raises(RequestError, match="use device=cpu or gpu"):
         target.set_up(options(name="ascend"))
 
 
-def test_asking_for_a_device_keeps_the_loggers_level():
+def test_device_check_keeps_the_log_level():
     import logging
 
     logger = logging.getLogger("MindSpore")
@@ -50,11 +50,11 @@ def test_asking_for_a_device_keeps_the_loggers_level():
 
 
 @pytest.mark.parametrize(("precision", "level"), [("float32", "O0"), ("O2", "O2"), ("O3", "O3")])
-def test_precision_is_an_amp_level(precision, level):
+def test_precision_sets_the_amp_level(precision, level):
     assert target.amp_options(options(precision=precision))["amp_level"] == level
 
 
-def test_loss_scale_is_fixed_and_one_is_none():
+def test_loss_scale_1_has_no_manager_others_a_fixed_one():
     assert target.amp_options(options())["loss_scale_manager"] is None
     manager = target.amp_options(options(loss_scale=1024))["loss_scale_manager"]
     assert manager.get_loss_scale() == 1024
@@ -62,10 +62,10 @@ def test_loss_scale_is_fixed_and_one_is_none():
 
 
 @pytest.mark.parametrize("task", ["train", "evaluate", "ensemble"])
-def test_a_missing_device_is_found_before_the_photos_are_listed(monkeypatch, compose, tmp_path, task):
+def test_missing_device_is_refused_before_images_are_listed(monkeypatch, compose, tmp_path, task):
     monkeypatch.setattr(target, "_is_available", lambda target: False)
     module = importlib.import_module(f"rp2k_lab.task.{task}")
-    monkeypatch.setattr(module, "build_index", lambda dataset: pytest.fail("listed the photos first"))
+    monkeypatch.setattr(module, "build_index", lambda dataset: pytest.fail("listed the images first"))
     config = parse(compose("device=gpu"))
     with pytest.raises(RequestError, match="device=gpu"):
         module.run(config, tmp_path)

@@ -12,7 +12,7 @@ VAL = {"top1": Score(0.9523, 500, 0.9301, 0.9677), "tail_top1": Score(0.5, 2, 0.
 TEST = {"top1": Score(1.0, 2000, 0.9981, 1.0)}
 
 
-def test_splits_stand_side_by_side():
+def test_splits_are_columns():
     lines = closing_table({"val": VAL, "test": TEST}).splitlines()
     assert lines[0] == ""
     assert lines[1].split() == ["val", "test"]
@@ -32,17 +32,17 @@ def test_columns_are_aligned():
     assert len(lines[2]) == max(map(len, lines))
 
 
-def test_rows_keep_their_order_whatever_the_scores():
+def test_rows_have_a_fixed_order():
     score = VAL["top1"]
     lines = closing_table({"val": dict.fromkeys(reversed(ROWS), score)}).splitlines()[3:]
     assert [line.split("  ")[0] for line in lines] == list(ROWS.values())
 
 
-def test_a_score_always_has_its_count_and_interval():
+def test_score_has_count_and_interval():
     assert [field.name for field in fields(Score)] == ["value", "count", "low", "high"]
 
 
-def test_an_ensemble_shows_every_member_and_what_the_average_gains():
+def test_ensemble_table_shows_members_average_and_gain():
     best, average = np.repeat([True, False], [60, 40]), np.repeat([True, False], [65, 35])
     (gain,) = judge([paired_difference(average[None], best[None])])
     lines = ensemble_table(["a", "b", "average"], {"val": [VAL] * 3, "test": [TEST, VAL, TEST]}, 1, gain).splitlines()
@@ -54,7 +54,7 @@ def test_an_ensemble_shows_every_member_and_what_the_average_gains():
     assert "between seeds" in lines[8]
 
 
-def test_a_tuned_network_stands_below_the_untuned_with_what_it_gains_over_each():
+def test_fixres_table_shows_untuned_and_tuned_networks_with_gains():
     old, new, tuned = (np.repeat([True, False], [right, 100 - right]) for right in (60, 50, 65))
     gains = judge([paired_difference(tuned[None], each[None]) for each in (old, new)])
     lines = fixres_table(["a", "b", "c"], {"val": [VAL] * 3, "test": [VAL, VAL, TEST]}, gains).splitlines()

@@ -18,7 +18,7 @@ from rp2k_lab.evaluation.intervals import macro_interval, wilson_interval
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilson_equals_textbook(correct, count, low, high):
+def test_wilson_equals_published_values(correct, count, low, high):
     assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -28,12 +28,12 @@ def test_wilson_at_other_confidence():
     )
 
 
-def test_wilson_of_nothing_is_everything():
+def test_wilson_without_images_is_0_to_1():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 39027])
-def test_wilson_holds_the_share_and_its_mirror(count):
+def test_wilson_contains_the_fraction_and_is_symmetric(count):
     for correct in {0, 1, count // 3, count - 1, count}:
         low, high = wilson_interval(correct, count)
         assert 0 <= low <= correct / count <= high <= 1
@@ -43,7 +43,7 @@ def test_wilson_holds_the_share_and_its_mirror(count):
 
 
 def exact_coverage(p, count):
-    """Probability that the interval of a binomial count holds p: summed over every outcome, no simulation's noise."""
+    """Return the exact probability that the interval of a binomial count contains p."""
     covered = 0.0
     for correct in range(count + 1):
         low, high = wilson_interval(correct, count)
@@ -56,7 +56,7 @@ def exact_coverage(p, count):
 @pytest.mark.parametrize("count", [5, 50, 500])
 @pytest.mark.parametrize("p", [0.02, 0.3, 0.9])
 def test_wilson_covers_at_the_stated_rate(p, count):
-    """Near 0 and 1 with few images Wilson is known to dip to 90 % at single points; elsewhere it keeps 95 ± 3."""
+    """Near 0 and 1 with few images Wilson dips to 90 %; elsewhere it keeps 95 ± 3."""
     floor = 0.90 if count * min(p, 1 - p) < 1 else 0.92
     assert floor < exact_coverage(p, count) < 0.985
 
@@ -74,7 +74,7 @@ LONG_TAIL = np.round(np.interp(np.linspace(0, 1, 400), [0, 0.1, 0.25, 0.5, 0.75,
 def test_macro_interval_covers_on_long_tailed_counts(accuracy):
     rng = np.random.default_rng(0)
     count = LONG_TAIL.astype(int)
-    # Classes differ: Beta with a spread of about 0.1 around the accuracy.
+    # Class accuracies: Beta with a spread of about 0.1.
     truth = rng.beta(10 * accuracy, 10 * (1 - accuracy), len(count))
     covered = 0
     for _ in range(600):
@@ -84,12 +84,12 @@ def test_macro_interval_covers_on_long_tailed_counts(accuracy):
 
 
 def test_macro_interval_is_not_needlessly_wide():
-    """At accuracy 0.9 the half width stays within 40 % of the one that knew the truth."""
+    """At accuracy 0.9 the half width is at most 40 % above the one with known accuracy."""
     rng = np.random.default_rng(0)
     count = LONG_TAIL.astype(int)
     low, high = macro_interval(rng.binomial(count, 0.9), count)
-    known = 1.96 * math.sqrt((0.09 / count).sum()) / len(count)
-    assert (high - low) / 2 < 1.4 * known
+    best = 1.96 * math.sqrt((0.09 / count).sum()) / len(count)
+    assert (high - low) / 2 < 1.4 * best
 
 
 def test_macro_interval_leaves_out_classes_without_images():
@@ -97,7 +97,7 @@ def test_macro_interval_leaves_out_classes_without_images():
     assert with_empty == macro_interval(np.array([3, 7]), np.array([4, 9]))
 
 
-def test_macro_interval_holds_the_macro_accuracy_within_bounds():
+def test_macro_interval_contains_the_macro_accuracy():
     low, high = macro_interval(np.array([1, 1, 9]), np.array([1, 2, 10]))
     assert 0 <= low < (1 + 0.5 + 0.9) / 3 < high <= 1
 
@@ -108,7 +108,7 @@ def test_macro_interval_of_single_images_has_a_width(correct):
     assert high - low > 0.1
 
 
-def test_macro_interval_of_nothing_is_everything():
+def test_macro_interval_without_images_is_0_to_1():
     assert macro_interval(np.array([0]), np.array([0])) == (0.0, 1.0)
 
 
@@ -126,7 +126,7 @@ def test_single_run_resolution_by_hand():
     assert found.measured.z_with_seeds == pytest.approx(0.0007 / math.sqrt(error**2 + 2e-6))
 
 
-def test_single_runs_that_err_independently_miss_by_the_noise_5_percent_of_the_time():
+def test_independent_single_runs_exceed_the_noise_in_5_percent():
     rng = np.random.default_rng(0)
     noise = single_run_resolution(0.0, 0.9, 400).independent.noise
     beyond = np.abs(rng.binomial(400, 0.9, 20000) - rng.binomial(400, 0.9, 20000)) / 400 > noise
@@ -163,7 +163,7 @@ def test_single_run_sentence(difference, accuracy, options, sentence):
     assert str(single_run_resolution(difference, accuracy, 39027, **options)) == sentence
 
 
-def test_a_measured_disagreement_is_at_least_the_difference():
+def test_measured_disagreement_is_at_least_the_difference():
     found = single_run_resolution(0.03, 0.93, 1000, disagreement=0.01)
     assert found.measured == found.least
 
@@ -173,12 +173,12 @@ def test_no_difference_is_never_shown():
     assert (found.least.noise, found.least.z, found.answer) == (0, 0, "no")
 
 
-def test_a_difference_without_noise_is_shown():
+def test_difference_without_noise_is_shown():
     """All right against all wrong leaves no disagreement to chance."""
     assert single_run_resolution(1.0, 0.0, 10).least.z == math.inf
 
 
 @pytest.mark.parametrize(("difference", "accuracy", "images"), [(0.07, 95.23, 100), (0.1, 0.95, 100), (0.0, 0.9, 0)])
-def test_no_shares_are_refused(difference, accuracy, images):
-    with pytest.raises(RequestError, match=r"no accuracies of single runs\ngive shares"):
+def test_values_that_are_no_fractions_are_refused(difference, accuracy, images):
+    with pytest.raises(RequestError, match=r"not accuracies of single runs\ngive fractions"):
         single_run_resolution(difference, accuracy, images)

@@ -19,7 +19,7 @@ TRAIN_COUNTS = np.array([100, 10, 1])
 
 @pytest.fixture
 def predictions():
-    """Seven photos, three classes; class 2 has no photo.  Right at first: rows 0, 1, 4."""
+    """Seven images, three classes; class 2 has no image.  Rows 0, 1 and 4 are correct."""
     labels = np.array([0, 0, 0, 0, 1, 1, 1], np.int32)
     top_labels = np.array([[0, 1], [0, 1], [1, 0], [2, 1], [1, 0], [0, 1], [0, 2]], np.int32)
     return Predictions(labels, top_labels, np.tile(np.float32([0.6, 0.3]), (7, 1)))
@@ -42,13 +42,13 @@ def test_top_k_breaks_ties_by_label():
     assert top_k(np.array([[0.2, 0.3, 0.2, 0.3]]), 4)[0].tolist() == [[1, 3, 0, 2]]
 
 
-def test_top_k_of_fewer_classes_gives_all():
+def test_top_k_returns_all_of_fewer_classes():
     labels, probabilities = top_k(np.array([[0.3, 0.7]]), 5)
     assert labels.tolist() == [[1, 0]]
     assert probabilities.tolist() == [[0.7, 0.3]]
 
 
-def test_groups_of_few_classes_are_shares_of_the_ranking():
+def test_groups_of_few_classes_are_fractions_of_the_ranking():
     counts = np.random.default_rng(0).permutation(np.arange(40) * 3 + 5)
     groups, cuts = class_groups(counts)
     assert [int((groups == name).sum()) for name in ("head", "medium", "tail")] == [12, 16, 12]
@@ -66,7 +66,7 @@ def test_groups_at_rp2k_scale_are_cut_at_100_and_20_images():
     assert "20" in cuts
 
 
-def test_the_scale_changes_at_1000_classes():
+def test_group_rule_changes_at_1000_classes():
     assert set(class_groups(np.full(1000, 50))[0]) == {"medium"}
     assert set(class_groups(np.full(999, 50))[0]) == {"head", "medium", "tail"}
 
@@ -118,22 +118,22 @@ def test_scores_by_hand(predictions, table):
 
 
 @pytest.mark.parametrize("others", [None, "no such class"])
-def test_without_a_catch_all_class_there_is_no_score_without_it(predictions, table, others):
+def test_no_score_without_a_catch_all_class(predictions, table, others):
     assert "top1_without_others" not in scores(predictions, table, others)
 
 
-def test_a_split_of_others_alone_has_no_score_without_it():
+def test_split_of_the_catch_all_class_has_no_score_without_it():
     predictions = Predictions(np.zeros(2, np.int32), np.zeros((2, 1), np.int32), np.ones((2, 1), np.float32))
     table = per_class(predictions, CLASSES, TRAIN_COUNTS)
     assert "top1_without_others" not in scores(predictions, table, "others")
 
 
-def test_a_split_without_photos_has_no_scores():
+def test_split_without_images_has_no_scores():
     empty = Predictions(np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.float32))
     assert scores(empty, per_class(empty, CLASSES, TRAIN_COUNTS), "others") == {}
 
 
-def test_confusion_pairs_are_the_matrix_without_its_zeros(predictions):
+def test_confusion_pairs_are_the_non_zero_cells(predictions):
     pairs = confusion_pairs(predictions, CLASSES)
     cells = {(true, predicted): count for true, predicted, count in pairs.to_numpy()}
     assert cells == {
@@ -162,7 +162,7 @@ def test_predictions_table_by_hand(predictions):
     np.testing.assert_allclose(table["p1"], 0.6, rtol=1e-6)
 
 
-def test_softmax_is_that_of_large_logits_too():
+def test_softmax_of_large_logits():
     logits = np.array([[[0, np.log(3)], [-1000, 1000]], [[1e4, 1e4], [5, 5]]])
     np.testing.assert_allclose(softmax(logits), [[[0.25, 0.75], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]])
     assert softmax(logits.astype(np.float32)).dtype == np.float32

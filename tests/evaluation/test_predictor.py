@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from rp2k_lab.evaluation.predictor import Classifier, Logits, Member, Predictor, Preprocessing, mirrored
+from rp2k_lab.evaluation.predictor import Classifier, Logits, Member, Predictor, Preprocessing, mirror
 
 pytestmark = pytest.mark.usefixtures("pynative")
 
-SIDE, LARGE = Preprocessing((4, 6), "letterbox", 1.0), Preprocessing((8, 8), "stretch", 0.8)
+WIDE, LARGE = Preprocessing((4, 6), "letterbox", 1.0), Preprocessing((8, 8), "stretch", 0.8)
 
 
 class LeftColors(nn.Cell):
-    """Logits: weight times the mean red, green and blue of the left half, normalized as a batch norm does it."""
+    """Logits: weight times the mean red, green and blue of the left half, after a batch norm."""
 
     def __init__(self, weight):
         super().__init__()
@@ -31,39 +31,39 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
 
 
-def photos(count, size, seed=0):
+def make_images(count, size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
 
 
 @pytest.fixture
 def members():
-    """Two of one preprocessing, one of another."""
-    return [Member(f"w{w}", LeftColors(w), way) for w, way in ((1, SIDE), (-2, LARGE), (3, SIDE))]
+    """Three members, two preprocessings."""
+    return [Member(f"w{w}", LeftColors(w), preprocessing) for w, preprocessing in ((1, WIDE), (-2, LARGE), (3, WIDE))]
 
 
 @pytest.fixture
 def batches():
-    """Seven photos in batches of three, in both preprocessings."""
-    small, large = photos(7, SIDE.size), photos(7, LARGE.size, 1)
+    """Seven images in batches of three, for both preprocessings."""
+    small, large = make_images(7, WIDE.size), make_images(7, LARGE.size, 1)
     return [[small[i : i + 3], large[i : i + 3]] for i in (0, 3, 6)]
 
 
 def expected(batches, members, average, tta):
-    """(members, photos, classes) and (photos, classes) by NumPy."""
-    shown = {way: np.concatenate([batch[i] for batch in batches]) for i, way in enumerate((SIDE, LARGE))}
-    of_view = softmax if average == "probabilities" else lambda x: x
+    """Return (members, images, classes) and (images, classes) by NumPy."""
+    images_of = {key: np.concatenate([batch[i] for batch in batches]) for i, key in enumerate((WIDE, LARGE))}
+    activation = softmax if average == "probabilities" else lambda x: x
     each = []
     for member in members:
-        images = shown[member.preprocessing]
+        images = images_of[member.preprocessing]
         views = [images, images[:, :, ::-1]] if tta == "hflip" else [images]
-        each.append(np.mean([of_view(logits(view, member.network.weight)) for view in views], axis=0))
-    last = softmax if average == "logits" else lambda x: x
-    return last(np.array(each)), last(np.mean(each, axis=0))
+        each.append(np.mean([activation(logits(view, member.network.weight)) for view in views], axis=0))
+    final = softmax if average == "logits" else lambda x: x
+    return final(np.array(each)), final(np.mean(each, axis=0))
 
 
 @pytest.mark.parametrize("tta", ["none", "hflip"])
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_members_and_average_are_numpys(members, batches, average, tta):
+def test_members_and_average_equal_numpy(members, batches, average, tta):
     found = list(Predictor(members, 3, tta, average)(batches))
     assert [(each.shape, mean.shape) for each, mean in found] == [((3, n, 3), (n, 3)) for n in (3, 3, 1)]
     each, mean = expected(batches, members, average, tta)
@@ -72,35 +72,35 @@ def test_members_and_average_are_numpys(members, batches, average, tta):
     assert found[0][1].dtype == np.float32
 
 
-def test_the_two_averages_and_views_differ(members, batches):
+def test_averages_and_views_differ(members, batches):
     results = [expected(batches, members, a, t)[1] for a in ("probabilities", "logits") for t in ("none", "hflip")]
     for i, result in enumerate(results):
         assert all(np.abs(result - other).max() > 0.01 for other in results[:i])
 
 
-def test_preprocessings_come_once_in_the_members_order(members):
-    assert Predictor(members, 3).preprocessings == (SIDE, LARGE)
-    assert SIDE.resized == (4, 6)
+def test_preprocessings_are_distinct_in_member_order(members):
+    assert Predictor(members, 3).preprocessings == (WIDE, LARGE)
+    assert WIDE.resized == (4, 6)
     assert LARGE.resized == (10, 10)
 
 
-def test_one_member_alone_is_its_network(batches):
-    member = Member("one", LeftColors(2), SIDE)
+def test_one_member_equals_its_network(batches):
+    member = Member("one", LeftColors(2), WIDE)
     ((each, average),) = Predictor([member], 3)([batches[0][:1]])
     expected = Classifier(member.network.set_train(False))(Tensor(batches[0][0])).asnumpy()
     np.testing.assert_array_equal(each[0], expected)
     np.testing.assert_array_equal(average, expected)
 
 
-def test_filling_of_the_last_batch_changes_no_probability(batches):
-    predictor = Predictor([Member("one", LeftColors(2), SIDE)], 3, "hflip")
+def test_padding_of_the_last_batch_changes_no_probability(batches):
+    predictor = Predictor([Member("one", LeftColors(2), WIDE)], 3, "hflip")
     images = batches[0][0]
     ((_, whole),) = predictor([[images]])
     single = [average for _, average in predictor([[image[None]] for image in images])]
     np.testing.assert_array_equal(np.concatenate(single), whole)
 
 
-def test_every_batch_has_the_same_shape_so_that_a_graph_is_compiled_once(members, batches, monkeypatch):
+def test_every_batch_has_the_same_shape(members, batches, monkeypatch):
     shapes = {id(member): set() for member in members}
 
     def construct(cell, images):
@@ -114,7 +114,7 @@ def test_every_batch_has_the_same_shape_so_that_a_graph_is_compiled_once(members
     assert list(shapes.values()) == [{(3, *member.preprocessing.size, 3)} for member in members]
 
 
-def test_networks_evaluate_and_return_to_their_mode_even_when_stopped(members, batches):
+def test_networks_restore_their_mode_after_a_stop(members, batches):
     for member, mode in zip(members, (True, False, True), strict=True):
         member.network.set_train(mode)
     before = members[0].network.norm.moving_mean.asnumpy().copy()
@@ -126,7 +126,7 @@ def test_networks_evaluate_and_return_to_their_mode_even_when_stopped(members, b
     np.testing.assert_array_equal(members[0].network.norm.moving_mean.asnumpy(), before)
 
 
-def test_check_is_called_between_batches_and_may_stop(members, batches):
+def test_check_between_batches_may_stop(members, batches):
     calls = []
 
     def stop_at_second():
@@ -139,17 +139,17 @@ def test_check_is_called_between_batches_and_may_stop(members, batches):
     assert len(calls) == 2
 
 
-def test_logits_are_float32_and_classifier_their_softmax():
+def test_classifier_is_the_softmax_of_float32_logits():
     network = LeftColors(1).set_train(False)
-    images = photos(5, SIDE.size)
+    images = make_images(5, WIDE.size)
     found = Logits(network)(Tensor(images)).asnumpy()
     assert found.dtype == np.float32
     np.testing.assert_allclose(Classifier(network)(Tensor(images)).asnumpy(), softmax(found), atol=1e-5)
 
 
-def test_a_mirrored_batch_is_an_array_of_its_own():
-    images = photos(3, (5, 7))
-    found = mirrored(images)
+def test_mirror_returns_a_contiguous_copy():
+    images = make_images(3, (5, 7))
+    found = mirror(images)
     np.testing.assert_array_equal(found, images[:, :, ::-1])
     assert found.flags.c_contiguous
     assert not np.shares_memory(found, images)

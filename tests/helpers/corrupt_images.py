@@ -1,4 +1,4 @@
-"""Files as they are found in real folders of photos: made byte by byte, each named by what is the matter with it."""
+"""Unusual and corrupt image files as in real folders, made byte by byte and named by their defect."""
 
 import hashlib
 import io
@@ -20,8 +20,8 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def pictures() -> tuple[Image.Image, Image.Image, Image.Image]:
-    """(smooth RGB without black, the same with alpha from 0 to 255 by column, noise that compresses badly)."""
+def sample_images() -> tuple[Image.Image, Image.Image, Image.Image]:
+    """Return (smooth RGB without black, the same with alpha from 0 to 255 by column, noise that compresses badly)."""
     pixels = np.full((HEIGHT, WIDTH, 3), 77, np.uint8)
     pixels[..., 0] = np.linspace(10, 250, HEIGHT, dtype=np.uint8)[:, None]
     pixels[..., 1] = np.linspace(10, 250, WIDTH, dtype=np.uint8)
@@ -30,7 +30,7 @@ def pictures() -> tuple[Image.Image, Image.Image, Image.Image]:
     return Image.fromarray(pixels), Image.fromarray(np.dstack([pixels, alpha])), Image.fromarray(noise)
 
 
-RGB, RGBA, NOISE = pictures()
+RGB, RGBA, NOISE = sample_images()
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -38,14 +38,14 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int, color: int, pixels: bytes) -> bytes:
-    """A PNG whose header says what it likes."""
+    """Return a PNG with any header."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     parts = png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(pixels, 1)), png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def with_png_chunk(data: bytes, kind: bytes, content: bytes, checksum: int = 0) -> bytes:
-    """A chunk after the header; `checksum` is added to its own."""
+    """Insert a chunk after the header; `checksum` is added to the right one."""
     chunk = bytearray(png_chunk(kind, content))
     chunk[-1] = (chunk[-1] + checksum) % 256
     return data[:33] + bytes(chunk) + data[33:]
@@ -58,7 +58,7 @@ def oriented(value) -> Image.Exif:
 
 
 def raw_exif(kind: int, count: int, value: bytes) -> bytes:
-    """EXIF with the orientation alone, of any type."""
+    """Return EXIF with only an orientation, of any type."""
     return b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12" + struct.pack(">HI", kind, count) + value + bytes(16)
 
 
@@ -66,12 +66,12 @@ def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
-def cut(data: bytes, share: float) -> bytes:
-    return data[: int(len(data) * share)]
+def cut(data: bytes, fraction: float) -> bytes:
+    return data[: int(len(data) * fraction)]
 
 
-def readable() -> dict[str, bytes]:
-    """What every viewer shows, strange as it is."""
+def readable_files() -> dict[str, bytes]:
+    """Return unusual files that every viewer shows, by name."""
     palette = RGB.quantize(16)
     deep = np.asarray(RGB).astype(np.uint16) * 257
     deep[..., 2] = np.linspace(0, 65535, WIDTH)
@@ -138,8 +138,8 @@ def readable() -> dict[str, bytes]:
     return files
 
 
-def pillow_says(data: bytes) -> np.ndarray:
-    """The same by Pillow: upright, 16 bits halved, over black, uint8 RGB."""
+def decode_with_pillow(data: bytes) -> np.ndarray:
+    """Return Pillow's pixels: upright, 8 of 16 bits, over black, uint8 RGB."""
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
         if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
             return np.repeat((np.asarray(image).astype(np.uint32) // 256).astype(np.uint8)[..., None], 3, 2)
@@ -147,23 +147,23 @@ def pillow_says(data: bytes) -> np.ndarray:
     return np.array(Image.alpha_composite(Image.new("RGBA", colors.size, "black"), colors).convert("RGB"))
 
 
-def bad() -> dict[str, tuple[bytes, str, bool]]:
-    """Name to (content, reason, whether the header already tells)."""
+def corrupt_files() -> dict[str, tuple[bytes, str, bool]]:
+    """Return (content, reason, whether the header is corrupt) by name."""
     noise = {kind: encoded(NOISE, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
     progressive, alpha = encoded(NOISE, "JPEG", progressive=True), encoded(NOISE.convert("RGBA"), "PNG")
     jpeg, whole_png = noise["JPEG"], noise["PNG"]
     frame = jpeg.find(b"\xff\xc0")
-    no_photo, damaged = "neither JPEG, PNG, WebP, BMP nor GIF", "a truncated or damaged {} of {{}} bytes"
+    no_image, damaged = "neither JPEG, PNG, WebP, BMP nor GIF", "a truncated or damaged {} of {{}} bytes"
     with_thumbnail = encoded(NOISE, "JPEG", exif=b"Exif\0\0" + encoded(RGB, "JPEG"))
     files = {
         "zero-bytes": (b"", "zero bytes", True),
-        "text": (b"see the other folder", no_photo, True),
-        "text-that-begins-like-bmp": (b"BMW 320i, three pieces", no_photo, True),
-        "html": (b"<html>404 not found</html>" * 50, no_photo, True),
-        "sound": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(30), no_photo, True),
-        "nul-bytes": (bytes(5000), no_photo, True),
-        "tiff": (encoded(RGB, "TIFF"), no_photo, True),
-        "avif": (encoded(RGB, "AVIF"), no_photo, True),
+        "text": (b"see the other folder", no_image, True),
+        "text-that-begins-like-bmp": (b"BMW 320i, three pieces", no_image, True),
+        "html": (b"<html>404 not found</html>" * 50, no_image, True),
+        "sound": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(30), no_image, True),
+        "nul-bytes": (bytes(5000), no_image, True),
+        "tiff": (encoded(RGB, "TIFF"), no_image, True),
+        "avif": (encoded(RGB, "AVIF"), no_image, True),
         "jpeg-3-bytes": (jpeg[:3], damaged.format("JPEG"), True),
         "jpeg-cut-in-its-header": (jpeg[:100], damaged.format("JPEG"), True),
         "jpeg-without-height": (jpeg[: frame + 5] + bytes(2) + jpeg[frame + 7 :], damaged.format("JPEG"), True),
@@ -181,18 +181,18 @@ def bad() -> dict[str, tuple[bytes, str, bool]]:
         "bmp-cut": (cut(noise["BMP"], 0.5), damaged.format("BMP"), False),
         "gif-without-size": (b"GIF89a" + bytes(20), damaged.format("GIF"), True),
     }
-    for share in (0.1, 0.5, 0.99):
-        files[f"jpeg-cut-at-{share}"] = (cut(jpeg, share), damaged.format("JPEG"), False)
-        files[f"jpeg-progressive-cut-at-{share}"] = (cut(progressive, share), damaged.format("JPEG"), False)
-        files[f"png-cut-at-{share}"] = (cut(whole_png, share), damaged.format("PNG"), False)
+    for fraction in (0.1, 0.5, 0.99):
+        files[f"jpeg-cut-at-{fraction}"] = (cut(jpeg, fraction), damaged.format("JPEG"), False)
+        files[f"jpeg-progressive-cut-at-{fraction}"] = (cut(progressive, fraction), damaged.format("JPEG"), False)
+        files[f"png-cut-at-{fraction}"] = (cut(whole_png, fraction), damaged.format("PNG"), False)
     return {name: (data, reason.format(len(data)), header) for name, (data, reason, header) in files.items()}
 
 
-def state(root: Path) -> dict[str, tuple]:
-    """Checksum, mode, length and time of change of every file and folder."""
-    found = {}
+def folder_state(root: Path) -> dict[str, tuple]:
+    """Return checksum, mode, length and time of change of every file and folder."""
+    states = {}
     for path in [root, *sorted(root.rglob("*"))]:
         stat = path.lstat()
         checksum = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        found[str(path)] = (checksum, stat.st_mode, stat.st_size, stat.st_mtime_ns)
-    return found
+        states[str(path)] = (checksum, stat.st_mode, stat.st_size, stat.st_mtime_ns)
+    return states

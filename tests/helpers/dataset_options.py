@@ -1,4 +1,4 @@
-"""A data set's options, as `conf/dataset` gives them, for tests that need no whole configuration."""
+"""Options of a data set, like a `conf/dataset` choice, for tests without a whole configuration."""
 
 from types import SimpleNamespace
 
@@ -20,5 +20,5 @@ _DEFAULTS = {
 
 
 def dataset(root, **changes) -> SimpleNamespace:
-    """The options of a data set at `root`."""
+    """Return the options of a data set at `root`, with some changes."""
     return SimpleNamespace(root=root, **_DEFAULTS | changes)

@@ -1,4 +1,4 @@
-"""The tables of an analysis that was never run, with every column that the errors' page reads."""
+"""Synthetic tables of an analysis, with every column that the errors' page reads."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,27 +11,27 @@ from rp2k_lab.analysis.compare import STATES
 from rp2k_lab.evaluation.intervals import wilson_interval
 
 
-def tables(photos: int, names: list[str], accuracy: float = 0.6, seed: int = 0) -> SimpleNamespace:
-    """cases, classes, clusters, causes, curves and pairs; photo `row`s begin at 100."""
+def tables(images: int, names: list[str], accuracy: float = 0.6, seed: int = 0) -> SimpleNamespace:
+    """Return cases, classes, clusters, causes, curves and pairs; rows start at 100."""
     rng = np.random.default_rng(seed)
     count, named = len(names), np.array(names, object)
-    true = np.minimum(rng.geometric(3 / count, photos) - 1, count - 1)
-    correct = rng.random(photos) < accuracy
-    tops = (true[:, None] + np.arange(5)) % count  # neighbors are confused with each other
+    true = np.minimum(rng.geometric(3 / count, images) - 1, count - 1)
+    correct = rng.random(images) < accuracy
+    tops = (true[:, None] + np.arange(5)) % count  # neighbors confuse each other
     tops[~correct, 0], tops[~correct, 1] = tops[~correct, 1], tops[~correct, 0]
-    p = -np.sort(-rng.dirichlet(np.ones(6), photos).astype(np.float32))[:, :5]
+    p = -np.sort(-rng.dirichlet(np.ones(6), images).astype(np.float32))[:, :5]
     cases = pd.DataFrame({"path": [f"test/{name}/{i}.jpg" for i, name in enumerate(named[true])], "true": named[true]})
     for k in range(5):
         cases[f"top{k + 1}"], cases[f"p{k + 1}"] = named[tops[:, k]], p[:, k]
     train_images = (1000 / (1 + np.arange(count))).astype(int) + 1
-    cases["correct"], cases["row"] = correct, np.arange(photos, dtype=np.int32) + 100
+    cases["correct"], cases["row"] = correct, np.arange(images, dtype=np.int32) + 100
     cases["p_true"] = np.where(correct, p[:, 0], p[:, 1]).astype(np.float32)
     cases["train_images"] = train_images[true]
-    cases["height"], cases["width"] = rng.integers(20, 900, (2, photos))
+    cases["height"], cases["width"] = rng.integers(20, 900, (2, images))
     cases["ratio"] = cases["height"] / cases["width"]
     for name in ("brightness", "contrast", "sharpness", "glare", "suspicion"):
-        cases[name] = rng.random(photos)
-    holds = (rng.random((photos, len(CAUSES))) < 0.3) & ~correct[:, None]
+        cases[name] = rng.random(images)
+    holds = (rng.random((images, len(CAUSES))) < 0.3) & ~correct[:, None]
     holds[:, -1] = ~correct & ~holds[:, :-1].any(1)
     for i, name in enumerate(CAUSES):
         cases[f"cause_{name}"] = holds[:, i]
@@ -50,10 +50,10 @@ def tables(photos: int, names: list[str], accuracy: float = 0.6, seed: int = 0) 
 
 
 def _classes(cases: pd.DataFrame, names: list[str], train_images: np.ndarray) -> pd.DataFrame:
-    found = cases.groupby("true")["correct"].agg(["size", "sum"]).reindex(names, fill_value=0)
-    bounds = [wilson_interval(int(right), int(size)) for size, right in found.to_numpy()]
-    table = pd.DataFrame({"class": names, "images": found["size"].to_numpy(), "train_images": train_images})
-    table["accuracy"] = np.divide(found["sum"], found["size"]).to_numpy()
+    counts = cases.groupby("true")["correct"].agg(["size", "sum"]).reindex(names, fill_value=0)
+    bounds = [wilson_interval(int(correct), int(size)) for size, correct in counts.to_numpy()]
+    table = pd.DataFrame({"class": names, "images": counts["size"].to_numpy(), "train_images": train_images})
+    table["accuracy"] = np.divide(counts["sum"], counts["size"]).to_numpy()
     table["low"], table["high"] = zip(*bounds, strict=True)
     wrong = cases[~cases["correct"]].groupby("true").size().reindex(names, fill_value=0).to_numpy()
     table["most_confused_with"] = [names[(i + 1) % len(names)] if n else "" for i, n in enumerate(wrong)]
@@ -62,8 +62,8 @@ def _classes(cases: pd.DataFrame, names: list[str], train_images: np.ndarray) ->
 
 
 def _clusters(cases: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    place = {name: i // 3 for i, name in enumerate(names)}
-    own, other = (cases[column].map(place).to_numpy() for column in ("true", "top1"))
+    cluster = {name: i // 3 for i, name in enumerate(names)}
+    own, other = (cases[column].map(cluster).to_numpy() for column in ("true", "top1"))
     count = len(names) // 3
     wrong = ~cases["correct"].to_numpy()
     within = np.bincount(own[wrong & (own == other)], minlength=count)[:count]

@@ -1,8 +1,8 @@
-"""In place of run.py in the tests of studies: a trial in a tenth of a second that does what the test asked for.
+"""Replacement of run.py in tests of studies: a trial of a tenth of a second with a chosen behavior.
 
-BEHAVIOR in the environment: a JSON list of [override, behavior]; the first whose override is in the command counts,
-"" is in each.  A behavior is one of the words below, or `fifo:FILE`: as long as the FIFO is there, write this
-process's number and its parent's into it and hang; a signal is written too, and the FIFO ends when the process does.
+The variable BEHAVIOR is a JSON list of [override, behavior]; the first whose override is in the command counts, "" is
+in every command.  A behavior is a word from below, or `fifo:FILE`: while the FIFO exists, write the ids of this process
+and its parent into it and hang; signals are written too, and the FIFO closes when the process ends.
 """
 
 import json
@@ -23,11 +23,11 @@ EPOCHS = 3
 def main() -> int | None:
     overrides = sys.argv[1:]
     folder = Path(overrides[-1].removeprefix("hydra.run.dir='").removesuffix("'"))
-    asked = json.loads(os.environ.get("BEHAVIOR", "[]"))
-    behavior = next((word for override, word in asked if override in ["", *overrides]), "fine")
+    behaviors = json.loads(os.environ.get("BEHAVIOR", "[]"))
+    behavior = next((word for override, word in behaviors if override in ["", *overrides]), "fine")
     devices = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")]
     (folder / "seen.json").write_text(json.dumps({"overrides": overrides, "devices": devices}))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run.py takes it in a thread of its own
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run.py receives it in a separate thread
     top1 = float(behavior.removeprefix("top1:")) if behavior.startswith("top1:") else 0.5
 
     if behavior == "killed with an answer unread":
@@ -35,12 +35,12 @@ def main() -> int | None:
         os.write(connection, json.dumps({"top1": top1, "epoch": 1, "epochs": EPOCHS}).encode() + b"\n")
         select.select([connection], [], [])
         os.kill(os.getpid(), signal.SIGKILL)
-    trial = Trial.of_this_process()
+    trial = Trial.from_environment()
     if behavior == "quiet":
         return trial.finished(top1)
     trial.started(f"run{os.getpid()}", folder)
     if behavior == "refused":
-        print("first words\n\nmodel=vgg: there is no such choice\nchoose one of resnet18", file=sys.stderr)
+        print("first line\n\nmodel=vgg: there is no such choice\nchoose one of resnet18", file=sys.stderr)
         return 2
     if behavior == "silent":
         return None
@@ -78,7 +78,7 @@ def hang(trial: Trial, fifo: Path) -> None:
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
-    trial._print_error({"top1": 0.5, "epoch": 1, "epochs": EPOCHS})
+    trial._send({"top1": 0.5, "epoch": 1, "epochs": EPOCHS})
     os.write(writer, f"{os.getpid()} {os.getppid()}\n".encode())
     while True:
         signal.pause()

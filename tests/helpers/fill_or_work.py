@@ -1,7 +1,7 @@
-"""What `run.py -m` does after it has read its command, without the time that Hydra and MLflow take to load.
+"""A worker of `run.py -m` without Hydra and MLflow, which load slowly.
 
-`fill_or_work.py refill URL`: when a line comes in, open the database, which may be new, and fill the queue of a table.
-`fill_or_work.py work URL FOLDER`: a worker on the same table; its trials are stand-ins.
+`fill_or_work.py refill URL`: after a line of input, open the database (may be new) and fill the queue of a table.
+`fill_or_work.py work URL FOLDER`: work on the same table with fake trials.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""`python run.py` in a process that begins as a copy of one with the slow imports done, which halves a start.
+"""Start `python run.py` as a fork of a process with the slow imports done, in half the time.
 
-As real a process as any: a pid, signals, a folder, an environment and pipes of its own.  MindSpore, whose threads allow
-no copies, is imported by each.
+The fork is a real process with its pid, signals, folder, environment and pipes.  It imports MindSpore itself, whose
+threads cannot be forked.
 """
 
 import io
@@ -33,7 +33,7 @@ _CONTEXT.set_forkserver_preload(["tests.helpers.forked_run", *SLOW_IMPORTS])
 
 
 class Process:
-    """A script that was started; what `subprocess.Popen` has of it.
+    """A running script, with the interface of `subprocess.Popen`.
 
     Attributes:
         stdout, stderr: text files.
@@ -41,8 +41,8 @@ class Process:
 
     def __init__(self, script: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]):
         pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(2)]
-        order = (str(script), list(arguments), str(folder), dict(environment), *(writing for _, writing in pipes))
-        self._process = _CONTEXT.Process(target=_become, args=order)
+        args = (str(script), list(arguments), str(folder), dict(environment), *(writing for _, writing in pipes))
+        self._process = _CONTEXT.Process(target=_execute, args=args)
         self._process.start()
         self.stdout, self.stderr = (os.fdopen(os.dup(reading.fileno()), encoding="utf-8") for reading, _ in pipes)
         for end in (end for pipe in pipes for end in pipe):
@@ -51,18 +51,18 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; of a process that a signal ended minus its number."""
+        """None while it runs; minus the signal's number if a signal ended it."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its end."""
+        """Wait for the end and return the exit code."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("run.py", timeout)
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """(what is left of stdout, of stderr), when it has ended."""
+        """Wait for the end and return the rest of (stdout, stderr)."""
         with ThreadPoolExecutor(2) as threads:
             texts = [threads.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
             try:
@@ -75,28 +75,28 @@ class Process:
         return texts[0].result(), texts[1].result()
 
     def send_signal(self, signum: int) -> None:
-        """Unless it has ended."""
+        """Send a signal unless the process has ended."""
         if self.returncode is None:
             os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 def start_run(arguments: Sequence[str], folder: Path, script: Path = PROJECT / "run.py") -> Process:
-    """`python run.py` with arguments in a folder, with this process's environment."""
+    """Start `python run.py` with arguments in a folder, with this process's environment."""
     return Process(script, arguments, folder, os.environ)
 
 
-def _become(script: str, arguments: list[str], folder: str, environment: dict[str, str], out, err) -> None:
+def _execute(script: str, arguments: list[str], folder: str, environment: dict[str, str], out, err) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     for stream, pipe in ((1, out), (2, err)):
         os.dup2(pipe.fileno(), stream)
         pipe.close()
-    # Unbuffered, so that whoever listens hears of an event when it happens.
+    # Unbuffered, so that a reader receives each line at once.
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), "utf-8", write_through=True) for stream in (1, 2)
     )

@@ -51,10 +51,10 @@ def watch_events() -> None:
     from rp2k_lab.dataset.loader import TrainingBatches
     from rp2k_lab.evaluation.predictor import Predictor
     from rp2k_lab.train import checkpoint
-    from rp2k_lab.train.callbacks import Agree
+    from rp2k_lab.train.callbacks import SyncWorkers
 
-    save, write_text, predict = mindspore.save_checkpoint, checkpoint._write_text, Predictor._predict
-    step_end, upload, make = Agree.step_end, mlflow.MlflowClient.log_artifact, TrainingBatches.batch
+    save, write_text, predict = mindspore.save_checkpoint, checkpoint.write_text, Predictor._predict
+    step_end, upload, make = SyncWorkers.step_end, mlflow.MlflowClient.log_artifact, TrainingBatches.batch
 
     def half_then_whole(parameters, file, **options):
         save(parameters, file, **options)
@@ -80,8 +80,8 @@ def watch_events() -> None:
         happens("upload")
         return upload(self, *arguments, **options)
 
-    mindspore.save_checkpoint, checkpoint._write_text, Predictor._predict = half_then_whole, record, batch
-    Agree.step_end, mlflow.MlflowClient.log_artifact = step, artifact
+    mindspore.save_checkpoint, checkpoint.write_text, Predictor._predict = half_then_whole, record, batch
+    SyncWorkers.step_end, mlflow.MlflowClient.log_artifact = step, artifact
     TrainingBatches.batch = photos
 
 

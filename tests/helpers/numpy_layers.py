@@ -1,14 +1,14 @@
-"""Layers in plain NumPy and float64, for the tests of the networks' cells."""
+"""Layers in plain NumPy and float64, for tests of networks."""
 
 import numpy as np
 from mindspore import Tensor
 
 
 def conv(x, weight, bias=None, stride=1, pads=(0, 0, 0, 0), dilation=1, groups=1):
-    """(batch, channels, height, width) by weight (out, channels / groups, kernel height, kernel width).
+    """Convolve (batch, channels, height, width) with (out, channels / groups, kernel height, kernel width).
 
     Args:
-        pads: zeros above, below, left, right.
+        pads: zeros at the top, bottom, left, right (pixels).
     """
     top, bottom, left, right = pads
     x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -28,7 +28,7 @@ def conv(x, weight, bias=None, stride=1, pads=(0, 0, 0, 0), dilation=1, groups=1
 
 
 def norm(x, cell):
-    """Batch norm with running statistics; (batch, channels, …)."""
+    """Return the batch norm of (batch, channels, …) with running statistics."""
     values = (cell.gamma, cell.beta, cell.moving_mean, cell.moving_variance)
     shape = (-1, *(1,) * (x.ndim - 2))
     gamma, beta, mean, variance = (array(value).reshape(shape) for value in values)
@@ -52,7 +52,7 @@ def array(parameter):
 
 
 def draw_parameters(cell, seed=0):
-    """Random weights, scales, shifts and running statistics, in place; returns the cell in evaluation mode."""
+    """Draw weights, scales, shifts and running statistics in place; return the cell in evaluation mode."""
     rng = np.random.default_rng(seed)
     for parameter in cell.get_parameters():
         positive = parameter.name.endswith(("gamma", "moving_variance"))

@@ -1,4 +1,4 @@
-"""Weights and inputs that both sides of the parity tests draw from NumPy, so that no weights need to be kept."""
+"""Weights and inputs that both sides of the parity tests draw with NumPy, so that no weights need storing."""
 
 import zlib
 
@@ -9,11 +9,11 @@ TRAINING_CLASSES, TRAINING_BATCH, SMOOTHING = 10, 4, 0.1
 
 
 def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A value for a parameter of the reference, float32 of `shape`, by its name there.
+    """Draw a parameter, float32 of `shape`, by its name in the reference.
 
-    Spread so that the picture reaches the logits and no gate saturates; the last norm of a ResNet's residual branch
-    is small, as in a trained net: with large ones the gradients grow so much over a hundred layers that PyTorch's own
-    float32 and float64 differ by a tenth after one step.
+    The spread lets the image reach the logits and saturates no gate.  The last norm of a ResNet's residual branch is
+    small, as in a trained network: with large norms the gradients grow over a hundred layers until PyTorch's float32
+    and float64 differ by a tenth after one step.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     leaf = name.rpartition(".")[2]
@@ -33,7 +33,7 @@ def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_images(count: int, size: tuple[int, int]) -> np.ndarray:
-    """Normalized images, float32 (count, 3, height, width): patches of color at four scales, each image its own."""
+    """Draw normalized images, float32 (count, 3, height, width): patches of color at four scales."""
     rng = np.random.default_rng(sum(size))
     images = np.zeros((count, 3, *size))
     for side in (1, 4, 16, 64):
@@ -43,21 +43,21 @@ def draw_images(count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def draw_labels() -> np.ndarray:
-    """Labels of the training batch, int32."""
+    """Draw the labels of the training batch, int32."""
     return np.random.default_rng(1).integers(0, TRAINING_CLASSES, TRAINING_BATCH).astype(np.int32)
 
 
 def training_size(model: str) -> tuple[int, int]:
-    """As small as the reference takes, with more than one value a channel left for the last batch norms."""
+    """Return the smallest size that leaves the last batch norms more than one value a channel."""
     return {"inception_resnet_v2": (107, 107), "swin_tiny": SQUARE}.get(model, (64, 64))
 
 
 def learning_rate(model: str) -> float:
-    """Such that a step is seen in the weights, and is not so large that PyTorch's own rounding is."""
+    """Return a learning rate whose step shows in the weights, but without PyTorch's rounding errors."""
     return {"inception_resnet_v2": 0.005, "swin_tiny": 0.05}.get(model, 0.01)
 
 
 def probe(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` evenly spaced elements."""
+    """Return at most `count` evenly spaced elements."""
     flat = np.asarray(values, np.float32).ravel()
     return flat[np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int)]

@@ -1,10 +1,10 @@
-"""Answers of `run.py` to many command lines, at the cost of one start.
+"""Run many command lines of `run.py` with the start-up cost of one.
 
     python -m tests.helpers.run_commands < list
 
-reads a JSON list of argument lists, and writes [place in the list, exit code, stderr] as a line of JSON for each, as
-they end.  What commands import is imported once, but for MindSpore, whose threads allow no copies; each command then
-runs in a forked copy of that process, through the very `run.py`, so that nothing of one reaches the next.
+reads a JSON list of argument lists and writes a JSON line [index, exit code, stderr] as each command ends.  The imports
+are done once, except for MindSpore, whose threads cannot be forked; each command then executes `run.py` in a fork, so
+that commands cannot affect each other.
 """
 
 import importlib
@@ -20,40 +20,40 @@ from pathlib import Path
 from rp2k_lab import PROJECT
 from tests.helpers.forked_run import SLOW_IMPORTS
 
-# A command that is not refused trains: it is killed.
+# An accepted command would train: it is killed.
 _LIMIT_SECONDS = 60
 
 
-def answer(commands: list[list[str]]) -> None:
-    """Run each command, a process a core at a time, and write its answer; its stdout is left out."""
+def run_forks(commands: list[list[str]]) -> None:
+    """Run the commands, one per core at a time, and print a line for each; their stdout is dropped."""
     running = {}
 
     def wait() -> None:
         child, status = os.wait()
-        number, said = running.pop(child)
-        said.seek(0)
-        print(json.dumps([number, os.waitstatus_to_exitcode(status), said.read().decode()]), flush=True)
-        said.close()
+        number, stderr = running.pop(child)
+        stderr.seek(0)
+        print(json.dumps([number, os.waitstatus_to_exitcode(status), stderr.read().decode()]), flush=True)
+        stderr.close()
 
     for number, arguments in enumerate(commands):
         if len(running) == os.cpu_count():
             wait()
-        said = tempfile.TemporaryFile()  # noqa: SIM115  closed when its command has ended
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed when its command has ended
         child = os.fork()
         if not child:
-            _become(arguments, said.fileno())
-        running[child] = number, said
+            _execute(arguments, stderr.fileno())
+        running[child] = number, stderr
     while running:
         wait()
 
 
-def _become(arguments: list[str], said: int) -> None:
-    """Run the command in place of this process."""
+def _execute(arguments: list[str], stderr: int) -> None:
+    """Run a command in this process and exit."""
     code = 1
     signal.alarm(_LIMIT_SECONDS)
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(said, 2)
+        os.dup2(stderr, 2)
         sys.argv[:] = [str(PROJECT / "run.py"), *arguments]
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
@@ -64,8 +64,8 @@ def _become(arguments: list[str], said: int) -> None:
         os._exit(code or 0)
 
 
-def answers(commands: list[list[str]], folder: Path) -> list[tuple[int, str]]:
-    """(exit code, stderr) of each command, all run in a folder."""
+def run_all(commands: list[list[str]], folder: Path) -> list[tuple[int, str]]:
+    """Return (exit code, stderr) of each command, run in a folder."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.run_commands"],
         cwd=folder,
@@ -75,11 +75,11 @@ def answers(commands: list[list[str]], folder: Path) -> list[tuple[int, str]]:
         text=True,
         check=True,
     )
-    return [(code, said) for _, code, said in sorted(map(json.loads, done.stdout.splitlines()))]
+    return [(code, stderr) for _, code, stderr in sorted(map(json.loads, done.stdout.splitlines()))]
 
 
 if __name__ == "__main__":
     for module in SLOW_IMPORTS:
         importlib.import_module(module)
-    importlib.import_module("hydra.core.plugins").Plugins.instance()  # looks through the installed plugins
-    answer(json.load(sys.stdin))
+    importlib.import_module("hydra.core.plugins").Plugins.instance()  # scans the installed plugins
+    run_forks(json.load(sys.stdin))

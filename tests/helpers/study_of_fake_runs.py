@@ -1,4 +1,4 @@
-"""`python run.py …` whose trials are stand-ins: a worker that a test may kill."""
+"""`python run.py …` with fake trials: a worker that a test may kill."""
 
 import runpy
 import sys

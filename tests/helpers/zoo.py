@@ -1,4 +1,4 @@
-"""The zoo's names for parametrized tests, and networks without drawn weights."""
+"""Model names for parametrized tests, and networks without drawn weights."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ SLOW = [pytest.param(name, marks=[] if name in _OFTEN else pytest.mark.soak) for
 
 @contextlib.contextmanager
 def no_weights():
-    """`create_model` leaves the weights out, which takes a tenth of the time."""
+    """Make `create_model` skip the drawing of weights, which takes nine tenths of its time."""
     with pytest.MonkeyPatch.context() as patch, no_init_parameters():
         patch.setattr(zoo, "initialize", lambda net, seed: None)
         yield

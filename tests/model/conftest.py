@@ -1,4 +1,4 @@
-"""Fixtures of the models' tests."""
+"""Fixtures for the tests of models."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from tests.helpers.zoo import no_weights
 
 @pytest.fixture
 def undrawn():
-    """For tests that only count parameters or look at their names and shapes."""
+    """Build networks without drawing weights, for tests of parameter counts, names and shapes."""
     with no_weights():
         yield

@@ -1,4 +1,4 @@
-"""Against plain NumPy; test_parity.py has the same modules inside the networks, against their authors' code."""
+"""Attention modules against plain NumPy; test_parity.py compares whole networks with their authors' code."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def squeeze_excitation(x, cell):
-    """The paper's formulation: mean, two dense layers, broadcast product."""
+    """Return the paper's formula: mean, two dense layers, broadcast product."""
     w1, w2 = (numpy_layers.array(p)[:, :, 0, 0] for p in (cell.fc1.weight, cell.fc2.weight))
     hidden = numpy_layers.relu(x.mean((2, 3)) @ w1.T + numpy_layers.array(cell.fc1.bias))
     return x * numpy_layers.sigmoid(hidden @ w2.T + numpy_layers.array(cell.fc2.bias))[:, :, None, None]
@@ -52,21 +52,21 @@ def test_equals_its_formula(module, formula, shape):
     expected = formula(x.astype(np.float64), cell)
     result = cell(Tensor(x)).asnumpy()
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
-    assert np.ptp(expected / x) > 0.1, "the gates are all alike"
+    assert np.ptp(expected / x) > 0.1, "all gates are equal"
 
 
 @pytest.mark.parametrize(
     ("channels", "reduced"),
     [(64, 8), (128, 8), (192, 16), (256, 16), (320, 24), (512, 32), (1024, 64), (2048, 128), (4096, 256)],
 )
-def test_squeeze_is_a_sixteenth_rounded_to_eights(channels, reduced):
+def test_squeeze_width_is_a_sixteenth_rounded_to_multiples_of_8(channels, reduced):
     cell = SqueezeExcitation(channels)
     assert cell.fc1.weight.shape == (reduced, channels, 1, 1)
     assert cell.fc2.weight.shape == (channels, reduced, 1, 1)
     assert (cell.fc1.bias.shape, cell.fc2.bias.shape) == ((reduced,), (channels,))
 
 
-def test_squeeze_of_a_given_width():
+def test_squeeze_width_can_be_set():
     assert SqueezeExcitation(96, 4).fc1.weight.shape == (4, 96, 1, 1)
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 class Uniform(nn.Cell):
-    """So that it runs compiled, as in a training."""
+    """`uniform` in a cell, so that it runs compiled as in training."""
 
     def __init__(self, seed, count):
         super().__init__()
@@ -23,12 +23,12 @@ class Uniform(nn.Cell):
 
 
 def draw(seed, count, *steps):
-    """One row a step."""
+    """Return one row of numbers a step."""
     cell = Uniform(seed, count)
     return np.stack([cell(Tensor(np.array([step], np.int32))).asnumpy() for step in steps])
 
 
-def murmur_finaliser(x):
+def murmur_finalizer(x):
     x = x ^ (x >> np.uint32(16))
     x = x * np.uint32(0x85EBCA6B)
     x = x ^ (x >> np.uint32(13))
@@ -38,19 +38,19 @@ def murmur_finaliser(x):
 
 @pytest.fixture(scope="module")
 def many():
-    """Three steps of 100,000 numbers, for two seeds."""
+    """Return three steps of 100,000 numbers by seed."""
     return {seed: draw(seed, 100_000, 1, 2, 3) for seed in (0, 1)}
 
 
 @pytest.mark.parametrize("seed", [0, 23, 0xD409, 2**32 - 1])
-def test_uniform_is_murmurhash3s_finaliser(seed):
+def test_uniform_equals_the_finalizer_of_murmurhash3(seed):
     steps = (1, 2, 123_456_789, 2**31 - 1)
     index, step = np.arange(50, dtype=np.uint32), np.array(steps, np.uint32)[:, None]
-    bits = murmur_finaliser(murmur_finaliser(index ^ np.uint32(seed)) + step * np.uint32(0x9E3779B9))
+    bits = murmur_finalizer(murmur_finalizer(index ^ np.uint32(seed)) + step * np.uint32(0x9E3779B9))
     np.testing.assert_array_equal(draw(seed, 50, *steps), (bits % 2**23).astype(np.float32) / 2**23)
 
 
-def test_uniform_has_the_moments_of_its_name(many):
+def test_uniform_has_uniform_mean_and_variance(many):
     values = many[0]
     assert values.dtype == np.float32
     assert values.min() >= 0
@@ -80,7 +80,7 @@ def layers(net):
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "swin_tiny"])
 def test_no_two_layers_draw_the_same_numbers(name):
-    """Not even in another order, or two layers would always drop equally many samples of a batch."""
+    """Nor in another order: two layers would always drop the same number of samples of a batch."""
     seeds = [cell.seed for cell in layers(create_model(name, 5, drop_rate=0.1, drop_path_rate=0.1))]
     assert len(set(seeds)) == len(seeds) > 12
     other_run = [cell.seed for cell in layers(create_model(name, 5, seed=1, drop_rate=0.1, drop_path_rate=0.1))]
@@ -99,13 +99,13 @@ def test_no_two_layers_draw_the_same_numbers(name):
     ],
 )
 def test_drop_path_grows_with_depth(name, rates):
-    found = [cell.rate for cell in layers(create_model(name, 5, drop_path_rate=0.3))]
-    np.testing.assert_allclose(found, rates)
+    layer_rates = [cell.rate for cell in layers(create_model(name, 5, drop_path_rate=0.3))]
+    np.testing.assert_allclose(layer_rates, rates)
 
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ["resnet18", "resnet50_bam", "efficientnet_b0", "efficientnet_lite0", "swin_tiny"])
-def test_without_rates_nothing_is_counted(name):
+def test_networks_without_drop_rates_have_no_step_counter(name):
     assert not any(p.name.endswith("step") for p in create_model(name, 5).get_parameters())
     counting = create_model(name, 5, drop_rate=0.1, drop_path_rate=0.1)
     steps = [p for p in counting.get_parameters() if p.name.endswith(".step")]
@@ -113,13 +113,13 @@ def test_without_rates_nothing_is_counted(name):
     assert not any(step.requires_grad for step in steps)
 
 
-def test_drop_path_at_rate_zero_is_no_layer():
+def test_drop_path_at_rate_zero_is_the_identity():
     assert isinstance(drop_path(0.0), nn.Identity)
     assert isinstance(drop_path(0.1), DropPath)
 
 
 @pytest.mark.parametrize(("layer", "shape"), [(Dropout, (50, 400)), (DropPath, (20_000, 2, 3))])
-def test_training_keeps_the_share_and_the_mean(layer, shape):
+def test_training_drops_the_rate_and_keeps_the_mean(layer, shape):
     x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)
     cell = layer(0.3, seed=5).set_train()
     first, second = (cell(Tensor(x)).asnumpy() for _ in range(2))
@@ -128,14 +128,14 @@ def test_training_keeps_the_share_and_the_mean(layer, shape):
         np.testing.assert_allclose(result[kept], x[kept] / 0.7, rtol=1e-6)
         assert kept.mean() == pytest.approx(0.7, abs=5 * np.sqrt(0.7 * 0.3 / 20_000))
         if layer is DropPath:
-            assert (kept == kept[:, :1, :1]).all(), "a sample is kept in part"
+            assert (kept == kept[:, :1, :1]).all(), "a sample is partly dropped"
     same = ((first != 0) == (second != 0)).reshape(20_000, -1)[:, 0].mean()
-    assert same == pytest.approx(0.7**2 + 0.3**2, abs=5 * np.sqrt(0.25 / 20_000)), "the steps' masks go together"
+    assert same == pytest.approx(0.7**2 + 0.3**2, abs=5 * np.sqrt(0.25 / 20_000)), "the masks are correlated"
     assert cell.step.asnumpy() == 2
 
 
 @pytest.mark.parametrize(("layer", "shape"), [(Dropout, (2, 40)), (DropPath, (40, 2, 3, 3))])
-def test_evaluation_passes_everything_and_counts_nothing(layer, shape):
+def test_evaluation_is_the_identity_and_counts_no_steps(layer, shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     cell = layer(0.5, seed=5).set_train(False)
     np.testing.assert_array_equal(cell(Tensor(x)).asnumpy(), x)
@@ -143,7 +143,7 @@ def test_evaluation_passes_everything_and_counts_nothing(layer, shape):
 
 
 class Training:
-    """A tiny network with both layers, as task=train makes its step."""
+    """A tiny network with both layers and the training step of task=train."""
 
     def __init__(self):
         net = nn.SequentialCell([nn.Dense(6, 16), DropPath(0.4, 1), Dropout(0.4, 2), nn.Dense(16, 3)])
@@ -157,12 +157,12 @@ class Training:
         return [float(self.step(*self.batch).asnumpy()) for _ in range(steps)]
 
 
-def test_two_trainings_are_equal_and_a_resumed_one_goes_on_with_the_same_masks(tmp_path):
+def test_two_trainings_are_equal_and_a_resumed_one_draws_the_same_masks(tmp_path):
     one, other = Training(), Training()
-    begin = one.losses(3)
+    start = one.losses(3)
     save_checkpoint(one.step, tmp_path / "a.ckpt", 3)
     end = one.losses(3)
-    assert other.losses(6) == begin + end
+    assert other.losses(6) == start + end
     load_checkpoint(other.step, tmp_path / "a.ckpt")
     assert other.losses(3) == end
     load_checkpoint(other.step, tmp_path / "a.ckpt")

@@ -31,7 +31,7 @@ def block():
 
 
 @pytest.mark.parametrize(("name", "variance"), [("conv1", 2 / (256 * 9)), ("conv2", 2 / (128 * 9 / 4))])
-def test_convolutions_are_normal_with_the_variance_of_fan_out(block, name, variance):
+def test_convolutions_are_normal_with_variance_2_over_fan_out(block, name, variance):
     values = getattr(block, name).weight.asnumpy()
     assert values.mean() == pytest.approx(0, abs=4 * np.sqrt(variance / values.size))
     assert values.var() == pytest.approx(variance, rel=0.05)
@@ -39,7 +39,7 @@ def test_convolutions_are_normal_with_the_variance_of_fan_out(block, name, varia
     assert kurtosis == pytest.approx(3, abs=0.25)
 
 
-def test_dense_is_uniform_within_the_root_of_fan_in(block):
+def test_dense_layers_are_uniform_within_1_over_root_fan_in(block):
     values = block.fc.weight.asnumpy()
     assert np.abs(values).max() == pytest.approx(1 / 20, rel=1e-3)
     assert values.var() == pytest.approx((1 / 20) ** 2 / 3, rel=0.02)
@@ -56,7 +56,7 @@ def test_last_norm_of_a_block_starts_at_zero_and_the_others_at_one(block):
     assert not block.bn2.beta.asnumpy().any()
 
 
-def test_another_layer_changes_no_weight(block):
+def test_an_extra_layer_changes_no_other_weight(block):
     other = Block(extra=True)
     initialize(other, seed=0)
     np.testing.assert_array_equal(other.conv1.weight.asnumpy(), block.conv1.weight.asnumpy())
@@ -71,7 +71,7 @@ def test_another_seed_changes_every_weight(block):
         assert (one != another).mean() > 0.99, name
 
 
-def test_a_backbone_can_state_the_deviation_of_its_dense_layers():
+def test_a_backbone_can_set_the_deviation_of_dense_layers():
     class Backbone(nn.Cell):
         dense_std = 0.02
 
@@ -88,7 +88,7 @@ def test_a_backbone_can_state_the_deviation_of_its_dense_layers():
     assert net.backbone.proj.weight.asnumpy().std() == pytest.approx(np.sqrt(2 / (64 * 16)), rel=0.1)
 
 
-def test_layers_of_one_shape_differ():
+def test_layers_of_equal_shape_differ():
     net = nn.SequentialCell([conv(8, 8, 3), conv(8, 8, 3)])
     initialize(net, seed=0)
     assert (net[0].weight.asnumpy() != net[1].weight.asnumpy()).all()

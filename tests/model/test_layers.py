@@ -17,7 +17,7 @@ def draw(*shape):
 @pytest.mark.parametrize("shape", [(2, 5, 7, 7), (1, 3, 4, 9), (3, 2, 1, 1)])
 class TestMatrixProducts:
     @pytest.mark.parametrize(
-        ("ours", "formula"),
+        ("layer", "formula"),
         [
             (layers.global_mean, lambda x: x.mean((2, 3))),
             (layers.global_max, lambda x: x.max((2, 3))),
@@ -26,18 +26,18 @@ class TestMatrixProducts:
         ],
         ids=["global_mean", "global_max", "channel_mean", "channel_max"],
     )
-    def test_reductions(self, shape, ours, formula):
+    def test_reductions(self, shape, layer, formula):
         x = draw(*shape)
-        np.testing.assert_allclose(ours(Tensor(x)).asnumpy(), formula(x), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), formula(x), rtol=0, atol=1e-6)
 
     def test_scale_channels(self, shape):
         x, gate = draw(*shape), draw(*shape[:2])
         result = layers.scale_channels(Tensor(x), Tensor(gate)).asnumpy()
         np.testing.assert_allclose(result, x * gate[:, :, None, None], rtol=1e-6)
 
-    def test_scale_places(self, shape):
+    def test_scale_positions(self, shape):
         x, gate = draw(*shape), draw(shape[0], 1, *shape[2:])
-        result = layers.scale_places(Tensor(x), Tensor(gate)).asnumpy()
+        result = layers.scale_positions(Tensor(x), Tensor(gate)).asnumpy()
         np.testing.assert_allclose(result, x * gate, rtol=1e-6)
 
 
@@ -62,15 +62,15 @@ def test_layer_norm(shape):
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), layer_norm(x, cell), rtol=1e-4, atol=1e-5)
 
 
-def test_layer_norm_takes_values_whose_squares_are_no_half_floats():
-    """As MindSpore's own, which O2 leaves in float32."""
+def test_layer_norm_takes_values_whose_squares_overflow_float16():
+    """Mixed precision O2 keeps it in float32, as MindSpore's LayerNorm."""
     net = amp.auto_mixed_precision(nn.SequentialCell([layers.LayerNorm(8)]), "O2")
     x = 3000 * draw(2, 8)
     np.testing.assert_allclose(net(Tensor(x)).asnumpy(), layer_norm(x, layers.LayerNorm(8)), atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 5), (1, 2)])
-def test_max_pool_takes_the_largest_of_three_by_three_around_every_other_pixel(size):
+def test_max_pool_takes_the_maximum_of_3_by_3_around_every_other_pixel(size):
     x = np.abs(draw(2, 3, *size))
     result = layers.MaxPool()(Tensor(x)).asnumpy()
     rows, columns = (range(0, side, 2) for side in size)
@@ -79,7 +79,7 @@ def test_max_pool_takes_the_largest_of_three_by_three_around_every_other_pixel(s
 
 
 def same(side, kernel, stride):
-    """TensorFlow's padding: (before, after), the odd rest after."""
+    """Return TensorFlow's padding (before, after), an odd remainder after."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
@@ -93,7 +93,7 @@ class TestPadding:
         expected = numpy_layers.conv(x, numpy_layers.array(cell.weight), numpy_layers.array(cell.bias), stride, pads)
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
-    def test_by_default_half_the_kernel_on_each_side(self, size, kernel, stride):
+    def test_default_is_half_the_kernel_on_each_side(self, size, kernel, stride):
         self.check(size, kernel, stride, None, (kernel // 2,) * 4)
 
     def test_same_as_in_tensorflow(self, size, kernel, stride):
@@ -136,8 +136,8 @@ def test_conv_norm_is_convolution_norm_and_activation(act):
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_norm_moves_its_statistics_as_pytorch():
-    """A tenth of the way at a time, towards the unbiased variance."""
+def test_batch_norm_updates_its_statistics_as_pytorch():
+    """By a tenth a step, with the unbiased variance."""
     x = 3 + 2 * draw(4, 2, 3, 3)
     cell = layers.batch_norm(2).set_train()
     cell(Tensor(x))

@@ -1,4 +1,4 @@
-"""Every model of the zoo: size, shape, weights, files, configuration; test_parity.py has values and training."""
+"""Every model of the zoo: size, shapes, weights, files, configuration; test_parity.py tests values and training."""
 
 import inspect
 
@@ -26,7 +26,7 @@ PUBLISHED = {
     "efficientnet_b0": 5_288_548, "efficientnet_lite0": 4_652_008, "inception_resnet_v2": 55_843_464,
 }  # fmt: skip
 CHOICES = sorted(file.stem for file in (PROJECT / "conf" / "model").glob("[!_]*.yaml"))
-# What a name fixes about its builder; every other argument is a key of its YAML.
+# Builder arguments that a name fixes; every other argument is a key of its YAML.
 STRUCTURE = {"depth", "attention", "stage_attention", "lite"}
 
 
@@ -49,7 +49,7 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def net(name):
-    """Weights as if trained: in `create_model`'s own the residual branches begin at zero and would hide mistakes."""
+    """Return a network with weights as if trained; initial residual branches are zero and would hide mistakes."""
     with no_weights():
         net = create_model(name, 7)
     for parameter in net.get_parameters():
@@ -59,7 +59,7 @@ def net(name):
 
 @pytest.fixture(scope="module")
 def images(net) -> Tensor:
-    """As small as the network takes."""
+    """Return the smallest images that the network takes."""
     return Tensor(parity_inputs.draw_images(2, (net.backbone.smallest_input,) * 2))
 
 
@@ -76,7 +76,7 @@ def test_parameter_count_is_the_published_one(name):
     assert count(create_model(name, 1000)) == PUBLISHED[name]
 
 
-def test_logits_depend_on_the_picture(logits):
+def test_logits_depend_on_the_image(logits):
     assert (logits.shape, logits.dtype) == ((2, 7), np.float32)
     assert np.isfinite(logits).all()
     assert np.abs(logits[0] - logits[1]).max() > 1e-3 * logits.std()
@@ -112,7 +112,7 @@ def test_mindir_gives_equal_logits(net, name, images, logits, tmp_path, monkeypa
 
 
 def test_every_weight_is_drawn_from_the_seed(name, monkeypatch):
-    """None is left to the framework's generator; how they are drawn: test_initialize.py."""
+    """No weight comes from MindSpore's generator; test_init.py tests the distributions."""
     seeds = set()
 
     class Sevens:
@@ -129,8 +129,8 @@ def test_every_weight_is_drawn_from_the_seed(name, monkeypatch):
         net = create_model(name, 7, seed=3)
     assert seeds == {3}
     for parameter in net.get_parameters():
-        found = set(np.unique(parameter.init_data().asnumpy()))
-        assert found == {7} if parameter.ndim > 1 else found in ({0}, {1}), parameter.name
+        values = set(np.unique(parameter.init_data().asnumpy()))
+        assert values == {7} if parameter.ndim > 1 else values in ({0}, {1}), parameter.name
 
 
 def test_names_are_sorted_and_unknown_ones_are_refused():
@@ -140,8 +140,8 @@ def test_names_are_sorted_and_unknown_ones_are_refused():
     assert "resnet19" in str(error.value)
 
 
-def test_seed_alone_decides_the_weights():
-    """Whatever was built before in the process, and however far the frameworks' own generators went on."""
+def test_weights_depend_only_on_the_seed():
+    """Earlier networks of the process and the frameworks' generators have no influence."""
     first = weights(create_model("efficientnet_lite0", 7, seed=3))
     mindspore.set_seed(99)
     np.random.seed(99)
@@ -156,13 +156,13 @@ def test_seed_alone_decides_the_weights():
 
 @pytest.mark.parametrize("choice", CHOICES)
 class TestYaml:
-    def test_its_keys_are_the_arguments(self, compose, choice):
+    def test_keys_are_the_arguments(self, compose, choice):
         common = arguments(create_model) - {"num_classes", "seed", "options"} | {"pretrained"}
         own = arguments(zoo._MODELS[zoo._WIDER.get(choice, choice)]) - STRUCTURE
         assert set(compose(f"model={choice}")["model"]) == common | own
 
     @pytest.mark.usefixtures("undrawn")
-    def test_gives_the_network_of_its_name(self, compose, choice):
+    def test_builds_the_network_of_its_name(self, compose, choice):
         config = parse(compose(f"model={choice}", "size=224"))
         assert config.model.name == choice
         network = create_network(config, 1000)
@@ -172,7 +172,7 @@ class TestYaml:
         assert (features == 4096) == choice.endswith("_wider")
 
 
-def test_every_name_has_its_yaml():
+def test_every_name_has_a_yaml():
     assert sorted(CHOICES) == sorted([*list_models(), *zoo._WIDER])
 
 
@@ -188,7 +188,7 @@ class TestFinalWidth:
         assert net.backbone.num_features == width
 
     @pytest.mark.parametrize("name", ["resnet50_bam", "seresnext50"])
-    def test_sets_the_last_stages_planes_alone(self, name):
+    def test_sets_only_the_last_stages_planes(self, name):
         usual, wider = create_model(name, 5), create_model(name, 5, final_width=4096)
         shapes = [{p.name: p.shape for p in net.backbone.get_parameters()} for net in (usual, wider)]
         changed = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
@@ -198,7 +198,7 @@ class TestFinalWidth:
         for key in convolutions:
             assert shapes[1][key][0] == 2 * shapes[0][key][0]
 
-    def test_sets_the_last_convolution_alone(self):
+    def test_sets_only_the_last_convolution(self):
         usual, wider = (create_model(f"inception_resnet_v2{suffix}", 5) for suffix in ("", "_wider"))
         # 1×1 convolution, scale, shift; classifier without its bias.
         assert count(wider) - count(usual) == (4096 - 1536) * (2080 + 2 + 5)
@@ -215,7 +215,7 @@ class TestFinalWidth:
         assert create_model("seresnext50_wider", 5, final_width=2048).backbone.num_features == 2048
 
     @pytest.mark.parametrize("width", [4095, 2050, 4, 1])
-    def test_that_does_not_divide_is_refused(self, width):
+    def test_not_divisible_is_refused(self, width):
         with pytest.raises(ValueError, match=rf"model\.final_width={width}: .* needs a multiple of (4|64)$"):
             create_model("seresnext50", 5, final_width=width)
 
@@ -226,7 +226,7 @@ def test_an_unusual_width_runs():
     assert net(Tensor(parity_inputs.draw_images(2, (32, 32)))).shape == (2, 5)
 
 
-def test_a_wider_last_stage_leaves_the_other_weights_as_they_were():
+def test_a_wider_last_stage_does_not_change_other_weights():
     one, other = weights(create_model("resnet18", 5)), weights(create_model("resnet18", 5, final_width=256))
     before = [key for key in one if not key.startswith(("layer4", "fc"))]
     assert len(before) > 50
@@ -235,8 +235,8 @@ def test_a_wider_last_stage_leaves_the_other_weights_as_they_were():
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_contest_entrys_own_network():
-    """Cardinality 7: 11.8 million parameters at 1000 classes (published.md)."""
+def test_the_contest_entrys_network():
+    """With cardinality 7 it has 11.8 million parameters at 1000 classes (published.md)."""
     assert count(create_model("seresnext50", 1000, cardinality=7)) / 1e6 == pytest.approx(11.8, abs=0.05)
 
 

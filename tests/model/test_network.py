@@ -1,4 +1,4 @@
-"""The head that all models share, and training it alone."""
+"""The head that all models share, and training only the head."""
 
 import zlib
 
@@ -19,7 +19,7 @@ def checksums(cell) -> dict[str, int]:
 
 @pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("width", [None, 8])
-def test_head_is_widening_mean_and_classifier(width):
+def test_head_equals_widening_mean_and_classifier(width):
     head = numpy_layers.draw_parameters(Head(6, 4, width))
     x = np.random.default_rng(0).normal(size=(2, 6, 3, 5)).astype(np.float32)
     features = x.astype(np.float64)
@@ -37,23 +37,23 @@ def test_head_is_widening_mean_and_classifier(width):
      ("inception_resnet_v2", 1536)],
 )  # fmt: skip
 def test_head_width_adds_a_convolution_a_norm_and_the_classifiers_columns(name, features):
-    plainly, widened = create_model(name, 5), create_model(name, 5, head_width=3000)
+    plain, widened = create_model(name, 5), create_model(name, 5, head_width=3000)
     assert widened.head.fc.weight.shape == (5, 3000)
-    counts = [sum(p.size for p in net.trainable_params()) for net in (plainly, widened)]
+    counts = [sum(p.size for p in net.trainable_params()) for net in (plain, widened)]
     assert counts[1] - counts[0] == features * 3000 + 2 * 3000 + 5 * (3000 - features)
-    names = [{p.name for p in net.get_parameters()} for net in (plainly, widened)]
+    names = [{p.name for p in net.get_parameters()} for net in (plain, widened)]
     assert names[1] - names[0] == {f"widen.{name}" for name in (
         "conv.weight", "bn.gamma", "bn.beta", "bn.moving_mean", "bn.moving_variance")}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
-def test_head_width_leaves_the_backbones_weights_as_they_were(name):
+def test_head_width_does_not_change_the_backbones_weights(name):
     usual, widened = create_model(name, 5), create_model(name, 5, head_width=64)
     assert checksums(widened.backbone) == checksums(usual.backbone)
 
 
 @pytest.mark.usefixtures("pynative")
-def test_head_width_of_a_network_runs():
+def test_a_network_with_head_width_runs():
     net = create_model("efficientnet_lite0", 5, head_width=64)
     assert net(Tensor(parity_inputs.draw_images(2, (32, 40)))).shape == (2, 5)
 
@@ -63,7 +63,7 @@ def test_head_width_of_a_network_runs():
     ("name", "options"),
     [("resnet50_bam", {}), ("efficientnet_b0", {}), ("inception_resnet_v2", {}), ("swin_tiny", {"head_width": 64})],
 )
-def test_a_frozen_backbone_leaves_the_head_to_train(name, options):
+def test_with_a_frozen_backbone_only_the_head_is_trainable(name, options):
     widen = {"widen.conv.weight", "widen.bn.gamma", "widen.bn.beta"} if options else set()
     trained = {p.name for p in create_model(name, 5, freeze="backbone", drop_rate=0.5, **options).trainable_params()}
     assert trained == {"fc.weight", "fc.bias"} | widen
@@ -88,8 +88,8 @@ def test_the_last_layers_are_the_classifier_and_the_norm_before_the_mean(name, o
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_training_moves_the_head_alone():
-    """Nor the running statistics; stochastic depth would show as a step that is counted and a loss that jumps."""
+def test_training_changes_only_the_head():
+    """The backbone's running statistics stay too, and its stochastic depth counts no steps."""
     net = create_model("resnet18", 5, freeze="backbone", head_width=16)
     optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9)
     step = Model(net, CrossEntropy(), optimizer, amp_level="O0").train_network.set_train()

@@ -16,12 +16,12 @@ def test_equals_numpy():
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-def test_mean_becomes_zero_and_a_deviation_one():
+def test_mean_becomes_zero_and_one_deviation_one():
     images = np.round(255 * np.array([[[MEAN]], [[np.add(MEAN, STD)]]])).astype(np.uint8)
     result = Normalize(MEAN, STD)(Tensor(images)).asnumpy()
     np.testing.assert_allclose(result[0], 0, atol=0.011)
     np.testing.assert_allclose(result[1], 1, atol=0.011)
 
 
-def test_has_nothing_to_train_or_to_save():
+def test_has_no_parameters():
     assert list(Normalize(MEAN, STD).get_parameters()) == []

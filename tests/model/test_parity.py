@@ -1,4 +1,4 @@
-"""Every model against its reference implementation in PyTorch: tests/parity/reference.npz, written by make.py there."""
+"""Every model against its reference implementation in PyTorch (tests/parity/reference.npz, written by make.py)."""
 
 import mindspore
 import numpy as np
@@ -22,7 +22,7 @@ def reference():
 
 
 def shapes(reference, name) -> dict[str, tuple[int, ...]]:
-    """The reference's parameter names to shapes, at 1000 classes."""
+    """Return the reference's parameter names to shapes, at 1000 classes."""
     pairs = zip(reference[f"{name}/names"], reference[f"{name}/shapes"], strict=True)
     return {str(key): tuple(int(n) for n in shape.split(",")) for key, shape in pairs}
 
@@ -35,19 +35,19 @@ def drawn_state(reference, name, num_classes=1000) -> dict[str, np.ndarray]:
 
 
 def by_reference_name(net, state) -> dict[str, mindspore.Parameter]:
-    """Our parameter for each of the reference's, in its order."""
+    """Return our parameters by the reference's names, in its order."""
     parameters = torch_names._parameters(net)
     return {original: parameters[name] for name, (original, _) in torch_names.renamed(state).items()}
 
 
-def relative_difference(ours, theirs) -> float:
-    """The largest difference as a share of the reference's standard deviation."""
-    return float(np.abs(ours - theirs).max() / theirs.std())
+def relative_difference(values, reference) -> float:
+    """Return the largest difference as a fraction of the reference's standard deviation."""
+    return float(np.abs(values - reference).max() / reference.std())
 
 
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.usefixtures("pynative")
-def test_logits_are_the_references(reference, name):
+def test_logits_equal_the_reference(reference, name):
     net = create_model(name, 1000).set_train(False)
     match = load_torch_weights(net, drawn_state(reference, name))
     assert (match.missing, match.unexpected, match.other_shape) == ([], [], [])
@@ -57,20 +57,18 @@ def test_logits_are_the_references(reference, name):
         expected = reference[f"{name}/logits_{size}"]
         logits = net(Tensor(parity_inputs.draw_images(2, SIZES[size]))).asnumpy()
         assert relative_difference(logits, expected) < 1e-3, size
-        assert np.abs(expected[0] - expected[1]).max() > 0.03 * expected.std(), (
-            "the logits hardly depend on the picture"
-        )
+        assert np.abs(expected[0] - expected[1]).max() > 0.03 * expected.std(), "the logits hardly depend on the image"
 
 
 @pytest.mark.parametrize("name", SLOW)
 @pytest.mark.usefixtures("graph_mode")
-def test_a_training_step_is_the_references_and_lowers_the_loss(reference, name):
+def test_a_training_step_equals_the_reference_and_lowers_the_loss(reference, name):
     """Graph mode; loss, running statistics, first and last weights after one step of SGD on one batch."""
     net = create_model(name, parity_inputs.TRAINING_CLASSES)
     state = drawn_state(reference, name, parity_inputs.TRAINING_CLASSES)
     load_torch_weights(net, state)
-    ours = by_reference_name(net, state)
-    matrices = [parameter for parameter in ours.values() if parameter.ndim > 1]
+    parameters = by_reference_name(net, state)
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     stem, classifier = matrices[0], matrices[-1]
     drawn_stem = stem.asnumpy().copy()
     optimizer = nn.Momentum(net.trainable_params(), parity_inputs.learning_rate(name), 0.9)
@@ -87,7 +85,7 @@ def test_a_training_step_is_the_references_and_lowers_the_loss(reference, name):
     assert relative_difference(moved, expected["stem"]) < 1e-3
     assert relative_difference(moved - drawn, expected["stem"] - drawn) < 0.05
     assert relative_difference(parity_inputs.probe(classifier.asnumpy(), 512), expected["classifier"]) < 1e-3
-    statistics = [parity_inputs.probe(ours[key].asnumpy(), 16) for key in state if "running_" in key]
+    statistics = [parity_inputs.probe(parameters[key].asnumpy(), 16) for key in state if "running_" in key]
     if statistics:
         assert relative_difference(np.concatenate(statistics), expected["statistics"]) < 1e-3
 

@@ -1,4 +1,4 @@
-"""Width and depth multipliers: channels and blocks by the arithmetic of each family; at 1 nothing changes."""
+"""Width and depth multipliers: channels and blocks of each family."""
 
 import pytest
 from mindspore import Tensor
@@ -23,7 +23,7 @@ def out(shapes, *names) -> list[int]:
 
 
 def blocks(shapes, prefix: str) -> int:
-    """How many numbers follow the prefix in the names: layer1.0, layer1.1, …"""
+    """Return the number of blocks with this prefix in the names: layer1.0, layer1.1, …"""
     return len({name.removeprefix(prefix).split(".")[1] for name in shapes if name.startswith(f"{prefix}.")})
 
 
@@ -31,7 +31,7 @@ def blocks(shapes, prefix: str) -> int:
     ("count", "multiplier", "expected"),
     [(64, 0.25, 16), (6, 0.25, 2), (10, 0.25, 3), (9, 0.25, 2), (2, 0.25, 1), (2, 0.1, 1), (3, 4, 12), (7, 1.0, 7)],
 )
-def test_scaled_rounds_a_half_up_and_leaves_one(count, multiplier, expected):
+def test_scaled_rounds_a_half_up_and_to_at_least_one(count, multiplier, expected):
     assert scaled(count, multiplier) == expected
 
 
@@ -40,10 +40,10 @@ def test_scaled_rounds_a_half_up_and_leaves_one(count, multiplier, expected):
     [
         (32, 1.0, 32), (24, 1.1, 24), (40, 1.1, 48), (112, 1.1, 120), (1280, 1.1, 1408),  # EfficientNet-B2
         (16, 0.25, 8), (24, 0.5, 16), (80, 0.25, 24),  # 20 → 24
-        (40, 0.3, 16), (76, 0.25, 24),  # 12 → 16; 19 → 16, which is more than a tenth less
+        (40, 0.3, 16), (76, 0.25, 24),  # 12 → 16; 19 → 16 is over a tenth less
     ],
 )  # fmt: skip
-def test_eights_never_take_away_more_than_a_tenth(channels, multiplier, expected):
+def test_rounding_to_multiples_of_8_loses_at_most_a_tenth(channels, multiplier, expected):
     assert scaled_to_eights(channels, multiplier) == expected
 
 
@@ -61,17 +61,17 @@ class TestResNet:
         ],
     )
     def test_blocks_of_a_stage(self, name, depth, expected):
-        found = shapes(name, depth_multiplier=depth)
-        assert [blocks(found, stage) for stage in STAGES] == expected
+        scaled_shapes = shapes(name, depth_multiplier=depth)
+        assert [blocks(scaled_shapes, stage) for stage in STAGES] == expected
 
     def test_every_channel_of_basic_blocks_is_scaled(self):
         full = shapes("resnet18", depth_multiplier=0.25)
         narrow = shapes("resnet18", width_multiplier=0.25, depth_multiplier=0.25)
         assert full.keys() == narrow.keys()
         for name, shape in full.items():
-            kept = {3} if name == "conv1.weight" else {5} if name.startswith("fc.") else set()
+            fixed = {3} if name == "conv1.weight" else {5} if name.startswith("fc.") else set()
             channels = shape[:2] if name.endswith("weight") else shape[:1]
-            expected = tuple(n if n in kept else n // 4 for n in channels) + shape[len(channels) :]
+            expected = tuple(n if n in fixed else n // 4 for n in channels) + shape[len(channels) :]
             assert narrow[name] == expected, name
 
     def test_planes_and_stem_of_bottlenecks(self):
@@ -87,7 +87,7 @@ class TestResNet:
             assert narrow[f"{stage}.0.conv2.weight"][:2] == (8 * width, width)
 
     @pytest.mark.parametrize(("cardinality", "multiplier", "groups"), [(7, 0.25, 2), (32, 0.01, 1), (32, 2, 64)])
-    def test_groups_are_whole_and_at_least_one(self, cardinality, multiplier, groups):
+    def test_groups_are_integers_of_at_least_one(self, cardinality, multiplier, groups):
         options = {"cardinality": cardinality, "width_multiplier": multiplier}
         grouped = shapes("seresnext50", depth_multiplier=0.25, **options)
         assert grouped["layer1.0.conv2.weight"][:2] == (groups * 4, 4)
@@ -98,8 +98,8 @@ class TestResNet:
         assert narrow["fc.weight"] == (5, features)
         assert narrow["layer4.0.conv3.weight"][0] == features
 
-    def test_reductions_of_few_channels_keep_one(self):
-        """Of 4 · 1 channels in the first stage a sixteenth would be none."""
+    def test_reductions_keep_at_least_one_channel(self):
+        """A sixteenth of the 4 · 1 channels in the first stage would be 0."""
         smallest = {"width_multiplier": 0.01, "depth_multiplier": 0.25}
         assert shapes("resnet50_cbam", **smallest)["layer1.0.se.fc1.weight"] == (1, 4)
         assert shapes("resnet50_bam", **smallest)["bam1.channel_fc1.weight"] == (1, 4)
@@ -108,11 +108,11 @@ class TestResNet:
 
 class TestEfficientNet:
     FULL = (16, 24, 40, 80, 112, 192, 320)
-    QUARTER = (8, 8, 16, 24, 32, 48, 80)  # 4, 6, 10, 20, 28, 48, 80 in eights; 10 → 8 would take a fifth away
+    QUARTER = (8, 8, 16, 24, 32, 48, 80)  # 4, 6, 10, 20, 28, 48, 80 in multiples of 8; 10 → 8 is a fifth less
 
-    def widths(self, found):
+    def widths(self, shapes):
         projections = ["blocks.0.0.conv_pw", *(f"blocks.{i}.0.conv_pwl" for i in range(1, 7))]
-        return out(found, "conv_stem", *projections, "conv_head")
+        return out(shapes, "conv_stem", *projections, "conv_head")
 
     @pytest.mark.parametrize(
         ("name", "stem", "features", "narrow_stem", "narrow_features"),
@@ -124,7 +124,7 @@ class TestEfficientNet:
         narrow = shapes(name, width_multiplier=0.25, depth_multiplier=0.25)
         assert self.widths(narrow) == [narrow_stem, *self.QUARTER, narrow_features]
         assert narrow["fc.weight"] == (5, narrow_features)
-        # Six times the eight channels that come in, by themselves in the depthwise convolution.
+        # The depthwise convolution has six times the eight input channels, each a group.
         assert narrow["blocks.1.0.conv_dw.weight"][:2] == (6 * 8, 1)
 
     @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ class TestEfficientNet:
         ],
     )
     def test_blocks_are_rounded_up(self, name, depth, expected):
-        found = shapes(name, depth_multiplier=depth)
-        assert [blocks(found, f"blocks.{i}") for i in range(7)] == expected
+        scaled_shapes = shapes(name, depth_multiplier=depth)
+        assert [blocks(scaled_shapes, f"blocks.{i}") for i in range(7)] == expected
 
     @pytest.mark.usefixtures("undrawn")
     def test_b1_has_the_published_size(self):
-        """7.8 million (arXiv 1905.11946, table 2); timm's efficientnet_b1 exactly so many."""
+        """7.8 million parameters (arXiv 1905.11946, table 2); timm's efficientnet_b1 has exactly this number."""
         net = create_model("efficientnet_b0", 1000, depth_multiplier=1.1)
         assert sum(parameter.size for parameter in net.trainable_params()) == 7_794_184
 
@@ -153,26 +153,26 @@ class TestSwin:
         [(1.0, 96, [3, 6, 12, 24]), (0.25, 24, [1, 2, 3, 6]), (0.125, 12, [1, 1, 2, 3]), (2, 192, [6, 12, 24, 48])],
     )
     def test_channels_and_heads(self, multiplier, channels, heads):
-        found = shapes("swin_tiny", width_multiplier=multiplier, depth_multiplier=0.25)
+        scaled_shapes = shapes("swin_tiny", width_multiplier=multiplier, depth_multiplier=0.25)
         attention = [f"layers.{i}.blocks.0.attn" for i in range(4)]
-        assert [found[f"{name}.relative_position_bias_table"][1] for name in attention] == heads
+        assert [scaled_shapes[f"{name}.relative_position_bias_table"][1] for name in attention] == heads
         expected = [channels * 2**i for i in range(4)]
-        assert out(found, "patch_embed.proj", *(f"{name}.proj" for name in attention)) == [channels, *expected]
-        assert out(found, *(f"layers.{i}.downsample.reduction" for i in range(1, 4))) == expected[1:]
-        assert out(found, *(f"layers.{i}.blocks.0.mlp.fc1" for i in range(4))) == [4 * n for n in expected]
-        assert found["fc.weight"] == (5, expected[-1])
+        assert out(scaled_shapes, "patch_embed.proj", *(f"{name}.proj" for name in attention)) == [channels, *expected]
+        assert out(scaled_shapes, *(f"layers.{i}.downsample.reduction" for i in range(1, 4))) == expected[1:]
+        assert out(scaled_shapes, *(f"layers.{i}.blocks.0.mlp.fc1" for i in range(4))) == [4 * n for n in expected]
+        assert scaled_shapes["fc.weight"] == (5, expected[-1])
 
     @pytest.mark.parametrize(("depth", "expected"), [(0.25, [1, 1, 2, 1]), (0.5, [1, 1, 3, 1]), (2, [4, 4, 12, 4])])
     def test_blocks_of_a_stage(self, depth, expected):
-        found = shapes("swin_tiny", width_multiplier=0.25, depth_multiplier=depth)
-        assert [blocks(found, f"layers.{i}.blocks") for i in range(4)] == expected
+        scaled_shapes = shapes("swin_tiny", width_multiplier=0.25, depth_multiplier=depth)
+        assert [blocks(scaled_shapes, f"layers.{i}.blocks") for i in range(4)] == expected
 
-    def test_heads_that_do_not_divide_are_refused_with_one_that_fits(self):
-        """84 channels; of 2.6, 5.25, 10.5, 21 heads 3 divide 84, and 5 do not divide 168."""
+    def test_heads_that_do_not_divide_are_refused_with_a_multiplier_that_fits(self):
+        """84 channels; heads of 2.6, 5.25, 10.5 and 21 are rounded: 3 divide 84, 5 do not divide 168."""
         with pytest.raises(ValueError, match=r"^model\.width_multiplier=0\.875: stage 2 .*168 .* 5 heads") as error:
             create_model("swin_tiny", 5, width_multiplier=0.875)
         lines = str(error.value).splitlines()
-        assert lines[1:] == ["use one that fits, such as 1"]
+        assert lines[1:] == ["use model.width_multiplier=1"]
 
 
 class TestInceptionResNetV2:
@@ -195,21 +195,21 @@ class TestInceptionResNetV2:
         assert shapes(f"{self.NAME}_wider", **options)["fc.weight"] == (5, 1024)
 
     @pytest.mark.parametrize(("depth", "expected"), [(0.25, [3, 5, 2]), (0.05, [1, 1, 1])])  # of 10, 20, 9
-    def test_blocks_of_each_run(self, depth, expected):
-        found = shapes(self.NAME, depth_multiplier=depth)
-        assert [blocks(found, prefix) for prefix in ("repeat", "repeat_1", "repeat_2")] == expected
+    def test_blocks_of_each_sequence(self, depth, expected):
+        scaled_shapes = shapes(self.NAME, depth_multiplier=depth)
+        assert [blocks(scaled_shapes, prefix) for prefix in ("repeat", "repeat_1", "repeat_2")] == expected
 
 
 @pytest.mark.parametrize("key", ["width_multiplier", "depth_multiplier"])
 @pytest.mark.parametrize("value", [0, -1, 4.1, float("nan")])
 def test_multipliers_out_of_range_are_refused(key, value):
-    with pytest.raises(ValueError, match=rf"^model\.{key}={value:g}: it needs to be above 0 and at most 4$"):
+    with pytest.raises(ValueError, match=rf"^model\.{key}={value:g}: out of range\nuse a value above 0 and at most 4$"):
         create_model("resnet18", 5, **{key: value})
 
 
 @pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("name", list_models())
-def test_the_smallest_of_a_family_runs(name):
+def test_the_smallest_network_of_each_model_runs(name):
     net = create_model(name, 5, width_multiplier=0.125, depth_multiplier=0.25).set_train(False)
     side = net.backbone.smallest_input
     features = net.backbone(Tensor(parity_inputs.draw_images(2, (side, side))))

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 class Counted(nn.Cell):
-    """3·8·9·10·12 + 8·2·9·5·6 (4 groups, stride 2) + 8·7, and a product 4·5·6 of two tensors, for one image."""
+    """A network of 3·8·9·10·12 + 8·2·9·5·6 (4 groups, stride 2) + 8·7 + 4·5·6 (two tensors) products an image."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Window arithmetic against loops over tokens; test_parity.py has the whole network."""
+"""Window arithmetic against loops over tokens; test_parity.py compares the whole network."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ from mindspore import Tensor
 from rp2k_lab.model import swin
 from tests.helpers import numpy_layers
 
-# (height, width) of feature maps: one window, several, sides that 7 does not divide, sides shorter than a window.
+# (height, width) of feature maps: one window, several, sides not divisible by 7, sides shorter than a window.
 MAPS = [(7, 7), (14, 14), (14, 21), (8, 8), (9, 16), (5, 20), (14, 3), (3, 4), (1, 1)]
 HEADS, CHANNELS = 2, 8
 
@@ -33,21 +33,21 @@ def test_the_bias_table_has_a_row_for_every_displacement(height, width):
 
 
 def windows(height, width):
-    """Per window, its tokens' places in the shifted and padded map, row by row."""
+    """Yield the tokens' positions of each window in the shifted and padded map, row by row."""
     (window_height, _), (window_width, _) = swin.window_of(height), swin.window_of(width)
     for top, left in product(range(0, height, window_height), range(0, width, window_width)):
         yield [(top + y, left + x) for y, x in tokens(window_height, window_width)]
 
 
-def side_of(place, side):
-    """Before or behind the border that the cyclic shift drew through the last window."""
+def side_of(position, side):
+    """Return whether a position lies behind the border of the cyclic shift in the last window."""
     window, shift = swin.window_of(side)
     padded = -(-side // window) * window
-    return shift > 0 and place >= padded - shift
+    return shift > 0 and position >= padded - shift
 
 
 @pytest.mark.parametrize(("height", "width"), MAPS)
-def test_mask_parts_the_last_windows_at_the_border_of_the_shift(height, width):
+def test_mask_divides_the_last_windows_at_the_border_of_the_shift(height, width):
     expected = []
     for window in windows(height, width):
         sides = [(side_of(y, height), side_of(x, width)) for y, x in window]
@@ -58,19 +58,19 @@ def test_mask_parts_the_last_windows_at_the_border_of_the_shift(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (14, 21), (28, 7), (7, 7)])
-def test_mask_lets_through_exactly_what_was_near_before_the_shift(height, width):
-    """Where 7 divides the sides: two tokens of a window that lay further apart than a window are strangers."""
+def test_mask_passes_exactly_what_was_near_before_the_shift(height, width):
+    """For sides divisible by 7: tokens of a window that were more than a window apart are masked."""
     for mask, window in zip(swin.attention_mask(height, width), windows(height, width), strict=True):
         for (i, one), (j, other) in product(enumerate(window), repeat=2):
             near = True
-            for place, other_place, side in zip(one, other, (height, width), strict=True):
+            for position, other_position, side in zip(one, other, (height, width), strict=True):
                 shift = swin.window_of(side)[1]
-                near &= abs((place + shift) % side - (other_place + shift) % side) < 7
+                near &= abs((position + shift) % side - (other_position + shift) % side) < 7
             assert (mask[i, j] == 0) == near
 
 
 def attended(x, cell, index, mask):
-    """(area, channels) of one window, query by query."""
+    """Return the attended tokens (area, channels) of one window, query by query."""
     area, width = len(x), CHANNELS // HEADS
     query, key, value = numpy_layers.dense(x, cell.qkv).reshape(area, 3, HEADS, width).transpose(1, 2, 0, 3)
     table = numpy_layers.array(cell.relative_position_bias_table)
@@ -86,7 +86,7 @@ def attended(x, cell, index, mask):
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize(("height", "width"), MAPS)
 def test_a_block_attends_within_its_windows(height, width, shifted):
-    """Every map with the one table, of which smaller windows use a part; tokens of the padding are attended to."""
+    """All maps share a table, of which smaller windows use a part; padding is attended to."""
     block = numpy_layers.draw_parameters(swin.Block(CHANNELS, HEADS, shifted, (None, None)))
     x = np.random.default_rng(1).normal(size=(2, height, width, CHANNELS)).astype(np.float32)
     result = block.attend(Tensor(x)).asnumpy()
@@ -95,19 +95,21 @@ def test_a_block_attends_within_its_windows(height, width, shifted):
     masks = swin.attention_mask(height, width) * (down > 0 or right > 0)
     index = swin.relative_position_index(swin.window_of(height)[0], swin.window_of(width)[0])
     expected = np.zeros_like(x)
-    for picture, (window, mask) in product(range(2), zip(windows(height, width), masks, strict=True)):
-        # Where each token of the window lies in the picture, or None in the padding.
-        places = [((y + down) % height, (x + right) % width) if y < height and x < width else None for y, x in window]
-        inside = np.array([x[picture][place] if place else np.zeros(CHANNELS) for place in places])
-        for place, token in zip(places, attended(inside, block.attn, index, mask), strict=True):
-            if place:
-                expected[picture][place] = token
+    for image, (window, mask) in product(range(2), zip(windows(height, width), masks, strict=True)):
+        # Position of each token of the window in the image, or None in the padding.
+        positions = [
+            ((y + down) % height, (x + right) % width) if y < height and x < width else None for y, x in window
+        ]
+        inside = np.array([x[image][position] if position else np.zeros(CHANNELS) for position in positions])
+        for position, token in zip(positions, attended(inside, block.attn, index, mask), strict=True):
+            if position:
+                expected[image][position] = token
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 4), (3, 1)])
-def test_merging_puts_two_by_two_tokens_one_behind_the_other(height, width):
+def test_merging_concatenates_2_by_2_tokens(height, width):
     cell = numpy_layers.draw_parameters(swin.PatchMerging(3))
     x = np.random.default_rng(1).normal(size=(2, height, width, 3)).astype(np.float32)
     result = cell(Tensor(x)).asnumpy()

@@ -1,42 +1,42 @@
-"""What a cell shows, as HTML."""
+"""HTML output of cells."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from rp2k_lab.notebook.cells import Shot, charts, note, photo_rows, photos, table, together
+from rp2k_lab.notebook.cells import Thumbnail, charts, note, stack, table, thumbnail_rows, thumbnails
 from rp2k_lab.pages.charts import bar_chart
 
 EVIL = "<img src=x onerror=alert(1)>\n雪碧"
 
 
-def html_of(shown) -> str:
-    return shown._repr_html_().split("</style>")[1]
+def html_of(output) -> str:
+    return output._repr_html_().split("</style>")[1]
 
 
-def picture(height, width):
+def black(height, width):
     return np.zeros((height, width, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    "shown",
+    "output",
     [
         note(EVIL),
         table(pd.DataFrame({EVIL: ["a"], "class": [EVIL]})),
-        photos([Shot(picture(4, 4), EVIL), Shot(None, EVIL)]),
-        photo_rows([EVIL], [(EVIL, [Shot(picture(4, 4), EVIL)])]),
+        thumbnails([Thumbnail(black(4, 4), EVIL), Thumbnail(None, EVIL)]),
+        thumbnail_rows([EVIL], [(EVIL, [Thumbnail(black(4, 4), EVIL)])]),
         charts({EVIL: bar_chart(EVIL, [(EVIL, 1, EVIL)])}),
     ],
-    ids=["note", "table", "photos", "photo_rows", "charts"],
+    ids=["note", "table", "thumbnails", "thumbnail_rows", "charts"],
 )
-def test_names_from_the_data_are_text_and_never_markup(shown):
-    page = html_of(shown)
+def test_untrusted_names_are_escaped(output):
+    page = html_of(output)
     assert "<img src=x" not in page
     assert "&lt;img src=x" in page
 
 
-def test_numbers_stand_right_with_thousands_and_texts_as_they_are():
+def test_numbers_are_right_aligned_with_thousands_separators():
     page = html_of(table(pd.DataFrame({"photos": [12345], "share": [0.12345], "class": ["1.50"]})))
     assert '<td class="n">12,345</td><td class="n">0.123</td><td>1.50</td>' in page
     assert '<th class="n">photos</th>' in page
@@ -53,23 +53,23 @@ def test_numbers_stand_right_with_thousands_and_texts_as_they_are():
         ((3000, 2), (150, 1), "jpeg", False),
     ],
 )
-def test_small_pictures_are_enlarged_by_whole_pixels_and_large_ones_fit(sides, shown, kind, pixels):
-    page = html_of(photos([Shot(picture(*sides))]))
+def test_small_images_are_enlarged_by_whole_pixels_and_large_images_reduced(sides, shown, kind, pixels):
+    page = html_of(thumbnails([Thumbnail(black(*sides))]))
     assert f'width="{shown[1]}" height="{shown[0]}"' in page
     assert f"data:image/{kind};base64," in page
     assert ('class="pixels"' in page) == pixels
 
 
-def test_a_photo_that_cannot_be_read_says_so():
-    assert "not readable" in html_of(photos([Shot(None, "gone.jpg")]))
+def test_unreadable_image_is_reported():
+    assert "not readable" in html_of(thumbnails([Thumbnail(None, "gone.jpg")]))
 
 
-def test_together_keeps_the_order():
-    page = html_of(together(note("first"), note("second")))
+def test_stack_keeps_the_order():
+    page = html_of(stack(note("first"), note("second")))
     assert 0 < page.index("first") < page.index("second")
 
 
-def test_bars_are_as_long_as_their_numbers():
+def test_bar_lengths_are_proportional():
     chart = bar_chart("errors", [("photo", 4, "4"), ("tail", 2, "2"), ("others", 0, "0")])
     assert isinstance(chart, Markup)
     lengths = [float(part.split('"')[0]) for part in chart.split(' width="')[1:]]

@@ -1,4 +1,4 @@
-"""One text as Markdown, HTML and terminal table; numbers in words."""
+"""Documents as Markdown, HTML and terminal tables; formats of numbers."""
 
 import re
 from html.parser import HTMLParser
@@ -28,16 +28,16 @@ from rp2k_lab.pages.document import (
 HOSTILE = "<script>alert(1)</script> | **b** `c` [d](e) \n# f & &lt; \u202e \"'{{ 7*7 }}"
 
 
-def document(words: str) -> Document:
-    """Every kind of block, each with these words."""
+def document(text: str) -> Document:
+    """Return a document with this text in every kind of block."""
     blocks = [
-        Text(words),
-        Items([Item(words, Tag(words, "better"), words, "there/README.md"), Item(words, None, words)]),
-        Grid([words, "n"], [[words, Tag(words, "worse")]]),
-        Code([words]),
-        Figure(Markup("<svg></svg>"), "figure.svg", words),
+        Text(text),
+        Items([Item(text, Tag(text, "better"), text, "folder/README.md"), Item(text, None, text)]),
+        Grid([text, "n"], [[text, Tag(text, "worse")]]),
+        Code([text]),
+        Figure(Markup("<svg></svg>"), "figure.svg", text),
     ]
-    return Document(words, words, [Section(words, [*blocks, Quote("typed *here*\n\n- so\n")])])
+    return Document(text, text, [Section(text, [*blocks, Quote("typed *here*\n\n- so\n")])])
 
 
 class Parsed(HTMLParser):
@@ -53,7 +53,7 @@ class Parsed(HTMLParser):
         self.text += data
 
 
-def test_words_change_no_html():
+def test_text_cannot_change_html():
     page, plain = Parsed(to_html(document(HOSTILE))), Parsed(to_html(document("words")))
     assert page.tags == plain.tags
     assert "script" not in {tag for tag, _ in page.tags}
@@ -61,32 +61,32 @@ def test_words_change_no_html():
     assert page.text.count(shown) == plain.text.count("words") == 15
 
 
-def test_words_change_no_markdown():
+def test_text_cannot_change_markdown():
     shape = lambda text: [re.sub(r"\w", "", line)[:3] for line in to_markdown(document(text)).split("\n")]  # noqa: E731
     text = to_markdown(document(HOSTILE))
     assert len(shape(HOSTILE)) == len(shape("words"))
     outside = [line for line in text.split("\n") if not line.startswith("    ")]
-    assert not any(re.search(r"<(?!there)\w|(?<!\\)`|(?<!\\)\[d|\*\*b", line) for line in outside)
+    assert not any(re.search(r"<(?!folder)\w|(?<!\\)`|(?<!\\)\[d|\*\*b", line) for line in outside)
     rows = [line for line in outside if line.startswith("| ")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3]
 
 
-def test_markdown_of_plain_words():
+def test_markdown_of_plain_text():
     assert to_markdown(document("words")) == (
         "# words\n\nwords\n\n## words\n\nwords\n\n"
-        "- [**words**](<there/README.md>) *words*: words\n- **words**: words\n\n"
+        "- [**words**](<folder/README.md>) *words*: words\n- **words**: words\n\n"
         "| words | n |\n| --- | ---: |\n| words | words |\n\n"
         "    words\n\n![words](figure.svg)\n\n> typed *here*\n>\n> - so\n"
     )
 
 
-def test_grid_text():
+def test_grid_text_aligns_columns():
     lines = grid_text(Grid(["a", "long head"], [["name\n", Tag("1", "worse")], ["b", "22"]])).splitlines()
     assert lines == ["a       long head", "-----------------", "name\\n          1", "b              22"]
 
 
 @pytest.mark.parametrize(
-    ("share", "decimals", "text"),
+    ("difference", "decimals", "text"),
     [
         (0.0123, 1, "+1.2"),
         (-0.0123, 2, "−1.23"),
@@ -96,13 +96,13 @@ def test_grid_text():
         (0.001, 1, "+0.1"),
     ],
 )
-def test_points(share, decimals, text):
-    assert points(share, decimals) == text
+def test_points_have_a_sign_and_round(difference, decimals, text):
+    assert points(difference, decimals) == text
 
 
-@pytest.mark.parametrize(("share", "decimals", "text"), [(0.0241, 1, "2.5"), (0.024, 1, "2.4"), (0.00001, 2, "0.01")])
-def test_bounds_are_rounded_up(share, decimals, text):
-    assert points_above(share, decimals) == text
+@pytest.mark.parametrize(("bound", "decimals", "text"), [(0.0241, 1, "2.5"), (0.024, 1, "2.4"), (0.00001, 2, "0.01")])
+def test_bounds_are_rounded_up(bound, decimals, text):
+    assert points_above(bound, decimals) == text
 
 
 @pytest.mark.parametrize(
@@ -116,5 +116,5 @@ def test_bounds_are_rounded_up(share, decimals, text):
         (0.0, 0.1, "open", "[0.0, +10.0]"),
     ],
 )
-def test_intervals(low, high, word, text):
+def test_intervals_do_not_round_to_zero_on_decided_rows(low, high, word, text):
     assert interval(low, high, 1, word) == text

@@ -1,4 +1,4 @@
-"""The inspection's page: what it shows of hostile names, its size, its charts."""
+"""Page of a data set: hostile names, size limit, charts."""
 
 import re
 from html.parser import HTMLParser
@@ -16,14 +16,14 @@ from rp2k_lab.dataset.photo_index import Listing
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.summary import class_table, copies_by_relation
 from rp2k_lab.pages import charts
-from rp2k_lab.pages.images import Pictures, percent
+from rp2k_lab.pages.images import ImageEmbedder, percent
 from rp2k_lab.task.inspect import readable_index
 
 HOSTILE = ['<script>alert("1")<!--', "a\"'><img src=x onerror=alert(1)>", "line\nbreak\x07{{ 7*7 }}", "\u202etxt"]
 
 
 def inspected(root, names, write_photo, copied=True):
-    """(index, inspection) of a set with four photos and an unreadable one in each class."""
+    """Return (index, inspection) of a data set with four images and an unreadable file per class."""
     rows = []
     for number, name in enumerate(names):
         for i, split in enumerate(("train", "train", "val", "test")):
@@ -34,8 +34,9 @@ def inspected(root, names, write_photo, copied=True):
     table = pd.DataFrame(rows, columns=["path", "class", "split", "bytes", "changed", "width", "height", "problem"])
     table = table.astype({"problem": object, "path": object, "class": object})
     listing = Listing(root, table, [f"{name}.txt" for name in names])
-    good = table[table["problem"].isna()]
-    copies = good.assign(group=0, content=range(len(good)), difference=0.05) if copied else good.assign(group=0)[:0]
+    readable = table[table["problem"].isna()]
+    copies = readable.assign(group=0, content=range(len(readable)), difference=0.05)
+    copies = copies if copied else readable.assign(group=0)[:0]
     copies = copies.assign(content=0)[:0] if not copied else copies
     return readable_index(listing), Inspection(listing, class_table(table), copies, copies_by_relation(copies))
 
@@ -46,7 +47,7 @@ def config(compose):
 
 
 class Outline(HTMLParser):
-    """Every tag with its attributes, and the text."""
+    """Tags with their attributes, and the text, of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -60,7 +61,7 @@ class Outline(HTMLParser):
         self.text.append(data)
 
 
-def test_hostile_names_are_shown_and_do_nothing(config, tmp_path, write_photo):
+def test_hostile_names_are_escaped(config, tmp_path, write_photo):
     plain = inspection_page(config, *inspected(tmp_path, ["a", "b", "c", "d"], write_photo))
     page = inspection_page(config, *inspected(tmp_path, HOSTILE, write_photo))
     outline = Outline(page)
@@ -74,7 +75,7 @@ def test_hostile_names_are_shown_and_do_nothing(config, tmp_path, write_photo):
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", page)
 
 
-def test_nothing_comes_from_elsewhere(config, tmp_path, write_photo):
+def test_page_loads_nothing(config, tmp_path, write_photo):
     page = inspection_page(config, *inspected(tmp_path, ["a", "b"], write_photo))
     for _, attributes in Outline(page).tags:
         assert attributes.get("src", "data:image/").startswith("data:image/")
@@ -84,7 +85,7 @@ def test_nothing_comes_from_elsewhere(config, tmp_path, write_photo):
     assert "default-src 'none'" in page
 
 
-def test_links_lead_to_sections(config, tmp_path, write_photo):
+def test_links_point_to_sections(config, tmp_path, write_photo):
     tags = Outline(inspection_page(config, *inspected(tmp_path, ["a", "b"], write_photo))).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -92,12 +93,12 @@ def test_links_lead_to_sections(config, tmp_path, write_photo):
 
 
 @pytest.mark.parametrize("names", [["a"], [f"class {i}" for i in range(30)]], ids=["one class", "no copies"])
-def test_small_and_clean_sets_have_a_page(config, tmp_path, write_photo, names):
+def test_page_of_a_small_or_clean_data_set(config, tmp_path, write_photo, names):
     page = inspection_page(config, *inspected(tmp_path, names, write_photo, copied=False))
     assert page.count("None found.") == 4
 
 
-def test_a_set_without_any_readable_photo_has_a_page(config, tmp_path, write_photo):
+def test_page_of_a_data_set_without_readable_images(config, tmp_path, write_photo):
     _, inspection = inspected(tmp_path, ["a"], write_photo, copied=False)
     table = inspection.listing.table.assign(problem="zero bytes")
     listing = Listing(tmp_path, table, [])
@@ -106,8 +107,8 @@ def test_a_set_without_any_readable_photo_has_a_page(config, tmp_path, write_pho
     assert "There is no readable training photo." in page
 
 
-def test_the_page_of_a_set_as_large_as_rp2k_is_bounded(config, tmp_path, write_photo):
-    """2388 classes, 340,000 photos, thousands of copies, missing classes and unreadable files."""
+def test_page_of_a_data_set_of_the_size_of_rp2k_is_bounded(config, tmp_path, write_photo):
+    """2388 classes, 340,000 images, 40,000 copies, missing classes and unreadable files."""
     rng, count = np.random.default_rng(0), 340_000
     files = [write_photo(tmp_path / f"{i}.jpg", 300, 600, seed=i).name for i in range(4)]
     names = np.array([f"伊利安慕希瓶装芒果+百香果{i}g" for i in range(2388)], object)
@@ -127,28 +128,27 @@ def test_the_page_of_a_set_as_large_as_rp2k_is_bounded(config, tmp_path, write_p
     assert len(Outline(page).tags) < 8000
 
 
-def test_pictures_stop_at_their_budget(tmp_path, write_photo):
+def test_images_beyond_the_budget_are_left_out(tmp_path, write_photo):
     write_photo(tmp_path / "a.png", 400, 800)
-    roomy = Pictures(tmp_path)
-    shot = roomy.photo("a.png")
-    assert (shot.width, shot.height) == (66, 132)
-    assert shot.uri.startswith("data:image/jpeg;base64,")
-    tight = Pictures(tmp_path, budget=2 * len(shot.uri) + 10)
-    uris = [tight.photo("a.png").uri for _ in range(5)]
+    thumbnail = ImageEmbedder(tmp_path).thumbnail("a.png")
+    assert (thumbnail.width, thumbnail.height) == (66, 132)
+    assert thumbnail.uri.startswith("data:image/jpeg;base64,")
+    embedder = ImageEmbedder(tmp_path, budget=2 * len(thumbnail.uri) + 10)
+    uris = [embedder.thumbnail("a.png").uri for _ in range(5)]
     assert [uri is None for uri in uris] == [False, False, True, True, True]
-    assert tight.left_out == 3
-    assert Pictures(tmp_path).photo("gone.png").reason == "not readable"
+    assert embedder.left_out == 3
+    assert ImageEmbedder(tmp_path).thumbnail("gone.png").reason == "not readable"
 
 
-def test_printable():
+def test_escape_controls_keeps_printable_text():
     assert escape_controls("a\n\t\x00b") == "a\\n\\t\\x00b"
     assert escape_controls("555（冰炫） 伊利") == "555（冰炫） 伊利"
-    assert escape_controls("\udcff\u202e") == "\\udcff\\u202e"
+    assert escape_controls("\udcff\u202e") == "\\xff\\u202e"
 
 
 def curve(*bins):
-    """A curve of bins of (images, accuracy, upper edge)."""
-    rows = [(0, edge, n, share, max(0, share - 0.1), min(1, share + 0.1)) for n, share, edge in bins]
+    """Return a curve from bins of (images, accuracy, upper edge)."""
+    rows = [(0, edge, n, accuracy, max(0, accuracy - 0.1), min(1, accuracy + 0.1)) for n, accuracy, edge in bins]
     return pd.DataFrame(rows, columns=["low_edge", "high_edge", "images", "accuracy", "low", "high"])
 
 
@@ -171,7 +171,7 @@ def curve(*bins):
         pytest.param(lambda: charts.accuracy_chart(curve((0, 0.5, 1)), "brightness"), id="empty bin"),
     ],
 )
-def test_charts_are_drawn_within_their_frame(chart):
+def test_charts_are_within_their_frame(chart):
     svg = ElementTree.fromstring(chart())
     width, height = (float(side) for side in svg.get("viewBox").split()[2:])
     for rect in svg.iter("rect"):
@@ -182,25 +182,21 @@ def test_charts_are_drawn_within_their_frame(chart):
     for circle in svg.iter("circle"):
         assert 0 <= float(circle.get("cx")) <= width
         assert 0 <= float(circle.get("cy")) <= height
-    for words in svg.iter("text"):
-        assert 0 < float(words.get("x")) < width
+    for text in svg.iter("text"):
+        assert 0 < float(text.get("x")) < width
     for path in svg.iter("path"):
         ys = [float(y) for y in re.findall(r"V(-?[\d.]+)", path.get("d"))]
         assert all(0 <= y <= height for y in ys)
 
 
-def test_the_ratio_chart_says_its_numbers():
-    titles = [
-        title.text
-        for title in ElementTree.fromstring(charts.ratio_chart(np.eye(11, dtype=int)[2] * 4, RATIO_COUNTS)).iter(
-            "title"
-        )
-    ]
+def test_ratio_chart_titles_have_numbers():
+    svg = ElementTree.fromstring(charts.ratio_chart(np.eye(11, dtype=int)[2] * 4, RATIO_COUNTS))
+    titles = [title.text for title in svg.iter("title")]
     assert "1 to 1.5: 100.0 % (4 photos)" in titles
     assert "2.5 to 3: 20.5 % in RP2K" in titles
 
 
-def test_the_accuracy_chart_says_its_numbers_and_draws_them_to_scale():
+def test_accuracy_chart_titles_have_numbers_and_marks_are_to_scale():
     svg = ElementTree.fromstring(
         charts.accuracy_chart(curve((1200, 0.5, 20), (0, float("nan"), 30), (9, 0.6, 40)), "x")
     )
@@ -210,5 +206,5 @@ def test_the_accuracy_chart_says_its_numbers_and_draws_them_to_scale():
     assert second == pytest.approx([first[1], first[2], 2 * first[2] - first[1]], abs=0.2)
 
 
-def test_percent():
-    assert [percent(share) for share in (0.62345, 1.0, float("nan"))] == ["62.3 %", "100.0 %", "–"]
+def test_percent_shows_nan_as_a_dash():
+    assert [percent(fraction) for fraction in (0.62345, 1.0, float("nan"))] == ["62.3 %", "100.0 %", "–"]

@@ -1,16 +1,16 @@
-"""Writes reference.npz: what the reference implementations say, for tests/model/test_parity.py.
+"""Write reference.npz, the results of the reference implementations, for tests/model/test_parity.py.
 
     pip install -e '.[parity]'
     git clone https://github.com/Jongchan/attention-module FOLDER
     python -m tests.parity.make FOLDER
 
-Needs torch and timm (the `parity` extra) and runs by hand, when a model is added.  Per model:
+Needs torch and timm (the `parity` extra); run by hand when a model is added.  Per model:
     names, shapes               of the reference's state at 1000 classes
     logits_HxW                  float32 (2, 1000), evaluation mode
     loss, statistics, stem, classifier
-                                after one SGD step in training mode on another instance with 10 classes: the loss
-                                before it, and evenly spaced elements of the running statistics (16 a norm, in the
-                                state's order), of the first and of the last weight matrix
+                                one SGD step in training mode of another instance with 10 classes: the loss before it;
+                                after it, evenly spaced elements of the running statistics (16 a norm, in the state's
+                                order) and of the first and last weight matrix
 """
 
 import sys
@@ -25,7 +25,7 @@ from tests.helpers import parity_inputs
 
 
 def build(name: str, num_classes: int, size: tuple[int, int], attention_module: str) -> nn.Module:
-    """The reference with drawn weights."""
+    """Return the reference with drawn weights."""
     net = build_reference(name, num_classes, size, attention_module)
     state = {k: torch.from_numpy(parity_inputs.draw_weight(k, tuple(v.shape))) for k, v in parameters(net).items()}
     net.load_state_dict(state, strict=False)
@@ -40,16 +40,16 @@ def evaluation(name: str, attention_module: str) -> dict[str, np.ndarray]:
     net = build(name, 1000, parity_inputs.SQUARE, attention_module).eval()
     state = parameters(net)
     shapes = [",".join(map(str, value.shape)) for value in state.values()]
-    found = {"names": np.array(list(state)), "shapes": np.array(shapes)}
+    arrays = {"names": np.array(list(state)), "shapes": np.array(shapes)}
     for size in (parity_inputs.SQUARE, parity_inputs.TALL):
         if size != parity_inputs.SQUARE and name in ATTENTION_MODULE:
-            continue  # pools over 7×7 and leaves the rest out
+            continue  # it pools over 7×7 only
         with torch.no_grad():
             logits = build(name, 1000, size, attention_module).eval()(
                 torch.from_numpy(parity_inputs.draw_images(2, size))
             )
-        found[f"logits_{size[0]}x{size[1]}"] = logits.numpy()
-    return found
+        arrays[f"logits_{size[0]}x{size[1]}"] = logits.numpy()
+    return arrays
 
 
 def training(name: str, attention_module: str) -> dict[str, np.ndarray]:
@@ -76,9 +76,9 @@ def training(name: str, attention_module: str) -> dict[str, np.ndarray]:
 def main(attention_module: str) -> None:
     arrays = {}
     for name in sorted(TIMM | ATTENTION_MODULE):
-        found = evaluation(name, attention_module) | training(name, attention_module)
-        arrays |= {f"{name}/{key}": value for key, value in found.items()}
-        print(name, {key: float(np.std(v)) for key, v in found.items() if v.dtype == np.float32}, flush=True)
+        results = evaluation(name, attention_module) | training(name, attention_module)
+        arrays |= {f"{name}/{key}": value for key, value in results.items()}
+        print(name, {key: float(np.std(v)) for key, v in results.items() if v.dtype == np.float32}, flush=True)
     np.savez_compressed(Path(__file__).with_name("reference.npz"), **arrays)
 
 

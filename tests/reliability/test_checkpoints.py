@@ -92,7 +92,7 @@ def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(folder, cap
     gone = damage is os.remove and name.endswith("json")  # as if it had never been finished
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == (0 if gone else 1)
-    assert all("step-00000002.ckpt: damaged (" in line and "the checkpoint before it is used" in line for line in lines)
+    assert all("step-00000002.ckpt: damaged (" in line and "using the previous checkpoint" in line for line in lines)
     folder.rollback_to(point)
     assert weights(folder.best) == weights(folder.last) == {float(point.step)}
 

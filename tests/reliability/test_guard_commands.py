@@ -20,7 +20,7 @@ import yaml
 from rp2k_lab import PROJECT
 from rp2k_lab.tracking.journal import Journal
 from rp2k_lab.tracking.provenance import FINGERPRINT
-from tests.helpers.run_commands import answers
+from tests.helpers.run_commands import run_all
 
 LIST = Path(__file__).with_name("wrong_commands.txt")
 # Nobody may see it.
@@ -127,7 +127,7 @@ def test_every_wrong_command_is_answered_in_one_process(folder):
     wrong = listed()
     commands = [completed(i, w) for i, w in enumerate(wrong)]
     failed = []
-    for each, (code, said) in zip(wrong, answers(commands, folder), strict=True):
+    for each, (code, said) in zip(wrong, run_all(commands, folder), strict=True):
         if problem := check(each, code, said):
             failed.append(f"{problem}: {each.command}\n    {code} {said}")
     assert not failed, "\n".join(failed)

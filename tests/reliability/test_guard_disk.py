@@ -26,7 +26,7 @@ def test_what_a_run_takes_is_refused_with_the_numbers_where_it_cannot_fit(start,
     command = start(*TINY, f"hydra.run.dir={disk}/out")
     code, _, said = command.wait()
     assert code == 2, said
-    assert said.startswith(f"{disk}/out: the run takes ")
+    assert said.startswith(f"{disk}/out: the run needs ")
     assert "checkpoints" in said
     assert "13 MB are free" in said
     assert len(said.splitlines()) == 2
@@ -80,13 +80,13 @@ class TestCheckRoom:
     def test_needs_on_one_disk_add_up(self, small_disk):
         disk = small_disk("4m")
         check_disk_space([SpaceNeed("a", disk, 2_000_000), SpaceNeed("b", disk / "not" / "there", 2_000_000)])
-        with pytest.raises(RequestError, match=r"takes 5 MB \(a 2 MB, b 3 MB\), 4 MB are free"):
+        with pytest.raises(RequestError, match=r"needs 5\.0 MB \(a 2\.0 MB, b 3\.0 MB\), 4\.2 MB are free"):
             check_disk_space([SpaceNeed("a", disk, 2_000_000), SpaceNeed("b", disk / "not" / "there", 3_000_000)])
 
     def test_each_disk_has_its_own_room(self, small_disk):
         first, second = small_disk("4m"), small_disk("1m")
         check_disk_space([SpaceNeed("a", first, 3_000_000), SpaceNeed("b", second, 1_000_000)])
-        with pytest.raises(RequestError, match=r"disk1: the run takes 3 MB"):
+        with pytest.raises(RequestError, match=r"disk1: the run needs 3\.0 MB"):
             check_disk_space([SpaceNeed("a", second, 3_000_000), SpaceNeed("b", first, 1_000_000)])
 
 

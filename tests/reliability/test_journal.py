@@ -19,7 +19,7 @@ from rp2k_lab.task import sync
 from rp2k_lab.tracking.journal import Journal, JournalNotWritten, read
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.tracker import MlflowTracker
-from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, header_of, is_sent
+from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, read_header, is_uploaded
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_reopened_run_has_no_gap_and_no_double(tmp_path, store):
 
 
 def test_a_run_is_reopened_in_its_own_folder_alone(tmp_path):
-    with pytest.raises(RequestError, match="has no journal of run abc"):
+    with pytest.raises(RequestError, match="no journal of run abc"):
         MlflowTracker(tracking(None, "offline"), "run", tmp_path, "abc")
 
 
@@ -191,11 +191,11 @@ def offline_run(folder: Path, uri=None) -> MlflowTracker:
 def test_an_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, task_sync, capsys, caplog):
     tracker = offline_run(tmp_path / "run")
     assert caplog.messages == [f"tracking: offline: python run.py task=sync runs={tmp_path}/run"]
-    assert tracker.where_to_look() == [f"offline: python run.py task=sync runs={tmp_path}/run"]
+    assert tracker.next_steps() == [f"offline: python run.py task=sync runs={tmp_path}/run"]
     local_id = tracker.run_id
     os.rename(tmp_path / "run", tmp_path / "moved")
     task_sync(f"runs={tmp_path}/moved", f"tracking.uri={store}")
-    assert "1 sent, 0 had been sent before" in capsys.readouterr().out
+    assert "1 sent, 0 sent before" in capsys.readouterr().out
     run = RunStore(store).get(local_id)
     assert [found.run_id for found in RunStore(store).find(local_id[:8])] == [run.run_id]
     assert history(store, run.run_id) == tracker.history["loss"]
@@ -205,26 +205,26 @@ def test_an_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, t
     assert (info.start_time, info.end_time, info.status) == (times[0], times[-1], "FINISHED")
     assert (tmp_path / "store" / "artifacts" / run.run_id / "artifacts" / "notes" / "note.txt").read_text() == "kept"
     task_sync(f"runs={tmp_path}/moved", f"tracking.uri={store}")
-    assert "0 sent, 1 had been sent before" in capsys.readouterr().out
+    assert "0 sent, 1 sent before" in capsys.readouterr().out
 
 
 def test_what_was_sent_before_is_sent_again_without_doubles(tmp_path, store):
     """The answer to anything may be lost, and the note of how far it came."""
     tracker = offline_run(tmp_path / "run")
-    sender = Uploader(tracker.journal, store)
-    sender.send()
-    run_id = sender.sent.run_id
+    uploader = Uploader(tracker.journal, store)
+    uploader.upload()
+    run_id = uploader.state.run_id
     mlflow.MlflowClient(store).create_run(
-        sender.sent.experiment_id, tags={LOCAL_ID: tracker.journal.stem}
+        uploader.state.experiment_id, tags={LOCAL_ID: tracker.journal.stem}
     )  # created twice
     tracker.journal.with_suffix(".sent").unlink()
     again = Uploader(tracker.journal, store)
-    again.send()
+    again.upload()
     (run,) = RunStore(store).newest(10)
-    assert run.run_id == again.sent.run_id
+    assert run.run_id == again.state.run_id
     assert history(store, run.run_id) == tracker.history["loss"]
-    UploadState(run_id=run_id).keep(tracker.journal)
-    assert not is_sent(tracker.journal)
+    UploadState(run_id=run_id).save(tracker.journal)
+    assert not is_uploaded(tracker.journal)
 
 
 def test_what_the_store_refuses_does_not_keep_back_the_rest(tmp_path, store, caplog):
@@ -232,10 +232,10 @@ def test_what_the_store_refuses_does_not_keep_back_the_rest(tmp_path, store, cap
         for step in range(5):
             tracker.log_metrics({"loss": step, "no name!?": step}, step)
         tracker.log_artifact(tmp_path / "gone.txt")
-    assert tracker.is_sent
+    assert tracker.is_uploaded
     assert history(store, tracker.run_id) == [(step, step) for step in range(5)]
     (message,) = caplog.messages
-    assert "the store has not got no name!?: " in message
+    assert "cannot upload no name!?: " in message
 
 
 def test_task_sync_sends_what_is_meant_for_the_store_and_marks_the_killed(
@@ -258,8 +258,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     elsewhere = offline_run(tmp_path / "outputs" / "elsewhere", "http://127.0.0.1:9")
     task_sync(f"tracking.uri={store}")
     out = capsys.readouterr().out
-    assert f"left        elsewhere, meant for http://127.0.0.1:9; runs={tmp_path}/outputs/elsewhere" in out
-    assert "2 sent, 0 had been sent before" in out
+    assert f"skipped     elsewhere, recorded for http://127.0.0.1:9; add runs={tmp_path}/outputs/elsewhere" in out
+    assert "2 sent, 0 sent before" in out
     found = {run.name: (run.status, run.tags["status"]) for run in RunStore(store).newest(10)}
     assert found == {"killed": ("KILLED", "KILLED"), "anywhere": ("FINISHED", "FINISHED")}
     with pytest.raises(RequestError, match=r"^tracking\.uri=http://127\.0\.0\.1:9: Connection refused\n"):
@@ -274,7 +274,7 @@ def test_a_secret_in_the_uri_is_nowhere_on_disk(tmp_path, caplog):
     settings = tracking("http://user:hidden-word@127.0.0.1:9")
     with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
         tracker.log_metrics({"loss": 1}, 1)
-    assert header_of(tracker.journal)["store"] == "http://127.0.0.1:9"
-    shown = " ".join([*caplog.messages, *tracker.where_to_look()])
+    assert read_header(tracker.journal)["store"] == "http://127.0.0.1:9"
+    shown = " ".join([*caplog.messages, *tracker.next_steps()])
     assert "hidden-word" not in shown
     assert all("hidden-word" not in file.read_text() for file in (tmp_path / "run").iterdir())

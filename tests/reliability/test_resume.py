@@ -73,15 +73,15 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     code, out, err = lab.run("evaluation 1 TERM", again)
     assert code == 75
     assert err.splitlines()[-1] == "stopped"
-    assert f"{newest}: damaged (step-00000003.ckpt is not what was written); the checkpoint before it is used" in out
-    assert "goes on from step 2" in out
+    assert f"{newest}: damaged (step-00000003.ckpt does not match its checksum); using the previous checkpoint" in out
+    assert "resumes from step 2" in out
     assert "event step 7\n" in out  # up to the ninth
     assert newest_step(lab) == 9
     assert lab.first_run().info.status == "KILLED"
 
     code, out, _ = lab.run("evaluation 2 KILL", again)
     assert code == -signal.SIGKILL
-    assert "goes on from step 9" in out
+    assert "resumes from step 9" in out
     assert "event step" not in out  # the evaluation comes first
 
     code, out, err = lab.run("photos 5 MemoryError", again)
@@ -91,13 +91,13 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
 
     code, out, _ = lab.run("upload 4 KILL", again)
     assert code == -signal.SIGKILL
-    taken_up = int(out.partition("goes on from step ")[2].split()[0])
+    taken_up = int(out.partition("resumes from step ")[2].split()[0])
     assert 9 <= taken_up < 14
 
     run_id = lab.first_run().info.run_id
     code, out, err = lab.run("- 0 -", f"runs={run_id[:8]}", "task.resume=continue")
     assert (code, err) == (0, "")
-    assert "goes on from step 18" in out
+    assert "resumes from step 18" in out
     (run,) = lab.store.runs()
     assert run.info.run_id == run_id
     assert run.info.status == run.data.tags["status"] == "FINISHED"
@@ -109,7 +109,7 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
 
     code, out, err = lab.run("- 0 -", f"runs={run_id}", "task.verify=true")
     assert (code, err) == (0, "")
-    assert f"are those of run {run.info.run_name}, id {run_id}, bit for bit" in out
+    assert f"equal run {run.info.run_name}, id {run_id}, bit for bit" in out
     verifying = lab.store.runs()[0]
     assert verifying.data.tags["verifies"] == run_id
     assert_same_history(lab, run, verifying)

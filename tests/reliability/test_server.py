@@ -78,9 +78,9 @@ def test_a_server_that_hangs_and_one_that_dies_hold_nothing_up_and_get_all(
         log_steps(tracker, range(400, 500))
     assert longest < 0.5  # a call to the server would have taken its time-out, three seconds
     (warning,) = caplog.messages
-    assert "the store does not answer and gets everything later (" in warning
-    assert tracker.is_sent
-    assert tracker.where_to_look() == [f"{server.address}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"]
+    assert "the store does not answer; the upload continues later (" in warning
+    assert tracker.is_uploaded
+    assert tracker.next_steps() == [f"{server.address}/#/experiments/{tracker.experiment_id}/runs/{tracker.run_id}"]
     assert [(m.step, m.value) for m in history(server, tracker.run_id)] == tracker.history["loss"]
     (run,) = RunStore(server.address).find("run")
     assert (run.status, run.tags["while"]) == ("FINISHED", "hung")
@@ -162,7 +162,7 @@ def test_an_offline_training_is_killed_goes_on_and_ends_with_the_command_that_sy
     assert code == -signal.SIGKILL
     code, out = run_py("- 0 -", f"runs={tmp_path}/out", "task.resume=continue", "tracking=offline")
     assert code == 0, out
-    assert "goes on from step 3" in out
+    assert "resumes from step 3" in out
     (command,) = re.findall(r"next +offline: python run\.py (task=sync runs=\S+)", out)
     assert not list(tmp_path.rglob("*.db"))
     code, out = run_py("- 0 -", *command.split(), f"tracking.uri={server.address}")

@@ -47,13 +47,13 @@ def test_any_other_bit_is_named(name, values, said):
 
 def test_what_differs_is_listed_and_counted_in_two_lines(monkeypatch):
     store = SimpleNamespace(history=lambda run_id: RECORDED)
-    monkeypatch.setattr(verify, "RunStore", lambda uri: store)
-    assert verify(None, run_with(), RECORDED).startswith("4 values of 2 metrics are those of run earlier, id 000000")
+    monkeypatch.setattr("rp2k_lab.train.verify.RunStore", lambda uri: store)
+    assert verify(None, run_with(), RECORDED).startswith("4 values of 2 metrics equal run earlier, id 000000")
     now = {f"m{i}": [(i, 0.5)] for i in range(5)}
     with pytest.raises(NotReproduced) as error:
         verify(None, run_with(), now)
     first, second = str(error.value).splitlines()
-    assert "7 of 7 metrics came out otherwise: " in first
+    assert "7 of 7 metrics differ: " in first
     assert "; and 4 more" in first
     assert "environment.txt" in second
 
@@ -96,9 +96,9 @@ def test_other_photos_are_refused_and_other_code_is_said(caplog, monkeypatch):
     code["git_commit"] = "a" * 40
     resume.check_record(run_with(resumed_with="aaaaaaaaaaaa,cccccccccccc with changes"), index)
     assert [record.getMessage() for record in caplog.records] == [
-        "code: commit aaaaaaaaaaaa, as the run had",
-        "code: the run had commit aaaaaaaaaaaa with changes, here is bbbbbbbbbbbb",
-        "code: the run had commit aaaaaaaaaaaa and cccccccccccc with changes, here is aaaaaaaaaaaa",
+        "code: commit aaaaaaaaaaaa, unchanged",
+        "code: the run has commit aaaaaaaaaaaa with changes, now it is bbbbbbbbbbbb",
+        "code: the run has commit aaaaaaaaaaaa and cccccccccccc with changes, now it is aaaaaaaaaaaa",
     ]
     with pytest.raises(DataError, match=r"photos: not the photos of run earlier \(fingerprint g, was f\)\n"):
         resume.check_record(run_with(), SimpleNamespace(root="photos", fingerprint="g"))
@@ -107,7 +107,7 @@ def test_other_photos_are_refused_and_other_code_is_said(caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "verify", "said"),
     [
-        ("KILLED", True, "the run is KILLED\nonly one that is FINISHED"),
+        ("KILLED", True, "the run is KILLED, not FINISHED\nuse a FINISHED run"),
         ("FINISHED", False, "the run is FINISHED, nothing is left to do"),
         ("KILLED", False, None),
         ("FINISHED", True, None),
@@ -137,7 +137,7 @@ def test_a_folder_is_trained_in_by_one_process_and_left_when_empty(tmp_path):
 def test_a_run_whose_folder_is_elsewhere_is_refused_with_the_way_out(tmp_path):
     run = SimpleNamespace(name="earlier", folder=str(tmp_path / "gone"))
     with (
-        pytest.raises(RequestError, match=r"gone: the folder of run earlier is not here\n.*runs=FOLDER"),
+        pytest.raises(RequestError, match=r"gone: the folder of run earlier is not on this machine\n.*runs=FOLDER"),
         resume.acquire_run_folder(None, run, tmp_path / "out", ALONE),
     ):
         pass
@@ -151,8 +151,8 @@ def test_a_pruned_trial_is_finished():
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ({"resume": "continue"}, "runs=null: task=train takes 1 earlier run\nname it"),
-        ({"verify": True}, "runs=null: task=train takes 1 earlier run\nname it"),
+        ({"resume": "continue"}, "runs=null: task=train takes 1 earlier run\nuse runs="),
+        ({"verify": True}, "runs=null: task=train takes 1 earlier run\nuse runs="),
         ({"resume": "auto", "verify": True}, "task.verify=true: trains from the first step"),
         ({"resume": "sometimes"}, "task.resume=sometimes: input should be 'never', 'auto' or 'continue'"),
         ({"checkpoint_minutes": 0.0}, "task.checkpoint_minutes=0.0: input should be greater than 0"),
@@ -166,5 +166,5 @@ def test_wrong_requests(defaults, task, said):
 
 
 def test_runs_alone_says_what_can_be_done_with_one(defaults):
-    with pytest.raises(RequestError, match=r"\nadd task\.resume=continue or task\.verify=true, or leave runs= out"):
+    with pytest.raises(RequestError, match=r"\nadd task\.resume=continue or task\.verify=true, or leave out runs="):
         parse(defaults | {"runs": "abc"})

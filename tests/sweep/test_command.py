@@ -1,4 +1,4 @@
-"""`run.py -m …` from the command to the closing lines: Hydra, MLflow and databases are real, trials are stand-ins."""
+"""`run.py -m …` from the command to the closing lines, with real Hydra, MLflow and databases, and fake trials."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from rp2k_lab.sweep.command import run_study
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
-    """An MLflow database without a run; to make one takes three seconds."""
+    """An MLflow database without runs, created once because it takes three seconds."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
     return file
@@ -34,7 +34,7 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture
 def sweep(tmp_path, empty_store, behave, monkeypatch):
-    """sweep(*arguments): a study of the test's own folder, in this process."""
+    """sweep(*arguments): run a study in the folder of the test, in this process."""
     register_resolvers()
     (tmp_path / "store").mkdir()
     shutil.copy(empty_store, tmp_path / "store")
@@ -50,9 +50,9 @@ def sweep(tmp_path, empty_store, behave, monkeypatch):
             monkeypatch.setattr(sys, "argv", ["run.py", "-m", *arguments, *hydra])
             config = loader.load_configuration("config", [*arguments, *hydra], RunMode.MULTIRUN)
             options = OmegaConf.to_container(config.hydra.sweeper)
-            ours = [argument for argument in arguments if not argument.startswith("hydra.")]
+            overrides = [argument for argument in arguments if not argument.startswith("hydra.")]
             options.pop("_target_")
-            run_study(list(ours), options, config, loader)
+            run_study(overrides, options, config, loader)
 
         sweep.folder = tmp_path
         yield sweep
@@ -71,7 +71,7 @@ def overrides(sweep):
     return [json.loads(file.read_text())["overrides"] for file in sorted(sweep.folder.glob("out/*/seen.json"))]
 
 
-def test_runs_that_start_from_others_wait_for_them_and_name_them(sweep, capsys):
+def test_cells_wait_for_their_source_runs_and_get_their_ids(sweep, capsys):
     sweep("ablation=ensemble", "scale=smoke", "seed=0,1")
     trials = study_of(sweep, "ensemble_smoke").get_trials()
     by_cell = {(trial.params["level"], trial.params["seed"]): trial for trial in trials}
@@ -87,17 +87,17 @@ def test_runs_that_start_from_others_wait_for_them_and_name_them(sweep, capsys):
         assert trial.user_attrs.get("runs", []) == [run.user_attrs["run_id"] for run in runs]
 
 
-def test_without_its_earlier_run_a_cell_is_not_begun_and_named(sweep, behave, capsys):
+def test_a_cell_without_its_source_run_is_not_started_and_reported(sweep, behave, capsys):
     behave(("model=resnet18", "refused"))
     with pytest.raises(StudyIncomplete, match="5 of 7 are not finished"):
         sweep("ablation=ensemble", "scale=smoke", "seed=0", "hydra.sweeper.retries=0")
     out = capsys.readouterr().out
     assert "  ResNet18, seed 0: failed 1 times" in out
-    assert "  ResNet18, flip, seed 0: not begun, it starts from ResNet18, seed 0" in out
-    assert out.count("not begun") == 4
+    assert "  ResNet18, flip, seed 0: not started, waits for ResNet18, seed 0" in out
+    assert out.count("not started") == 4
 
 
-def test_a_table_its_resume_and_more_seeds(sweep, capsys):
+def test_a_table_is_resumed_and_extended_by_seeds(sweep, capsys):
     table = ("ablation=resize", "scale=smoke")
     sweep(*table, "seed=0")
     first = capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_a_table_its_resume_and_more_seeds(sweep, capsys):
     assert [run.info.run_id for run in runs(sweep)] == [parent.info.run_id]
 
 
-def test_a_search_leaves_test_alone_and_says_how_to_run_the_best(sweep, behave, capsys):
+def test_a_search_does_not_read_test_and_prints_the_best_command(sweep, behave, capsys):
     behave(("seed=2", "top1:0.875"))
     sweep("seed=range(3)", "model=resnet18")
     assert all("task.test=false" in o for o in overrides(sweep))
@@ -135,7 +135,7 @@ def test_a_search_leaves_test_alone_and_says_how_to_run_the_best(sweep, behave, 
     assert f"mlflow.parentRunId: {runs(sweep)[0].info.run_id}" in tags
 
 
-def test_a_point_that_fails_ends_the_study_with_its_name(sweep, behave, capsys):
+def test_a_study_with_a_failed_point_names_it(sweep, behave, capsys):
     behave(("seed=1", "killed"))
     with pytest.raises(StudyIncomplete, match="1 of 2 are not finished"):
         sweep("seed=0,1", "hydra.sweeper.retries=1", "hydra.sweeper.study=b")
@@ -153,9 +153,9 @@ REFUSED = [
     (["seed=0,1", "task=inspect"], ["task=inspect"]),
     (["task=train,inspect"], ["task=train,inspect"]),
     (["ablation=nosuch"], ["ablation=nosuch", "resize"]),
-    (["ablation=all"], ["ablation=all", "one by one"]),
-    (["ablation=resize,tail"], ["one by one"]),
-    (["ablation=resize", "scale=smoke", "aug=none,cutout"], ["aug=none,cutout", "levels of its own"]),
+    (["ablation=all"], ["ablation=all", "one table"]),
+    (["ablation=resize,tail"], ["one table"]),
+    (["ablation=resize", "scale=smoke", "aug=none,cutout"], ["aug=none,cutout", "its own levels"]),
     (["ablation=resize", "scale=smoke", "resize=stretch"], ["resize=stretch", "ablation=resize"]),
     (["ablation=resize", "scale=smoke", "seed=a"], ["seed=a", "integer"]),
     (["ablation=resize", "scale=smoke", "seed=0,a"], ["seed=0,a", "whole numbers"]),
@@ -171,27 +171,27 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda value: " ".join(value)[:50])
-def test_a_wrong_request_gets_two_lines_and_leaves_nothing(sweep, capsys, arguments, words):
+def test_a_wrong_request_prints_two_lines_and_writes_nothing(sweep, capsys, arguments, words):
     with pytest.raises((RequestError, HydraException)) as caught:
         sweep(*arguments)
     assert report_error(caught.value) == 2
     err = capsys.readouterr().err
     assert 1 <= len(err.strip().splitlines()) <= 2, err
-    for word in words:
-        assert word in err
+    for text in words:
+        assert text in err
     assert not (sweep.folder / "optuna.db").exists()
     assert runs(sweep) == []
     assert not (sweep.folder / "out").exists()
 
 
-def test_an_unreachable_store_leaves_no_study(sweep):
+def test_an_unreachable_store_creates_no_study(sweep):
     with pytest.raises(RequestError, match=r"tracking\.uri"):
         sweep("seed=0,1", "tracking.uri=http://user:secret@127.0.0.1:9")
     storage = f"sqlite:///{sweep.folder}/optuna.db"
     assert optuna.get_all_study_names(storage) == []
 
 
-def test_another_question_leaves_the_study_and_its_run_alone(sweep):
+def test_a_different_definition_does_not_change_the_study_and_its_run(sweep):
     sweep("seed=0,1", "hydra.sweeper.study=a")
     (before,) = runs(sweep)
     with pytest.raises(RequestError, match="epochs=7"):
@@ -200,7 +200,7 @@ def test_another_question_leaves_the_study_and_its_run_alone(sweep):
     assert len(study_of(sweep, "a").trials) == 2
 
 
-def test_the_databases_password_is_not_recorded(sweep, postgresql):
+def test_database_password_is_not_recorded(sweep, postgresql):
     url = postgresql.new_database().replace("postgres@", "postgres:secret@")
     sweep("seed=0,1", storage=url)
     (parent,) = runs(sweep)
@@ -208,28 +208,28 @@ def test_the_databases_password_is_not_recorded(sweep, postgresql):
     assert "hydra.sweeper.storage=" in parent.data.tags["command"]
 
 
-def test_in_a_terminal_a_table_and_ctrl_c(sweep, script, behave, fifo, capsys):
-    """The real command in a pseudo-terminal, then the same study again."""
+def test_a_terminal_shows_a_table_and_ctrl_c_stops_the_study(sweep, script, behave, fifo, capsys):
+    """Run the command in a pseudo-terminal, stop it, and resume the study."""
     behave(("seed=1", fifo.behavior))
     study = ("seed=0,1", "hydra.sweeper.study=a", "hydra.sweeper.n_trials=2")
     options = [f"tracking.uri=sqlite:///{sweep.folder}/store/mlflow.db", f"hydra.sweep.dir={sweep.folder}/out"]
     options += ["hydra/sweeper=optuna", f"hydra.sweeper.storage=sqlite:///{sweep.folder}/optuna.db"]
-    ours, theirs = pty.openpty()
-    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
-    process = script("study_of_fake_runs.py", "-m", *study, *options, **terminal)
+    terminal, child_end = pty.openpty()
+    pipes = {"stdin": child_end, "stdout": child_end, "stderr": child_end, "start_new_session": True}
+    process = script("study_of_fake_runs.py", "-m", *study, *options, **pipes)
     fifo.read(120)
-    os.close(theirs)
+    os.close(child_end)
     process.send_signal(signal.SIGINT)
     assert fifo.read() == "SIGINT\n"
-    shown = b""
-    while select.select([ours], [], [], 60)[0]:
+    output = b""
+    while select.select([terminal], [], [], 60)[0]:
         try:
-            shown += os.read(ours, 65536)
-        except OSError:  # nobody has the terminal open any more
+            output += os.read(terminal, 65536)
+        except OSError:  # the other end of the terminal is closed
             break
-    os.close(ours)
+    os.close(terminal)
     assert process.wait() == 130
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode())
     assert "┃ trial ┃ point" in shown
     assert re.search(r"seed=1 .*running", shown)
     assert "stopped" in shown

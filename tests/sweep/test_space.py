@@ -1,4 +1,4 @@
-"""What a command line asks to run."""
+"""Points of a study from its command line."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,7 +33,7 @@ def parsed(*arguments):
         ("a=tag(log,int(interval(1,100)))", IntDistribution(1, 100, log=True), 100),
     ],
 )
-def test_a_dimension(override, distribution, count):
+def test_sweep_syntax_gives_a_distribution(override, distribution, count):
     search = parse_search(parsed(override, "epochs=3"))
     assert list(search.space.values()) == [distribution]
     assert search.size == count
@@ -47,16 +47,16 @@ def test_a_dimension(override, distribution, count):
         ("a=interval(5,1)", "low <= high"),
         ("a=tag(log,interval(0,1))", "low > 0"),
         ("a=range(0)", "no value"),
-        ("ablation=resize,tail", "one by one"),
+        ("ablation=resize,tail", "one table"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(override, words):
+def test_invalid_searches_are_refused(override, words):
     with pytest.raises(RequestError, match=words) as caught:
         parse_search(parsed(override))
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_a_search_leaves_test_alone_whatever_is_asked():
+def test_a_search_never_reads_test():
     search = parse_search(parsed("aug=none,cutout", "task.test=true", "optimizer.lr=interval(0.1,0.2)"))
     overrides = search.overrides({"aug": "cutout", "optimizer.lr": 0.15})
     assert overrides == ["task.test=true", "aug=cutout", "optimizer.lr=0.15", "task.test=false"]
@@ -66,14 +66,14 @@ def test_a_search_leaves_test_alone_whatever_is_asked():
     ("override", "seeds"),
     [("seed=0,1", (0, 1)), ("seed=range(3)", (0, 1, 2)), ("seed=7", (7,)), ("seed=4294967295", (4294967295,))],
 )
-def test_seeds(override, seeds):
+def test_seeds_are_parsed(override, seeds):
     assert parse_seeds(parsed(override)[0]) == seeds
 
 
 @pytest.mark.parametrize(
     "override", ["seed=a", "seed=0,a", "seed=-1", "seed=0,0", "seed=[0,1]", "seed=interval(0,1)", "seed=0,4294967296"]
 )
-def test_seeds_that_are_none_are_refused(override):
+def test_invalid_seeds_are_refused(override):
     with pytest.raises(RequestError, match="different whole numbers"):
         parse_seeds(parsed(override)[0])
 

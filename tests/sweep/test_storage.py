@@ -1,4 +1,4 @@
-"""The database: opened, refused, shared, and away for a moment."""
+"""Database of studies: opening, refusals, locks, outages."""
 
 import sys
 import threading
@@ -8,20 +8,20 @@ import pytest
 
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep import storage as module
-from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, patiently
+from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, with_retries
 
 
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("mysql://user:secret@host/a", "hydra.sweeper.storage=mysql://host/a: not known"),
+        ("mysql://user:secret@host/a", "hydra.sweeper.storage=mysql://host/a: unknown database"),
         ("postgresql+psycopg://user:secret@127.0.0.1:9/a", "127.0.0.1"),
         ("postgresql+nosuch://user:secret@127.0.0.1/a", "nosuch"),
         ("postgresql+psycopg://user:secret@host:port/a", "hydra.sweeper.storage=postgresql"),
         ("sqlite:////proc/no/optuna.db", "/proc/no"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_a_wrong_request(url, words):
+def test_a_database_that_cannot_be_opened_is_refused(url, words):
     with pytest.raises(RequestError) as caught, open_storage(url, 1):
         pass
     assert words in str(caught.value)
@@ -35,7 +35,7 @@ def test_a_missing_driver_is_named(monkeypatch):
         pass
 
 
-def test_one_worker_at_a_time(url, opened):
+def test_exclusive_admits_one_worker_at_a_time(url, opened):
     storages, order = [opened(url) for _ in range(2)], []
 
     def second():
@@ -51,38 +51,38 @@ def test_one_worker_at_a_time(url, opened):
     assert order == ["first", "second"]
 
 
-def test_two_studies_on_a_server_do_not_wait_for_each_other(postgresql, opened):
+def test_two_studies_on_a_server_have_separate_locks(postgresql, opened):
     storage = opened(postgresql.new_database())
     with exclusive(storage, "a"), exclusive(storage, "b"):
         pass
 
 
-def test_more_workers_in_a_process_than_a_pool_has_connections(url, opened):
-    """Eight GPUs: each thread has its claim, its heartbeat and its own question to the database."""
+def test_a_process_may_have_more_workers_than_pool_connections(url, opened):
+    """With eight GPUs, each thread claims a trial, sends heartbeats and queries the database."""
     storage = opened(url)
-    barrier, asked = threading.Barrier(20), []
+    barrier, connected = threading.Barrier(20), []
 
-    def ask():
+    def connect():
         with storage.engine.connect() as connection:
             barrier.wait(30)
-            asked.append(connection)
+            connected.append(connection)
 
-    threads = [threading.Thread(target=ask) for _ in range(20)]
+    threads = [threading.Thread(target=connect) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(asked) == 20
+    assert len(connected) == 20
 
 
-def test_a_dropped_connection_costs_nothing(postgresql, opened):
+def test_a_dropped_connection_is_reopened(postgresql, opened):
     storage = opened(postgresql.new_database())
     optuna.create_study(study_name="a", storage=storage)
     postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
     assert optuna.get_all_study_names(storage) == ["a"]
 
 
-def test_a_lock_is_let_go_with_its_connection(postgresql, opened):
+def test_a_lock_ends_with_its_connection(postgresql, opened):
     url = postgresql.new_database()
     first, second = opened(url), opened(url)
     entered = []
@@ -98,37 +98,37 @@ def test_a_lock_is_let_go_with_its_connection(postgresql, opened):
     assert entered == ["a"]
 
 
-def test_a_server_that_is_started_anew_is_waited_for(postgresql, opened):
+def test_with_retries_waits_for_a_restarted_server(postgresql, opened):
     storage = opened(postgresql.new_database())
     study = optuna.create_study(study_name="a", storage=storage)
     postgresql.control("stop")
-    asked = threading.Event()
+    queried = threading.Event()
 
     def names():
-        asked.set()
+        queried.set()
         return optuna.get_all_study_names(storage)
 
     def start_again():
-        asked.wait()
+        queried.wait()
         postgresql.control("start")
 
     starter = threading.Thread(target=start_again)
     starter.start()
-    assert patiently(names) == [study.study_name]
+    assert with_retries(names) == [study.study_name]
     starter.join()
 
 
-def test_a_server_that_stays_away_is_an_error_at_last(monkeypatch):
+def test_with_retries_raises_the_error_of_a_long_outage(monkeypatch):
     monkeypatch.setattr(module, "_OUTAGE_SECONDS", 0)
 
     def fail():
         raise optuna.exceptions.StorageInternalError
 
     with pytest.raises(optuna.exceptions.StorageInternalError):
-        patiently(fail)
+        with_retries(fail)
 
 
-def test_heartbeats_outlast_an_error(url, monkeypatch, opened):
+def test_heartbeats_continue_after_an_error(url, monkeypatch, opened):
     storage = opened(url)
     trial = optuna.trial.FixedTrial({})
     trial._trial_id = 0

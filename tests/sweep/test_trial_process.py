@@ -1,4 +1,4 @@
-"""Both ends between a study and its trial, in real processes."""
+"""Protocol between a study and its trial, in real processes."""
 
 import json
 import os
@@ -14,49 +14,49 @@ LINK = {"name": "cutout, seed 1", "tags": {"study": "a", "trial": 3}}
 
 @pytest.fixture
 def run(tmp_path):
-    """run(heard, signum, device): a trial; `heard` takes what it says, `signum` the list of it."""
-    said = []
+    """run(on_message, signum, device): run a trial; `signum` gets the list of messages so far."""
+    messages = []
 
-    def run(heard=lambda message: False, signum=lambda said: None, device=None):
-        def listen(message):
-            said.append(message)
-            return heard(message)
+    def run(on_message=lambda message: False, signum=lambda messages: None, device=None):
+        def receive(message):
+            messages.append(message)
+            return on_message(message)
 
-        return run_trial(["seed=1"], tmp_path / "3", LINK, device, listen, lambda: signum(said))
+        return run_trial(["seed=1"], tmp_path / "3", LINK, device, receive, lambda: signum(messages))
 
-    run.said, run.folder = said, tmp_path / "3"
+    run.messages, run.folder = messages, tmp_path / "3"
     return run
 
 
-def test_a_trial_says_who_it_is_how_it_does_and_what_it_came_to(run, behave):
+def test_a_trial_reports_its_run_its_epochs_and_its_objective(run, behave):
     behave(("seed=1", "top1:0.75"))
     assert run() == 0.75
-    (who, *epochs, last) = run.said
-    assert who["folder"] == str(run.folder)
+    (link, *epochs, last) = run.messages
+    assert link["folder"] == str(run.folder)
     assert epochs == [{"top1": 0.75, "epoch": epoch, "epochs": 3} for epoch in (1, 2)]
     assert last == {"objective": 0.75}
     tags = (run.folder / "trial.yaml").read_text()
     assert "study: a" in tags
-    assert f"run_id: {who['run_id']}" in tags
+    assert f"run_id: {link['run_id']}" in tags
 
 
-def test_a_trial_is_told_to_stop_early(run, behave):
+def test_a_trial_is_pruned(run, behave):
     behave(("", "endless"))
-    assert run(heard=lambda message: message.get("epoch") == 2) is None
-    assert run.said[-1]["epoch"] == 2
+    assert run(on_message=lambda message: message.get("epoch") == 2) is None
+    assert run.messages[-1]["epoch"] == 2
 
 
 @pytest.mark.parametrize(
     ("behavior", "reason"),
     [
-        ("nan", "val top-1 is no number"),
+        ("nan", "val top-1 is NaN"),
         ("refused", "exit code 2: model=vgg: there is no such choice; choose one of resnet18"),
-        ("silent", "exit code 0: without a word"),
-        ("killed", "killed by SIGKILL (by someone, or for want of memory)"),
-        ("killed with an answer unread", "killed by SIGKILL (by someone, or for want of memory)"),
+        ("silent", "exit code 0: no message"),
+        ("killed", "killed by SIGKILL (a user, or the out-of-memory killer)"),
+        ("killed with an answer unread", "killed by SIGKILL (a user, or the out-of-memory killer)"),
     ],
 )
-def test_a_trial_that_comes_to_nothing_says_why(run, behave, behavior, reason):
+def test_a_failed_trial_has_a_reason(run, behave, behavior, reason):
     behave(("", behavior))
     with pytest.raises(TrialFailed) as caught:
         run()
@@ -66,34 +66,34 @@ def test_a_trial_that_comes_to_nothing_says_why(run, behave, behavior, reason):
 
 @pytest.mark.parametrize("behavior", ["endless", "hung up", "fifo"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_signal_that_stops_the_study_stops_the_trial(run, behave, fifo, behavior, signum):
+def test_the_signal_of_the_study_stops_the_trial(run, behave, fifo, behavior, signum):
     behave(("", behavior.replace("fifo", fifo.behavior)))
-    last_words = "epoch" if behavior == "fifo" else "run_id"
+    last_key = "epoch" if behavior == "fifo" else "run_id"
     with pytest.raises(TrialStopped):
-        run(signum=lambda said: signum if any(last_words in message for message in said) else None)
+        run(signum=lambda messages: signum if any(last_key in message for message in messages) else None)
     if behavior == "fifo":
         assert fifo.read().split()[-1] == signum.name
 
 
-def test_a_trial_that_hears_no_signal_is_killed(run, behave, monkeypatch):
+def test_a_trial_that_ignores_the_signal_is_killed(run, behave, monkeypatch):
     monkeypatch.setattr(trial_process, "_STOP_SECONDS", 0.2)
     behave(("", "deaf"))
     with pytest.raises(TrialStopped):
-        run(signum=lambda said: signal.SIGTERM if said else None)
+        run(signum=lambda messages: signal.SIGTERM if messages else None)
 
 
-@pytest.mark.parametrize("what_is_said", ["read", "deaf"])
-def test_a_trial_whose_study_is_killed_stops_by_itself(script, behave, fifo, tmp_path, what_is_said):
-    """Also where the study dies with a message unread, which ends the connection with an error."""
+@pytest.mark.parametrize("messages", ["read", "unread"])
+def test_a_trial_whose_study_is_killed_stops_by_itself(script, behave, fifo, tmp_path, messages):
+    """A study that dies with an unread message closes the connection with an error."""
     behave(("", fifo.behavior))
-    parent = script("one_fake_trial.py", str(tmp_path / "0"), what_is_said)
+    parent = script("one_fake_trial.py", str(tmp_path / "0"), messages)
     assert fifo.read().split()[1] == str(parent.pid)
     os.kill(parent.pid, signal.SIGKILL)
     assert fifo.read().split() == ["SIGTERM"]
     assert fifo.read() == ""  # its process has ended
 
 
-def test_a_trial_sees_its_device_alone(run, behave, monkeypatch):
+def test_a_trial_sees_only_its_device(run, behave, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     run(device=2)
     assert json.loads((run.folder / "seen.json").read_text())["devices"] == ["2", "2"]

@@ -1,4 +1,4 @@
-"""Workers on a study: what fails, what is lost, and what is killed costs no more than it must."""
+"""Workers of a study: failed, lost and killed trials."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from rp2k_lab.sweep.study import PRUNERS, open_study
 from rp2k_lab.sweep.worker import StudyWorker, missing
 
 
-class Silence:
-    """In place of a Display: keeps how trials ended, and runs what a test wants done when one starts."""
+class RecordingDisplay:
+    """A Display that records results and calls `at_start` when a trial starts."""
 
     def __init__(self):
         self.results, self.at_start = {}, lambda number: None
@@ -29,7 +29,7 @@ class Silence:
     def ended(self, number, result, seconds):
         self.results[number] = result
 
-    def reported(self, *words):
+    def reported(self, *arguments):
         pass
 
     update = reported
@@ -37,7 +37,7 @@ class Silence:
 
 @pytest.fixture
 def work(tmp_path, opened, behave):
-    """work(retries=0, devices=…): a worker's whole work on a search of four seeds in sqlite."""
+    """work(retries=0): run a worker on a search of four seeds in sqlite."""
     plan = parse_search(OverridesParser.create().parse_overrides(["seed=range(4)"]))
     storage = opened(f"sqlite:///{tmp_path}/optuna.db")
     study = open_study(storage, plan, "a", "none", 0)
@@ -48,7 +48,7 @@ def work(tmp_path, opened, behave):
         )
         worker.work()
 
-    work.study, work.plan, work.display, work.folder = study, plan, Silence(), tmp_path
+    work.study, work.plan, work.display, work.folder = study, plan, RecordingDisplay(), tmp_path
     display = work.display
     return work
 
@@ -57,25 +57,25 @@ def states(study):
     return Counter(trial.state.name for trial in study.get_trials())
 
 
-def test_a_point_that_fails_is_tried_again_and_named_and_the_others_are_finished(work, behave):
+def test_a_failed_point_is_retried_and_reported_and_the_others_finish(work, behave):
     behave(("seed=2", "refused"))
     work(retries=2)
     assert states(work.study) == {"COMPLETE": 3, "FAIL": 3}
     assert missing(work.study, work.plan, 4) == 1
     failed = [trial for trial in work.study.get_trials() if trial.state == TrialState.FAIL]
     assert {trial.params["seed"] for trial in failed} == {2}
-    words, where = failure_table(work.study, work.plan).splitlines()[1:]
-    assert words.strip() == (
+    reason, log = failure_table(work.study, work.plan).splitlines()[1:]
+    assert reason.strip() == (
         "seed=2: failed 3 times, the last: exit code 2: model=vgg: there is no such choice; choose one of resnet18"
     )
-    assert where.strip() == f"{work.folder / str(failed[-1].number)}/log.txt"
+    assert log.strip() == f"{work.folder / str(failed[-1].number)}/log.txt"
     behave()
     work(retries=3)
     assert missing(work.study, work.plan, 4) == 0
     assert failure_table(work.study, work.plan) == ""
 
 
-def test_a_trial_that_was_killed_goes_on_where_it_was_and_one_that_failed_begins_anew(work, behave):
+def test_a_killed_trial_is_resumed_and_a_failed_one_restarts(work, behave):
     behave(("task.resume=continue", "top1:0.25"), ("seed=2", "killed with a record"), ("seed=3", "refused"))
     work(retries=1)
     former, trial = (t for t in work.study.get_trials() if t.params["seed"] == 2)
@@ -84,7 +84,7 @@ def test_a_trial_that_was_killed_goes_on_where_it_was_and_one_that_failed_begins
     assert trial.user_attrs["resumes"] == former.number
     folder = former.user_attrs["folder"]
     assert trial.user_attrs["folder"] == folder == str(work.folder / str(former.number))
-    assert trial.intermediate_values == {1: 0.5, 2: 0.25}  # the first epoch's is the killed process's
+    assert trial.intermediate_values == {1: 0.5, 2: 0.25}  # epoch 1 comes from the killed process
     seen = json.loads((Path(folder) / "seen.json").read_text())["overrides"]
     assert seen == [
         "seed=2",
@@ -97,7 +97,7 @@ def test_a_trial_that_was_killed_goes_on_where_it_was_and_one_that_failed_begins
     assert len(set(failed)) == 2
 
 
-def test_each_trial_says_where_its_run_is(work):
+def test_each_trial_records_its_run_and_folder(work):
     work()
     for trial in work.study.get_trials():
         assert trial.user_attrs["folder"] == str(work.folder / str(trial.number))
@@ -107,8 +107,8 @@ def test_each_trial_says_where_its_run_is(work):
 
 
 @pytest.mark.parametrize("behavior", ["fine", "quiet", "refused"])
-def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave, behavior):
-    """The heartbeats did not get through, the trial lived on, and its end is no longer asked for."""
+def test_a_trial_taken_by_another_worker_is_dropped(work, behave, behavior):
+    """Its heartbeats were lost, it kept running, and its result is ignored."""
     behave(("", behavior))
 
     def take_away(number):
@@ -125,7 +125,7 @@ def test_a_trial_given_to_another_worker_meanwhile_is_dropped_alone(work, behave
 
 
 @pytest.mark.parametrize(("pruner", "state"), [("median", "PRUNED"), ("halving", "PRUNED"), ("none", "COMPLETE")])
-def test_a_search_stops_a_trial_that_does_badly(work, behave, pruner, state):
+def test_a_search_prunes_a_bad_trial(work, behave, pruner, state):
     study = work.study
     study.pruner = PRUNERS[pruner]()
     work()
@@ -138,22 +138,22 @@ def test_a_search_stops_a_trial_that_does_badly(work, behave, pruner, state):
     assert list(last.intermediate_values) == ([1, 2] if state == "COMPLETE" else [1])
 
 
-def test_a_trial_on_each_device(tmp_path, opened, behave):
+def test_each_device_runs_trials(tmp_path, opened, behave):
     from rp2k_lab.sweep.command import _work
 
     plan = parse_search(OverridesParser.create().parse_overrides(["seed=range(6)"]))
     storage = opened(f"sqlite:///{tmp_path}/optuna.db")
     study = open_study(storage, plan, "a", "none", 0)
     link = lambda *_: {"name": "", "tags": {}}  # noqa: E731
-    _work(StudyWorker(study, storage, plan, 6, [], tmp_path, 0, link, lambda: None, Silence()), (1, 3))
+    _work(StudyWorker(study, storage, plan, 6, [], tmp_path, 0, link, lambda: None, RecordingDisplay()), (1, 3))
     assert states(study) == {"COMPLETE": 6}
     assert len({trial.params["seed"] for trial in study.get_trials()}) == 6
     seen = [json.loads(file.read_text())["devices"] for file in tmp_path.glob("*/seen.json")]
     assert {tuple(devices) for devices in seen} == {("1", "1"), ("3", "3")}
 
 
-def test_a_killed_worker_and_a_restart_finish_each_cell_once(url, script, opened, behave, fifo, tmp_path):
-    """Two workers, one of them killed in the middle of a trial, which then stops by itself; and a third."""
+def test_a_killed_worker_and_a_restarted_one_finish_each_cell_once(url, script, opened, behave, fifo, tmp_path):
+    """One of two workers is killed during a trial, which then stops by itself; a third worker starts."""
     behave(("aug=cutout", fifo.behavior))
     workers = [script("fill_or_work.py", "work", url, str(tmp_path)) for _ in range(2)]
     _, parent = map(int, fifo.read().split())

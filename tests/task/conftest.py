@@ -1,4 +1,4 @@
-"""Runs of the real command: a process of its own, real files, a real MLflow store."""
+"""Fixtures that run the real command in a separate process, with real files and a real MLflow store."""
 
 import shutil
 from pathlib import Path
@@ -11,15 +11,27 @@ from tests.helpers.tiny_runs import TINY, Command, Store
 
 @pytest.fixture(scope="session")
 def first_run(start) -> Command:
-    """A finished tiny run, shared by the tests that only look at it."""
+    """A finished tiny run, shared by tests that only read it."""
     command = start(*TINY)
     command.result = command.wait()
     return command
 
 
 @pytest.fixture(scope="session")
+def first_request(first_run, compose):
+    """(configuration, index) of the first run."""
+    from rp2k_lab.config.schema import parse
+    from rp2k_lab.dataset.photo_index import build_index
+
+    recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
+    composed = compose()
+    config = parse(composed | recorded | {"task": composed["task"]})
+    return config, build_index(config.dataset)
+
+
+@pytest.fixture(scope="session")
 def later_store(first_run, tmp_path_factory) -> Store:
-    """The first run's store, copied, for tasks that start from it: other tests count its runs."""
+    """A copy of the first run's store, for tasks that add runs: other tests count the runs in the original."""
     store = Store(tmp_path_factory.mktemp("later"))
     shutil.copy(first_run.folder / "mlflow.db", store.folder)
     return store
@@ -27,7 +39,7 @@ def later_store(first_run, tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="session")
 def analyzed_run(first_run, start, tmp_path_factory) -> Command:
-    """A finished task=errors of the first run's test photos, in a copy of its store."""
+    """A finished task=errors on the first run's test split, in a copy of its store."""
     store = Store(tmp_path_factory.mktemp("analyzed"))
     shutil.copy(first_run.folder / "mlflow.db", store.folder)
     name = first_run.store.runs()[0].info.run_name
@@ -38,7 +50,7 @@ def analyzed_run(first_run, start, tmp_path_factory) -> Command:
 
 @pytest.fixture(scope="session")
 def second_run(first_run, tmp_path_factory) -> Path:
-    """Another run's checkpoint: the first one's last, in a record with a size and a crop of its own."""
+    """Another run: the first run's last checkpoint, recorded with another size and crop."""
     folder = tmp_path_factory.mktemp("second")
     record = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
     (folder / "config.yaml").write_text(yaml.safe_dump(record | {"size": 40, "crop_ratio": 0.8}), "utf-8")
@@ -49,7 +61,7 @@ def second_run(first_run, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def request_of(first_run, later_store, compose, monkeypatch):
-    """request_of(*overrides): the configuration of a task on the first run, for calls within this process."""
+    """request_of(*overrides): the configuration of a task on the first run, for calls in this process."""
     from rp2k_lab.config.schema import parse
     from rp2k_lab.device import target
 

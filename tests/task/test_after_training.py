@@ -12,7 +12,7 @@ from tests.helpers.tiny_runs import FEW_PHOTOS
 
 
 @pytest.mark.soak
-def test_the_table_has_every_run_with_count_and_interval_and_the_store_their_lineage(tmp_path):
+def test_table_has_all_runs_and_store_has_their_parents(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tiny = [override for override in FEW_PHOTOS if not override.startswith("epochs")]
     extra = [*tiny, "epochs=1", "model.width_multiplier=0.125", f"tracking.uri={uri}"]

@@ -1,4 +1,4 @@
-"""task=convert: the function itself, and once each way through the real command."""
+"""task=convert: the function, and success and refusal through the real command."""
 
 import hashlib
 import importlib.util
@@ -25,7 +25,7 @@ CLASSES = 7
 
 @pytest.fixture(scope="module")
 def state():
-    """timm's resnet18 with seven classes, and the counters that PyTorch saves beside."""
+    """timm's resnet18 with seven classes, and PyTorch's batch counters."""
     with np.load(PROJECT / "tests" / "parity" / "reference.npz") as file:
         names, shapes = file["resnet18/names"].tolist(), file["resnet18/shapes"].tolist()
     shapes = {name: [int(n) for n in shape.split(",")] for name, shape in zip(names, shapes, strict=True)}
@@ -37,7 +37,7 @@ def state():
 
 @pytest.fixture
 def weights_file(state, tmp_path):
-    """weights_file(other=…, without=…): a .safetensors of the state, changed."""
+    """weights_file(other=…, without=…): a .safetensors file of the changed state."""
 
     def save(other=None, without=()) -> Path:
         kept = {name: value for name, value in (state | (other or {})).items() if name not in without}
@@ -62,7 +62,7 @@ def run(compose, tmp_path):
 
 @pytest.fixture
 def refused(run, tmp_path):
-    """refused(error, file, *overrides): the message of a conversion that leaves nothing."""
+    """refused(error, file, *overrides): the message of a refused conversion; no output exists."""
 
     def refused(error, *arguments, **options) -> str:
         with pytest.raises(error) as caught:
@@ -80,7 +80,7 @@ def packaged() -> Path:
 
 
 def malicious(file: Path, marker: Path) -> Path:
-    """As torch.save writes it, with a call of os.mkdir in place of the weights."""
+    """Write a file like torch.save that calls os.mkdir when unpickled."""
 
     class Payload:
         def __reduce__(self):
@@ -92,20 +92,20 @@ def malicious(file: Path, marker: Path) -> Path:
     return file
 
 
-def test_every_value_arrives_under_our_name(run, weights_file, state, capsys):
+def test_every_value_is_converted_and_renamed(run, weights_file, state, capsys):
     checkpoint, _ = run(weights_file())
-    ours = {"bn1.gamma": "bn1.weight", "bn1.moving_variance": "bn1.running_var", "layer2.0.downsample.1.beta":
+    renamed = {"bn1.gamma": "bn1.weight", "bn1.moving_variance": "bn1.running_var", "layer2.0.downsample.1.beta":
             "layer2.0.downsample.1.bias", "conv1.weight": "conv1.weight", "fc.bias": "fc.bias"}  # fmt: skip
-    for name, theirs in ours.items():
-        np.testing.assert_array_equal(checkpoint[name].asnumpy(), state[theirs])
+    for name, torch_name in renamed.items():
+        np.testing.assert_array_equal(checkpoint[name].asnumpy(), state[torch_name])
     assert len(checkpoint) == 102 + len(["step"])
     out = capsys.readouterr().out
-    assert out.startswith("net.safetensors → resnet18: 102 parameters found\n")
+    assert out.startswith("net.safetensors → resnet18: 102 parameters match\n")
     assert "only in" not in out
     assert "model=resnet18 model.pretrained=" in out
 
 
-def test_the_record_says_where_the_weights_are_from(run, weights_file, state):
+def test_record_names_the_source_of_the_weights(run, weights_file, state):
     file = weights_file(other={"aux.weight": np.zeros((2, 2), np.float32)})
     record = run(file)[1]
     assert record["source"] == "net.safetensors"
@@ -119,13 +119,13 @@ def test_the_record_says_where_the_weights_are_from(run, weights_file, state):
     assert record["mindspore"] == mindspore.__version__
 
 
-def test_what_only_the_file_has_is_printed(run, weights_file, capsys):
+def test_names_only_in_the_file_are_printed(run, weights_file, capsys):
     run(weights_file(other={"aux.weight": np.zeros(2, np.float32), "teacher.fc.weight": np.zeros(2, np.float32)}))
     lines = [line for line in capsys.readouterr().out.splitlines() if "only in" in line]
     assert sorted(lines) == ["  only in the file: aux.weight", "  only in the file: teacher.fc.weight"]
 
 
-def test_what_a_file_calls_its_weights_cannot_steer_the_terminal(run, weights_file, capsys):
+def test_control_characters_in_names_are_escaped(run, weights_file, capsys):
     run(weights_file(other={"aux\x1b[2J\n\rdone": np.zeros(2, np.float32)}))
     out = capsys.readouterr().out
     assert all(character.isprintable() or character == "\n" for character in out)
@@ -139,24 +139,24 @@ def test_without_classifier(run, weights_file, capsys, without):
     assert "fc.bias" not in checkpoint
     assert len(checkpoint) == 100 + len(["step"])
     assert (record["parameters"], record["with_classifier"]) == (100, False)
-    assert "the classifier is left out, as asked" in capsys.readouterr().out
+    assert "the classifier is left out (task.with_classifier=false)" in capsys.readouterr().out
 
 
-def test_a_file_without_classifier_says_how_to_go_on(refused, weights_file):
+def test_file_without_classifier_is_refused_with_a_way_out(refused, weights_file):
     message = refused(RequestError, weights_file(without=("fc.weight", "fc.bias")))
     assert "use task.with_classifier=false" in message
 
 
 def test_packaged_weights(run, capsys):
     checkpoint, record = run(packaged(), model="efficientnet_lite0")
-    assert "247 parameters found" in capsys.readouterr().out
+    assert "247 parameters match" in capsys.readouterr().out
     assert (record["parameters"], record["bytes"]) == (247, packaged().stat().st_size)
     assert checkpoint["fc.weight"].shape == (1000, 1280)
     assert checkpoint["conv_stem.weight"].asnumpy().std() > 0.1
 
 
-def test_a_networks_smallest_input_does_not_matter(refused, weights_file):
-    """No image passes; `size` has its default of 32."""
+def test_smallest_input_of_the_network_does_not_matter(refused, weights_file):
+    """`size` has its default of 32; no image passes the network."""
     message = refused(RequestError, weights_file(), model="inception_resnet_v2")
     assert "not the weights of model=inception_resnet_v2" in message
 
@@ -169,32 +169,32 @@ def test_a_networks_smallest_input_does_not_matter(refused, weights_file):
     ],
     ids=["names", "shapes"],
 )
-def test_another_networks_file_is_refused_with_a_report(refused, weights_file, capsys, other, without, printed):
+def test_weights_of_another_network_are_refused_with_a_report(refused, weights_file, capsys, other, without, printed):
     message = refused(RequestError, weights_file(other, without))
     assert "net.safetensors: not the weights of model=resnet18\n" in message
     out = capsys.readouterr().out
-    for words in printed:
-        assert words in out
+    for line in printed:
+        assert line in out
 
 
-def test_a_damaged_file_is_refused(refused, weights_file):
+def test_damaged_file_is_refused(refused, weights_file):
     file = weights_file()
     file.write_bytes(file.read_bytes()[:1000])
     assert "damaged" in refused(DataError, file)
 
 
-def test_no_input(compose):
-    with pytest.raises(RequestError, match=r"task\.input: .*\nexample: task\.input="):
+def test_missing_input_is_refused(compose):
+    with pytest.raises(RequestError, match=r"task\.input: .*\nadd task\.input="):
         parse(compose("task=convert"))
 
 
-def test_an_output_of_another_kind(compose):
-    with pytest.raises(RequestError, match=r"task\.output=.*a\.pth: a checkpoint's name ends in \.ckpt"):
+def test_output_of_another_kind_is_refused(compose):
+    with pytest.raises(RequestError, match=r"task\.output=.*a\.pth: not a \.ckpt file\nuse task\.output="):
         parse(compose("task=convert", "task.input=a.pth", "task.output=a.pth"))
 
 
-def test_a_training_starts_from_what_was_converted(start, weights_file):
-    """Of seven classes, where the photos have eight."""
+def test_training_starts_from_converted_weights(start, weights_file):
+    """The weights have seven classes, the data set eight."""
     converted = start("task=convert", "model=resnet18", f"task.input={weights_file()}")
     code, out, err = converted.wait()
     assert (code, err) == (0, "")
@@ -208,12 +208,14 @@ def test_a_training_starts_from_what_was_converted(start, weights_file):
     code, out, err = training.wait()
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if "net.ckpt; " in line]
-    assert line.startswith("resnet18: 100 parameters from net.ckpt; the classifier starts anew (fc.weight is 7×512")
+    loaded, _, head = line.partition("; ")
+    assert loaded == "resnet18: 100 parameters from net.ckpt"
+    assert head.startswith("the classifier keeps initial weights (fc.weight is 7×512")
     (run,) = training.store.runs()
     assert run.data.params["model.pretrained"] == str(checkpoint)
 
 
-def test_the_command_refuses_another_networks_weights(start):
+def test_command_refuses_weights_of_another_network(start):
     command = start("task=convert", "model=resnet18", f"task.input={packaged()}")
     code, out, err = command.wait()
     assert code == 2
@@ -224,7 +226,7 @@ def test_the_command_refuses_another_networks_weights(start):
     assert not any((command.folder / "out").rglob("*"))
 
 
-def test_the_command_runs_nothing_that_a_file_holds(start, tmp_path):
+def test_command_executes_nothing_from_a_file(start, tmp_path):
     file = malicious(tmp_path / "net.pth", tmp_path / "marker")
     command = start("task=convert", "model=resnet18", f"task.input={file}")
     code, out, err = command.wait()

@@ -1,4 +1,4 @@
-"""The real command on folders of photos that are not what they should be."""
+"""The real command on folders with corrupt images."""
 
 import os
 import shutil
@@ -6,14 +6,14 @@ import shutil
 import pandas as pd
 import pytest
 
-from tests.helpers.corrupt_images import state
+from tests.helpers.corrupt_images import folder_state
 
 RUN = ("dataset=rp2k", "model=resnet18", "size=32", "epochs=1", "batch_size=8", "optimizer.warmup_epochs=0")
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory, write_photo):
-    """Two classes with train, val and test: with a val of its own, a bad photo cannot move another to val."""
+    """Two classes with train, val and test; a fixed val keeps bad images from changing the split."""
     root = tmp_path_factory.mktemp("photos") / "set"
     for number, name in enumerate(("冰炫", "红茶 500ml")):
         for split, count in (("train", 12), ("val", 5), ("test", 5)):
@@ -23,9 +23,9 @@ def clean(tmp_path_factory, write_photo):
 
 
 @pytest.fixture(scope="module")
-def dirty(clean, tmp_path_factory):
-    """The same and three bad photos: one whose header is whole, one in test, one without a name in UTF-8."""
-    root = tmp_path_factory.mktemp("dirty") / "set"
+def corrupt(clean, tmp_path_factory):
+    """The same with three bad images: an intact header, an empty one in test, a name that is not UTF-8."""
+    root = tmp_path_factory.mktemp("corrupt") / "set"
     shutil.copytree(clean, root)
     whole = (clean / "train" / "冰炫" / "01.jpg").read_bytes()
     (root / "train" / "冰炫" / "a\nb.jpg").write_bytes(whole[: len(whole) // 2])
@@ -36,21 +36,21 @@ def dirty(clean, tmp_path_factory):
 
 
 @pytest.fixture
-def untouched(dirty):
-    """The folder is read-only while a test uses it, and the same to the last nanosecond after it."""
-    paths = [dirty, *dirty.rglob("*")]
+def untouched(corrupt):
+    """The folder, read-only during a test; its content and times must not change."""
+    paths = [corrupt, *corrupt.rglob("*")]
     modes = {path: path.stat().st_mode for path in paths}
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    before = state(dirty)
-    yield dirty
-    assert state(dirty) == before
+    before = folder_state(corrupt)
+    yield corrupt
+    assert folder_state(corrupt) == before
     for path, mode in modes.items():
         path.chmod(mode)
 
 
-def test_skip_goes_on_lists_them_and_changes_nothing_else(start, clean, untouched):
-    """The metrics are those of the clean set."""
+def test_skip_lists_bad_images_and_changes_nothing_else(start, clean, untouched):
+    """The metrics equal those of the clean set."""
     options = (f"dataset.root={untouched}", "dataset.on_bad_image=skip", "dataset.cache_gb=0.1")
     skipping, reference = start(*RUN, *options), start(*RUN, f"dataset.root={clean}")
     code, out, err = skipping.wait()
@@ -74,18 +74,18 @@ def test_skip_goes_on_lists_them_and_changes_nothing_else(start, clean, untouche
     assert run.data.tags["dataset_fingerprint"] == clean_run.data.tags["dataset_fingerprint"]
 
 
-def test_error_names_what_only_reading_finds(start, clean, tmp_path):
-    """In val, whose photos are first read when the training has begun."""
+def test_error_names_an_image_whose_header_is_intact(start, clean, tmp_path):
+    """The bad image is in val, which is read after training has started."""
     root = tmp_path / "set"
     shutil.copytree(clean, root)
     file = root / "val" / "冰炫" / "02.png"
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
-    before = state(root)
+    before = folder_state(root)
     command = start(*RUN, f"dataset.root={root}")
     code, _, err = command.wait()
     assert code == 3
-    assert state(root) == before
+    assert folder_state(root) == before
     first, second = err.splitlines()
     assert first == f"{file}: a truncated or damaged PNG of {len(data) // 2} bytes"
     assert "task=inspect" in second

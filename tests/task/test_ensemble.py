@@ -1,4 +1,4 @@
-"""task=ensemble, end to end, and its parts."""
+"""task=ensemble, end to end and in parts."""
 
 import pandas as pd
 import pytest
@@ -19,20 +19,20 @@ def averaged(later_store, second_run, start):
 
 @pytest.fixture
 def record(first_run, later_store, averaged):
-    """(the ensemble's run, its parent in the store)."""
+    """(the ensemble's run, its parent run)."""
     assert averaged.result[0] == 0, averaged.result[2]
     (parent,) = first_run.store.runs()
     return later_store.run_of(averaged.result[1]), parent
 
 
-def test_it_is_a_run_with_its_parents(second_run, averaged, record):
+def test_ensemble_is_a_run_with_parents(second_run, averaged, record):
     run, parent = record
     assert averaged.result[2] == ""
     assert run.data.tags["parent"] == f"{parent.info.run_id},{second_run}"
     assert (run.info.status, run.data.tags["task"]) == ("FINISHED", "ensemble")
 
 
-def test_a_member_scores_as_in_its_own_run_and_the_gain_is_over_the_best_on_val(later_store, record):
+def test_member_scores_equal_their_runs_and_gain_is_over_the_best_on_val(later_store, record):
     run, parent = record
     members = pd.read_csv(later_store.artifacts(run) / "members.csv")
     assert members["name"][0] == RUN
@@ -48,7 +48,7 @@ def test_a_member_scores_as_in_its_own_run_and_the_gain_is_over_the_best_on_val(
     assert run.data.metrics["test/gain_low"] <= gain <= run.data.metrics["test/gain_high"]
 
 
-def test_the_terminal_shows_every_member_with_interval_and_count(averaged, record):
+def test_terminal_shows_every_member_with_interval_and_count(averaged, record):
     out = averaged.result[1]
     rows = [line for line in out.splitlines() if line.endswith(" of 80")]
     assert len(rows) == 3
@@ -57,7 +57,7 @@ def test_the_terminal_shows_every_member_with_interval_and_count(averaged, recor
     assert "at 40×40, letterbox, crop 0.8" in out
 
 
-def test_the_averages_tables_are_those_of_a_run(later_store, record):
+def test_average_has_the_tables_of_a_run(later_store, record):
     run, _ = record
     folder = later_store.artifacts(run)
     for split, photos in (("val", 60), ("test", 80)):
@@ -66,7 +66,7 @@ def test_the_averages_tables_are_those_of_a_run(later_store, record):
         assert predictions["correct"].mean() == run.data.metrics[f"{split}/top1"]
 
 
-def test_runs_of_other_classes_are_refused(request_of, second_run, tmp_path):
+def test_runs_with_other_classes_are_refused(request_of, second_run, tmp_path):
     other = tmp_path / "other"
     (other / "checkpoints").mkdir(parents=True)
     (other / "checkpoints" / "best.ckpt").write_bytes(second_run.read_bytes())

@@ -1,4 +1,4 @@
-"""task=errors, end to end, and what it refuses."""
+"""task=errors end to end, and refused requests."""
 
 import re
 from dataclasses import replace
@@ -26,14 +26,14 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def of_two(later_store, second_run, start):
-    """The first run beside its own last weights at another size and crop."""
+def comparison(later_store, second_run, start):
+    """The first run beside its last weights at another size and crop."""
     command = start("task=errors", f"runs=[{RUN},{second_run}]", uri=later_store.uri)
     command.result = command.wait()
     return command
 
 
-def test_it_is_a_run_with_its_parent_tables_and_counts(first_run, analyzed_run):
+def test_analysis_is_recorded_with_parent_tables_and_counts(first_run, analyzed_run):
     code, out, err = analyzed_run.result
     assert (code, err) == (0, "")
     store, (parent,) = analyzed_run.store, first_run.store.runs()
@@ -55,7 +55,7 @@ def cases(analyzed_run) -> pd.DataFrame:
     return pd.read_parquet(analyzed_run.store.artifacts(run) / "cases.parquet")
 
 
-def test_the_cases_are_the_runs_own_predictions(first_run, cases):
+def test_cases_equal_the_recorded_predictions(first_run, cases):
     recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
     same = ["path", "true", "correct", *(f"top{i + 1}" for i in range(5))]
     pd.testing.assert_frame_equal(cases[same], recorded[same])
@@ -66,43 +66,41 @@ def test_the_cases_are_the_runs_own_predictions(first_run, cases):
     assert cases["p_true"].between(0, 1).all()
 
 
-def test_errors_alone_have_their_nearest_training_photos(cases):
+def test_only_errors_have_nearest_training_images(cases):
     wrong = ~cases["correct"]
     assert 0 < wrong.sum() < len(cases)
     assert cases["nearest"].map(len).tolist() == (3 * wrong).tolist()
     assert (cases["nearest_distance"].notna() == wrong).all()
     rows = np.concatenate(cases.loc[wrong, "nearest"].tolist())
-    assert not set(rows) & set(cases["row"])  # train's, not the split's
+    assert not set(rows) & set(cases["row"])  # rows of train, not of the split
     assert ((cases["cause"] != "") == wrong).all()
 
 
-def test_the_terminal_shows_every_cause_and_the_score_against_the_truth(analyzed_run):
+def test_terminal_shows_all_causes_and_the_score_against_the_truth(analyzed_run):
     out = analyzed_run.result[1]
     assert all(any(line.startswith(cause) for line in out.splitlines()) for cause in CAUSES)
     assert "of 80 photos" in out
-    labels = (
-        r"^labels +\d+ of 80 of test are suspected: .*label_errors.csv\n +those of train are ranked with task.folds=3"
-    )
+    labels = r"^labels +\d+ of 80 of test are suspected: .*label_errors.csv\n +to rank .* of train .*task.folds=3"
     assert re.search(labels, out, re.M)
     assert f"page        {analyzed_run.folder}/out/errors.html\nrun         errors_resnet18" in out
-    assert "drawn without what it measures " in out
-    assert "drawn without any nuisance " in out
+    assert "redrawn without the measured nuisances, " in out
+    assert "redrawn without any nuisance, " in out
 
 
-def test_features_are_computed_once(analyzed_run, of_two):
-    """By `analyzed_run` or by a former run of these tests, and by nobody a second time."""
+def test_features_are_computed_once(analyzed_run, comparison):
+    """By `analyzed_run` or by an earlier run of these tests."""
     assert analyzed_run.result[0] == 0
-    out = of_two.result[1]
-    assert out.count("features of 300 photos, kept in ") >= 1
+    out = comparison.result[1]
+    assert out.count("features of 300 photos read from ") >= 1
 
 
-def test_two_runs_give_the_errors_that_were_fixed_that_are_new_and_that_stay(later_store, of_two):
-    code, out, err = of_two.result
+def test_comparison_gives_fixed_new_and_kept_errors(later_store, comparison):
+    code, out, err = comparison.result
     assert (code, err) == (0, "")
     folder = later_store.artifacts(later_store.run_of(out))
     assert {path.name for path in folder.iterdir()} >= TABLES | {"pairs.parquet", "pair_classes.csv"}
     pairs, cases = pd.read_parquet(folder / "pairs.parquet"), pd.read_parquet(folder / "cases.parquet")
-    assert len(cases) == 60  # val, the default
+    assert len(cases) == 60  # val, the default split
     counts = pairs["state"].value_counts()
     assert counts.reindex(["new", "kept"], fill_value=0).sum() == (~cases["correct"]).sum()
     for state in ("fixed", "new", "kept"):
@@ -113,19 +111,19 @@ def test_two_runs_give_the_errors_that_were_fixed_that_are_new_and_that_stay(lat
 
 
 @pytest.fixture(scope="module")
-def of_folds(later_store, start):
+def folds_run(later_store, start):
     command = start("task=errors", f"runs={RUN}", "task.folds=2", uri=later_store.uri)
     command.result = command.wait()
     return command
 
 
-def test_a_training_photo_is_predicted_by_the_fold_that_never_saw_it(first_run, later_store, request_of, of_folds):
-    code, out, err = of_folds.result
+def test_training_images_are_predicted_by_the_fold_without_them(first_run, later_store, request_of, folds_run):
+    code, out, err = folds_run.result
     assert (code, err) == (0, "")
     run, parent = later_store.run_of(out), first_run.store.runs()[0].info.run_id
     config = request_of("task=errors", "task.folds=2")
     index = build_index(config.dataset)
-    train, probabilities = index.split("train"), np.load(of_folds.folder / "out" / "held_out.npy")
+    train, probabilities = index.split("train"), np.load(folds_run.folder / "out" / "held_out.npy")
     assert (probabilities.dtype, probabilities.shape) == (np.float32, (300, 8))
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     network = build_network(config, 8)
@@ -142,15 +140,15 @@ def test_a_training_photo_is_predicted_by_the_fold_that_never_saw_it(first_run, 
         assert 140 < unseen.sum() < 160
         load_checkpoint(network, later_store.artifacts(fold) / "checkpoints" / "best.ckpt")
         batches = batches_for(predictor, build_views(predictor, index, 0), train["row"].tolist(), config)
-        ours = np.concatenate([average for _, average in predictor(batches)])
-        np.testing.assert_allclose(probabilities[unseen], ours[unseen], atol=1e-5)
-        assert np.abs(probabilities[~unseen] - ours[~unseen]).max() > 1e-3
+        expected = np.concatenate([average for _, average in predictor(batches)])
+        np.testing.assert_allclose(probabilities[unseen], expected[unseen], atol=1e-5)
+        assert np.abs(probabilities[~unseen] - expected[~unseen]).max() > 1e-3
 
 
-def test_with_folds_the_photos_of_train_are_analyzed_and_their_labels_ranked(later_store, of_folds):
-    out = of_folds.result[1]
+def test_folds_analyze_train_and_rank_its_labels(later_store, folds_run):
+    out = folds_run.result[1]
     run = later_store.run_of(out)
-    folder, held_out = later_store.artifacts(run), np.load(of_folds.folder / "out" / "held_out.npy")
+    folder, held_out = later_store.artifacts(run), np.load(folds_run.folder / "out" / "held_out.npy")
     cases = pd.read_parquet(folder / "cases.parquet")
     assert len(cases) == 300
     np.testing.assert_allclose(cases["p1"], held_out.max(axis=1))
@@ -165,12 +163,10 @@ def test_with_folds_the_photos_of_train_are_analyzed_and_their_labels_ranked(lat
     assert suspected["true"].tolist() == listed["given"].tolist()
     assert suspected["suggested"].tolist() == listed["suggested"].tolist()
     assert f"labels      {len(listed)} of 300 of train are suspected" in out
-    assert "drawn without" not in out
+    assert "redrawn without" not in out
 
 
-def test_folds_that_were_trained_are_found_and_others_are_not_taken_for_them(
-    later_store, request_of, of_folds, monkeypatch, tmp_path
-):
+def test_matching_folds_are_reused_and_others_are_not(later_store, request_of, folds_run, monkeypatch, tmp_path):
     def train(*arguments):
         raise AssertionError("trained again")
 
@@ -180,24 +176,27 @@ def test_folds_that_were_trained_are_found_and_others_are_not_taken_for_them(
     )  # compiles nothing
     monkeypatch.setattr(cross_validation, "build_views", lambda *arguments: None)
     monkeypatch.setattr(cross_validation, "batches_for", lambda *arguments: None)
-    config, silence = request_of("task=errors", "task.folds=2"), SimpleNamespace(signum=None, check=lambda: None)
+    config, no_signal = request_of("task=errors", "task.folds=2"), SimpleNamespace(signum=None, check=lambda: None)
     index, parent = build_index(config.dataset), find_run(later_store.uri, RUN, tmp_path)
-    again = cross_validation.held_out_probabilities(config, index, 2, parent, tmp_path, silence)
-    assert ",".join(again.run_ids) == later_store.run_of(of_folds.result[1]).data.tags["folds"]
-    longer, relabeled = config.model_copy(update={"epochs": 3}), replace(index, fingerprint="another")
-    for other in ((longer, index), (config, relabeled)):
-        with pytest.raises(AssertionError, match="trained again"):
-            cross_validation.held_out_probabilities(*other, 2, parent, tmp_path, silence)
+    again = cross_validation.held_out_probabilities(config, index, 2, parent, tmp_path, no_signal)
+    assert ",".join(again.run_ids) == later_store.run_of(folds_run.result[1]).data.tags["folds"]
+    longer = config.model_copy(update={"epochs": 3})
+    with pytest.raises(AssertionError, match="trained again"):
+        cross_validation.held_out_probabilities(longer, index, 2, parent, tmp_path, no_signal)
+    relabeled = lambda dataset: replace(build_index(dataset), fingerprint="another")  # noqa: E731
+    monkeypatch.setattr(cross_validation, "build_index", relabeled)
+    with pytest.raises(AssertionError, match="trained again"):
+        cross_validation.held_out_probabilities(config, index, 2, parent, tmp_path, no_signal)
 
 
-def test_folds_are_of_train_and_analyzed_run_run(compose):
-    with pytest.raises(RequestError, match=r"^task\.folds=3: folds predict photos of train, and task\.split is test\n"):
+def test_folds_need_train_and_a_single_run(compose):
+    with pytest.raises(RequestError, match=r"^task\.folds=3: folds predict photos of train, but task\.split is test\n"):
         parse(compose("task=errors", "runs=a", "task.folds=3", "task.split=test"))
-    with pytest.raises(RequestError, match=r"^task\.folds=3: folds are trained as one run was, and runs= names two\n"):
+    with pytest.raises(RequestError, match=r"^task\.folds=3: folds repeat the training of one run\n"):
         parse(compose("task=errors", "runs=[a,b]", "task.folds=3"))
 
 
 @pytest.mark.parametrize("runs", ["null", "[a,b,c]"])
-def test_another_number_of_runs_is_refused(compose, runs):
-    with pytest.raises(RequestError, match=r"^runs=.*: task=errors takes 1 or 2 earlier runs\nname it: .*, or two"):
+def test_wrong_number_of_runs_is_refused(compose, runs):
+    with pytest.raises(RequestError, match=r"^runs=.*: task=errors takes 1 or 2 earlier runs\nuse runs=.*, or two"):
         parse(compose("task=errors", f"runs={runs}"))

@@ -1,4 +1,4 @@
-"""task=evaluate, end to end, and what it refuses."""
+"""task=evaluate: end to end, and refusals."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ RUN = "resnet18_shelf_none_seed0"
 
 @pytest.fixture(scope="module")
 def evaluated(later_store, start):
-    """The first run on test, as it was trained: what the training recorded must come out again."""
+    """The first run on test with its recorded settings: the scores must equal those of its training."""
     command = start("task=evaluate", f"runs={RUN}", "task.split=test", uri=later_store.uri)
     command.result = command.wait()
     return command
 
 
-def test_it_is_a_run_of_its_own_with_its_parent(first_run, later_store, evaluated):
+def test_evaluation_is_a_separate_run_with_parent(first_run, later_store, evaluated):
     code, _, err = evaluated.result
     assert (code, err) == (0, "")
     run, (parent,) = later_store.run_of(evaluated.result[1]), first_run.store.runs()
@@ -36,20 +36,22 @@ def test_it_is_a_run_of_its_own_with_its_parent(first_run, later_store, evaluate
     assert files == {"config.yaml", "environment.txt", "classes.txt", "test", "figures"}
 
 
-def test_the_unchanged_run_gives_what_its_training_recorded(first_run, later_store, evaluated):
+def test_unchanged_run_reproduces_the_training_scores(first_run, later_store, evaluated):
     _, out, _ = evaluated.result
     run, (parent,) = later_store.run_of(evaluated.result[1]), first_run.store.runs()
     tests = {name: value for name, value in parent.data.metrics.items() if name.startswith("test/")}
     assert {name: value for name, value in run.data.metrics.items()} == tests
     for table in ("predictions", "per_class", "confusion_pairs"):
-        ours, theirs = (pd.read_parquet(f.folder / "out" / "test" / f"{table}.parquet") for f in (evaluated, first_run))
-        pd.testing.assert_frame_equal(ours, theirs)
+        actual, expected = (
+            pd.read_parquet(f.folder / "out" / "test" / f"{table}.parquet") for f in (evaluated, first_run)
+        )
+        pd.testing.assert_frame_equal(actual, expected)
     line = next(line for line in first_run.result[1].splitlines() if line.startswith("top-1 "))
-    ours = next(line for line in out.splitlines() if line.startswith("top-1 "))
-    assert line.endswith(ours.removeprefix("top-1").strip())
+    actual = next(line for line in out.splitlines() if line.startswith("top-1 "))
+    assert line.endswith(actual.removeprefix("top-1").strip())
 
 
-def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, data_folder):
+def test_data_set_with_other_classes_is_refused(request_of, tmp_path, write_photo, data_folder):
     for name in ("菀舟_海盐", "新"):
         for i in range(20):
             write_photo(tmp_path / "photos" / "train" / name / f"{i}.jpg", seed=i)
@@ -61,21 +63,24 @@ def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, 
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_a_network_that_the_weights_do_not_fit_is_refused(request_of, tmp_path):
+def test_weights_of_another_network_are_refused(request_of, tmp_path):
     model = request_of("task=evaluate").model.model_dump() | {"width_multiplier": 0.5}
     with pytest.raises(RequestError, match=r"^runs=.*: not the weights of this resnet18\n"):
         evaluate.run(request_of("task=evaluate", model=model), tmp_path)
 
 
-def test_a_split_that_the_data_set_lacks_is_refused(request_of):
+def test_missing_split_is_refused(request_of):
     config = request_of("task=evaluate", "task.split=test")
     index = build_index(config.dataset)
     index = replace(index, table=index.table[index.table["split"] != "test"])
-    with pytest.raises(RequestError, match=r"^task=evaluate: dataset=shelf has no test\nit has train, val$"):
+    with pytest.raises(
+        RequestError,
+        match=r"^task=evaluate: dataset=shelf has no test\nuse another data set or split \(it has train, val\)$",
+    ):
         evaluate.required_evaluators(config, index, Predictor([], 1), ["test"])
 
 
-def test_train_can_be_evaluated_too(request_of):
+def test_train_can_be_evaluated(request_of):
     config = request_of("task=evaluate")
     index = build_index(config.dataset)
     evaluator = evaluate.required_evaluators(config, index, Predictor([], 1), ["train"])["train"]

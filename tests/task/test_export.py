@@ -1,4 +1,4 @@
-"""task=export, end to end, and its parts where they fail."""
+"""task=export: end to end, and its parts when they fail."""
 
 import contextlib
 import json
@@ -18,10 +18,9 @@ from mindspore import Tensor, nn, ops
 from rp2k_lab.config.schema import parse
 from rp2k_lab.dataset.image import center_crop, letterbox
 from rp2k_lab.dataset.loader import evaluation_batches
-from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.model import layers
 from rp2k_lab.task import export
-from rp2k_lab.train.build import build_photos
+from rp2k_lab.train.build import build_images
 
 FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json"}
 RUN = "resnet18_shelf_none_seed0"
@@ -29,26 +28,17 @@ RUN = "resnet18_shelf_none_seed0"
 
 @pytest.fixture(scope="session")
 def exported(first_run, start):
-    """The first run's network, exported as a user does it."""
+    """The first run's network, exported by the real command."""
     command = start("task=export", f"runs={RUN}", uri=first_run.store.uri)
     command.result = command.wait()
     return command
 
 
-@pytest.fixture(scope="session")
-def trained_on(first_run, compose):
-    """(configuration, index) of the first run."""
-    recorded = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
-    composed = compose()
-    config = parse(composed | recorded | {"task": composed["task"]})
-    return config, build_index(config.dataset)
-
-
-def test_an_export_leaves_its_files_alone_and_says_what_they_are(first_run, exported):
+def test_export_writes_only_its_files_and_prints_them(first_run, exported):
     code, out, err = exported.result
     assert (code, err) == (0, "")
     assert {file.name for file in (exported.folder / "out").iterdir()} == FILES
-    assert [path.name for path in exported.folder.iterdir()] == ["out"]  # MindSpore's litter is gone, no store is made
+    assert [path.name for path in exported.folder.iterdir()] == ["out"]  # no temporary files of MindSpore, no store
     assert {stat.S_IMODE(file.stat().st_mode) for file in (exported.folder / "out").iterdir()} == {0o644}
     assert len(first_run.store.runs()) == 1
     table = {line.split()[0]: line for line in out.splitlines() if line.startswith("model.")}
@@ -59,11 +49,11 @@ def test_an_export_leaves_its_files_alone_and_says_what_they_are(first_run, expo
     assert f'InferenceSession("{exported.folder}/out/model.onnx")' in out
 
 
-def test_classes_stand_in_the_labels_order(exported, trained_on):
-    assert (exported.folder / "out" / "classes.txt").read_text("utf-8").splitlines() == trained_on[1].classes
+def test_classes_are_in_label_order(exported, first_request):
+    assert (exported.folder / "out" / "classes.txt").read_text("utf-8").splitlines() == first_request[1].classes
 
 
-def test_the_card_says_what_a_user_of_the_files_needs(first_run, exported):
+def test_card_describes_input_output_and_origin(first_run, exported):
     card = json.loads((exported.folder / "out" / "model.json").read_text("utf-8"))
     (run,) = first_run.store.runs()
     assert card["architecture"]["name"] == "resnet18"
@@ -78,23 +68,23 @@ def test_the_card_says_what_a_user_of_the_files_needs(first_run, exported):
     assert len(card["checkpoint"]["sha256"]) == 64
 
 
-def test_the_cards_preparation_is_evaluations(first_run, trained_on):
-    config, index = trained_on
+def test_preparation_on_the_card_equals_evaluation(first_run, first_request):
+    config, index = first_request
     config = config.model_copy(update={"crop_ratio": 0.8})
     _, resize, crop = export.preparation(config)
     photo = index.root / index.split("test")["path"][0]
     assert 160 <= max(cv2.imread(str(photo)).shape) < 320  # hence a quarter is as large as 40 pixels, an eighth is not
     decoded = cv2.cvtColor(cv2.imread(str(photo), cv2.IMREAD_REDUCED_COLOR_4), cv2.COLOR_BGR2RGB)
     by_hand = center_crop(letterbox(decoded, tuple(resize["size"])), tuple(crop["size"]))
-    photos = build_photos(config, index)
+    photos = build_images(config, index)
     (seen,) = evaluation_batches(photos, index.split("test")[:1], config.size, 1)
     np.testing.assert_array_equal(by_hand, seen[0])
 
 
-def test_onnx_runtime_gives_the_probabilities_that_the_run_recorded(first_run, exported, trained_on):
-    config, index = trained_on
+def test_onnx_runtime_reproduces_the_recorded_probabilities(first_run, exported, first_request):
+    config, index = first_request
     recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
-    batches = list(evaluation_batches(build_photos(config, index), index.split("test"), config.size, 1))
+    batches = list(evaluation_batches(build_images(config, index), index.split("test"), config.size, 1))
     assert recorded["path"].tolist() == index.split("test")["path"].tolist()
     probabilities = np.concatenate(export.run_onnx(exported.folder / "out" / "model.onnx", batches))
     assert (probabilities.shape, probabilities.dtype) == ((80, 8), np.float32)
@@ -103,15 +93,15 @@ def test_onnx_runtime_gives_the_probabilities_that_the_run_recorded(first_run, e
     assert [index.classes[label] for label in probabilities.argmax(1)] == list(recorded["top1"])
 
 
-def test_a_checkpoint_file_is_exported_where_the_photos_are_gone_and_replaces_an_export(first_run, start, tmp_path):
-    """Also with more photos at a time, and into a folder whose name MindSpore itself would refuse."""
+def test_checkpoint_file_is_exported_without_images_and_replaces_an_export(first_run, start, tmp_path):
+    """With a larger batch, and into a folder whose name MindSpore refuses."""
     import onnxruntime
 
     folder = tmp_path / "run"
     shutil.copytree(first_run.folder / "out", folder)
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    colors = {key: config["dataset"][key] for key in ("mean", "std", "val_fraction", "val_seed", "others")}
-    config["dataset"] = {"name": "rp2k", "root": "/no/such/folder", **colors}
+    dataset = {key: config["dataset"][key] for key in ("mean", "std", "val_fraction", "val_seed", "catch_all_class")}
+    config["dataset"] = {"name": "rp2k", "root": "/no/such/folder", **dataset}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
     output = tmp_path / "新 export"
     output.mkdir()
@@ -127,7 +117,7 @@ def test_a_checkpoint_file_is_exported_where_the_photos_are_gone_and_replaces_an
     assert session.get_inputs()[0].shape == [3, 32, 32, 3]
 
 
-def test_a_damaged_checkpoint_leaves_the_earlier_export_as_it_was(first_run, start, tmp_path):
+def test_damaged_checkpoint_keeps_the_earlier_export(first_run, start, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(first_run.folder / "out", folder)
     os.truncate(folder / "checkpoints" / "best.ckpt", 1_000_000)
@@ -143,7 +133,7 @@ def test_a_damaged_checkpoint_leaves_the_earlier_export_as_it_was(first_run, sta
     assert sorted(file.name for file in tmp_path.iterdir()) == ["output", "run"]
 
 
-def test_a_folder_with_other_files_is_refused(first_run, start):
+def test_folder_with_other_files_is_refused(first_run, start):
     (run,) = first_run.store.runs()
     output = f"task.output={first_run.folder / 'out'}"
     code, _, err = start("task=export", f"runs={run.info.run_id[:8]}", output, uri=first_run.store.uri).wait()
@@ -153,13 +143,13 @@ def test_a_folder_with_other_files_is_refused(first_run, start):
     assert (first_run.folder / "out" / "config.yaml").exists()
 
 
-def test_what_onnx_lacks_is_said_and_the_other_files_are_written(
-    first_run, trained_on, compose, monkeypatch, tmp_path, capsys
+def test_missing_onnx_operator_is_reported_and_the_other_files_are_written(
+    first_run, first_request, compose, monkeypatch, tmp_path, capsys
 ):
     checkpoint = first_run.folder / "out" / "checkpoints" / "best.ckpt"
     request = {key: compose("task=export", f"runs={checkpoint}")[key] for key in ("task", "runs")}
-    config = parse(trained_on[0].model_dump(mode="json") | request)
-    monkeypatch.setattr(export.device, "set_up", lambda device: None)
+    config = parse(first_request[0].model_dump(mode="json") | request)
+    monkeypatch.setattr(export.target, "set_up", lambda device: None)
     monkeypatch.setattr(export, "write_onnx", lambda *_: (None, "no form for Erf"))
     with pytest.raises(export.ExportFailed, match=r"^model\.onnx is not written: no form for Erf\nthe other .*files"):
         export.run(config, tmp_path / "files")
@@ -168,7 +158,7 @@ def test_what_onnx_lacks_is_said_and_the_other_files_are_written(
 
 
 class Pooled(nn.Cell):
-    """uint8 (batch, height, width, 3) to float32 (batch, 3) by any activation."""
+    """Maps uint8 (batch, height, width, 3) to float32 (batch, 3) by any activation."""
 
     def __init__(self, act):
         super().__init__()
@@ -185,7 +175,7 @@ class Reciprocal(nn.Cell):
 
 @pytest.fixture
 def images(graph_mode, tmp_path, monkeypatch):
-    """uint8 (4, 2, 8, 8, 3); the working directory is the test's own."""
+    """uint8 (4, 2, 8, 8, 3), in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return export.probe_images((2, 8, 8, 3))
 
@@ -194,7 +184,7 @@ def predictions(network, images):
     return [network(Tensor(batch)).asnumpy() for batch in images]
 
 
-def test_an_operator_without_onnx_form_is_named(images, tmp_path):
+def test_operator_without_onnx_form_is_named(images, tmp_path):
     network = Pooled(Reciprocal())
     assert export.write_mindir(network, images, predictions(network, images)) == 0
     difference, problem = export.write_onnx(network, images, predictions(network, images))
@@ -216,7 +206,7 @@ def test_erf_free_gelu_is_gelu(graph_mode):
     np.testing.assert_allclose(export.ErfFreeGelu()(Tensor(x)).asnumpy(), expected, atol=1e-6)
 
 
-def test_files_that_disagree_are_not_kept(images, tmp_path):
+def test_files_with_other_probabilities_are_deleted(images, tmp_path):
     network = Pooled(nn.ReLU())
     wrong = [prediction + 0.01 for prediction in predictions(network, images)]
     difference, problem = export.write_onnx(network, images, wrong)

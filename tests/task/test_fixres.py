@@ -1,4 +1,4 @@
-"""task=fixres, end to end, and what it refuses."""
+"""task=fixres: end to end, and refusals."""
 
 from dataclasses import replace
 
@@ -28,13 +28,13 @@ def tuned(later_store, start):
 
 @pytest.fixture
 def record(first_run, later_store, tuned):
-    """(the run, its parent in the store)."""
+    """(the run, its parent run)."""
     assert tuned.result[0] == 0, tuned.result[2]
     (parent,) = first_run.store.runs()
     return later_store.run_of(tuned.result[1]), parent
 
 
-def test_it_is_a_training_with_its_parent(later_store, tuned, record):
+def test_fixres_is_a_training_with_parent(later_store, tuned, record):
     run, parent = record
     assert tuned.result[2] == ""
     assert (run.info.status, run.data.tags["task"]) == ("FINISHED", "fixres")
@@ -51,16 +51,16 @@ def test_it_is_a_training_with_its_parent(later_store, tuned, record):
     assert (recorded["size"], recorded["crop_ratio"], recorded["epochs"]) == ([40, 40], 0.8, 2)
 
 
-def test_nothing_but_the_classifier_differs_from_the_parents_weights(first_run, later_store, record):
+def test_only_the_classifier_differs_from_the_parent(first_run, later_store, record):
     folders = (later_store.artifacts(record[0]), first_run.folder / "out")
-    ours, theirs = (mindspore.load_checkpoint(str(folder / "checkpoints" / "best.ckpt")) for folder in folders)
-    ours.pop("step"), theirs.pop("step")
-    assert ours.keys() == theirs.keys()
-    moved = {name for name in ours if not np.array_equal(ours[name].asnumpy(), theirs[name].asnumpy())}
+    tuned, parent = (mindspore.load_checkpoint(str(folder / "checkpoints" / "best.ckpt")) for folder in folders)
+    tuned.pop("step"), parent.pop("step")
+    assert tuned.keys() == parent.keys()
+    moved = {name for name in tuned if not np.array_equal(tuned[name].asnumpy(), parent[name].asnumpy())}
     assert moved == {"fc.weight", "fc.bias"}
 
 
-def test_the_tables_numbers_are_the_records(later_store, tuned, record):
+def test_table_equals_the_recorded_metrics(later_store, tuned, record):
     run, parent = record
     table, metrics = pd.read_csv(later_store.artifacts(run) / "fixres.csv"), run.data.metrics
     assert table["network"].tolist() == ["untuned", "untuned", "tuned"]
@@ -73,7 +73,7 @@ def test_the_tables_numbers_are_the_records(later_store, tuned, record):
         assert top1[2] == metrics[f"{split}/top1"]
         assert table[f"{split}_images"].tolist() == [photos] * 3
         intervals = table[[f"{split}_top1_low", f"{split}_top1_high"]].to_numpy()
-        np.testing.assert_allclose(intervals, [wilson_interval(round(share * photos), photos) for share in top1])
+        np.testing.assert_allclose(intervals, [wilson_interval(round(accuracy * photos), photos) for accuracy in top1])
     for row, name in enumerate(("old", "new")):
         gain, low, high = (metrics[f"test/gain_over_{name}{part}"] for part in ("", "_low", "_high"))
         assert gain == pytest.approx(table["test_top1"][2] - table["test_top1"][row], abs=1e-12)
@@ -86,7 +86,7 @@ def test_the_tables_numbers_are_the_records(later_store, tuned, record):
     assert "over untuned at 40×40, letterbox, crop 0.8" in out
 
 
-def test_its_weights_are_a_run_to_start_from(compose, later_store, record, tmp_path, monkeypatch):
+def test_tuned_run_can_be_evaluated(compose, later_store, record, tmp_path, monkeypatch):
     from hydra import initialize_config_dir
 
     from rp2k_lab import PROJECT
@@ -103,26 +103,26 @@ def test_its_weights_are_a_run_to_start_from(compose, later_store, record, tmp_p
 
 
 @pytest.mark.parametrize("runs", [[], ["runs=[a,b]"]])
-def test_it_takes_one_run(compose, runs):
-    with pytest.raises(RequestError, match=r"task=fixres takes 1 earlier run\nname it: runs="):
+def test_needs_exactly_one_run(compose, runs):
+    with pytest.raises(RequestError, match=r"task=fixres takes 1 earlier run\nuse runs="):
         parse(compose("task=fixres", *runs))
 
 
 @pytest.mark.parametrize("override", ["aug=cutout", "aug.flip=0.5", "++aug.flip=0.5"])
 def test_augmentation_on_the_command_line_is_refused(compose, override):
     composed = compose("task=fixres", "runs=a", override)
-    refusal = r"aug.*: task=fixres trains on photos as evaluation shows them\nleave aug(\.flip)? out$"
+    refusal = r"aug.*: task=fixres trains without augmentation\nleave out aug(\.flip)?$"
     with pytest.raises(RequestError, match=refusal):
         restore(parse(composed), composed, ["task=fixres", "runs=a", override])
 
 
-def test_a_run_with_averaged_weights_is_asked_to_do_without(request_of, tmp_path):
+def test_averaged_weights_are_refused(request_of, tmp_path):
     optimizer = request_of("task=fixres").optimizer.model_dump() | {"ema_decay": 0.99}
     with pytest.raises(RequestError, match=r"^optimizer\.ema_decay=0\.99: .*\nadd optimizer\.ema_decay=null$"):
         fixres.run(request_of("task=fixres", optimizer=optimizer), tmp_path)
 
 
-def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, data_folder):
+def test_data_set_with_other_classes_is_refused(request_of, tmp_path, write_photo, data_folder):
     for split in ("train", "test"):
         for i in range(10):
             write_photo(tmp_path / "photos" / split / "新" / f"{i}.jpg", seed=i)
@@ -133,7 +133,7 @@ def test_another_data_sets_classes_are_named(request_of, tmp_path, write_photo, 
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeypatch, split):
+def test_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeypatch, split):
     build = fixres.build_index
 
     def without(dataset):
@@ -141,13 +141,16 @@ def test_a_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeyp
         return replace(index, table=index.table[index.table["split"] != split])
 
     monkeypatch.setattr(fixres, "build_index", without)
-    with pytest.raises(RequestError, match=rf"^task=fixres: dataset=shelf has no {split}\nit has train, "):
+    with pytest.raises(
+        RequestError,
+        match=rf"^task=fixres: dataset=shelf has no {split}\nuse another data set or split \(it has train, ",
+    ):
         fixres.run(request_of("task=fixres"), tmp_path)
 
 
-def test_a_size_that_the_network_cannot_take_is_refused(request_of, compose, tmp_path):
+def test_size_that_the_network_refuses_is_refused(request_of, compose, tmp_path):
     config = request_of("task=fixres", model=compose("model=swin_tiny")["model"], size=34)
     with pytest.raises(
-        RequestError, match=r"^size=\[34,34\]: swin_tiny needs sides of at least 32 pixels, divided by 4"
+        RequestError, match=r"^size=\[34,34\]: swin_tiny needs sides of at least 32 pixels, multiples of 4"
     ):
         fixres.run(config, tmp_path)

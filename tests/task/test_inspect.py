@@ -1,4 +1,4 @@
-"""task=inspect: the real command, and its refusals."""
+"""task=inspect: the real command, and refusals."""
 
 import shutil
 
@@ -38,7 +38,7 @@ def inspected(start):
 
 @pytest.fixture(scope="module")
 def groceries(start, tmp_path_factory):
-    """A finished inspection of some of the Grocery Store photos, one of them cut short."""
+    """A finished inspection of some Grocery Store images, one of them truncated."""
     if not GROCERY_STORE.is_dir():
         pytest.skip("the Grocery Store photos (../shared/data/grocery_store) are not on this machine")
     root = tmp_path_factory.mktemp("groceries")
@@ -56,7 +56,15 @@ def groceries(start, tmp_path_factory):
     return command
 
 
-def test_a_run_leaves_page_tables_and_counts(inspected):
+@pytest.fixture(scope="module")
+def index(inspected, compose):
+    """The index that a training with the inspected data set builds."""
+    from rp2k_lab.dataset.photo_index import build_index
+
+    return build_index(parse(compose(*FEW_PHOTOS, *PLANTED)).dataset)
+
+
+def test_inspection_records_page_tables_and_counts(inspected, index):
     code, out, err = inspected.result
     assert code == 0, err
     (run,) = inspected.store.runs()
@@ -71,9 +79,7 @@ def test_a_run_leaves_page_tables_and_counts(inspected):
     assert yaml.safe_load((folder / "config.yaml").read_text())["task"]["what"] == "data"
     duplicates = pd.read_parquet(folder / "duplicates.parquet")
     assert list(duplicates.columns) == ["group", "content", "difference", "path", "class", "split"]
-    truth = pd.read_parquet(
-        next((PROJECT / "data").glob(f"shelf-*/{duplicates['path'][0]}")).parents[2] / "truth.parquet"
-    )
+    truth = pd.read_parquet(index.root / "truth.parquet")
     leaked = truth[(truth["split"] == "test") & truth["duplicate_of"].notna()]
     assert len(leaked) == 20
     assert set(leaked["path"]) <= set(duplicates["path"])
@@ -90,15 +96,12 @@ def test_a_run_leaves_page_tables_and_counts(inspected):
     assert "aug=cutout (crop=(0.5, 1.0), flip=0.5, color=0.4, length=14)" in page.read_text("utf-8")
 
 
-def test_the_fingerprint_is_the_one_of_a_training_run(inspected, compose):
-    from rp2k_lab.dataset.photo_index import build_index
-
-    config = parse(compose(*FEW_PHOTOS, *PLANTED))
+def test_fingerprint_equals_that_of_a_training(inspected, index):
     (run,) = inspected.store.runs()
-    assert run.data.tags["dataset_fingerprint"] == build_index(config.dataset).fingerprint
+    assert run.data.tags["dataset_fingerprint"] == index.fingerprint
 
 
-def test_bad_photos_are_reported(groceries):
+def test_bad_images_are_reported(groceries):
     code, out, err = groceries.result
     assert code == 0, err
     (run,) = groceries.store.runs()
@@ -110,17 +113,17 @@ def test_bad_photos_are_reported(groceries):
 @pytest.mark.parametrize("which", ["inspected", "groceries"])
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_real_browser_shows_the_page_whole(browser, request, which, width, scheme):
+def test_browser_shows_the_whole_page(browser, request, which, width, scheme):
     command = request.getfixturevalue(which)
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page, heard, asked = context.new_page(), [], []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page, messages, requests = context.new_page(), [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     address = (command.folder / "out" / "inspection.html").as_uri()
     page.goto(address)
-    assert heard == []
-    assert [url for url in asked if not url.startswith("data:")] == [address]
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [address]
     for section in SECTIONS:
         assert page.locator(f"section#{section}").is_visible(), section
     images = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth)")
@@ -130,7 +133,7 @@ def test_a_real_browser_shows_the_page_whole(browser, request, which, width, sch
     charts = page.locator("svg.chart").all()
     assert len(charts) == 4
     assert all(chart.bounding_box()["width"] > 250 for chart in charts)
-    # Words must stand out from what is behind them.
+    # Text must contrast with its background.
     ink, paper = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.querySelector('#classes')).backgroundColor]"
         ".map(c => c.match(/\\d+/g).slice(0, 3).reduce((sum, v) => sum + +v, 0) / 3)"
@@ -141,7 +144,7 @@ def test_a_real_browser_shows_the_page_whole(browser, request, which, width, sch
 
 
 @pytest.mark.parametrize("name", ["rp2k", "grocery_store"])
-def test_a_root_of_another_layout_is_refused(start, tmp_path, name):
+def test_root_with_another_layout_is_refused(start, tmp_path, name):
     command = start("task=inspect", f"dataset={name}", f"dataset.root={tmp_path}")
     code, _, err = command.wait()
     assert code == 2
@@ -150,13 +153,13 @@ def test_a_root_of_another_layout_is_refused(start, tmp_path, name):
     assert command.store.runs() == []
 
 
-def test_only_the_data_page_needs_photos(compose):
+def test_only_the_data_page_needs_a_data_set(compose):
     with pytest.raises(RequestError, match=r"dataset\.root"):
         parse(compose("task=inspect", "dataset=rp2k"))
     assert parse(compose("task=inspect", "task.what=models", "dataset=rp2k")).dataset.root is None
 
 
-def test_the_zoo_is_printed_and_nothing_is_kept(start):
+def test_models_are_printed_and_nothing_is_recorded(start):
     command = start("task=inspect", "task.what=models", "task.models=[resnet18]", "task.size=64", "task.seconds=0.1")
     code, out, err = command.wait()
     assert code == 0, err
@@ -171,7 +174,7 @@ def test_the_zoo_is_printed_and_nothing_is_kept(start):
 
 
 @pytest.mark.parametrize(("models", "size", "word"), [("resnet19", 224, "resnet19"), ("inception_resnet_v2", 64, "75")])
-def test_what_cannot_be_built_is_refused(compose, tmp_path, models, size, word):
+def test_impossible_models_are_refused(compose, tmp_path, models, size, word):
     config = parse(compose("task=inspect", "task.what=models", f"task.models=[{models}]", f"task.size={size}"))
     with pytest.raises(RequestError, match=word):
         inspect.run(config, tmp_path)
@@ -187,24 +190,22 @@ class TestCache:
         monkeypatch.setattr(rp2k_lab.dataset.image_cache, "DATA_FOLDER", data_folder)
         for i in range(20):
             write_photo(tmp_path / "set" / "train" / "ab"[i % 2] / f"{i}.png", 30, 50, seed=i)
-        words = ["task=inspect", "task.what=cache", "dataset=rp2k", f"dataset.root={tmp_path / 'set'}", "size=32"]
-        return lambda *more: inspect.run(parse(compose(*words, *more)), tmp_path)
+        request = ["task=inspect", "task.what=cache", "dataset=rp2k", f"dataset.root={tmp_path / 'set'}", "size=32"]
+        return lambda *more: inspect.run(parse(compose(*request, *more)), tmp_path)
 
-    def test_is_filled_at_once_and_found_again(self, request_cache, capsys, caplog):
+    def test_is_filled_once_and_reused(self, request_cache, capsys, caplog):
         caplog.set_level("INFO")
         request_cache("dataset.cache_gb=1")
         assert "20 photos of 20" in capsys.readouterr().out
-        assert "0 of them there" in caplog.text
+        assert "0 cached already" in caplog.text
         request_cache("dataset.cache_gb=1")
-        assert "20 of them there" in caplog.text
+        assert "20 cached already" in caplog.text
 
-    def test_other_size_other_cache(self, request_cache, data_folder):
+    def test_another_size_gets_another_cache(self, request_cache, data_folder):
         for size in (32, 48):
             request_cache("dataset.cache_gb=1", f"size={size}")
         assert len(list((data_folder / "cache").iterdir())) == 2
 
-    def test_no_room_is_refused_with_the_room_it_takes(self, request_cache):
-        with pytest.raises(
-            RequestError, match=r"dataset\.cache_gb=0.*\n20 photos take at most .*dataset\.cache_gb=0\.1"
-        ):
+    def test_zero_size_is_refused_with_the_required_size(self, request_cache):
+        with pytest.raises(RequestError, match=r"dataset\.cache_gb=0.*\nuse dataset\.cache_gb=0\.1: 20 photos take "):
             request_cache()

@@ -1,4 +1,4 @@
-"""experiments/label_errors.py as a user runs it."""
+"""experiments/label_errors.py from the command line."""
 
 import shutil
 import subprocess
@@ -12,8 +12,8 @@ from tests.helpers.tiny_runs import FEW_PHOTOS
 
 
 @pytest.mark.soak
-def test_lists_and_table_are_left_and_a_review_leaves_fewer_wrong_labels(tmp_path):
-    """In a copy of the scripts: the clone's results stay."""
+def test_reviewed_list_reduces_wrong_labels(tmp_path):
+    """Runs in a copy of the scripts, which keeps the clone's results."""
     for folder in ("experiments", "conf", "rp2k_lab", "hydra_plugins"):
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     shutil.copy(PROJECT / "run.py", tmp_path)

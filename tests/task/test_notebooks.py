@@ -1,4 +1,4 @@
-"""The notebooks on a real small run: every cell, the pages in a browser, and what is refused."""
+"""The notebooks on a small run: all cells, the pages in a browser, and refused requests."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ from tests.helpers.tiny_runs import Store
 
 @pytest.fixture(scope="module")
 def store(analyzed_run) -> Store:
-    """The first run and its analysis."""
+    """The store with the first run and its analysis."""
     return analyzed_run.store
 
 
@@ -33,7 +33,7 @@ def trained(first_run):
 
 @pytest.fixture(scope="module")
 def analyzed(store, analyzed_run):
-    """The analysis, as if it doubted every label of an error and some labels were wrong."""
+    """The analysis, changed so that it suspects the label of every error and some labels are wrong."""
     run = store.run_of(analyzed_run.result[1])
     folder = store.artifacts(run)
     cases = pd.read_parquet(folder / "cases.parquet")
@@ -47,7 +47,7 @@ def analyzed(store, analyzed_run):
 
 @pytest.fixture(scope="module")
 def pages(store, trained, analyzed, tmp_path_factory):
-    """Both notebooks of the training run, executed as `make notebooks` does."""
+    """Both notebooks of the training run, executed like `make notebooks`."""
     folder = tmp_path_factory.mktemp("pages")
     options = ["--uri", store.uri, "--run", trained.info.run_id[:8], "--folder", str(folder)]
     command = [sys.executable, "-m", "rp2k_lab.notebook", *options]
@@ -57,9 +57,9 @@ def pages(store, trained, analyzed, tmp_path_factory):
     return folder
 
 
-# Charts, and pictures at least.
-@pytest.mark.parametrize(("name", "charts", "pictures"), [("error_cases", 6, 30), ("data_tour", 4, 100)])
-def test_every_cell_shows_something_and_nothing_fails_in_a_browser(pages, browser, name, charts, pictures):
+# Number of charts, and minimum number of images.
+@pytest.mark.parametrize(("name", "charts", "images"), [("error_cases", 6, 30), ("data_tour", 4, 100)])
+def test_every_cell_has_output_and_the_browser_reports_no_error(pages, browser, name, charts, images):
     page, problems = browser.new_page(), []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -68,13 +68,13 @@ def test_every_cell_shows_something_and_nothing_fails_in_a_browser(pages, browse
     assert problems == []
     assert page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
     source = (PROJECT / "notebooks" / f"{name}.py").read_text("utf-8")
-    silent = 2  # the imports and the parameters
+    without_output = 2  # imports and parameters
     assert page.locator(".jp-CodeCell").count() == source.count("\n# %%\n") + 1
-    assert page.locator(".lab").count() == page.locator(".jp-CodeCell").count() - silent
+    assert page.locator(".lab").count() == page.locator(".jp-CodeCell").count() - without_output
     assert page.locator(".lab svg").count() == charts
     broken = "all => all.map(i => i.complete && i.naturalWidth > 0)"
     loaded = page.locator("img").evaluate_all(broken)
-    assert len(loaded) >= pictures
+    assert len(loaded) >= images
     assert all(loaded)
     boxes = page.locator(".lab svg").evaluate_all("all => all.map(s => s.getBoundingClientRect().height)")
     assert min(boxes) > 100
@@ -82,14 +82,14 @@ def test_every_cell_shows_something_and_nothing_fails_in_a_browser(pages, browse
     page.close()
 
 
-def test_the_numbers_are_those_of_the_run(pages, trained, analyzed):
+def test_pages_show_the_numbers_of_the_run(pages, trained, analyzed):
     text = (pages / "error_cases.html").read_text("utf-8")
-    assert f"({analyzed.info.run_id[:8]}, " in text  # found by its parent
+    assert f"({analyzed.info.run_id[:8]}, " in text  # by its parent's id
     assert trained.info.run_id in text
     errors = int(analyzed.data.metrics["test/errors"])
     assert f"<td>errors</td><td>{errors}</td>" in text
     assert f"{100 * (80 - errors) / 80:.1f} %" in text
-    assert f"<p>{errors} labels are doubted; " in text
+    assert f"<p>{errors} labels are suspected; " in text
     tour = (pages / "data_tour.html").read_text("utf-8")
     assert '<td>train</td><td class="n">300</td><td class="n">8</td>' in tour
     assert "aug=none (this run)" in tour
@@ -97,14 +97,14 @@ def test_the_numbers_are_those_of_the_run(pages, trained, analyzed):
     assert trained.info.run_id[:8] in tour
 
 
-def test_a_run_is_the_newest_that_fits_when_none_is_named(store, trained, analyzed):
+def test_default_is_the_newest_suitable_run(store, trained, analyzed):
     assert open_errors(None, store.uri).run.run_id == analyzed.info.run_id
     assert open_errors(analyzed.info.run_id, store.uri).run.run_id == analyzed.info.run_id
     assert open_data(None, store.uri).run.run_id == trained.info.run_id
     assert open_data(analyzed.info.run_id, store.uri).config.dataset.classes == 8
 
 
-def test_augmentations_keep_what_the_run_had(first_run):
+def test_augmentations_keep_the_recorded_crop_and_flip(first_run):
     config = open_data(None, first_run.store.uri).config
     changed = config.model_copy(update={"aug": config.aug.model_copy(update={"crop": None, "flip": 0.0})})
     choices = with_augmentations(changed)
@@ -112,18 +112,18 @@ def test_augmentations_keep_what_the_run_had(first_run):
     assert {(c.aug.name, c.aug.crop, c.aug.flip) for c in choices.values()} == {(n, None, 0.0) for n in choices}
 
 
-def test_a_training_run_that_nobody_analyzed_names_the_command(first_run, trained, capsys):
+def test_missing_analysis_names_the_command(first_run, trained, capsys):
     uri, run = first_run.store.uri, trained.info.run_id
     with pytest.raises(
-        RequestError, match=rf"no finished run of task=errors .*\npython run.py task=errors runs={run[:8]}"
+        RequestError, match=rf"no finished run of task=errors\nstart one: python run.py task=errors runs={run[:8]}"
     ):
         open_errors(run, uri)
-    with pytest.raises(RequestError, match=r"no finished run of task=errors\npython run.py task=errors"):
+    with pytest.raises(RequestError, match=r"no finished run of task=errors\nstart one: python run.py task=errors"):
         open_errors(None, uri)
 
 
 @pytest.mark.parametrize("run", ["no_such_run", "0123456789"])
-def test_a_wrong_run_is_two_lines_and_exit_code_2(store, capsys, tmp_path, run):
+def test_unknown_run_gives_two_lines_and_exit_code_2(store, capsys, tmp_path, run):
     assert main(["--uri", store.uri, "--run", run, "--folder", str(tmp_path / "pages")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -133,33 +133,33 @@ def test_a_wrong_run_is_two_lines_and_exit_code_2(store, capsys, tmp_path, run):
     assert not (tmp_path / "pages").exists()
 
 
-def test_without_a_store_it_says_how_to_begin(capsys, tmp_path):
+def test_missing_store_names_the_first_command(capsys, tmp_path):
     assert main(["--uri", f"sqlite:///{tmp_path}/none.db", "--run", ""]) == 2
     assert capsys.readouterr().err.splitlines()[1] == "train a first run: python run.py"
 
 
-def test_photos_that_have_changed_since_the_run_are_no_surprise(store, trained, analyzed, tmp_path):
+def test_changed_images_are_reported(store, trained, analyzed, tmp_path):
     changed = Store(tmp_path)
     shutil.copy(store.folder / "mlflow.db", tmp_path)
     for run in (trained, analyzed):
         mlflow.MlflowClient(changed.uri).set_tag(run.info.run_id, "dataset_fingerprint", "0" * 16)
-    with pytest.raises(DataError, match="the photos have changed since the run"):
+    with pytest.raises(DataError, match="the photos have changed since run "):
         open_errors(analyzed.info.run_id, changed.uri)
-    words = "Its photos have changed since"
-    assert words in data_tour.summary(open_data(trained.info.run_id, changed.uri)).html
-    assert words not in data_tour.summary(open_data(trained.info.run_id, store.uri)).html
+    text = "Its photos have changed since"
+    assert text in data_tour.summary(open_data(trained.info.run_id, changed.uri)).html
+    assert text not in data_tour.summary(open_data(trained.info.run_id, store.uri)).html
 
 
 @pytest.mark.parametrize(
-    ("cell", "kind", "words"),
+    ("cell", "kind", "message"),
     [
         ("from rp2k_lab.core.errors import DataError; raise DataError(f'{run} is gone\\nbring it back')", DataError,
          "^here is gone\nbring it back$"),
-        ("x = 1\nint('one')", CellFailed, r"^made\.py, the cell that ends with int\('one'\): ValueError: invalid"),
+        ("x = 1\nint('one')", CellFailed, r"^cells\.py: the cell ending in int\('one'\): ValueError: invalid"),
     ],
 )  # fmt: skip
-def test_a_cell_that_fails_is_told_in_a_line_or_two(tmp_path, cell, kind, words):
-    source = tmp_path / "made.py"
+def test_failed_cell_is_reported_in_one_or_two_lines(tmp_path, cell, kind, message):
+    source = tmp_path / "cells.py"
     source.write_text(f'# %% tags=["parameters"]\nrun = None\n\n# %%\n{cell}\n', "utf-8")
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=message):
         execute(source, {"run": "here"})

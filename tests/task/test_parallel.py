@@ -1,4 +1,4 @@
-"""Data-parallel training by MindSpore's launcher: two real worker processes."""
+"""Data-parallel training by MindSpore's launcher, with two real processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from rp2k_lab.tracking.tracker import MlflowTracker
 from tests.helpers.tiny_runs import TINY, Command, Store
 
 SMALL = (*TINY, "dataset.val_images=61", "dataset.test_images=81", "model=swin_tiny", "optimizer.warmup_epochs=0")
-# Whatever reads a gradient, a rate or a random number; the norm is clipped in every update.
+# All options that read a gradient, a rate or a random number; each update clips the norm.
 EVERYTHING = (
     "aug.flip=0.5",
     "aug.crop=[0.5,1.0]",
@@ -32,9 +32,9 @@ EVERYTHING = (
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    """launch(*arguments, workers=2): `run.py` with a small network, by msrun, or with workers=0 as it is.
+    """launch(*arguments, workers=2, after=None): start `run.py` with a small network by msrun; workers=0: without.
 
-    In a folder of its own, or with the store of an earlier command: `after=command`.
+    The command gets a new folder, or the store of an earlier command `after`.
     """
 
     commands = []
@@ -59,7 +59,7 @@ def launch(tmp_path_factory):
         return commands[-1]
 
     yield start
-    for command in commands:  # where a test failed half-way
+    for command in commands:  # after a failed test
         if command.process.poll() is None:
             for process in [*psutil.Process(command.process.pid).children(recursive=True), command.process]:
                 process.kill()
@@ -67,7 +67,7 @@ def launch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_and_two(launch) -> tuple[Command, Command]:
-    """The same training by one process with 32 photos a batch, and by two with 16 each."""
+    """The same training by one process with batches of 32, and by two with 16 each."""
     commands = launch("batch_size=32", *EVERYTHING, workers=0), launch("batch_size=16", *EVERYTHING)
     for command in commands:
         code, out, err = command.wait()
@@ -76,8 +76,8 @@ def one_and_two(launch) -> tuple[Command, Command]:
     return commands
 
 
-def test_two_workers_train_what_one_process_trains_with_twice_the_batch(one_and_two):
-    """Up to the order of the sums: 1e-6 of losses about 2, 1e-6 of weights about 0.2; the same answers."""
+def test_two_ranks_equal_one_process_with_twice_the_batch(one_and_two):
+    """Equal except for the order of sums: 1e-6 of losses near 2 and of weights near 0.2; equal predictions."""
     import mindspore
 
     one, two = (command.store.history(command.store.runs()[0]) for command in one_and_two)
@@ -98,21 +98,21 @@ def test_two_workers_train_what_one_process_trains_with_twice_the_batch(one_and_
         pd.testing.assert_frame_equal(one, two, rtol=1e-5)
 
 
-def test_the_first_worker_alone_writes_and_speaks(one_and_two):
+def test_only_rank_0_writes_and_prints(one_and_two):
     one, two = one_and_two
     (run,) = two.store.runs()
     assert (run.info.status, run.data.tags["workers"]) == ("FINISHED", "2")
     assert run.data.params["device.parallel"] == "data"
     assert files_in(one.folder / "out") == files_in(two.folder / "out")
     assert files_in(two.folder) - files_in(one.folder) == {"log"}
-    silent = (two.folder / "log" / "worker_1.log").read_text().splitlines()
-    assert [line for line in silent if not line.startswith("[INFO]")] == []  # MindSpore's own, when it ends
+    rank_1 = (two.folder / "log" / "worker_1.log").read_text().splitlines()
+    assert [line for line in rank_1 if not line.startswith("[INFO]")] == []  # MindSpore's last lines
     assert two.out.count(run.info.run_id) == one.out.count("next  ") * 2  # the closing lines: id and page
     assert one.out.count("epoch 2/2") == two.out.count("epoch 2/2") == 1
 
 
 @pytest.mark.soak
-def test_workers_that_were_killed_go_on_and_end_as_those_that_were_left_alone(one_and_two, launch):
+def test_killed_ranks_resume_and_equal_an_uninterrupted_run(one_and_two, launch):
     _, two = one_and_two
     again = ("batch_size=16", *EVERYTHING, "task.resume=auto", "task.checkpoint_minutes=0.000001")
     command = launch(*again)
@@ -122,18 +122,18 @@ def test_workers_that_were_killed_go_on_and_end_as_those_that_were_left_alone(on
     resumed = launch(*again, after=command)
     code, out, err = resumed.wait()
     assert code == 0, out + err
-    assert "goes on from step" in out
+    assert "resumes from step" in out
     (run,) = command.store.runs()
     assert (run.info.status, run.data.tags["workers"]) == ("FINISHED", "2")
     assert command.store.history(run) == two.store.history(two.store.runs()[0])
     verifying = launch(f"runs={run.info.run_id}", "task.verify=true", after=command)
     code, out, err = verifying.wait()
     assert code == 0, out + err
-    assert f"are those of run {run.info.run_name}, id {run.info.run_id}, bit for bit" in out
+    assert f"equal run {run.info.run_name}, id {run.info.run_id}, bit for bit" in out
 
 
 @pytest.mark.soak
-def test_a_signal_to_one_worker_stops_both_at_the_same_step(launch):
+def test_signal_to_one_rank_stops_both_at_the_same_step(launch):
     import mindspore
 
     command = launch("batch_size=16", "epochs=2000")
@@ -148,8 +148,8 @@ def test_a_signal_to_one_worker_stops_both_at_the_same_step(launch):
 
 
 @pytest.mark.soak
-def test_the_end_of_one_worker_ends_all_within_a_minute(launch):
-    """The first one is killed by msrun, which it cannot tell anyone; the next run of this host says it for it."""
+def test_death_of_one_rank_ends_all_within_a_minute(launch):
+    """msrun kills rank 0, which cannot report it; the next run on this host marks the run."""
     command = launch("batch_size=16", "epochs=2000")
     first, second = workers(command)
     second.kill()
@@ -166,7 +166,7 @@ def test_the_end_of_one_worker_ends_all_within_a_minute(launch):
 
 
 def workers(command: Command) -> list[psutil.Process]:
-    """The workers' processes in order, once the first epoch is done."""
+    """Return the processes by rank, after the first epoch."""
     for line in command.process.stdout:
         if line.startswith("epoch 1/"):
             break
@@ -176,5 +176,5 @@ def workers(command: Command) -> list[psutil.Process]:
 
 
 def files_in(folder: Path) -> set[str]:
-    """But for the journal, whose name is of its run."""
+    """Return the names in a folder except the journal, which is named after its run."""
     return {path.name for path in folder.iterdir() if path.suffix not in (".journal", ".sent")}

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab import PROJECT
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.task import predict
 
@@ -16,15 +15,15 @@ RUN = "resnet18_shelf_none_seed0"
 
 @pytest.fixture(scope="module")
 def recorded(first_run):
-    """What the training said of test."""
+    """The predictions that the training recorded for test."""
     return pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
 
 
 @pytest.fixture(scope="module")
-def folder(recorded, tmp_path_factory):
-    """Forty photos of test, named as there, a broken one, and files that do not count."""
+def folder(recorded, first_request, tmp_path_factory):
+    """Forty images of test under their paths, a broken one, and files to ignore."""
     folder = tmp_path_factory.mktemp("input") / "照片"
-    root = next((PROJECT / "data").glob(f"shelf-*/{recorded['path'][0]}")).parents[2]
+    root = first_request[1].root
     for path in recorded["path"][:40]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, folder / path)
@@ -43,7 +42,7 @@ def predicted(later_store, folder, start, tmp_path_factory):
     return command
 
 
-def test_photos_get_what_the_evaluation_gave_them(predicted, recorded):
+def test_predictions_equal_the_evaluation(predicted, recorded):
     code, out, err = predicted.result
     assert (code, err) == (0, "")
     found = pd.read_parquet(predicted.output)
@@ -53,14 +52,14 @@ def test_photos_get_what_the_evaluation_gave_them(predicted, recorded):
     assert f"predictions {predicted.output}" in out
 
 
-def test_what_cannot_be_read_is_listed_beside_it(predicted):
+def test_unreadable_images_are_listed(predicted):
     bad = pd.read_csv(predicted.output.with_name("found.unreadable.csv"))
     assert bad["path"].tolist() == ["broken, 坏.JPG"]
     assert "damaged JPEG of 3 bytes" in bad["problem"][0]
     assert "1 of 41 cannot be read" in predicted.result[1]
 
 
-def test_it_is_a_run_with_its_parent_and_files(first_run, later_store, predicted):
+def test_prediction_is_a_run_with_parent_and_files(first_run, later_store, predicted):
     run, (parent,) = later_store.run_of(predicted.result[1]), first_run.store.runs()
     assert run.data.tags["parent"] == parent.info.run_id
     assert (run.data.tags["photos"], run.data.tags["unreadable_photos"]) == ("41", "1")
@@ -68,15 +67,17 @@ def test_it_is_a_run_with_its_parent_and_files(first_run, later_store, predicted
     assert files == {"config.yaml", "environment.txt", "found.parquet", "found.unreadable.csv"}
 
 
-def test_only_unreadable_photos_leave_an_earlier_table(tmp_path):
+def test_only_unreadable_images_keep_an_earlier_table(tmp_path):
     output = tmp_path / "found.csv"
     output.write_text("earlier")
-    written = predict.write(output, ["a.jpg"], np.zeros((1, 2), int), np.zeros((1, 2)), {0: "empty"}, ["x", "y"])
+    written = predict.write_predictions(
+        output, ["a.jpg"], np.zeros((1, 2), int), np.zeros((1, 2)), {0: "empty"}, ["x", "y"]
+    )
     assert written == [tmp_path / "found.unreadable.csv"]
     assert output.read_text() == "earlier"
 
 
-def test_nothing_readable_ends_with_3_and_a_failed_run(request_of, later_store, tmp_path):
+def test_no_readable_image_is_unusable_data_and_a_failed_run(request_of, later_store, tmp_path):
     (tmp_path / "a.jpg").write_text("no photo")
     (tmp_path / "list.txt").write_text("a.jpg\ngone.jpg\n")
     (tmp_path / "out").mkdir()
@@ -93,23 +94,25 @@ def test_nothing_readable_ends_with_3_and_a_failed_run(request_of, later_store, 
     assert (newest.info.status, newest.data.tags["unreadable_photos"]) == ("FAILED", "2")
 
 
-def test_a_table_of_readable_photos_removes_an_earlier_list_of_others(tmp_path):
+def test_readable_images_remove_an_earlier_list_of_unreadable_ones(tmp_path):
     output = tmp_path / "found.csv"
     (tmp_path / "found.unreadable.csv").write_text("earlier")
     labels, probabilities = np.array([[1, 0], [0, 1]]), np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
     names = ["a, b.jpg", "\udcff.jpg"]  # a name that is no UTF-8, as Python gives it
-    assert predict.write(output, names, labels, probabilities, {}, ["甲", "乙"]) == [output]
+    assert predict.write_predictions(output, names, labels, probabilities, {}, ["甲", "乙"]) == [output]
     assert not (tmp_path / "found.unreadable.csv").exists()
     assert output.read_text("utf-8") == 'path,top1,p1,top2,p2\n"a, b.jpg",乙,0.75,甲,0.25\n\\xff.jpg,甲,0.5,乙,0.5\n'
 
 
-def test_bad_photos_lose_their_row_and_the_others_keep_theirs(tmp_path):
+def test_only_readable_images_have_rows(tmp_path):
     labels = np.array([[0], [1], [2]])
-    files = predict.write(tmp_path / "f.csv", ["a", "b", "c"], labels, np.ones((3, 1)), {1: "bad"}, ["x", "y", "z"])
+    files = predict.write_predictions(
+        tmp_path / "f.csv", ["a", "b", "c"], labels, np.ones((3, 1)), {1: "bad"}, ["x", "y", "z"]
+    )
     assert pd.read_csv(files[0])["top1"].tolist() == ["x", "z"]
 
 
-def test_a_bad_photo_is_black_in_every_way_and_told(tmp_path, write_photo):
+def test_unreadable_image_is_black_in_every_preprocessing_and_reported(tmp_path, write_photo):
     problems = {}
     paths = [str(write_photo(tmp_path / "good.png", 20, 30)), str(tmp_path / "gone.png")]
     views = predict.readable_views(paths, [((32, 32), "letterbox"), ((16, 16), "stretch")], problems)
@@ -120,7 +123,7 @@ def test_a_bad_photo_is_black_in_every_way_and_told(tmp_path, write_photo):
 
 
 @pytest.mark.parametrize("name", ["pipe.jpg", "folder.jpg", "nul\0.jpg"])
-def test_what_is_no_file_is_told_and_never_waited_for(tmp_path, name):
+def test_irregular_files_are_reported_without_blocking(tmp_path, name):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     problems = {}
@@ -128,8 +131,8 @@ def test_what_is_no_file_is_told_and_never_waited_for(tmp_path, name):
     assert problems == {0: "embedded null byte" if "\0" in name else "no regular file"}
 
 
-def test_a_folder_gives_its_photos_sorted_and_below(folder, recorded):
-    root, names = predict.find_photos(folder)
+def test_folder_gives_all_images_below_it_sorted(folder, recorded):
+    root, names = predict.find_images(folder)
     assert root == folder
     assert names == sorted(["broken, 坏.JPG", *recorded["path"][:40]])
 
@@ -141,26 +144,26 @@ def test_a_folder_gives_its_photos_sorted_and_below(folder, recorded):
         ("list.csv", "\ufefftrue,path\n1,a b.jpg\n2,/abs/伊利\u2028.jpg\n"),
     ],
 )
-def test_a_list_gives_its_paths_as_written(tmp_path, name, content):
+def test_list_gives_its_paths_unchanged(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
-    assert predict.find_photos(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"])
+    assert predict.find_images(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"])
 
 
-def test_a_photo_is_itself(tmp_path):
-    assert predict.find_photos(tmp_path / "a.webp") == (tmp_path, ["a.webp"])
+def test_single_image(tmp_path):
+    assert predict.find_images(tmp_path / "a.webp") == (tmp_path, ["a.webp"])
 
 
 @pytest.mark.parametrize("name", ["empty", "list.txt"])
-def test_no_photo_at_all_is_unusable(tmp_path, name):
+def test_no_image_is_unusable_data(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("\n\n")
     with pytest.raises(DataError, match="names no photo\n"):
-        predict.find_photos(tmp_path / name)
+        predict.find_images(tmp_path / name)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", b"file\na.jpg\n"), ("a.csv", b""), ("a.txt", b"\xff\xfe\n")])
-def test_a_list_that_is_none_is_refused(tmp_path, name, content):
+def test_invalid_list_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match="cannot be read as a list") as error:
-        predict.find_photos(tmp_path / name)
+        predict.find_images(tmp_path / name)
     assert len(str(error.value).splitlines()) == 2

@@ -1,4 +1,4 @@
-"""task=report: from a study, committed results or two runs to documents; and its refusals."""
+"""task=report: documents from a study, committed results or two runs, and refusals."""
 
 import shutil
 import subprocess
@@ -25,16 +25,16 @@ DOCUMENTS = {"README.md", "report.html", "verdict.csv", "figure.svg"}
 
 @pytest.fixture(autouse=True)
 def studies(monkeypatch):
-    """Ablation name to what its study would give; filled by a test.  The arguments of every call are kept."""
-    found, asked = {}, []
+    """(ablation name to the results of its study, filled by the test; the arguments of each call)."""
+    results, calls = {}, []
 
     def collect(ablation, scale, study, storage, tracking):
-        asked.append((ablation.name, scale, study, storage))
-        return found.get(ablation.name)
+        calls.append((ablation.name, scale, study, storage))
+        return results.get(ablation.name)
 
     monkeypatch.setattr(collect_module, "collect", collect)
-    found_and_asked = found, asked
-    return found_and_asked
+    results_and_calls = results, calls
+    return results_and_calls
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def request_of(compose, tmp_path):
 
 @pytest.fixture
 def every_table(monkeypatch):
-    """`conf/ablation/` without a running Hydra."""
+    """Replace `conf/ablation/`, which needs Hydra."""
     monkeypatch.setattr(report, "defaults_of", lambda _, name: synthetic_results.ablation(name).model_dump())
 
 
-def test_a_study_becomes_results_and_documents(request_of, studies, tmp_path, capsys):
-    found, asked = studies
+def test_study_gives_results_and_documents(request_of, studies, tmp_path, capsys):
+    results, calls = studies
     cells, images = synthetic_results.results(TRUTH, images=500)
-    found["resize"] = cells.iloc[::-1], images
+    results["resize"] = cells.iloc[::-1], images
     report.run(request_of("ablation=resize", "task.study=mine"), tmp_path)
-    assert asked == [("resize", "laptop", "mine", None)]
+    assert calls == [("resize", "laptop", "mine", None)]
     assert {file.name for file in tmp_path.iterdir()} == DOCUMENTS | {"results.csv", "images.csv"}
     assert list(dict.fromkeys(read_results(tmp_path).table["level"])) == list(TRUTH)  # the table's order
     out = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_committed_results_are_used_without_a_study_and_replaced_by_one(request_
     assert "next        python run.py -m ablation=resize scale=laptop seed=0,1,2,3 runs the 14 that lack" in out
 
 
-def test_without_results_the_command_that_makes_them_is_told(request_of, tmp_path):
+def test_without_results_the_message_names_the_command(request_of, tmp_path):
     with pytest.raises(RequestError, match=r"^ablation=resize scale=paper: no results") as error:
         report.run(request_of("ablation=resize", "scale=paper"), tmp_path)
     lines = str(error.value).splitlines()
@@ -97,7 +97,7 @@ def test_damaged_results_are_unusable_data(request_of, tmp_path):
         report.run(request_of("ablation=resize"), tmp_path)
 
 
-def test_all_makes_every_table_and_one_overview(request_of, studies, every_table, tmp_path, capsys):
+def test_all_writes_every_table_and_an_overview(request_of, studies, every_table, tmp_path, capsys):
     studies[0]["resize"] = synthetic_results.results(TRUTH, images=500)
     write_results(tmp_path / "attention" / "laptop", *synthetic_results.results({"none": 0.5, "SE": 0.5}, [0], 100))
     write_results(tmp_path / "tail" / "paper", *synthetic_results.results({"plain": 0.5}, [0], 100))
@@ -123,22 +123,22 @@ def test_all_without_any_results_is_refused(request_of, every_table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
-        ([], "^ablation=none: task=report is about a table or about two runs\nname one: "),
-        (["ablation=resize", "runs=[a,b]"], "^ablation=resize and runs=a,b: .*\nname one: "),
-        (["runs=a"], r"^runs=a: task=report takes no or 2 earlier runs\nname both: runs=\[a,b\]"),
+        ([], "^ablation=none: task=report takes either a table or two runs\nuse "),
+        (["ablation=resize", "runs=[a,b]"], "^ablation=resize and runs=a,b: .*\nuse "),
+        (["runs=a"], r"^runs=a: task=report takes no or 2 earlier runs\nuse runs=\[a,b\]"),
         (["runs=[a,b,c]"], "takes no or 2 earlier runs"),
     ],
 )
-def test_a_table_or_two_runs_are_needed(request_of, overrides, words):
-    with pytest.raises(RequestError, match=words):
+def test_needs_a_table_or_two_runs(request_of, overrides, message):
+    with pytest.raises(RequestError, match=message):
         request_of(*overrides)
 
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
-    """Folders of four runs: two on the same photos, one on others, one that was not tested."""
+    """Folders of four runs: two on the same images, one on others, one without test."""
     rng, folders = np.random.default_rng(0), {}
     classes = pd.DataFrame({"class": ["冰炫", "others"], "group": ["head", "tail"]})
     for name, chance, first in (("plain", 0.5, 0), ("better", 0.7, 0), ("elsewhere", 0.5, 9), ("untested", 0, 0)):
@@ -181,20 +181,20 @@ def test_two_runs_of_a_store_are_compared(compose, request_of, tested, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("runs", "words"),
+    ("runs", "message"),
     [
         (("plain", "elsewhere"), "tested on different photos"),
-        (("plain", "untested"), "the run left no test/predictions.parquet"),
+        (("plain", "untested"), "the run has no test/predictions.parquet"),
     ],
 )
-def test_runs_that_cannot_be_compared_are_refused(request_of, tested, tmp_path, runs, words):
-    with pytest.raises(RequestError, match=words) as error:
+def test_runs_that_cannot_be_compared_are_refused(request_of, tested, tmp_path, runs, message):
+    with pytest.raises(RequestError, match=message) as error:
         report.run(request_of(f"runs=[{checkpoints(tested, *runs)}]"), tmp_path)
     assert len(str(error.value).splitlines()) == 2
     assert not any(tmp_path.iterdir())
 
 
-def test_a_damaged_file_of_a_run_is_unusable_data(request_of, tested, tmp_path):
+def test_damaged_file_of_a_run_is_unusable_data(request_of, tested, tmp_path):
     shutil.copytree(tested["plain"], tmp_path / "damaged")
     (tmp_path / "damaged" / "test" / "predictions.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="run it again"):
@@ -206,7 +206,7 @@ def run_py(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_the_command_reports_a_table_without_mindspore(tmp_path):
+def test_command_reports_a_table_without_importing_mindspore(tmp_path):
     write_results(tmp_path / "here", *synthetic_results.results(TRUTH, images=300))
     done = run_py(tmp_path, "-X", "importtime", PROJECT / "run.py", "task=report", "ablation=resize",
                   "task.output=here", f"task.storage=sqlite:///{tmp_path}/no_studies.db")  # fmt: skip
@@ -218,8 +218,8 @@ def test_the_command_reports_a_table_without_mindspore(tmp_path):
     assert not {"mindspore", "matplotlib"} & imported
 
 
-def test_the_command_compares_two_runs_and_restores_none(tested, tmp_path):
-    """Their configurations are no whole ones: they could not be restored."""
+def test_command_compares_two_runs_without_restoring_them(tested, tmp_path):
+    """Their configurations are incomplete and could not be restored."""
     runs = f"runs=[{checkpoints(tested, 'plain', 'better')}]"
     done = run_py(tmp_path, PROJECT / "run.py", "task=report", runs)
     assert done.returncode == 0, done.stderr

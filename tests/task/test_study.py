@@ -20,7 +20,7 @@ def searched(start, tmp_path_factory):
     return command
 
 
-def test_a_search_is_a_run_with_its_trials_runs_as_children(searched):
+def test_search_is_a_run_with_its_trials_as_children(searched):
     code, out, err = searched.result
     assert code == 0, err
     assert err == ""
@@ -40,7 +40,7 @@ def test_a_search_is_a_run_with_its_trials_runs_as_children(searched):
         assert not any(name.startswith("test/") for name in run.data.metrics)
 
 
-def test_trial_run_and_folder_know_each_other(searched):
+def test_trial_run_and_folder_are_linked(searched):
     children = {run.info.run_id: run for run in searched.store.runs() if "trial" in run.data.tags}
     trials = searched.trials()
     assert {trial.user_attrs["run_id"] for trial in trials} == set(children)
@@ -54,10 +54,10 @@ def test_trial_run_and_folder_know_each_other(searched):
         assert (folder / "checkpoints" / "best.ckpt").exists()
 
 
-def test_a_trial_that_is_killed_goes_on_in_the_same_run(start, tmp_path, wait_for):
-    """As by a kernel without memory: its study tries the point again, from the checkpoint of the first epoch."""
+def test_killed_trial_is_resumed_in_the_same_run(start, tmp_path, wait_for):
+    """Killed as by the out-of-memory killer: the study retries the point from the first epoch's checkpoint."""
     storage = f"sqlite:///{tmp_path}/optuna.db"
-    sweeper = ["hydra/sweeper=optuna", f"hydra.sweeper.storage={storage}", "hydra.sweeper.study=struck"]
+    sweeper = ["hydra/sweeper=optuna", f"hydra.sweeper.storage={storage}", "hydra.sweeper.study=killed"]
     command = start("-m", *sweeper, "hydra.sweeper.n_trials=1", "seed=0,1", *TINY)
     log = command.folder / "out" / "0" / "log.txt"
     wait_for(lambda: log.exists() and "epoch 1/2" in log.read_text())
@@ -65,7 +65,7 @@ def test_a_trial_that_is_killed_goes_on_in_the_same_run(start, tmp_path, wait_fo
     process.kill()
     code, _, err = command.wait()
     assert code == 0, err
-    former, trial = optuna.load_study(study_name="struck", storage=storage).get_trials()
+    former, trial = optuna.load_study(study_name="killed", storage=storage).get_trials()
     assert former.state.name == "FAIL"
     (run,) = [run for run in command.store.runs() if "trial" in run.data.tags]
     assert trial.user_attrs["run_id"] == former.user_attrs["run_id"] == run.info.run_id
@@ -73,5 +73,5 @@ def test_a_trial_that_is_killed_goes_on_in_the_same_run(start, tmp_path, wait_fo
     assert [step for step, _ in command.store.history(run)["train/loss"]] == list(range(1, 19))
     assert trial.intermediate_values == former.intermediate_values
     assert trial.value == run.data.metrics["val/top1"]
-    assert log.read_text().count("goes on from step 9") == 1
+    assert log.read_text().count("resumes from step 9") == 1
     assert [file.name for file in (command.folder / "out").iterdir() if file.is_dir()] == ["0"]

@@ -1,4 +1,4 @@
-"""Tables end to end: the study's runs, and the report of them.  One in the tests, all of them in `make soak`."""
+"""Tables end to end: the study and its report.  One table in `make test`, all in `make soak`."""
 
 import pandas as pd
 import pytest
@@ -10,14 +10,14 @@ TABLES = [pytest.param(name, marks=() if name == QUICK else pytest.mark.soak) fo
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_runs_at_smoke_and_is_reported(start, name, compose, tmp_path):
+def test_table_runs_at_smoke_scale_and_is_reported(start, name, compose, tmp_path):
     table = [f"ablation={name}", "scale=smoke", "seed=0"]
     storage = f"sqlite:///{tmp_path}/optuna.db"
     command = start("-m", *table, f"hydra.sweeper.storage={storage}")
     code, out, err = command.wait(3600)
     assert code == 0, out + err
-    places = [f"task.storage={storage}", f"task.output={tmp_path}/report"]
-    code, out, err = start("task=report", *table, *places, uri=command.store.uri).wait()
+    outputs = [f"task.storage={storage}", f"task.output={tmp_path}/report"]
+    code, out, err = start("task=report", *table, *outputs, uri=command.store.uri).wait()
     assert code == 0, out + err
     levels = ablation.Ablation.model_validate(compose(*table)["ablation"]).level_names("smoke")
     results = pd.read_csv(tmp_path / "report" / "results.csv", keep_default_na=False, dtype={"level": str})

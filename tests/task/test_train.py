@@ -1,4 +1,4 @@
-"""The main job, end to end: `python run.py` as a user starts it."""
+"""task=train, end to end: `python run.py`."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ from tests.helpers.tiny_runs import TINY
 GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"
 
 
-def test_a_run_ends_with_a_table_and_where_to_look(first_run):
+def test_run_prints_closing_table_and_next_steps(first_run):
     code, out, err = first_run.result
     assert code == 0, err
     (run,) = first_run.store.runs()
@@ -32,7 +32,7 @@ def test_a_run_ends_with_a_table_and_where_to_look(first_run):
     assert err == ""  # no bar without a terminal, no warning
 
 
-def test_mlflow_holds_the_whole_record(first_run):
+def test_mlflow_has_the_complete_record(first_run):
     (run,) = first_run.store.runs()
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "resnet18_shelf_none_seed0"
@@ -59,7 +59,7 @@ def test_mlflow_holds_the_whole_record(first_run):
     assert run.data.metrics["train/images_per_second"] > 1
 
 
-def test_the_artifacts_agree_with_the_metrics(first_run):
+def test_artifacts_agree_with_the_metrics(first_run):
     (run,) = first_run.store.runs()
     folder = first_run.store.artifacts(run)
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
@@ -84,7 +84,7 @@ def test_the_artifacts_agree_with_the_metrics(first_run):
         assert image.std() > 5, figure
 
 
-def test_the_recorded_configuration_is_the_one_that_ran(first_run):
+def test_recorded_configuration_equals_the_request(first_run):
     (run,) = first_run.store.runs()
     config = yaml.safe_load((first_run.store.artifacts(run) / "config.yaml").read_text("utf-8"))
     assert config["epochs"] == 2
@@ -93,7 +93,7 @@ def test_the_recorded_configuration_is_the_one_that_ran(first_run):
     assert "mindspore==" in (first_run.folder / "out" / "environment.txt").read_text()
 
 
-def test_the_best_checkpoint_gives_the_recorded_predictions(first_run, graph_mode):
+def test_best_checkpoint_reproduces_the_recorded_predictions(first_run, first_request, graph_mode):
     from mindspore import Tensor, load_checkpoint, load_param_into_net
 
     from rp2k_lab.dataset.image import letterbox, read_image
@@ -110,14 +110,14 @@ def test_the_best_checkpoint_gives_the_recorded_predictions(first_run, graph_mod
     missing, _ = load_param_into_net(network, load_checkpoint(str(folder / "checkpoints" / "best.ckpt")))
     assert not missing
     network.set_train(False)
-    root = next((PROJECT / "data").glob(f"shelf-*/{predictions['path'][0]}")).parents[2]
-    photos = np.stack([letterbox(read_image(root / path), (32, 32)) for path in predictions["path"]])
-    logits = network(Tensor(photos)).asnumpy()
+    root = first_request[1].root
+    images = np.stack([letterbox(read_image(root / path), (32, 32)) for path in predictions["path"]])
+    logits = network(Tensor(images)).asnumpy()
     assert [classes[i] for i in logits.argmax(1)] == list(predictions["top1"])
 
 
 def test_averaged_clipped_accumulated_training_saves_the_average(first_run, start):
-    """In one epoch, so that the best checkpoint is that of the last step: the ninth, which no update takes."""
+    """One epoch, so that the best checkpoint is from the last step: the ninth, which no update uses."""
     import mindspore
 
     options = ("ema_decay=0.8", "clip_norm=1.0", "accumulate_steps=2", "lr_batch_size=32")
@@ -139,7 +139,7 @@ def test_averaged_clipped_accumulated_training_saves_the_average(first_run, star
         np.testing.assert_array_equal(best[name].asnumpy(), last[name].asnumpy(), err_msg=name)
 
 
-def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(first_run, start):
+def test_sweep_makes_distinct_runs_equal_to_single_runs(first_run, start):
     sweep = start(*TINY, "-m", "seed=0,1")
     code, _, err = sweep.wait(600)
     assert code == 0, err
@@ -152,7 +152,7 @@ def test_a_sweep_makes_runs_that_can_be_told_apart_and_equal_the_single_run(firs
     assert len({run.data.tags["folder"] for run in runs.values()}) == 2
 
 
-def test_a_sweep_goes_on_after_a_job_that_fails(start):
+def test_sweep_continues_after_a_failed_job(start):
     sweep = start(*TINY, "-m", "batch_size=500,64", "epochs=1")
     code, _, err = sweep.wait()
     assert code == 2
@@ -160,7 +160,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails(start):
     assert [run.info.status for run in sweep.store.runs()] == ["FINISHED"]
 
 
-def test_seresnext50_with_cutout_does_the_same_job(start):
+def test_seresnext50_with_cutout_trains(start):
     command = start(*TINY, "model=seresnext50", "model.depth_multiplier=0.25", "aug=cutout", "epochs=1")
     code, _, err = command.wait(600)
     assert code == 0, err
@@ -169,7 +169,7 @@ def test_seresnext50_with_cutout_does_the_same_job(start):
     assert 0 <= run.data.metrics["test/top1"] <= 1
 
 
-def test_grocery_store_trains_on_real_photos_without_a_test_split(start):
+def test_grocery_store_trains_without_a_test_split(start):
     if not GROCERY_STORE.is_dir():
         pytest.skip("the Grocery Store photos (../shared/data/grocery_store) are not on this machine")
     root = f"dataset.root={GROCERY_STORE}"
@@ -184,7 +184,7 @@ def test_grocery_store_trains_on_real_photos_without_a_test_split(start):
 
 
 @pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_in_mid_epoch_ends_the_run_in_order(start, signum, exit_code):
+def test_signal_in_mid_epoch_stops_the_run_in_order(start, signum, exit_code):
     import mindspore
 
     command = start(*TINY, "epochs=50")
@@ -205,19 +205,19 @@ def test_a_signal_in_mid_epoch_ends_the_run_in_order(start, signum, exit_code):
     assert any(name.startswith("moments.") for name in last)
 
 
-def test_a_second_signal_ends_the_run_at_once(start):
+def test_second_signal_ends_the_run_at_once(start):
     command = start(*TINY, "epochs=50")
     for line in command.process.stdout:
         if "first step compiles" in line:
             break
     command.process.send_signal(signal.SIGINT)
     command.process.stderr.readline()  # blank
-    assert "once more" in command.process.stderr.readline()
+    assert "press Ctrl-C again" in command.process.stderr.readline()
     command.process.send_signal(signal.SIGINT)
     assert command.wait(10)[0] == 130
 
 
-def test_a_loss_that_is_no_number_ends_the_run_as_failed(start):
+def test_nan_loss_ends_the_run_as_failed(start):
     command = start(*TINY, "optimizer.lr=1e30", "optimizer.warmup_epochs=0")
     code, _, err = command.wait()
     assert code == 1
@@ -229,8 +229,8 @@ def test_a_loss_that_is_no_number_ends_the_run_as_failed(start):
     assert run.info.status == "FAILED"
 
 
-def test_a_photo_that_breaks_off_is_named(start, tmp_path, write_photo):
-    """Its header is whole, so that only the training finds it."""
+def test_truncated_image_is_named(start, tmp_path, write_photo):
+    """Its header is intact, so only training notices it."""
     for name, count in (("冰炫", 6), ("红茶 500ml", 6)):
         for i in range(count):
             write_photo(tmp_path / "train" / name / f"{i}.png", 40, 80, seed=i)

@@ -1,4 +1,4 @@
-"""Runs that a store has not got, or not all of, are found by their journals."""
+"""Runs that are not fully uploaded, found by their journals."""
 
 from contextlib import closing, suppress
 from types import SimpleNamespace
@@ -27,8 +27,8 @@ def uri(tmp_path):
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def left_by(folder, uri=None, kind="offline", name="run", tags=(), end=KeyboardInterrupt):
-    """The journal of a run that a signal ended, or an error, or nothing."""
+def make_journal(folder, uri=None, kind="offline", name="run", tags=(), end=KeyboardInterrupt):
+    """Return the journal of a run that `end` stopped (an exception; None: it finished)."""
     tracking = SimpleNamespace(name=kind, uri=uri, experiment="study", flush_seconds=60)
     with suppress(end), MlflowTracker(tracking, name, folder) as tracker:
         tracker.set_tags(dict(tags))
@@ -39,8 +39,8 @@ def left_by(folder, uri=None, kind="offline", name="run", tags=(), end=KeyboardI
     return tracker.journal
 
 
-def test_a_run_without_a_store_is_found_by_its_folder_name_and_id(outputs, uri):
-    file = left_by(outputs / "day" / "time", tags={"k": "v"})
+def test_offline_run_is_found_by_folder_name_and_id(outputs, uri):
+    file = make_journal(outputs / "day" / "time", tags={"k": "v"})
     (outputs / "day" / "time" / "checkpoints").mkdir()
     for reference in (str(file.parent), "run", file.stem[:6]):
         run = lookup_run(uri, reference)
@@ -53,8 +53,8 @@ def test_a_run_without_a_store_is_found_by_its_folder_name_and_id(outputs, uri):
         lookup_run(uri, "nobody")
 
 
-def test_its_files_are_those_of_its_folder(outputs, uri, compose):
-    file = left_by(outputs / "a")
+def test_offline_run_uses_the_files_in_its_folder(outputs, uri, compose):
+    file = make_journal(outputs / "a")
     with pytest.raises(RequestError, match="the run is KILLED and logged no best weights"):
         find_run(uri, "run", outputs)
     (file.parent / "checkpoints").mkdir()
@@ -67,40 +67,40 @@ def test_its_files_are_those_of_its_folder(outputs, uri, compose):
     assert (run.page, run.classes, run.checkpoint.read_bytes()) == (None, ("a", "b"), b"weights")
 
 
-def test_what_the_store_has_all_of_is_the_stores(outputs, uri):
-    file = left_by(outputs / "a", uri, "mlflow")
-    other = left_by(outputs / "b", "sqlite:///elsewhere.db")
-    assert local_runs.unsent(uri) == []
+def test_uploaded_run_is_read_from_the_store(outputs, uri):
+    file = make_journal(outputs / "a", uri, "mlflow")
+    other = make_journal(outputs / "b", "sqlite:///elsewhere.db")
+    assert local_runs.unsent_journals(uri) == []
     assert [run.experiment_id for run in RunStore(uri).find("run")] == [lookup_run(uri, "run").experiment_id]
-    assert other not in local_runs.unsent(uri)
-    file.with_suffix(".sent").unlink()  # a run of which it is not known what the store has is not taken for two
-    assert local_runs.unsent(uri) == [file]
+    assert other not in local_runs.unsent_journals(uri)
+    file.with_suffix(".sent").unlink()  # a run with unknown upload state is not listed twice
+    assert local_runs.unsent_journals(uri) == [file]
     assert lookup_run(uri, "run").run_id == file.stem
 
 
-def test_auto_finds_its_unfinished_run_without_a_store_or_beside_one_that_is_away(outputs, uri, compose, caplog):
+def test_auto_resume_finds_the_unfinished_run_without_a_reachable_store(outputs, uri, compose, caplog):
     config = parse(compose(f"tracking.uri={uri}", "task.resume=auto"))
     assert earlier_run(config) is None
     tags = {FINGERPRINT: fingerprint(config)}
-    file = left_by(outputs / "a", tags=tags)
-    left_by(outputs / "b", tags={FINGERPRINT: "another"})
-    left_by(outputs / "c", tags=tags | {"verifies": file.stem})
+    file = make_journal(outputs / "a", tags=tags)
+    make_journal(outputs / "b", tags={FINGERPRINT: "another"})
+    make_journal(outputs / "c", tags=tags | {"verifies": file.stem})
     assert earlier_run(config).run_id == file.stem
     away = parse(compose("tracking.uri=http://127.0.0.1:9", "task.resume=auto"))
     assert earlier_run(away).run_id == file.stem
-    assert "task.resume=auto: looks under outputs/ alone (tracking.uri=http://127.0.0.1:9: " in caplog.text
+    assert "task.resume=auto: searching only outputs/ (tracking.uri=http://127.0.0.1:9: " in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("tags", "end", "can"),
+    ("tags", "end", "resumable"),
     [({FINGERPRINT: "x"}, KeyboardInterrupt, True), ({}, KeyboardInterrupt, False), ({FINGERPRINT: "x"}, None, False)],
-    ids=["interrupted", "not begun", "finished"],
+    ids=["interrupted", "not recorded", "finished"],
 )
-def test_what_a_study_may_go_on_with(outputs, tags, end, can):
-    folder = left_by(outputs / "a", tags=tags, end=end).parent
-    assert local_runs.is_resumable(folder) is can
+def test_only_an_interrupted_training_is_resumable(outputs, tags, end, resumable):
+    folder = make_journal(outputs / "a", tags=tags, end=end).parent
+    assert local_runs.is_resumable(folder) is resumable
     if tags:
-        with pytest.raises(RequestError, match=r"a: is the folder of run run, id [0-9a-f]{32}\nname another: "):
+        with pytest.raises(RequestError, match=r"a: is the folder of run run, id [0-9a-f]{32}\nuse another: "):
             local_runs.check_unused(folder)
     else:
         local_runs.check_unused(folder)

@@ -10,7 +10,7 @@ from rp2k_lab.tracking.provenance import environment, git_state
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
+    monkeypatch.setattr(provenance, "CLONE", tmp_path)
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
@@ -29,7 +29,7 @@ def test_changed_checkout_is_dirty(checkout):
 
 
 def test_outside_a_checkout_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
+    monkeypatch.setattr(provenance, "CLONE", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_state() == {"git_commit": "unknown", "git_dirty": "unknown"}
 

@@ -1,4 +1,4 @@
-"""A study's page in the real MLflow page: a server, a browser, and what is drawn."""
+"""A study's view on the real MLflow page, with a server and a browser."""
 
 import base64
 import json
@@ -19,13 +19,13 @@ from rp2k_lab.tracking.tracker import MlflowTracker
 LEVELS = {"baseline": 0.70, "cutout": 0.74, "mixup": 0.78}
 STEPS = range(10, 60, 10)
 METRICS = ["test/top1", "val/top1", "train/loss"]
-# Every chart on the page, as the lines and bars given to Plotly.
-DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(trace => ({
+# All charts on the page, as traces of Plotly.
+PLOTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(trace => ({
     names: trace.names, metric: trace.metricKey, mode: trace.mode, fill: trace.fill,
     x: Array.from(trace.x), y: Array.from(trace.y) })))"""
 
-# A server without users is asked who is there, and has no answer.  A browser too slow to draw MLflow's layout
-# within one frame draws the rest in the next, and says so.
+# The page asks a server without users for the current user.  A browser that needs two frames for MLflow's layout
+# logs a message.
 EXPECTED = re.compile("/users/current$|^null ResizeObserver loop completed with undelivered notifications")
 
 
@@ -36,7 +36,7 @@ def curve(top1, seed):
 
 @pytest.fixture
 def study(server, tmp_path):
-    """Six runs of three levels under a parent without metrics; gives the experiment's id, its view and port."""
+    """Six runs of three levels under a parent without metrics; gives experiment id, view key and port."""
     tracking = SimpleNamespace(name="mlflow", uri=server.address, experiment="ablation", flush_seconds=3600)
     with MlflowTracker(tracking, "the parent", tmp_path / "runs") as parent:
         for level, top1 in LEVELS.items():
@@ -53,22 +53,22 @@ def study(server, tmp_path):
 
 @pytest.fixture
 def page(browser, study):
-    """The study's page when all its charts are drawn, and what it asked and said meanwhile."""
+    """The study's page with all charts, and its requests and messages so far."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page, asked, said = context.new_page(), [], []
-    context.on("request", lambda request: asked.append(request.url))
+    page, requests, messages = context.new_page(), [], []
+    context.on("request", lambda request: requests.append(request.url))
     page.on(
-        "console", lambda line: said.append(f"{line.text} {line.location['url']}") if line.type == "error" else None
+        "console", lambda line: messages.append(f"{line.text} {line.location['url']}") if line.type == "error" else None
     )
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(page_url(study.experiment, study.key, study.port))
-    page.wait_for_function(f"({DRAWN})().filter(traces => traces.length).length >= 4", timeout=20_000)
+    page.wait_for_function(f"({PLOTS})().filter(traces => traces.length).length >= 4", timeout=20_000)
     page.wait_for_selector(".js-plotly-plot .main-svg")
-    yield SimpleNamespace(page=page, asked=asked, said=said)
+    yield SimpleNamespace(page=page, requests=requests, messages=messages)
     context.close()
 
 
-def test_the_page_opens_grouped_with_the_charts_of_the_study(page, study):
+def test_page_opens_grouped_with_the_charts_of_the_study(page, study):
     text = page.page.locator("body").inner_text()
     assert [text.count(f"Group: {level}\n") for level in LEVELS] == [1, 1, 1]
     assert "6 matching runs" in text
@@ -76,7 +76,7 @@ def test_the_page_opens_grouped_with_the_charts_of_the_study(page, study):
     assert text.index("Group: mixup") < text.index("Group: baseline")
     assert text.index("Mean by level") < text.index("Mean and range by level") < text.index("train\n(1)")
 
-    test_bar, val_bar, val_curve, loss_curve = page.page.evaluate(DRAWN)[:4]
+    test_bar, val_bar, val_curve, loss_curve = page.page.evaluate(PLOTS)[:4]
     shown = dict(zip(test_bar[0]["names"], test_bar[0]["x"], strict=True))
     assert shown == pytest.approx({level: top1 + 0.01 for level, top1 in LEVELS.items()})
     last = {level: curve(top1, 0.5)[-1] for level, top1 in LEVELS.items()}
@@ -91,13 +91,13 @@ def test_the_page_opens_grouped_with_the_charts_of_the_study(page, study):
         np.testing.assert_allclose(edges, curve(top1, 0)[::-1] + curve(top1, 1))
     assert {trace["metric"] for trace in loss_curve} == {None, "train/loss"}
 
-    assert [line for line in page.said if not EXPECTED.search(line)] == []
-    assert {urlsplit(url).netloc for url in page.asked} == {f"127.0.0.1:{study.port}"}
+    assert [line for line in page.messages if not EXPECTED.search(line)] == []
+    assert {urlsplit(url).netloc for url in page.requests} == {f"127.0.0.1:{study.port}"}
     with urllib.request.urlopen(f"http://127.0.0.1:{study.port}/ajax-api/3.0/mlflow/ui-telemetry") as answer:
         assert json.load(answer)["disable_ui_telemetry"] is True
 
 
-def test_a_view_is_found_under_the_same_key_again():
+def test_equal_arguments_give_the_same_view_key():
     key, value = grouped_view("params.seed", METRICS)
     assert grouped_view("params.seed", METRICS)[0] == key
     assert grouped_view("tags.seed", METRICS)[0] != key

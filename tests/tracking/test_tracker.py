@@ -27,7 +27,7 @@ def read(settings, tracker):
     return mlflow.MlflowClient(settings.uri).get_run(tracker.run_id)
 
 
-def test_what_is_logged_is_in_the_store(tmp_path):
+def test_everything_logged_is_in_the_store(tmp_path):
     settings = tracking(tmp_path)
     note = tmp_path / "note.txt"
     note.write_text("伊利 安慕希")
@@ -47,7 +47,7 @@ def test_what_is_logged_is_in_the_store(tmp_path):
     assert (tmp_path / "artifacts" / tracker.run_id / "artifacts" / "notes" / "note.txt").read_text() == "伊利 安慕希"
 
 
-def test_what_is_logged_arrives_while_the_run_goes_on(tmp_path, wait_for):
+def test_metrics_are_uploaded_during_the_run(tmp_path, wait_for):
     settings = tracking(tmp_path, flush_seconds=0.05)
     with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
         tracker.log_metrics({"a": 1}, 1)
@@ -60,7 +60,7 @@ def test_what_is_logged_arrives_while_the_run_goes_on(tmp_path, wait_for):
     [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Interrupted(signal.SIGTERM), "KILLED")],
 )
 @pytest.mark.parametrize("kind", ["memory", "mlflow"])
-def test_the_status_is_right_however_the_run_ends(tmp_path, kind, error, status):
+def test_status_of_a_failed_or_interrupted_run(tmp_path, kind, error, status):
     tracker = MemoryTracker() if kind == "memory" else MlflowTracker(tracking(tmp_path), "run", tmp_path / "run")
     tracker.log_metrics({"a": 1}, 1)
     with pytest.raises(type(error)), tracker:
@@ -72,7 +72,7 @@ def test_the_status_is_right_however_the_run_ends(tmp_path, kind, error, status)
         assert run.data.metrics == {"a": 1}
 
 
-def test_a_run_whose_process_was_killed_is_marked_at_the_next_start(tmp_path):
+def test_run_of_a_killed_process_is_marked_at_the_next_start(tmp_path):
     program = f"""
 import os, signal
 from pathlib import Path
@@ -89,11 +89,11 @@ os.kill(os.getpid(), signal.SIGKILL)
     with MlflowTracker(tracking(tmp_path), "next", tmp_path / "next") as tracker:
         statuses = {run.info.run_name: run.info.status for run in client.search_runs(["1"])}
         assert statuses == {"victim": "KILLED", "next": "RUNNING"}
-        with MlflowTracker(tracking(tmp_path), "third", tmp_path / "third"):  # the living are left alone
+        with MlflowTracker(tracking(tmp_path), "third", tmp_path / "third"):  # live processes keep their status
             assert client.get_run(tracker.run_id).info.status == "RUNNING"
 
 
-def test_processes_that_open_a_fresh_store_at_once_all_get_their_run(tmp_path):
+def test_processes_that_create_a_store_at_once_all_get_their_run(tmp_path):
     program = f"""
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,39 +111,39 @@ with MlflowTracker(settings, "run", Path("{tmp_path}/run")) as tracker:
     assert all(len(client.get_metric_history(run.info.run_id, "a")) == 50 for run in runs)
 
 
-def test_a_server_gets_everything_and_gives_it_back(tmp_path, server):
+def test_everything_is_uploaded_to_a_server_and_read_back(tmp_path, server):
     settings = tracking(tmp_path, uri=server.address)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "note.txt").write_text("kept")
     with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
         tracker.log_artifact(tmp_path / "run" / "note.txt")
         tracker.log_metrics({"a": 1}, 1)
-    assert tracker.where_to_look() == [f"{server.address}/#/experiments/1/runs/{tracker.run_id}"]
+    assert tracker.next_steps() == [f"{server.address}/#/experiments/1/runs/{tracker.run_id}"]
     assert list((tmp_path / "served").rglob("note.txt"))
     store = RunStore(server.address)
-    (stored,) = store.find(tracker.run_id[:6])
-    assert (stored.name, stored.status, stored.metrics) == ("run", "FINISHED", {"a": 1})
+    (run,) = store.find(tracker.run_id[:6])
+    assert (run.name, run.status, run.metrics) == ("run", "FINISHED", {"a": 1})
     (tmp_path / "downloads").mkdir()
-    folder = store.fetch(stored, ["note.txt", "folder/absent.txt"], tmp_path / "downloads")
+    folder = store.fetch(run, ["note.txt", "folder/absent.txt"], tmp_path / "downloads")
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"note.txt": "kept"}
 
 
 @pytest.mark.parametrize("uri", ["foo://somewhere", "http://", "http://host:port", "sqlite:////proc/none/mlflow.db"])
-def test_a_store_that_cannot_be_is_a_wrong_request_and_leaves_no_journal(tmp_path, uri):
+def test_impossible_store_is_refused_and_leaves_no_journal(tmp_path, uri):
     with pytest.raises(RequestError, match=rf"^tracking\.uri={uri}: ") as error:
         MlflowTracker(tracking(tmp_path, uri=uri), "run", tmp_path / "run")
     assert len(str(error.value).splitlines()) == 2
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_credentials_are_taken_out_of_a_uri():
+def test_credentials_are_removed_from_a_uri():
     assert redact("postgresql://me:pw@db/runs") == "postgresql://db/runs"
     assert redact("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
 @pytest.mark.parametrize("kind", ["memory", "mlflow"])
-def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, kind):
-    """Two ends too early; of the last step there are two scores by right: the last epoch's and the best weights'."""
+def test_reopened_run_records_each_value_once(tmp_path, kind):
+    """Two interruptions; the last step rightly has two scores: the last epoch's and the best weights'."""
     settings = tracking(tmp_path)
 
     def reopened(former):
@@ -160,13 +160,13 @@ def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, k
 
     first = MemoryTracker() if kind == "memory" else MlflowTracker(settings, "run", tmp_path)
     train(first, 1, 4)
-    point = first.logged()
-    assert point == {"loss": 4, "rate": 4, "top1": 1}
+    checkpoint = first.logged()
+    assert checkpoint == {"loss": 4, "rate": 4, "top1": 1}
     train(first, 5, 6)
     first.flush()
     second = reopened(first)
-    second.rewind(point)
-    assert second.logged() == point
+    second.rewind(checkpoint)
+    assert second.logged() == checkpoint
     train(second, 5, 6)
     end = second.logged()
     second.flush()
@@ -187,7 +187,7 @@ def test_a_reopened_run_records_nothing_twice_and_leaves_nothing_out(tmp_path, k
     assert third.history == history
 
 
-def test_runs_are_found_by_a_tag_the_newest_first(tmp_path):
+def test_runs_are_found_by_a_tag_newest_first(tmp_path):
     settings = tracking(tmp_path)
     for name, tags in (("a", {}), ("b", {"config_fingerprint": "x"}), ("c", {"config_fingerprint": "y"})):
         with MlflowTracker(settings, name, tmp_path) as tracker:
@@ -195,14 +195,14 @@ def test_runs_are_found_by_a_tag_the_newest_first(tmp_path):
     assert [run.name for run in RunStore(settings.uri).with_tag("config_fingerprint")] == ["c", "b"]
 
 
-def listening_at(port):
-    """The addresses at which a process listens on the port."""
-    found = [c.laddr for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    return {address.ip for address in found if address.port == port}
+def listening_addresses(port):
+    """Return the addresses on which a process listens at the port."""
+    addresses = [c.laddr for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    return {address.ip for address in addresses if address.port == port}
 
 
-@pytest.mark.parametrize("host", [(), pytest.param(("127.0.0.2",), marks=pytest.mark.long)], ids=["default", "told"])
-def test_the_page_listens_on_this_machine_alone_unless_told_otherwise(tmp_path, wait_for, host):
+@pytest.mark.parametrize("host", [(), pytest.param(("127.0.0.2",), marks=pytest.mark.long)], ids=["default", "chosen"])
+def test_page_listens_on_this_machine_by_default(tmp_path, wait_for, host):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -213,12 +213,12 @@ mlflow_store.STORE = server.STORE = pathlib.Path("{tmp_path}")
 sys.exit(server.serve({port}, *{host}))
 """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    # In a session of its own, since MLflow's workers are processes too.
+    # A separate session, to kill MLflow's worker processes too.
     with subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, start_new_session=True, **pipes) as process:
         try:
-            assert wait_for(lambda: listening_at(port)) == {*(host or ("127.0.0.1",))}
+            assert wait_for(lambda: listening_addresses(port)) == {*(host or ("127.0.0.1",))}
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-        said = process.stdout.read().splitlines()
-    assert said[0].startswith(f"the MLflow page: http://{(*host, '127.0.0.1')[0]}:{port} ")
-    assert any("there is no login" in line for line in said) == bool(host)
+        lines = process.stdout.read().splitlines()
+    assert lines[0].startswith(f"the MLflow page: http://{(*host, '127.0.0.1')[0]}:{port} ")
+    assert any("there is no login" in line for line in lines) == bool(host)

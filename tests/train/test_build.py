@@ -17,14 +17,14 @@ SMALL = ("model.width_multiplier=0.125", "model.depth_multiplier=0.25")
 
 @pytest.fixture
 def training_of(compose):
-    """training_of(*overrides): of 6, 3 and 1 photos of three classes, and none of a fourth, two steps an epoch."""
+    """Return training_of(*overrides): 6, 3, 1 and 0 images of four classes, two steps an epoch."""
 
     def build(*overrides, workers=ALONE):
         config = parse(compose(*SMALL, *overrides))
         rows = pd.DataFrame({"row": range(10), "label": np.repeat([2, 0, 1], [6, 3, 1])})
         augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
         batches = TrainingBatches(
-            None, rows, augmentation, config.size, 5, seed=0, num_classes=4, workers_together=workers.count
+            None, rows, augmentation, config.size, 5, seed=0, num_classes=4, world_size=workers.world_size
         )
         return build_training(config, batches, workers)
 
@@ -37,11 +37,11 @@ def loss_of(training_of):
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_the_photos_that_a_training_draws_from_reach_its_loss(loss_of):
+def test_the_loss_has_the_class_counts_of_the_training_images(loss_of):
     loss = loss_of("loss=logit_adjusted", "loss.tau=2", "loss.label_smoothing=0.3")
     assert isinstance(loss, LogitAdjusted)
     assert loss.label_smoothing == 0.3
-    expected = 2 * np.log(np.array([3, 1, 6, 1]) / 11)  # the fourth class counts as one photo
+    expected = 2 * np.log(np.array([3, 1, 6, 1]) / 11)  # the empty class counts as one image
     np.testing.assert_allclose(loss.adjustment.asnumpy(), expected, rtol=1e-6)
 
 
@@ -53,8 +53,8 @@ def test_cross_entropy_is_the_default(loss_of):
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_the_average_is_evaluated_and_follows_weights_and_batch_norm(training_of):
-    """As timm's ModelEmaV2: the running statistics are averaged like the weights; counters are taken over."""
+def test_the_evaluated_average_follows_weights_and_batch_norm(training_of):
+    """As timm's ModelEmaV2: running statistics are averaged like weights; counters are copied."""
     training = training_of("optimizer.ema_decay=0.75", "model.drop_path_rate=0.5")
     step = training.model.train_network
     average = {p.name: p for p in training.network.get_parameters()}
@@ -79,7 +79,7 @@ def test_the_average_is_evaluated_and_follows_weights_and_batch_norm(training_of
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_without_an_average_the_trained_network_is_the_evaluated_one(training_of):
+def test_without_an_average_the_trained_network_is_evaluated(training_of):
     training = training_of()
     assert training.network is training.model._network
     assert not any(p.name.startswith("trained.") for p in training.model.train_network.get_parameters())
@@ -87,7 +87,7 @@ def test_without_an_average_the_trained_network_is_the_evaluated_one(training_of
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_workers_begin_with_the_same_weights_and_draw_masks_of_their_own(training_of):
+def test_ranks_start_with_equal_weights_and_draw_different_masks(training_of):
     trainings = [training_of("model.drop_path_rate=0.5", workers=Workers(rank, 2)) for rank in (0, 1)]
     alone = training_of("model.drop_path_rate=0.5")
     first, second, one = (
@@ -96,18 +96,18 @@ def test_workers_begin_with_the_same_weights_and_draw_masks_of_their_own(trainin
     )
     assert first == one != {}
     assert all(first[name] != second[name] for name in first)
-    for mine, other in zip(*(t.network.get_parameters() for t in trainings), strict=True):
-        np.testing.assert_array_equal(mine.asnumpy(), other.asnumpy(), err_msg=mine.name)
+    for one_parameter, other in zip(*(t.network.get_parameters() for t in trainings), strict=True):
+        np.testing.assert_array_equal(one_parameter.asnumpy(), other.asnumpy(), err_msg=other.name)
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_the_rate_counts_the_photos_of_all_workers(training_of):
+def test_the_learning_rate_scales_with_the_images_of_all_ranks(training_of):
     options = ("optimizer.lr_batch_size=5", "optimizer.warmup_epochs=0", "optimizer.lr=0.5")
     assert training_of(*options).learning_rate[0] == pytest.approx(0.5)
     assert training_of(*options, workers=Workers(0, 2)).learning_rate[0] == pytest.approx(1.0)
 
 
-def test_a_batch_needs_photos_for_every_worker(compose):
+def test_a_batch_too_large_for_the_ranks_is_refused(compose):
     config, rows = parse(compose("batch_size=6")), pd.DataFrame({"row": range(11), "label": 0})
     with pytest.raises(RequestError, match="train has 11 photos for 2 workers\nuse batch_size=5 or less"):
         build_batches(config, None, None, rows, Workers(0, 2))

@@ -23,13 +23,13 @@ def test_restores_parameters_statistics_and_step(tmp_path):
         np.testing.assert_array_equal(one.asnumpy(), other.asnumpy(), err_msg=one.name)
 
 
-def test_makes_the_folder_and_leaves_nothing_else(tmp_path):
+def test_save_creates_the_folder_and_no_other_file(tmp_path):
     save_checkpoint(net(), tmp_path / "new" / "最好.ckpt", 1)
     assert os.listdir(tmp_path / "new") == ["最好.ckpt"]
     assert stat.S_IMODE((tmp_path / "new" / "最好.ckpt").stat().st_mode) == 0o644
 
 
-def test_replaces_an_older_file(tmp_path):
+def test_save_replaces_an_older_file(tmp_path):
     file = tmp_path / "a.ckpt"
     save_checkpoint(net(value=1.0), file, 1)
     save_checkpoint(net(value=2.0), file, 2)
@@ -38,7 +38,7 @@ def test_replaces_an_older_file(tmp_path):
     assert (target[0].weight.asnumpy() == 2).all()
 
 
-def test_failed_write_keeps_the_older_file(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_older_file(tmp_path, monkeypatch):
     file = tmp_path / "a.ckpt"
     save_checkpoint(net(value=1.0), file, 1)
 
@@ -61,9 +61,9 @@ def test_missing_parameters_are_named(tmp_path):
         load_checkpoint(net(), tmp_path / "a.ckpt")
 
 
-def test_other_number_of_classes_is_refused(tmp_path):
+def test_another_number_of_classes_is_refused(tmp_path):
     save_checkpoint(net(outputs=3), tmp_path / "a.ckpt", 1)
-    with pytest.raises(ValueError, match=r"0\.weight has the shape \(3, 2\), in the network it has \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"0\.weight has shape \(3, 2\), but \(4, 2\) in the network"):
         load_checkpoint(net(outputs=4), tmp_path / "a.ckpt")
 
 

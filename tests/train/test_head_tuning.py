@@ -1,4 +1,4 @@
-"""Training of the last layers: what moves, and that features computed once make no difference."""
+"""Training of the last layers: the parameters that change, and the equality of training on features."""
 
 import zlib
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.evaluation.predictor import Member
 from rp2k_lab.model.network import freeze_all_but_last
 from rp2k_lab.task import fixres
-from rp2k_lab.train.build import build_batches, build_model, build_network, build_photos, preprocessing
+from rp2k_lab.train.build import build_batches, build_images, build_model, build_network, preprocessing
 from rp2k_lab.train.head_tuning import build_head_tuning
 
-# The photos of the tasks' tests.  A last stage of one block has a shortcut's norm behind the block's last.
+# The images of the tests of tasks.  In a last stage of one block, the shortcut's norm follows the block's last norm.
 TINY = (
     "dataset.classes=8",
     "dataset.train_images=300",
@@ -43,11 +43,11 @@ def moved(before: dict[str, int], cell) -> set[str]:
 
 @pytest.fixture
 def tuning(compose, tmp_path):
-    """tuning(*overrides): (configuration, index, tuning) of a small network with initial weights."""
+    """Return tuning(*overrides): (configuration, index, head tuning) of a small network with initial weights."""
 
     @contextmanager
     def tuning(*overrides):
-        config = fixres.checked(parse(compose("task=fixres", "runs=x", *TINY, *overrides)))
+        config = fixres.without_augmentation(parse(compose("task=fixres", "runs=x", *TINY, *overrides)))
         index = build_index(config.dataset)
         member = Member("m", build_network(config, len(index.classes)), preprocessing(config))
         with build_head_tuning(config, index, member, ["val"], tmp_path, lambda: None) as tuning:
@@ -60,8 +60,8 @@ def train(model, batches):
     model.train(1, mindspore_dataset(batches), dataset_sink_mode=False)
 
 
-def test_the_classifier_alone_moves_and_as_through_the_whole_network(tuning):
-    """With dropout before it, whose masks go by the step, and stochastic depth, which is off in what is frozen."""
+def test_only_the_classifier_changes_and_as_through_the_whole_network(tuning):
+    """With dropout, whose masks depend on the step, and stochastic depth, which is off in frozen layers."""
     with tuning("model.drop_rate=0.3", "model.drop_path_rate=0.3") as (config, index, tuned):
         network, before = tuned.training.network, checksums(tuned.training.network)
         tuned.prepare()
@@ -72,7 +72,7 @@ def test_the_classifier_alone_moves_and_as_through_the_whole_network(tuning):
 
         other = build_network(config, len(index.classes))
         freeze_all_but_last(other.network, with_norm=False)
-        batches = build_batches(config, index, build_photos(config, index), index.split("train"))
+        batches = build_batches(config, index, build_images(config, index), index.split("train"))
         train(build_model(config, other, batches)[0], batches)
         assert moved(before, other) == {"fc.weight", "fc.bias", "dropout.step"}
         fc, other_fc = network.network.head.fc, other.network.head.fc
@@ -80,7 +80,7 @@ def test_the_classifier_alone_moves_and_as_through_the_whole_network(tuning):
         np.testing.assert_allclose(fc.bias.asnumpy(), other_fc.bias.asnumpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_with_the_norm_before_it_that_and_its_running_statistics_move_too(tuning):
+def test_with_the_last_norm_the_norm_and_its_statistics_change_too(tuning):
     with tuning("task.tune=classifier_bn", "model.drop_path_rate=0.3") as (_, _, tuned):
         network, before = tuned.training.network, checksums(tuned.training.network)
         train(tuned.training.model, tuned.training.batches)

@@ -25,7 +25,7 @@ def test_cosine_equals_the_formula():
     assert rates.dtype == np.float32
 
 
-def test_ends_are_exact():
+def test_first_and_last_rate_are_exact():
     rates = cosine_schedule(100, peak=0.05, end=1e-6)
     assert rates[0] == np.float32(0.05)
     assert rates[-1] == np.float32(1e-6)
@@ -39,7 +39,7 @@ def test_warmup_is_linear_and_reaches_the_peak():
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 7, 49])
-def test_rises_in_the_warmup_and_never_after(warmup):
+def test_rate_rises_only_in_the_warmup(warmup):
     rates = cosine_schedule(50, peak=0.1, end=0.01, warmup_steps=warmup)
     assert len(rates) == 50
     assert (np.diff(rates[:warmup]) > 0).all()
@@ -49,7 +49,7 @@ def test_rises_in_the_warmup_and_never_after(warmup):
 
 
 @pytest.mark.parametrize("warmup", [5, 6, 500])
-def test_warmup_as_long_as_the_run_or_longer_takes_all_steps(warmup):
+def test_a_long_warmup_takes_all_steps(warmup):
     np.testing.assert_allclose(cosine_schedule(5, peak=1.0, end=0.0, warmup_steps=warmup), [0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -69,7 +69,7 @@ class Tiny(nn.Cell):
 @pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
 @pytest.mark.usefixtures("pynative")
 def test_decay_acts_on_weights_but_not_on_norms_and_biases(loss_scale):
-    """Two steps of SGD with momentum against NumPy; the gradients come multiplied by the loss scale, as in training."""
+    """Two steps of SGD with momentum against NumPy; gradients include the loss scale, as in training."""
     net = Tiny()
     optimizer, rates = build_optimizer(OPTIONS, net, epochs=2, steps_per_epoch=2, batch_size=4, loss_scale=loss_scale)
     rng = np.random.default_rng(0)
@@ -91,23 +91,23 @@ def rates_of(epochs, steps_per_epoch, batch_size=4, **changes):
     return build_optimizer(options(**changes), Tiny(), epochs, steps_per_epoch, batch_size)[1]
 
 
-def test_rates_cover_the_run_and_warm_up_in_epochs():
+def test_rates_cover_the_run_and_warmup_counts_epochs():
     np.testing.assert_array_equal(rates_of(3, 8, warmup_epochs=0.5), cosine_schedule(24, 0.1, 0.001, warmup_steps=4))
 
 
-@pytest.mark.parametrize(("photos", "meant_for", "rate"), [(512, 256, 0.2), (64, 256, 0.025), (64, None, 0.1)])
-def test_the_rate_grows_with_the_photos_of_an_update(photos, meant_for, rate):
-    assert scaled_rate(0.1, photos, meant_for) == pytest.approx(rate)
+@pytest.mark.parametrize(("images", "reference", "rate"), [(512, 256, 0.2), (64, 256, 0.025), (64, None, 0.1)])
+def test_the_rate_scales_with_the_images_of_an_update(images, reference, rate):
+    assert scaled_rate(0.1, images, reference) == pytest.approx(rate)
 
 
-def test_the_peak_alone_is_scaled_and_accumulated_batches_count():
+def test_only_the_peak_is_scaled_and_accumulated_batches_count():
     scaled = rates_of(2, 6, batch_size=32, lr_batch_size=16, accumulate_steps=3, warmup_epochs=0.5)
     np.testing.assert_array_equal(scaled[::3], cosine_schedule(4, 0.1 * 6, 0.001, warmup_steps=1))
     assert scaled[-1] == np.float32(0.001)
 
 
-def test_the_steps_of_an_update_share_its_rate_across_epochs():
-    """7 steps an epoch, two epochs: three updates of 4 steps, the second from both epochs, and 2 steps of none."""
+def test_the_steps_of_an_update_share_a_rate_across_epochs():
+    """Two epochs of 7 steps: three updates of 4 steps, the second from both epochs, and 2 steps without update."""
     rates = rates_of(2, 7, accumulate_steps=4)
     update = cosine_schedule(3, 0.1, 0.001)
     np.testing.assert_array_equal(rates, np.repeat([*update, update[-1]], [4, 4, 4, 2]))
@@ -120,7 +120,7 @@ def test_a_run_too_short_for_one_update_is_refused():
 
 
 def clipped(gradients, max_norm):
-    """In float64."""
+    """Return clipped gradients in NumPy, float64."""
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients))
     return [g * min(1.0, max_norm / norm) for g in gradients]
 
@@ -130,26 +130,26 @@ def clipped(gradients, max_norm):
 def test_clipping_equals_numpy(max_norm):
     rng = np.random.default_rng(0)
     gradients = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 4, 2), (5,), ())]
-    found = clip_by_global_norm(tuple(map(Tensor, gradients)), max_norm)
-    for one, expected in zip(found, clipped(gradients, max_norm), strict=True):
+    result = clip_by_global_norm(tuple(map(Tensor, gradients)), max_norm)
+    for one, expected in zip(result, clipped(gradients, max_norm), strict=True):
         np.testing.assert_allclose(one.asnumpy(), expected, rtol=1e-5)
     if max_norm == 100.0:
-        np.testing.assert_array_equal(found[0].asnumpy(), gradients[0])
+        np.testing.assert_array_equal(result[0].asnumpy(), gradients[0])
     else:
-        assert np.sqrt(sum((one.asnumpy() ** 2).sum() for one in found)) <= max_norm * (1 + 1e-5)
+        assert np.sqrt(sum((one.asnumpy() ** 2).sum() for one in result)) <= max_norm * (1 + 1e-5)
 
 
 @pytest.mark.usefixtures("pynative")
 def test_gradients_of_zero_are_clipped_to_zero():
-    (found,) = clip_by_global_norm((Tensor(np.zeros(3, np.float32)),), 1.0)
-    np.testing.assert_array_equal(found.asnumpy(), np.zeros(3))
+    (result,) = clip_by_global_norm((Tensor(np.zeros(3, np.float32)),), 1.0)
+    np.testing.assert_array_equal(result.asnumpy(), np.zeros(3))
 
 
 @pytest.mark.usefixtures("pynative")
-def test_moving_average_equals_numpy_and_takes_counters_as_they_are():
+def test_moving_average_equals_numpy_and_copies_counters():
     average, value = np.float32([1, 2, 3]), np.float32([3, 2, -1])
-    found = moving_average(Tensor(average), Tensor(value), 0.75)
-    np.testing.assert_allclose(found.asnumpy(), 0.75 * average + 0.25 * value, rtol=1e-6)
+    result = moving_average(Tensor(average), Tensor(value), 0.75)
+    np.testing.assert_allclose(result.asnumpy(), 0.75 * average + 0.25 * value, rtol=1e-6)
     assert moving_average(Tensor(np.int32([1])), Tensor(np.int32([7])), 0.75).asnumpy() == [7]
 
 
@@ -173,16 +173,16 @@ class Reference:
             decay = self.settings.weight_decay if self.values[name].ndim > 1 else 0.0
             self.velocity[name] = self.settings.momentum * self.velocity[name] + gradient + decay * self.values[name]
             self.values[name] = self.values[name] - rate * self.velocity[name]
-            share = self.settings.ema_decay
-            self.averages[name] = share * self.averages[name] + (1 - share) * self.values[name]
+            ema_decay = self.settings.ema_decay
+            self.averages[name] = ema_decay * self.averages[name] + (1 - ema_decay) * self.values[name]
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("accumulate_steps", [1, 3])
 @pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
 @pytest.mark.usefixtures("graph_mode")
-def test_all_together_equal_numpy(together, loss_scale):
-    """Seven steps: with three an update the last is left over.  Some gradients are longer than the limit, some not."""
-    settings = options(accumulate_steps=together, clip_norm=4.0, ema_decay=0.75)
+def test_all_options_together_equal_numpy(accumulate_steps, loss_scale):
+    """In seven steps; with three an update, the last step has no update.  Only some gradients exceed the norm."""
+    settings = options(accumulate_steps=accumulate_steps, clip_norm=4.0, ema_decay=0.75)
     average, net = Tiny(), Tiny()
     net.update_parameters_name("trained.")
     cell, rates = build_optimizer(settings, net, 1, 7, 4, loss_scale, average)
@@ -194,13 +194,13 @@ def test_all_together_equal_numpy(together, loss_scale):
         gradients = {n: (size * rng.normal(size=v.shape)).astype(np.float32) for n, v in expected.values.items()}
         cell(tuple(Tensor(gradients[name] * np.float32(loss_scale)) for name in order))
         expected.step(gradients, rates)
-    assert expected.updates == 7 // together
+    assert expected.updates == 7 // accumulate_steps
     averages = {p.name: p.asnumpy() for p in average.get_parameters()}
     for parameter in cell.parameters:
         name = parameter.name
         np.testing.assert_allclose(parameter.asnumpy(), expected.values[name], rtol=1e-5, atol=1e-6, err_msg=name)
-        of_it = averages[name.removeprefix("trained.")]
-        np.testing.assert_allclose(of_it, expected.averages[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        value = averages[name.removeprefix("trained.")]
+        np.testing.assert_allclose(value, expected.averages[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 class Plain(nn.Cell):
@@ -219,7 +219,7 @@ class Plain(nn.Cell):
 
 
 def training(steps, batch_size, loss_scale=1024.0, **changes):
-    """(the compiled step, trained network, its average) as a run has them."""
+    """Return (compiled step, trained network, its average), built as in a run."""
     average, net = Plain(), Plain()
     net.update_parameters_name("trained.")
     settings = options(lr=0.5, clip_norm=0.4, ema_decay=0.5, **changes)
@@ -234,24 +234,24 @@ def values(net) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def photos():
-    """Two batches of 12."""
+def samples():
+    """Return (inputs, labels) of two batches of 12."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(24, 5)).astype(np.float32), rng.integers(0, 3, 24).astype(np.int32)
 
 
-def run(step, photos, batch_size, first=0, last=None):
-    for start in range(first * batch_size, (last or len(photos[0]) // batch_size) * batch_size, batch_size):
-        step(*(Tensor(part[start : start + batch_size]) for part in photos))
+def run(step, samples, batch_size, first=0, last=None):
+    for start in range(first * batch_size, (last or len(samples[0]) // batch_size) * batch_size, batch_size):
+        step(*(Tensor(part[start : start + batch_size]) for part in samples))
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_accumulated_batches_make_the_update_of_the_large_batch(photos):
+def test_accumulated_batches_equal_the_update_of_a_large_batch(samples):
     large, net, average = training(2, 12)
     before = values(net)
-    run(large, photos, 12)
+    run(large, samples, 12)
     small, small_net, small_average = training(6, 4, accumulate_steps=3)
-    run(small, photos, 4)
+    run(small, samples, 4)
     for one, other in ((net, small_net), (average, small_average)):
         for name, value in values(one).items():
             np.testing.assert_allclose(values(other)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -259,16 +259,16 @@ def test_accumulated_batches_make_the_update_of_the_large_batch(photos):
 
 
 @pytest.mark.usefixtures("graph_mode")
-def test_a_training_goes_on_in_the_middle_of_an_update(photos, tmp_path):
-    """From a checkpoint of the whole step, bit for bit: averages, sums and their count are in it."""
+def test_training_resumes_in_the_middle_of_an_update(samples, tmp_path):
+    """Bit for bit from a checkpoint of the training step, which has averages, sums and their count."""
     whole, *_ = training(6, 4, accumulate_steps=3)
-    run(whole, photos, 4, last=2)
+    run(whole, samples, 4, last=2)
     save_checkpoint(whole, tmp_path / "last.ckpt", 2)
-    run(whole, photos, 4, first=2)
+    run(whole, samples, 4, first=2)
     resumed, *_ = training(6, 4, accumulate_steps=3)
     load_checkpoint(resumed, tmp_path / "last.ckpt")
-    run(resumed, photos, 4, first=2)
-    found = values(resumed)
+    run(resumed, samples, 4, first=2)
+    restored = values(resumed)
     for name, value in values(whole).items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert {"accumulated_steps", "trained.layers.0.weight", "layers.0.weight"} <= set(found)
+        np.testing.assert_array_equal(restored[name], value, err_msg=name)
+    assert {"accumulated_steps", "trained.layers.0.weight", "layers.0.weight"} <= set(restored)

@@ -1,4 +1,4 @@
-"""What earlier runs must have in common, and what their networks must fit."""
+"""Checks of the earlier runs that a task starts from."""
 
 import logging
 from dataclasses import replace
@@ -46,7 +46,7 @@ def index_of(*classes):
     return Index(Path("photos"), table, list(classes), "", "", table)
 
 
-def test_the_same_classes_are_accepted_and_others_named(run):
+def test_equal_classes_are_accepted_and_differences_named(run):
     check_classes(index_of(*CLASSES), run, "rp2k")
     with pytest.raises(RequestError) as error:
         check_classes(index_of("others", "冰炫", "a", "b", "c", "d", "e"), run, "rp2k")
@@ -61,13 +61,13 @@ def test_another_order_is_a_difference(run):
         check_classes(index_of(*reversed(CLASSES)), run, "rp2k")
 
 
-def test_differences_stay_on_their_line():
-    assert "\n" not in class_differences(["a\nb"], ["c"], "ours", "theirs")
+def test_differences_are_one_line():
+    assert "\n" not in class_differences(["a\nb"], ["c"], "one", "other")
 
 
 @pytest.fixture
 def loaded(monkeypatch, run):
-    """loaded(*runs): what load_members makes of runs that are found so, without their networks."""
+    """Return loaded(*runs): `load_members` with these runs, without their networks."""
 
     def load(*runs):
         by_reference = {each.reference: each for each in runs}
@@ -82,7 +82,7 @@ def loaded(monkeypatch, run):
     return load
 
 
-def test_members_have_their_own_preprocessing_and_names_that_can_be_told_apart(compose, run, loaded):
+def test_members_have_separate_preprocessings_and_unique_names(compose, run, loaded):
     others = [replace(run, reference=name, checkpoint=Path(name)) for name in ("b", "c")]
     request = "runs=[earlier,b,c]"
     configs = [parse(compose("task=ensemble", request, f"size={side}", "crop_ratio=0.8")) for side in (32, 64, 96)]
@@ -109,11 +109,11 @@ def test_runs_of_other_classes_are_refused(compose, run, loaded):
 
 
 def test_weights_of_another_network_are_refused(compose, run):
-    here = parse(compose("task=evaluate", "runs=earlier", *SMALL))
+    config = parse(compose("task=evaluate", "runs=earlier", *SMALL))
     wider = parse(compose("task=evaluate", "runs=earlier", "model.width_multiplier=0.25", SMALL[1]))
-    save_checkpoint(build_network(here, 3), run.checkpoint, step=7)
-    load_network(here, run)
-    with pytest.raises(RequestError, match=r"^runs=earlier: not the weights of this resnet18\n.*has the shape"):
+    save_checkpoint(build_network(config, 3), run.checkpoint, step=7)
+    load_network(config, run)
+    with pytest.raises(RequestError, match=r"^runs=earlier: not the weights of this resnet18\n.*has shape"):
         load_network(wider, run)
 
 
@@ -124,12 +124,12 @@ def test_a_size_that_the_network_cannot_take_is_refused(compose, run):
 
 
 @pytest.mark.parametrize(("override", "warned"), [("seed=1", False), ("dataset.val_seed=1", True)])
-def test_a_val_that_was_held_out_otherwise_is_told(compose, run, caplog, override, warned):
+def test_another_val_split_is_warned_about(compose, run, caplog, override, warned):
     caplog.set_level(logging.WARNING)
     config = parse(compose("task=evaluate", "runs=earlier", override))
     run.config["dataset"]["val_fraction"] = config.dataset.val_fraction
     check_held_out(config, [run])
-    assert ("earlier had dataset.val_seed=0, here it is 1" in caplog.text) == warned
+    assert ("earlier has dataset.val_seed=0, now it is 1" in caplog.text) == warned
 
 
 def test_parents_are_ids_or_files(run):

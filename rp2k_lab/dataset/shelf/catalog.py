@@ -1,7 +1,7 @@
 """The products on the shelf: brand × flavor × size × pack, and their class names.
 
-A class is what a label names. Two classes are look-alikes when they share the brand: they then differ in the
-flavor patch alone, or, within a size group, in nothing but the height/width ratio.
+Two classes are look-alikes when they share the brand: they then differ in the flavor patch alone, or, within a size
+group, only in the height/width ratio.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ MARKS = (
     "star", "ring", "triangle", "peaks", "disc", "cross", "diamond", "crescent", "hexagon", "waves", "A", "M", "R",
 )  # fmt: skip
 LAYOUTS = 4
-# (base, accent, light) of the label, RGB. Neighbors in the list are close on purpose.
+# (base, accent, light) of the label, RGB.  Neighbors in the list are similar on purpose.
 PALETTES = (
     ((196, 30, 44), (245, 196, 66), (255, 244, 226)), ((170, 24, 60), (240, 150, 150), (255, 236, 236)),
     ((22, 84, 160), (240, 240, 245), (214, 232, 250)), ((30, 118, 176), (252, 214, 80), (236, 246, 252)),
@@ -63,7 +63,7 @@ FLAVORS = tuple(
 
 FLAVOR_BY_NAME = {flavor.name: flavor for flavor in FLAVORS}
 
-# Rare characters, so that a brand of two of them is an invented one.
+# Rare characters, so that a brand of two of them is invented.
 _FIRST = "岚霁泠砚槿屿翎榆蘅澜皓梵岑沅鸢芷绛筱黛荻漪茗峣汐骊菀琚旻桉璟笙溟"
 _SECOND = "汀笺鹭渡梧舟砂桐峦笛苇棠坞岫畔榭蓑樨垣葭潭藜碛砧麓隈浔埠埂陂隅圃"
 _CATEGORY = {
@@ -72,13 +72,13 @@ _CATEGORY = {
 }  # fmt: skip
 _LIQUID = {"bottle", "flask", "can", "carton"}
 _AMOUNTS = {True: ("250ml", "500ml", "1.5L"), False: ("100g", "230g", "480g")}
-# Brands outside the catalog, which only `others` shows.
+# Brands outside the catalog, shown only in `others`.
 _FOREIGN_BRANDS = 200
 
 
 @dataclass(frozen=True)
 class ProductClass:
-    """One class. `size` counts from 1 (lowest ratio) within a group of `sizes`; 0 outside any group."""
+    """A class.  `size` counts from 1 (lowest ratio) within a group of `sizes`; 0 outside of groups."""
 
     name: str
     brand: Brand | None
@@ -91,7 +91,7 @@ class ProductClass:
 
 @dataclass(frozen=True)
 class Catalog:
-    """`classes` is ordered by falling number of images, with `others` last when there is one."""
+    """A set's classes by falling number of images, `others` last, and the brands in and outside of them."""
 
     classes: tuple[ProductClass, ...]
     brands: tuple[Brand, ...]
@@ -103,24 +103,24 @@ class Catalog:
 
 
 def look_alikes(catalog: Catalog) -> list[np.ndarray]:
-    """For each class the indices (int64) of the other classes of its brand; empty for `others`."""
-    of_brand: dict[Brand, list[int]] = {}
+    """Return for each class the indices (int64) of the other classes of its brand; none for `others`."""
+    by_brand: dict[Brand, list[int]] = {}
     for index, product_class in enumerate(catalog.classes):
         if product_class.brand is not None:
-            of_brand.setdefault(product_class.brand, []).append(index)
+            by_brand.setdefault(product_class.brand, []).append(index)
     return [
-        np.array([i for i in of_brand.get(product_class.brand, ()) if i != index], np.int64)
+        np.array([i for i in by_brand.get(product_class.brand, ()) if i != index], np.int64)
         for index, product_class in enumerate(catalog.classes)
     ]
 
 
 def _brands(seed: int) -> Iterator[Brand]:
-    """An endless sequence of distinct brands; each second one shares shape or palette with its predecessor."""
+    """Yield distinct brands without end; each second one shares shape or palette with its predecessor."""
     rng = np.random.default_rng([seed, 101])
     names = rng.permutation([a + b for a in _FIRST for b in _SECOND])
-    # Three different digits and no round number, to stay clear of numbers that are brands.
+    # Three different digits and no round number, to avoid real brands.
     numbers = rng.permutation([n for n in range(100, 1000) if n % 10 and len(set(str(n))) == 3])
-    taken: set[tuple] = set()
+    used: set[tuple] = set()
     previous = None
     for index in count():
         name = str(numbers[index // 5]) if index % 5 == 3 else str(names[index - (index + 1) // 5])
@@ -133,26 +133,26 @@ def _brands(seed: int) -> Iterator[Brand]:
             elif index % 4 == 3:
                 palette = previous[1]
             looks = (shape, palette, mark, layout)
-            if looks not in taken:
+            if looks not in used:
                 break
-        taken.add(looks)
+        used.add(looks)
         previous = looks
         yield Brand(name, SHAPES[shape], palette, MARKS[mark], layout)
 
 
-def _products(brands: Iterator[Brand], wanted: int, seed: int) -> list[tuple[Brand, Flavor]]:
-    """The first `wanted` products: two to five flavors of one brand, then the next brand."""
+def _products(brands: Iterator[Brand], count: int, seed: int) -> list[tuple[Brand, Flavor]]:
+    """Return the first `count` products: two to five flavors of one brand, then the next brand."""
     rng = np.random.default_rng([seed, 102])
     products: list[tuple[Brand, Flavor]] = []
-    while len(products) < wanted:
+    while len(products) < count:
         brand = next(brands)
         flavors = rng.permutation(len(FLAVORS))[: rng.integers(2, 6)]
         products += [(brand, FLAVORS[index]) for index in flavors]
-    return products[:wanted]
+    return products[:count]
 
 
 def _group_sizes(options: ShelfOptions, product_classes: int) -> list[int]:
-    """How many sizes each product comes in: mostly 1, some 2, every fourth group 3; their sum is given."""
+    """Return how many sizes each product has: mostly 1, some 2, every fourth group 3; they sum to `product_classes`."""
     left = round(options.size_fraction * product_classes) if options.size_cue else 0
     groups: list[int] = []
     while left >= 2:
@@ -162,7 +162,7 @@ def _group_sizes(options: ShelfOptions, product_classes: int) -> list[int]:
 
 
 def _class_name(brand: Brand, flavor: Flavor, size: int) -> str:
-    """Named as RP2K names: `555（冰炫）`, `黄金叶_百年浓香`, `伊利 安慕希瓶装芒果+百香果230g`."""
+    """Return a name in RP2K's style: `555（冰炫）`, `黄金叶_百年浓香`, `伊利 安慕希瓶装芒果+百香果230g`."""
     amounts = _AMOUNTS[brand.shape in _LIQUID]
     if size:
         return f"{brand.name} {_CATEGORY[brand.shape]}{flavor.name}{amounts[size - 1]}"
@@ -175,7 +175,7 @@ def _class_name(brand: Brand, flavor: Flavor, size: int) -> str:
 
 @lru_cache(maxsize=4)
 def build_catalog(options: ShelfOptions) -> Catalog:
-    """The classes of a set: a pure function of the options."""
+    """Return the classes of a set, a pure function of the options."""
     rng = np.random.default_rng([options.seed, 103])
     product_classes = options.classes - (options.others_fraction > 0)
     sizes = rng.permutation(_group_sizes(options, product_classes))
@@ -185,12 +185,12 @@ def build_catalog(options: ShelfOptions) -> Catalog:
     classes = []
     for product in rng.permutation(len(products)).tolist():
         brand, flavor = products[product]
-        of_product = int(sizes[product])
-        # Neither the small nor the tall one is always the more frequent.
-        order = rng.permutation(of_product) + 1 if of_product > 1 else [0]
+        product_sizes = int(sizes[product])
+        # In random order, so that neither the small nor the tall size is always more frequent.
+        order = rng.permutation(product_sizes) + 1 if product_sizes > 1 else [0]
         for size in map(int, order):
             name = _class_name(brand, flavor, size)
-            classes.append(ProductClass(name, brand, flavor, product, size, of_product, product in multipacks))
+            classes.append(ProductClass(name, brand, flavor, product, size, product_sizes, product in multipacks))
     if options.others_fraction > 0:
         classes.append(ProductClass(OTHERS, None, None, -1, 0, 1, False))
     brands = tuple(dict.fromkeys(brand for brand, _ in products))

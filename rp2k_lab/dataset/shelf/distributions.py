@@ -1,6 +1,6 @@
-"""RP2K's published shape: the long tail of its classes and the height/width ratio of its images.
+"""RP2K's published statistics: the long tail of its classes and the height/width ratio of its images.
 
-Source of both: the GiantPandaCV entry to CCF BDCI 2021, as quoted in the project's published facts.
+Source of both: the GiantPandaCV entry to CCF BDCI 2021 (docs/published.md).
 """
 
 import numpy as np
@@ -11,30 +11,30 @@ from rp2k_lab.dataset.shelf.options import ShelfOptions
 # Train images per bin of 0.5 in height/width, from 0 to 5.
 RATIO_COUNTS = np.array([6038, 34883, 34232, 53289, 51898, 70720, 57306, 31690, 3802, 475])
 RATIO_BINS = np.arange(0.0, 5.5, 0.5)
-# The first bin starts at 0.3: what is drawn on a canvas of 2.25 is stretched sevenfold by then.
+# The first bin starts at 0.3, where the canvas's ratio of 2.25 is already stretched sevenfold.
 _RATIO_EDGES = np.r_[0.3, RATIO_BINS[1:]]
 _RATIO_CUMULATIVE = np.r_[0.0, np.cumsum(RATIO_COUNTS)] / RATIO_COUNTS.sum()
 
 # Test images of the class at a quantile, from the largest; 0.5 stands for the published minimum of 0,
-# which has no logarithm. `others` (1068) is left out: its share is an option.
+# which has no logarithm.  `others` (1068) is left out: its fraction is an option.
 _TAIL_QUANTILES = np.array([0.001, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 1.0])
 _TAIL_IMAGES = np.array([395, 170, 69, 41, 15, 5, 2, 1, 0.5])
 
-# Quantiles left out on each side of a border between two sizes: about 3 % in ratio each, more than rounding
-# to whole pixels moves one.
+# Quantiles left out on each side of a border between two sizes: about 3 % in ratio each, more than the error of
+# rounding to whole pixels.
 _BAND_GAP = 0.03
 
 
 def ratio_at(quantile: np.ndarray) -> np.ndarray:
-    """Height/width (0.3 to 5) at quantiles (0 to 1) of the published histogram, even within a bin."""
+    """Return height/width (0.3 to 5) at quantiles (0 to 1) of the published histogram, uniform within a bin."""
     return np.interp(quantile, _RATIO_CUMULATIVE, _RATIO_EDGES)
 
 
 def long_tail(classes: int, total: int, minimum: int) -> np.ndarray:
-    """Images per class (int64, falling), as RP2K's long tail scaled to `total`, none below `minimum`.
+    """Return images per class (int64, falling): RP2K's long tail scaled to `total`, none below `minimum`.
 
-    The scale s solves sum(max(minimum, s * published)) = total; what rounding down leaves goes to the largest
-    fractions, which keeps the order. Needs classes * minimum <= total.
+    The scale s solves sum(max(minimum, s * published)) = total; the remainder of rounding down goes to the largest
+    fractions, which keeps the order.  Needs classes * minimum <= total.
     """
     quantiles = (np.arange(classes) + 0.5) / max(classes, 1)
     weights = np.exp(np.interp(np.log(quantiles), np.log(_TAIL_QUANTILES), np.log(_TAIL_IMAGES)))
@@ -49,9 +49,10 @@ def long_tail(classes: int, total: int, minimum: int) -> np.ndarray:
 
 
 def image_counts(options: ShelfOptions) -> dict[str, np.ndarray]:
-    """Images per class (int64, in the catalog's order) of each split that the options ask for.
+    """Return images per class (int64, in the catalog's order) for each split in the options.
 
-    Raises ValueError when the minimum per class needs more images than a split is to have.
+    Raises:
+        ValueError: the minimum per class needs more images than a split has.
     """
     counts = {}
     for split in ("train", "val", "test"):
@@ -60,22 +61,22 @@ def image_counts(options: ShelfOptions) -> dict[str, np.ndarray]:
             continue
         if options.classes * minimum > total:
             raise ValueError(
-                f"{split}_images={total} is too few: classes={options.classes} with min_{split}_images={minimum} "
-                f"need {options.classes * minimum}"
+                f"{split}_images={total} is too few for classes={options.classes} with min_{split}_images={minimum}\n"
+                f"use {split}_images={options.classes * minimum} or more"
             )
         others = options.others_fraction > 0
         products = options.classes - others
-        of_others = max(minimum, round(options.others_fraction * total)) if others else 0
-        of_others = min(of_others, total - products * minimum)
-        counts[split] = np.r_[long_tail(products, total - of_others, minimum), [of_others] * others]
+        others_images = max(minimum, round(options.others_fraction * total)) if others else 0
+        others_images = min(others_images, total - products * minimum)
+        counts[split] = np.r_[long_tail(products, total - others_images, minimum), [others_images] * others]
     return counts
 
 
 def ratio_bands(catalog: Catalog, train_counts: np.ndarray) -> np.ndarray:
-    """Quantile band (float64, classes × 2) of the published ratios from which each class draws.
+    """Return the band of quantiles (float64, classes × 2) of the published ratios from which each class draws.
 
-    (0, 1) outside size groups. Within a group the bands are as wide as the sizes are frequent, so that the
-    group as a whole follows the published histogram, apart from a small gap that keeps its sizes apart.
+    (0, 1) outside of size groups.  Within a group the bands are as wide as the sizes are frequent, so that the whole
+    group follows the published histogram, but for a small gap between its sizes.
     """
     bands = np.tile([0.0, 1.0], (len(catalog.classes), 1))
     groups: dict[int, list[int]] = {}
@@ -84,10 +85,10 @@ def ratio_bands(catalog: Catalog, train_counts: np.ndarray) -> np.ndarray:
             groups.setdefault(product_class.product, []).append(index)
     for members in groups.values():
         members = sorted(members, key=lambda index: catalog.classes[index].size)
-        share = train_counts[members] / train_counts[members].sum()
-        # A rare size keeps a band of at least half its even share.
-        share = np.maximum(share, 0.5 / len(members))
-        borders = np.r_[0.0, np.cumsum(share / share.sum())]
+        fraction = train_counts[members] / train_counts[members].sum()
+        # A rare size keeps at least half the width of an even division.
+        fraction = np.maximum(fraction, 0.5 / len(members))
+        borders = np.r_[0.0, np.cumsum(fraction / fraction.sum())]
         bands[members, 0] = borders[:-1] + _BAND_GAP * (borders[:-1] > 0)
         bands[members, 1] = borders[1:] - _BAND_GAP * (np.arange(len(members)) < len(members) - 1)
     return bands

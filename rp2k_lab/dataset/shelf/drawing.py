@@ -1,8 +1,8 @@
-"""Pictures of products, as RGBA art of one fixed size.
+"""Draw products as RGBA art of one fixed size.
 
-All drawing happens on a canvas of one shape, 2.25 times as high as wide (RP2K's median ratio is about 2.4), and
-only the finished crop is scaled to its own height and width. Marks therefore scale with the pack, and what two
-sizes of one product show differs in nothing once both are stretched to the same square.
+All drawing happens on a canvas of one shape, 2.25 times as high as wide (RP2K's median ratio is about 2.4), and only
+the finished crop is scaled to its height and width.  Marks thus scale with the pack, and two sizes of one product look
+the same once both are stretched to the same square.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ YAW_STEPS = 7
 _SCALE = 2  # art is drawn twice as large and scaled down: smooth edges
 _H, _W = HEIGHT * _SCALE, WIDTH * _SCALE
 
-# Half of the pack's width at heights from top (0) to bottom (1), as a share of the canvas's width.
+# Half of the pack's width at heights from top (0) to bottom (1), as a fraction of the canvas's width.
 _PROFILES = {
     "bottle": ((0, 0.15), (0.075, 0.15), (0.08, 0.12), (0.17, 0.13), (0.33, 0.42), (0.38, 0.45), (1, 0.45)),
     "flask": ((0, 0.20), (0.07, 0.20), (0.075, 0.16), (0.12, 0.18), (0.2, 0.42), (0.55, 0.37), (0.95, 0.45), (1, 0.43)),
@@ -61,7 +61,7 @@ _OUTLINES = {
 
 
 def draw_mark(canvas: np.ndarray, kind: str, center: tuple[float, float], radius: float, color, ground) -> None:
-    """Draws a mark of catalog.MARKS in place; `ground` is the color behind it, used to cut holes."""
+    """Draw a mark of catalog.MARKS in place; `ground` is the color behind it, used to cut holes."""
     x, y = center
     spot = (round(x), round(y))
     if kind in _OUTLINES:
@@ -87,7 +87,7 @@ def draw_mark(canvas: np.ndarray, kind: str, center: tuple[float, float], radius
 
 
 def _panel(canvas: np.ndarray, layout: int, top: float, bottom: float, accent, light) -> None:
-    """The brand's stripes, over the whole texture (two widths of the pack: it wraps around round packs)."""
+    """Draw the brand's stripes over the whole texture (two widths of the pack, since it wraps around round packs)."""
     high, wide, middle = bottom - top, canvas.shape[1], canvas.shape[1] / 2
     if layout == 0:
         for y in (top + 0.03 * high, bottom - 0.11 * high):
@@ -106,7 +106,7 @@ def _panel(canvas: np.ndarray, layout: int, top: float, bottom: float, accent, l
 
 
 def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink) -> None:
-    """Strokes that read as the brand's name and small print; a function of the name, not of the flavor."""
+    """Draw strokes that resemble the brand's name and small print; a function of the name, not of the flavor."""
     rng = np.random.default_rng([ord(character) for character in brand.name])
     middle, unit = canvas.shape[1] / 2, 0.15 * _W
     for column in range(-1, 2):
@@ -123,7 +123,7 @@ def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink) -
 
 
 def _flavor_patch(canvas: np.ndarray, layout: int, flavor: Flavor, top: float, high: float) -> None:
-    """The part in which flavors of one brand differ: about a fifth of the visible label."""
+    """Draw the part that differs between flavors of a brand: about a fifth of the visible label."""
     middle = canvas.shape[1] / 2
     x, y = middle + (0.0, 0.16, -0.0, -0.14)[layout] * _W, top + 0.73 * high
     half_width, half_height = 0.31 * _W, min(0.15 * high, 0.3 * _W)
@@ -140,16 +140,16 @@ def _flavor_patch(canvas: np.ndarray, layout: int, flavor: Flavor, top: float, h
 
 
 def _readable(ground, *candidates: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The first color that stands out from the ground, or else the one that does most."""
+    """Return the first color with enough contrast to the ground, or else the one with the most."""
     contrasts = [sum(abs(a - b) for a, b in zip(ground, color, strict=True)) for color in candidates]
     return next((c for c, contrast in zip(candidates, contrasts, strict=True) if contrast > 180),
                 candidates[int(np.argmax(contrasts))])  # fmt: skip
 
 
 def _texture(brand: Brand, flavor: Flavor) -> np.ndarray:
-    """The wrapping, unrolled: uint8 RGB, as high as the pack and twice as wide, its front in the middle."""
+    """Return the unrolled wrapping: uint8 RGB, as high as the pack and twice as wide, its front in the middle."""
     base, accent, light = PALETTES[brand.palette]
-    top, bottom = (share * _H for share in _LABEL[brand.shape])
+    top, bottom = (fraction * _H for fraction in _LABEL[brand.shape])
     high = bottom - top
     clear = tuple(int(0.45 * c + 0.55 * 235) for c in accent)
     canvas = np.full((_H, 2 * _W, 3), _METAL if brand.shape == "can" else clear, np.uint8)
@@ -175,14 +175,14 @@ def _half_width(shape: str) -> np.ndarray:
 
 
 def _unrolled_x(shape: str, turn: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each column where in the texture to look (in widths, 0 the front's middle) and how bright it is."""
+    """Return each column's position in the texture (in widths, 0 the front's middle) and its brightness."""
     x = (np.arange(_W) + 0.5) / _W - 0.5
     if shape in _ROUND:
         angle = np.arcsin(np.clip(x / 0.48, -0.999, 0.999))
         return 0.48 * angle + 0.22 * turn, 0.62 + 0.42 * np.cos(angle + 0.45) ** 2
     if shape == "pouch":
         return x + 0.06 * turn, 0.94 + 0.08 * np.cos(9 * x + 2 * turn) * np.cos(np.pi * x)
-    # A box or carton shows a darker side, on the side away from the turn.
+    # A box or carton shows a darker side, opposite to the turn.
     edge = 0.5 - 0.24 * abs(turn)
     aside = x * np.sign(turn) > edge - 0.03
     shift = np.sign(turn) * (0.47 - edge) / 2
@@ -206,7 +206,7 @@ def _single(brand: Brand, flavor: Flavor, yaw: int) -> np.ndarray:
 
 
 def _multipack(single: np.ndarray, pack: int) -> np.ndarray:
-    """Two, four or six items in one or two rows under a shrink wrap."""
+    """Return two, four or six items in one or two rows under a shrink wrap."""
     rows, columns = {2: (1, 2), 4: (2, 2), 6: (2, 3)}[pack]
     high, wide = _H // rows, _W // columns
     item = cv2.resize(single, (wide, high), interpolation=cv2.INTER_AREA)
@@ -218,10 +218,10 @@ def _multipack(single: np.ndarray, pack: int) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def product_art(brand: Brand, flavor: Flavor, yaw: int, pack: int) -> np.ndarray:
-    """A product in front of nothing: read-only uint8 HEIGHT × WIDTH × 4, colors premultiplied by alpha.
+    """Draw a product without background: read-only uint8 HEIGHT × WIDTH × 4, colors premultiplied by alpha.
 
     `yaw` is a step of range(YAW_STEPS), the middle one straight ahead; `pack` the number of items (1, 2, 4, 6).
-    Size is no argument: that is the point.
+    Size is no argument on purpose: two sizes differ only in their ratio.
     """
     art = _single(brand, flavor, yaw)
     if pack > 1:

@@ -1,4 +1,4 @@
-"""Makes a set on disk, once: the images, then the truth beside them, then the rename that says it is complete."""
+"""Write a set to disk once: the images, their ground truth, and last a rename that marks it as complete."""
 
 import multiprocessing
 import os
@@ -24,26 +24,30 @@ from rp2k_lab.dataset.shelf.scene import draw_image, encode
 
 TRUTH_FILE = "truth.parquet"
 OPTIONS_FILE = "options.json"
-# Small enough for a smooth progress bar and a prompt stop, large enough to find the same product's art cached.
+# Small enough for a smooth progress bar and a prompt stop, large enough to reuse a product's cached art.
 _CHUNK_IMAGES = 64
 # Below this, starting processes (about a second) takes longer than drawing.
 _LEAST_IMAGES_FOR_POOL = 300
-_GUARD_HINT = 'call it below `if __name__ == "__main__":`, or with workers=1'
+_GUARD_HINT = 'call it below `if __name__ == "__main__":`, or with num_processes=1'
 
 
-def make_shelf(options: ShelfOptions, folder: Path, workers: int | None = None, progress: bool = True) -> Path:
-    """Returns the set's folder, `folder / "shelf-<fingerprint>"`, making the set if it is not there.
+def make_shelf(options: ShelfOptions, folder: Path, num_processes: int | None = None, progress: bool = True) -> Path:
+    """Return the set's folder, `folder / "shelf-<fingerprint>"`; draw the set if it is missing.
 
-    Below it: `train/<class>/<image>`, `test/…`, `val/…` if asked for, `truth.parquet` (columns
-    plan.TRUTH_COLUMNS, one row an image) and `options.json`. The bytes depend on the options alone, not on
-    `workers` (processes; default: the CPUs this process may use). A set that exists is complete: it is
-    written elsewhere and renamed last. Several processes may ask at once; one makes it, the others wait.
-    Raises ValueError when the options contradict each other, before anything is written; RuntimeError when a
-    worker process dies.
+    It holds `train/<class>/<image>`, `test/…`, optionally `val/…`, `truth.parquet` (columns plan.TRUTH_COLUMNS, one row
+    per image) and `options.json`.  The bytes depend on the options alone.  An existing set is complete: it is written
+    elsewhere and renamed last.  Of several processes that call this at once, one draws the set and the others wait.
+
+    Args:
+        num_processes: None: one per CPU that this process may use.
+
+    Raises:
+        ValueError: the options contradict each other; nothing is written.
+        RuntimeError: a drawing process died.
     """
-    # A worker that imports an unguarded script would wait here for the lock of its own parent.
+    # A child that imports an unguarded script would wait here for its parent's lock.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError("make_shelf was called while a worker process imports the main script: " + _GUARD_HINT)
+        raise RuntimeError(f"make_shelf was called while a child process imports the main script\n{_GUARD_HINT}")
     name = f"shelf-{options.fingerprint()}"
     target = Path(folder) / name
     if target.is_dir():
@@ -57,8 +61,8 @@ def make_shelf(options: ShelfOptions, folder: Path, workers: int | None = None, 
             shutil.rmtree(leftover)
         part = Path(tempfile.mkdtemp(prefix=f".{name}.part-", dir=target.parent))
         try:
-            _write_set(options, truth, part, workers or _usable_cpus(), progress)
-            # mkdtemp keeps others out; a finished set is as readable as any folder.
+            _write_set(options, truth, part, num_processes or _usable_cpus(), progress)
+            # mkdtemp's folder is private; a finished set gets its parent's permissions.
             part.chmod(target.parent.stat().st_mode & 0o777)
             part.rename(target)
         finally:
@@ -70,18 +74,18 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, workers: int, progress: bool) -> None:
+def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, num_processes: int, progress: bool) -> None:
     for split_and_class in sorted({path.rsplit("/", 1)[0] for path in truth["path"]}):
         (part / split_and_class).mkdir(parents=True)
     starts = range(0, len(truth), _CHUNK_IMAGES)
     chunks = (truth.iloc[start : start + _CHUNK_IMAGES] for start in starts)
     bar = tqdm(total=len(truth), desc="shelf", unit=" images", disable=None if progress else True)
     with bar:
-        if workers == 1 or len(truth) < _LEAST_IMAGES_FOR_POOL:
+        if num_processes == 1 or len(truth) < _LEAST_IMAGES_FOR_POOL:
             for chunk in chunks:
                 bar.update(_write_images(options, chunk, part))
         else:
-            with _pool(workers) as pool:
+            with _pool(num_processes) as pool:
                 for future in as_completed([pool.submit(_write_images, options, chunk, part) for chunk in chunks]):
                     bar.update(future.result())
     truth.to_parquet(part / TRUTH_FILE, index=False)
@@ -89,7 +93,7 @@ def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, workers: 
 
 
 def _write_images(options: ShelfOptions, rows: pd.DataFrame, part: Path) -> int:
-    """Draws and writes the images of some truth rows; returns how many."""
+    """Draw and write the images of some truth rows; return their number."""
     catalog = build_catalog(options)
     for row in rows.to_dict("records"):
         (part / row["path"]).write_bytes(encode(draw_image(row, catalog), row))
@@ -97,26 +101,26 @@ def _write_images(options: ShelfOptions, rows: pd.DataFrame, part: Path) -> int:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned processes (a fork would copy other libraries' locks), given up at once when anything fails."""
+def _pool(num_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of spawned processes (a fork would copy other libraries' locks); cancel all on any failure."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start_process)
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise RuntimeError(f"a process drawing the shelf died; out of memory, or else {_GUARD_HINT}") from error
+        raise RuntimeError(f"a process drawing the shelf died: out of memory, or no guard\n{_GUARD_HINT}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what follows.
+def _start_process() -> None:
+    # Ctrl-C reaches the whole process group; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes nothing: without this its workers would wait for work for ever."""
+    """End this process when its parent is killed; it would wait for work forever."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Everything about every image, decided before the first is drawn: the table that becomes truth.parquet."""
+"""Plan every image before any is drawn: the table that becomes truth.parquet."""
 
 from datetime import datetime, timedelta
 
@@ -21,17 +21,20 @@ _UNIFORM, _KEYS = 0, 1
 _PACKS = np.array([2, 4, 6])
 # A present nuisance has at least this strength, so that it can be seen.
 _LEAST_STRENGTH = 0.35
-_UPPER_CASE_SHARE = 0.03
-# Columns that say what is in a picture: shared with a near copy. An exact copy shares the encoding too.
+_UPPER_CASE_FRACTION = 0.03
+# Columns of an image's content, shared with its near copies.  Exact copies share the encoding, too.
 _CONTENT = ["class", "brand", "flavor", "size", "pack", "exact_ratio", *NUISANCES, "draw_key"]
 _ENCODING = ["width", "height", "jpeg_quality"]
 
 
 def plan(options: ShelfOptions) -> pd.DataFrame:
-    """One row an image, columns TRUTH_COLUMNS: the whole truth, without drawing anything.
+    """Return the ground truth, one row per image, columns TRUTH_COLUMNS.
 
-    Image number n of a class and split has the same content whatever the counts: it depends on (seed, split,
-    class, n) alone, until copies are planted. Raises ValueError when the options contradict each other.
+    Until copies are planted, the content of image n of a class and split depends on (seed, split, class, n) alone, not
+    on the counts.
+
+    Raises:
+        ValueError: the options contradict each other.
     """
     catalog = build_catalog(options)
     counts = image_counts(options)
@@ -57,9 +60,9 @@ def plan(options: ShelfOptions) -> pd.DataFrame:
 def _class_images(
     options: ShelfOptions, catalog: Catalog, split: str, index: int, number: int, band: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Columns of all images of one class in one split."""
+    """Return the columns of all images of a class in a split."""
     key = [options.seed, SPLITS.index(split), index]
-    # Filled row by row: the first rows do not depend on how many follow.
+    # Filled row by row, so that the first rows do not depend on the number of rows.
     u = iter(np.random.default_rng([*key, _UNIFORM]).random((number, 8 + 2 * len(NUISANCES))).T)
     keys = np.random.default_rng([*key, _KEYS]).integers(2**63, size=(number, 2))
     product_class = catalog.classes[index]
@@ -84,15 +87,15 @@ def _class_images(
 
 
 def _integer_in(bounds: tuple[int, int], u: np.ndarray) -> np.ndarray:
-    """Evenly distributed integers of the closed range, from uniform variates."""
+    """Return uniform integers in the closed range, from uniform variates."""
     return bounds[0] + (u * (bounds[1] - bounds[0] + 1)).astype(np.int64)
 
 
 def _pixels(ratio: np.ndarray, u: np.ndarray, options: ShelfOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Height and width: the wanted pixels per canvas width, and one axis stretched to the ratio.
+    """Return height and width: `options.side_px` pixels per canvas width, and one axis stretched to the ratio.
 
-    Stretched, never shrunk, so that a crop brought back to a square is not coarser along one axis, which would
-    betray its ratio.
+    Stretched, never shrunk, so that a crop resized to a square is not coarser along one axis, which would reveal its
+    ratio.
     """
     side = _integer_in(options.side_px, u)
     canvas_ratio = HEIGHT / WIDTH
@@ -101,7 +104,7 @@ def _pixels(ratio: np.ndarray, u: np.ndarray, options: ShelfOptions) -> tuple[np
 
 
 def _identity(catalog: Catalog, index: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Brand and flavor names: the class's own, or for `others` any flavor of any brand not in the catalog."""
+    """Return brand and flavor names: the class's, or for `others` any flavor of any brand outside the catalog."""
     product_class = catalog.classes[index]
     if product_class.brand is not None:
         brands, flavors = [product_class.brand], [product_class.flavor]
@@ -114,7 +117,7 @@ def _identity(catalog: Catalog, index: int, u: np.ndarray, v: np.ndarray) -> tup
 
 
 def _plant_copies(table: pd.DataFrame, options: ShelfOptions) -> None:
-    """Turns images of train and test, in place, into copies of train images of the same class."""
+    """Turn images of train and test, in place, into copies of train images of the same class."""
     rng = np.random.default_rng([options.seed, 201])
     split, class_index = table["split"].to_numpy(), table["class"].to_numpy()
     in_train = np.flatnonzero(split == "train")
@@ -127,12 +130,15 @@ def _plant_copies(table: pd.DataFrame, options: ShelfOptions) -> None:
         numbers = {kind: round(getattr(options, f"{kind}_{name}") * images) for kind in ("exact", "near")}
         copies = sum(numbers.values())
         if copies > len(pool):
-            raise ValueError(f"exact_{name} + near_{name} ask for {copies} copies; {len(pool)} images can be one")
+            raise ValueError(
+                f"exact_{name} + near_{name}: {copies} copies, but only {len(pool)} images can be one\n"
+                "use smaller fractions"
+            )
         kinds += [kind for kind, number in numbers.items() for _ in range(number)]
         targets += rng.permutation(pool)[:copies].tolist()
     originals = np.setdiff1d(in_train, targets)
-    of_class = {index: originals[class_index[originals] == index] for index in np.unique(class_index[targets])}
-    sources = np.array([rng.choice(of_class[class_index[target]]) for target in targets], np.int64)
+    by_class = {index: originals[class_index[originals] == index] for index in np.unique(class_index[targets])}
+    sources = np.array([rng.choice(by_class[class_index[target]]) for target in targets], np.int64)
     targets, near = np.array(targets, np.int64), np.array(kinds) == "near"
     for column in _CONTENT + _ENCODING:
         copied = slice(None) if column in _CONTENT else ~near
@@ -147,9 +153,9 @@ def _plant_copies(table: pd.DataFrame, options: ShelfOptions) -> None:
 
 
 def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalog: Catalog) -> np.ndarray:
-    """Class index (int64) under which each image is filed: wrong for exactly the wanted share.
+    """Return the class index (int64) that labels each image: wrong for exactly `options.label_noise` of the images.
 
-    The first image of each class and split stays right, so that every class keeps an image of its own.
+    The first image of each class and split keeps its label, so that no class becomes empty.
     """
     given = table["class"].to_numpy().copy()
     if not options.label_noise:
@@ -159,11 +165,14 @@ def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalog: Catalog) 
     for split in sorted(set(options.noisy_splits), key=SPLITS.index):
         rng = np.random.default_rng([options.seed, 203, SPLITS.index(split)])
         rows = rng.permutation(np.flatnonzero((table["split"] == split) & (table["number"] > 0)))
-        wanted = round(options.label_noise * (table["split"] == split).sum())
-        look_alike_rows = rows[has_similar[given[rows]]][: round(wanted * options.look_alike_noise_fraction)]
-        other_rows = rows[~np.isin(rows, look_alike_rows)][: wanted - len(look_alike_rows)]
-        if len(other_rows) + len(look_alike_rows) < wanted:
-            raise ValueError(f"label_noise={options.label_noise}: {split} has too few images beside one a class")
+        errors = round(options.label_noise * (table["split"] == split).sum())
+        look_alike_rows = rows[has_similar[given[rows]]][: round(errors * options.look_alike_noise_fraction)]
+        other_rows = rows[~np.isin(rows, look_alike_rows)][: errors - len(look_alike_rows)]
+        if len(other_rows) + len(look_alike_rows) < errors:
+            raise ValueError(
+                f"label_noise={options.label_noise}: {split} has too few images, since one per class stays right\n"
+                "use a smaller label_noise, or more images"
+            )
         for row in look_alike_rows:
             given[row] = rng.choice(similar[given[row]])
         # A step of 1 to classes - 1 from the true class reaches every other class and never itself.
@@ -173,20 +182,20 @@ def _given_labels(table: pd.DataFrame, options: ShelfOptions, catalog: Catalog) 
 
 
 def _paths(table: pd.DataFrame, seed: int) -> list[str]:
-    """Path of each image below the set's folder. Names tell nothing of the true class."""
+    """Return each image's path below the set's folder.  File names do not depend on the true class."""
     is_png = table["jpeg_quality"].to_numpy() == 0
     stems = np.array([f"{key:016x}" for key in table["file_key"]], object)
     stems[is_png] = _screenshot_stems(int(is_png.sum()), seed)
-    upper = np.random.default_rng([seed, 204]).random(len(table)) < _UPPER_CASE_SHARE
+    upper = np.random.default_rng([seed, 204]).random(len(table)) < _UPPER_CASE_FRACTION
     suffixes = np.where(is_png, np.where(upper, ".PNG", ".png"), np.where(upper, ".JPG", ".jpg"))
     columns = zip(table["split"], table["given_class"], stems, suffixes, strict=True)
     return [f"{split}/{given}/{stem}{suffix}" for split, given, stem, suffix in columns]
 
 
 def _screenshot_stems(number: int, seed: int) -> list[str]:
-    """Distinct names as macOS gives screenshots, `截屏2019-12-09下午7.49.21`, at seconds of 2019."""
+    """Return distinct names in macOS's style of screenshots, `截屏2019-12-09下午7.49.21`, at seconds of 2019."""
     year_s = 365 * 86_400
-    # The factor shares no divisor with the seconds of a year: no second comes twice before all have come.
+    # The factor is coprime to a year's seconds: no second repeats before all have come.
     seconds = (np.arange(number) * 10_000_019 + seed) % year_s
     stems = []
     for second in seconds.tolist():

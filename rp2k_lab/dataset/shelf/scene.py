@@ -1,4 +1,4 @@
-"""From a row of the truth to pixels, and from pixels to the bytes of a file."""
+"""Draw the image of a truth row, and encode it as a file."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from rp2k_lab.dataset.shelf.drawing import HEIGHT, WIDTH, YAW_STEPS, product_art
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.plan import NUISANCES
 
-# Numbers of the random streams of one image, after its draw_key: appending keeps earlier streams as they are.
+# Random streams of an image, keyed by draw_key and position here: append only, so that earlier streams stay.
 _STREAMS = ("pose", "background", *NUISANCES, "copy")
 _SHELF_RAILS = ((226, 60, 52), (250, 214, 60), (235, 238, 240), (70, 110, 170))
 _AFTER_PLACING = {
@@ -24,16 +24,16 @@ _AFTER_PLACING = {
 
 
 def draw_image(row: Mapping[str, Any], catalog: Catalog, without: Collection[str] = ()) -> np.ndarray:
-    """The picture of a truth row before it is encoded: uint8 RGB, row's height × width × 3.
+    """Draw the image of a truth row: uint8 RGB, the row's height × width × 3.
 
-    Nuisances named in `without` are left out; each has random numbers of its own, so the rest stays as it is.
+    Nuisances named in `without` are left out; each has separate random numbers, so the rest does not change.
     """
     strength = {name: 0.0 if name in without else row[name] for name in NUISANCES}
     scene = _background(_stream(row, "background"))
     corners, art, yaw_light = _pose(row, catalog)
     if strength["neighbor"]:
-        beside, beside_corners = _neighbor(catalog, strength["neighbor"], _stream(row, "neighbor"))
-        scene = _place(scene, beside, beside_corners)
+        neighbor, neighbor_corners = _neighbor(catalog, strength["neighbor"], _stream(row, "neighbor"))
+        scene = _place(scene, neighbor, neighbor_corners)
     if strength["angle"]:
         corners = nuisance.tilt(corners, strength["angle"], _stream(row, "angle"))
     scene = _place(scene, art, corners, yaw_light)
@@ -46,7 +46,7 @@ def draw_image(row: Mapping[str, Any], catalog: Catalog, without: Collection[str
 
 
 def encode(image: np.ndarray, row: Mapping[str, Any]) -> bytes:
-    """The image (uint8 RGB) as the row's file: JPEG of its quality, or PNG, every other one with opaque alpha."""
+    """Encode the image (uint8 RGB) as the row's file: JPEG of its quality, or PNG, about half with opaque alpha."""
     if row["jpeg_quality"]:
         parameters = [cv2.IMWRITE_JPEG_QUALITY, int(row["jpeg_quality"])]
         return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)[1].tobytes()
@@ -55,14 +55,18 @@ def encode(image: np.ndarray, row: Mapping[str, Any]) -> bytes:
 
 
 def redraw(options: ShelfOptions, truth_row: Mapping[str, Any], without: Collection[str] = ()) -> np.ndarray:
-    """Draws the image of a row of truth.parquet again, leaving nuisances out: uint8 RGB, height × width × 3.
+    """Draw the image of a row of truth.parquet without some nuisances: uint8 RGB, height × width × 3.
 
-    `without` names some of "angle", "blur", "reflection", "brightness", "color_cast", "neighbor", "jpeg"; all
-    else stays the same. With none, the result equals the decoded file. Raises ValueError for other names.
+    Args:
+        without: some of "angle", "blur", "reflection", "brightness", "color_cast", "neighbor", "jpeg"; all else stays
+            the same.  With none, the result equals the decoded file.
+
+    Raises:
+        ValueError: `without` has another name.
     """
     unknown = set(without) - {*NUISANCES, "jpeg"}
     if unknown:
-        raise ValueError(f"without={sorted(unknown)}: no such nuisance; there are {', '.join(NUISANCES)}, jpeg")
+        raise ValueError(f"without={sorted(unknown)}: no such nuisance\nuse some of {', '.join(NUISANCES)}, jpeg")
     image = draw_image(truth_row, build_catalog(options), without)
     if "jpeg" in without or not truth_row["jpeg_quality"]:
         return image
@@ -75,7 +79,7 @@ def _stream(row: Mapping[str, Any], name: str) -> np.random.Generator:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """The back of a shelf, darker towards the top, and the board's edge with its price rail."""
+    """Draw the back of a shelf, darker towards the top, and the board's edge with its price rail."""
     wall = rng.uniform(70, 200) + rng.uniform(-12, 12, 3)
     light = np.linspace(rng.uniform(0.5, 0.9), rng.uniform(0.95, 1.15), HEIGHT)
     scene = np.tile((light[:, None] * wall)[:, None, :], (1, WIDTH, 1)).astype(np.float32)
@@ -88,7 +92,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _pose(row: Mapping[str, Any], catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the product stands (corners, pixels), its art, and the light's gain for each of the art's columns."""
+    """Return the product's corners (pixels), its art, and the light's gain for each of the art's columns."""
     rng = _stream(row, "pose")
     yaw = int(rng.binomial(YAW_STEPS - 1, 0.5))
     left, right = rng.uniform(-0.01, 0.07, 2) * WIDTH
@@ -100,7 +104,7 @@ def _pose(row: Mapping[str, Any], catalog: Catalog) -> tuple[np.ndarray, np.ndar
 
 
 def _neighbor(catalog: Catalog, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Art and corners of some product of the catalog that reaches 8 to 24 % into the crop from one side."""
+    """Return art and corners of a random product that reaches 8 to 24 % into the crop from one side."""
     brand = catalog.brands[rng.integers(len(catalog.brands))]
     art = product_art(brand, FLAVORS[rng.integers(len(FLAVORS))], YAW_STEPS // 2, 1)
     visible = 0.24 * strength * WIDTH
@@ -114,7 +118,7 @@ def _corners(left: float, top: float, right: float, bottom: float) -> np.ndarray
 
 
 def _place(scene: np.ndarray, art: np.ndarray, corners: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
-    """Lays art (premultiplied RGBA) over the scene so that its corners come to lie at `corners`."""
+    """Draw art (premultiplied RGBA) over the scene with its corners at `corners`."""
     matrix = cv2.getPerspectiveTransform(np.float32(_corners(0, 0, WIDTH, HEIGHT)), np.float32(corners))
     placed = cv2.warpPerspective(art, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR).astype(np.float32)
     color = placed[..., :3] if gain is None else placed[..., :3] * gain[None, :, None]
@@ -122,9 +126,9 @@ def _place(scene: np.ndarray, art: np.ndarray, corners: np.ndarray, gain: np.nda
 
 
 def _to_crop(scene: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scales the canvas to the crop: first down, both axes alike, then one axis up.
+    """Scale the canvas to the crop: first down, both axes equally, then one axis up.
 
-    What detail is left thus depends on the crop's resolution, not on its ratio.
+    The remaining detail thus depends on the crop's resolution, not on its ratio.
     """
     coarse = (min(width, round(height * WIDTH / HEIGHT)), min(height, round(width * HEIGHT / WIDTH)))
     scene = cv2.resize(scene, coarse, interpolation=cv2.INTER_AREA if coarse[0] < WIDTH else cv2.INTER_LINEAR)

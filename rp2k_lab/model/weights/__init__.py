@@ -1,1 +1,1 @@
-"""Weights from elsewhere: PyTorch's files as arrays, and their names in our networks."""
+"""External weights: PyTorch's files as arrays, and the mapping of their names to our networks."""

@@ -1,7 +1,7 @@
-"""Weights of the reference implementations in PyTorch, by name.
+"""Names of PyTorch weights in our networks.
 
-Our names are timm's, but for the norms' (gamma and beta here, weight and bias there) and the classifier's; what other
-sources call differently is renamed to them.
+Our names are timm's, except for norms (gamma and beta instead of weight and bias) and the classifier.  Names of other
+sources are mapped to them.
 """
 
 import re
@@ -12,9 +12,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from rp2k_lab.model.efficientnet import STAGES as EFFICIENTNET_STAGES
+from rp2k_lab.model.network import Network
 from rp2k_lab.model.weights.torch_unpickler import excerpt
 
-# What a file holds beside parameters: counters, and constants that are computed here.
+# Entries of a file that are not parameters: counters, and constants that our networks compute.
 _NO_PARAMETER = re.compile(r"num_batches_tracked$|relative_position_index$|attn_mask$")
 _RENAMED = [
     (r"^(classifier|classif|head\.fc|head|last_linear|_fc)\.(weight|bias)$", r"fc.\2"),
@@ -40,15 +41,15 @@ _RENAMED = [
 
 @dataclass(frozen=True)
 class Match:
-    """Which parameters of a network a file has.
+    """The parameters of a network that a file has.
 
     Attributes:
-        loaded: our name to the file's value, of the right shape.
-        missing: our names that the file lacks.
-        unexpected: the file's names that the network lacks.
-        foreign: those of them that lie in a part that the network has, such as another block of a stage: the weights
-            of another network, where an optimizer's state beside would only be unexpected.
-        other_shape: (our name, our shape, the file's shape).
+        loaded: network name to the file's value, of the right shape.
+        missing: network names that the file lacks.
+        unexpected: file names that the network lacks.
+        foreign: unexpected names inside a part of the network, e.g. another block of a stage.  They indicate weights of
+            another network; an optimizer's state is only unexpected.
+        other_shape: (network name, network shape, file shape).
     """
 
     loaded: dict[str, np.ndarray]
@@ -58,51 +59,50 @@ class Match:
     other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
 
     def problem(self) -> str | None:
-        """Why the file is not this network's, in one line; None if every parameter was found."""
+        """Return one line on why the file does not fit the network; None if it has every parameter."""
         if self.other_shape:
-            name, ours, theirs = self.other_shape[0]
+            name, network_shape, file_shape = self.other_shape[0]
             more = f" (and {len(self.other_shape) - 1} more)" if len(self.other_shape) > 1 else ""
-            return f"{name} is {_shape(theirs)} in the file and {_shape(ours)} in the network{more}"
+            return f"{name} is {_shape(file_shape)} in the file and {_shape(network_shape)} in the network{more}"
         if self.foreign:
             more = f" (and {len(self.foreign) - 1} more)" if len(self.foreign) > 1 else ""
-            return f"the network has nothing for {excerpt(self.foreign[0])} of the file{more}"
+            return f"the network has no parameter for {excerpt(self.foreign[0])} of the file{more}"
         if self.missing:
             return f"the file lacks {len(self.missing)} of the network's parameters, the first is {self.missing[0]}"
         return None
 
 
-def match_torch_weights(net: nn.Cell, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
-    """Find the network's parameters in a reference's state.
+def match_torch_weights(net: Network, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
+    """Match the parameters of a network and a PyTorch state by name and shape.
 
     Args:
-        net: what `create_model` built.
-        state: the reference's parameter names to arrays (PyTorch's layouts are also ours).
-        with_classifier: False leaves the whole head out on both sides.
+        state: PyTorch's parameter names to arrays (layouts are equal).
+        with_classifier: False: ignore the head on both sides.
     """
-    theirs = renamed(state)
+    entries = renamed(state)
     head = set() if with_classifier else {torch_name(parameter.name) for parameter in net.head.get_parameters()}
     loaded, missing, other_shape = {}, [], []
     for name, parameter in _parameters(net).items():
         if name in head:
-            theirs.pop(name, None)
-        elif name not in theirs:
+            entries.pop(name, None)
+        elif name not in entries:
             missing.append(name)
         else:
-            value = theirs.pop(name)[1]
+            value = entries.pop(name)[1]
             if value.shape == parameter.shape:
                 loaded[name] = value
             else:
                 other_shape.append((name, parameter.shape, value.shape))
     parts = {*net.backbone.name_cells(), *(net.head.name_cells() if with_classifier else ())}
-    foreign = [original for name, (original, _) in theirs.items() if name.partition(".")[0] in parts]
-    return Match(loaded, missing, [original for original, _ in theirs.values()], foreign, other_shape)
+    foreign = [original for name, (original, _) in entries.items() if name.partition(".")[0] in parts]
+    return Match(loaded, missing, [original for original, _ in entries.values()], foreign, other_shape)
 
 
-def load_torch_weights(net: nn.Cell, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
-    """Set the network's parameters from a reference's state, in place; see `match_torch_weights`.
+def load_torch_weights(net: Network, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
+    """Load a PyTorch state into a network, in place; see `match_torch_weights`.
 
     Raises:
-        ValueError: a parameter is missing or has another shape; nothing is set then.
+        ValueError: a parameter is missing or has another shape; the network is unchanged.
     """
     match = match_torch_weights(net, state, with_classifier)
     if problem := match.problem():
@@ -114,28 +114,27 @@ def load_torch_weights(net: nn.Cell, state: Mapping[str, np.ndarray], with_class
 
 
 def _parameters(net: nn.Cell) -> dict[str, Parameter]:
-    """Everything that a reference's state also holds, under the name that it has there."""
-    ours = {parameter.name: parameter for parameter in net.get_parameters() if not parameter.name.endswith(".step")}
-    return {torch_name(name): parameter for name, parameter in ours.items()}
+    """Return the parameters that a PyTorch state also has, by their names in it."""
+    return {torch_name(p.name): p for p in net.get_parameters() if not p.name.endswith(".step")}
 
 
 def torch_name(name: str) -> str:
-    """The reference's name of a parameter of ours: gamma is weight, moving_mean is running_mean."""
+    """Return the PyTorch name of a parameter: gamma is weight, moving_mean is running_mean."""
     module, _, leaf = name.rpartition(".")
     leaves = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     return f"{module}.{leaves.get(leaf, leaf)}"
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
-    """Our form of each name to (the file's name, value)."""
+    """Return a mapping from timm's form of each name to (the file's name, value)."""
     # Microsoft's Swin merges at the end of a stage, timm's at the beginning of the next.
-    merges_at_the_end = any(name.startswith("layers.0.downsample.") for name in state)
+    merges_at_end = any(name.startswith("layers.0.downsample.") for name in state)
     renamed = {}
     for original, value in state.items():
         if _NO_PARAMETER.search(original):
             continue
-        name = _of_lukemelas(original)
-        if merges_at_the_end:
+        name = _from_lukemelas(original)
+        if merges_at_end:
             name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
@@ -145,22 +144,22 @@ def renamed(state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]
     return renamed
 
 
-def _of_lukemelas(name: str) -> str:
-    """EfficientNet-PyTorch's names (`_blocks.3._project_conv.weight`) in timm's form; others as they are.
+def _from_lukemelas(name: str) -> str:
+    """Return EfficientNet-PyTorch's names (`_blocks.3._project_conv.weight`) in timm's form, others unchanged.
 
-    Lite alone: its B0, which has attention besides, pads as TensorFlow does and ours as timm's B0.
+    Only for Lite: that package's B0 pads as TensorFlow does, ours as timm's B0.
     """
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     module, _, leaf = name.rpartition(".")
     if module in top:
         return f"{top[module]}.{leaf}"
-    if not (found := re.match(r"_blocks\.(\d+)\.(\w+)$", module)):
+    if not (match := re.match(r"_blocks\.(\d+)\.(\w+)$", module)):
         return name
-    number, part = int(found[1]), found[2]
-    places = [(stage, i) for stage, (count, *_) in enumerate(EFFICIENTNET_STAGES) for i in range(count)]
-    if number >= len(places):
+    number, part = int(match[1]), match[2]
+    positions = [(stage, i) for stage, (count, *_) in enumerate(EFFICIENTNET_STAGES) for i in range(count)]
+    if number >= len(positions):
         return name
-    stage, i = places[number]
+    stage, i = positions[number]
     if stage == 0:  # without expansion
         parts = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     else:

@@ -1,4 +1,4 @@
-"""PyTorch's weight files as NumPy arrays, without PyTorch and without running what is in them."""
+"""PyTorch's weight files as NumPy arrays, without PyTorch and without executing their content."""
 
 import io
 import math
@@ -28,12 +28,12 @@ _SAFETENSORS = {
     "U64": "uint64",
     "BOOL": "bool",
 }
-# Where training scripts put the state dict, in order of preference.
+# Keys under which training scripts save the state dict, in order of preference.
 _HOLDERS = ("state_dict", "model", "model_state", "model_state_dict", "net", "model_ema", "state_dict_ema")
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-_MAX_GROWTH, _FREE_BYTES = 4, 2**24  # half to float and tied weights grow; 16 MB let a small file expand a tensor
-# What the parsers raise for bytes that nobody wrote.
+_MAX_GROWTH, _FREE_BYTES = 4, 2**24  # float16 and tied weights grow; 16 MB let a small file expand a tensor
+# What the parsers raise for damaged files.
 _DAMAGE = (
     ValueError,
     LookupError,
@@ -48,20 +48,19 @@ _DAMAGE = (
 
 
 def read_torch_file(file: Path) -> dict[str, np.ndarray]:
-    """Parameter names to arrays from .pth, .pt, .bin (pickle formats) or .safetensors.
+    """Return parameter names to arrays from .pth, .pt, .bin (pickle formats) or .safetensors.
 
-    Nothing in the file is executed.  The state dict may be the file's top or lie under state_dict, model, model_state,
-    model_state_dict, net, model_ema or state_dict_ema; what is no tensor beside is passed over, and `module.` or
-    `_orig_mod.` before all names is removed.  The arrays are copies in C order: floats as float32, integers and bool
-    as stored.
+    Nothing in the file is executed.  The state dict may be the whole file or lie under state_dict, model, model_state,
+    model_state_dict, net, model_ema or state_dict_ema.  Other entries are ignored, and a `module.` or `_orig_mod.`
+    before all names is removed.  The arrays are copies in C order: floats as float32, integers and bool as stored.
 
     Raises:
-        RequestError: no such file, or its suffix is none of these.
-        DataError: the file is damaged, holds no weights, asks for more than weights need, or claims more than it holds.
+        RequestError: no such file, or another suffix.
+        DataError: the file is damaged, has no weights, asks for more than weights need, or claims more than it holds.
     """
-    kinds = "name a .pth, .pt, .bin or .safetensors file"
+    kinds = "use a .pth, .pt, .bin or .safetensors file"
     if not file.name.lower().endswith((".pth", ".pt", ".bin", ".pth.tar", ".safetensors")):
-        raise RequestError(f"{file}: weights are read from other kinds of files\n{kinds}")
+        raise RequestError(f"{file}: not a format of weights\n{kinds}")
     if not file.is_file():
         raise RequestError(f"{file}: there is no such file\n{kinds}")
     try:
@@ -70,7 +69,7 @@ def read_torch_file(file: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise RequestError(f"{file}: {error.strerror}\n{kinds}") from None
     except MemoryError:
-        raise DataError(f"{file}: more than fits into memory\nfree some, or take a smaller file") from None
+        raise DataError(f"{file}: does not fit into memory\nfree some memory, or use a smaller file") from None
     except Refused as error:
         reason, way_out = error.args
         raise DataError(f"{file}: {reason}\n{way_out}") from None
@@ -81,7 +80,7 @@ def read_torch_file(file: Path) -> dict[str, np.ndarray]:
 
 
 def _without_wrappers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for prefix in _WRAPPERS * 2:  # in either order
+    for prefix in _WRAPPERS * 2:  # they may be nested in either order
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     return arrays
@@ -95,11 +94,11 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
     for name, entry in deserialize(data):
         dtype = _SAFETENSORS.get(entry["dtype"])
         if dtype is None:
-            raise Refused(f"{excerpt(name)} is {entry['dtype']}, not a type of weights", "save it as float32")
+            raise Refused(f"{excerpt(name)} has the unsupported type {entry['dtype']}", "save it as float32")
         stored = np.ndarray(entry["shape"], np.dtype(STORED[dtype]).newbyteorder("<"), entry["data"])
         arrays[name] = _converted(stored, dtype)
     if not arrays:
-        raise Refused("it holds no tensor", "save the state dict to it")
+        raise Refused("it has no tensor", "save the state dict to it")
     return arrays
 
 
@@ -115,21 +114,21 @@ def _read_torch_save(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _read_zip(data: bytes) -> tuple[object, dict[str, memoryview], str]:
-    """torch.save since 1.6: `<folder>/data.pkl` and a file `<folder>/data/<key>` a storage, none compressed.
+    """Read torch.save's format since 1.6: `<folder>/data.pkl` and a `<folder>/data/<key>` a storage, uncompressed.
 
     Returns:
-        What was saved, the bytes of its storages, their byte order.
+        (saved object, bytes of each storage, their byte order).
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         infos = archive.infolist()
-    # Entries that lie over one another could make a small file cost a lot.
+    # Overlapping entries could make a small file cost a lot.
     if sum(info.file_size for info in infos) > len(data):
         raise ValueError("its entries hold more than the file")
     folder = infos[0].filename.partition("/")[0] + "/" if infos else ""
     names = {info.filename.removeprefix(folder) for info in infos}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         way_out = "load it with torch.jit.load and save its state dict, torch.save(module.state_dict(), file)"
-        raise Refused("a TorchScript archive: a program, not weights alone", way_out)
+        raise Refused("a TorchScript archive: a program, not only weights", way_out)
     if "data.pkl" not in names:
         raise ValueError("a zip archive without data.pkl")
     entries = {info.filename.removeprefix(folder): _zip_entry(data, info) for info in infos}
@@ -142,27 +141,27 @@ def _read_zip(data: bytes) -> tuple[object, dict[str, memoryview], str]:
 
 
 def _zip_entry(data: bytes, info: zipfile.ZipInfo) -> memoryview:
-    """The bytes of an entry where they lie: nothing is unpacked."""
+    """Return a view of an entry's bytes; nothing is unpacked."""
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-        raise Refused("a zip archive that something else has packed again", "use the file that torch.save wrote")
+        raise Refused("a zip archive that another program packed again", "use the file that torch.save wrote")
     start = info.header_offset
     if start < 0 or data[start : start + 4] != b"PK\x03\x04":
-        raise ValueError("an entry of the zip archive is not where it should be")
-    start += 30 + sum(struct.unpack_from("<HH", data, start + 26))  # the header, the name, the padding
+        raise ValueError("a zip entry has a wrong offset")
+    start += 30 + sum(struct.unpack_from("<HH", data, start + 26))  # header, name, padding
     entry = memoryview(data)[start : start + info.file_size]
     if len(entry) != info.file_size:
-        raise ValueError("an entry of the zip archive ends beyond the file")
-    # torch.serialization.set_crc32_options(False) leaves the checksum zero.
+        raise ValueError("a zip entry ends beyond the file")
+    # torch.serialization.set_crc32_options(False) writes a checksum of zero.
     if info.CRC and zlib.crc32(entry) != info.CRC:
         raise ValueError(f"the checksum of {info.filename} is wrong")
     return entry
 
 
 def _read_legacy(data: bytes) -> tuple[object, dict[str, memoryview], str]:
-    """torch.save before 1.6: five pickles, then every storage after its count of elements (int64, little-endian).
+    """Read torch.save's format before 1.6: five pickles, then each storage after its length (int64, little-endian).
 
     Returns:
-        What was saved, the bytes of its storages, their byte order.
+        (saved object, bytes of each storage, their byte order).
     """
     stream = io.BytesIO(data)
     if not data.startswith(b"\x80"):
@@ -170,7 +169,7 @@ def _read_legacy(data: bytes) -> tuple[object, dict[str, memoryview], str]:
     magic, version = Machine(stream).load(), Machine(stream).load()
     if magic != _LEGACY_MAGIC or version != _LEGACY_VERSION:
         raise ValueError("a pickle, but not of torch.save")
-    Machine(stream).load()  # the writer's machine; the storages are little-endian whatever it was
+    Machine(stream).load()  # the writer's machine; the storages are always little-endian
     machine = Machine(stream)
     top, keys = machine.load(), Machine(stream).load()
     if type(keys) is not list or not all(type(key) is str for key in keys):
@@ -179,7 +178,7 @@ def _read_legacy(data: bytes) -> tuple[object, dict[str, memoryview], str]:
     for key in keys:
         dtype, numel = machine.storages[key]
         if int.from_bytes(data[position : position + 8], "little") != numel:
-            raise ValueError(f"storage {key} has another size than announced")
+            raise ValueError(f"storage {key} does not have its declared size")
         position += 8
         storages[key] = memoryview(data)[position : position + numel * _itemsize(dtype)]
         position += numel * _itemsize(dtype)
@@ -188,19 +187,19 @@ def _read_legacy(data: bytes) -> tuple[object, dict[str, memoryview], str]:
     return top, storages, "<"
 
 
-# ---- From what was saved to arrays ----
+# ---- From the saved object to arrays ----
 
 
 def _choose(top: object) -> dict[str, Tensor]:
-    """The state dict: of the places where it may be, the first that holds tensors."""
-    places = [top.get(key) for key in _HOLDERS] + [top] if type(top) is dict else []
-    for place in places:
-        tensors = {name: x for name, x in place.items() if type(x) is Tensor} if type(place) is dict else {}
+    """Return the state dict: the first candidate with tensors."""
+    candidates = [top.get(key) for key in _HOLDERS] + [top] if type(top) is dict else []
+    for candidate in candidates:
+        tensors = {name: x for name, x in candidate.items() if type(x) is Tensor} if type(candidate) is dict else {}
         if tensors:
             return tensors
     names = ", ".join(list(top)[:5]) or "nothing" if type(top) is dict else ""
-    held = f"a dict of {names}" if names else f"one {type(top).__name__.strip('_')}"
-    raise Refused(f"no weights under names in it, but {excerpt(held)}", SAVE_ALONE)
+    content = f"a dict of {names}" if names else f"one {type(top).__name__.strip('_')}"
+    raise Refused(f"no named weights in it, but {excerpt(content)}", SAVE_ALONE)
 
 
 def _itemsize(dtype: str) -> int:
@@ -208,9 +207,9 @@ def _itemsize(dtype: str) -> int:
 
 
 def _array(name: str, tensor: Tensor, storages: dict[str, memoryview], byte_order: str) -> np.ndarray:
-    """Copy a tensor out of its storage, every index of it checked to lie within."""
+    """Copy a tensor out of its storage, after checking that all its elements lie inside."""
     if tensor.dtype not in STORED or tensor.dtype.startswith("complex"):
-        raise Refused(f"{excerpt(name)} is {tensor.dtype}, not a type of weights", "save it as float32")
+        raise Refused(f"{excerpt(name)} has the unsupported type {tensor.dtype}", "save it as float32")
     dtype = np.dtype(byte_order + STORED[tensor.dtype])
     if 0 in tensor.shape:
         return _converted(np.empty(tensor.shape, dtype), tensor.dtype)
@@ -220,8 +219,8 @@ def _array(name: str, tensor: Tensor, storages: dict[str, memoryview], byte_orde
     itemsize = _itemsize(storage.dtype)
     stored = storages[storage.key][storage.first * itemsize : (storage.first + storage.numel) * itemsize]
     if len(stored) != storage.numel * itemsize:
-        raise ValueError(f"the storage of {name} is cut off")
-    # A dimension of one is never stepped along, and its stride may be anything.
+        raise ValueError(f"the storage of {name} is truncated")
+    # The stride of a dimension of size 1 is never used and may be anything.
     strides = [step if size > 1 else 0 for size, step in zip(tensor.shape, tensor.stride, strict=True)]
     last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, strides, strict=True))
     if (last + 1) * dtype.itemsize > len(stored):
@@ -231,7 +230,7 @@ def _array(name: str, tensor: Tensor, storages: dict[str, memoryview], byte_orde
 
 
 def _converted(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """A copy in C order and native byte order: floats as float32, bool as bool, integers as they are."""
+    """Return a copy in C order and native byte order: floats as float32, bool and integers unchanged."""
     if dtype == "bfloat16":
         bits = stored.astype(np.uint32, order="C")
         bits <<= 16

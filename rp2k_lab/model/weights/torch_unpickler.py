@@ -1,12 +1,12 @@
-"""A machine that steps through the pickles of torch.save, with inert values only.
+"""An interpreter for the pickles of torch.save that builds only inert values.
 
-A pickle is a program: `pickle.load` imports and calls whatever the file names.  This machine knows the opcodes that
-torch.save writes; it imports nothing, calls nothing but the few pure functions in `_GLOBALS`, and sets no attribute.
-A file that asks for more is refused.
+A pickle is a program: `pickle.load` imports and calls whatever the file names.  This interpreter knows the opcodes that
+torch.save writes.  It imports nothing, calls only the few pure functions in `_GLOBALS`, and sets no attribute.  It
+refuses a file that asks for more.
 """
 
 import io
-import pickle  # the names of the opcodes alone
+import pickle  # only for the names of the opcodes
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rp2k_lab.core.text import escape_controls, shorten
 
-# As they are stored; bfloat16 has no NumPy twin and travels as its bits.
+# Stored types; NumPy has no bfloat16, so its bits are read as integers.
 STORED = {
     "float64": "f8",
     "float32": "f4",
@@ -48,17 +48,17 @@ _STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-_MAX_STEPS = 2**21  # some 60 a tensor; a step takes about 3 µs and at most about 100 bytes
-_MAX_DIMENSIONS = 64  # NumPy's own limit
+_MAX_STEPS = 2**21  # about 60 a tensor; a step takes about 3 µs and at most about 100 bytes
+_MAX_DIMENSIONS = 64  # NumPy's limit
 SAVE_ALONE = "save the state dict alone, torch.save(model.state_dict(), file), or convert it to .safetensors"
 
 
 class Refused(Exception):
-    """A whole file that we do not take: the reason and the way out."""
+    """A file is not accepted: (reason, way out)."""
 
 
 class _Global(NamedTuple):
-    """A name that a pickle asked for; only a name."""
+    """A name that a pickle asked for, never imported."""
 
     module: str
     name: str
@@ -66,7 +66,7 @@ class _Global(NamedTuple):
 
 @dataclass(frozen=True)
 class Storage:
-    """`numel` elements from the `first` of the storage `key` (elements of `dtype`, a key of `STORED`)."""
+    """`numel` elements of the storage `key`, starting at `first` (elements of `dtype`, a key of `STORED`)."""
 
     key: str
     dtype: str
@@ -76,7 +76,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage; offset and stride in elements of `dtype`, not yet checked against the storage."""
+    """An unchecked view of a storage; offset and stride in elements of `dtype`."""
 
     storage: Storage
     offset: int
@@ -85,11 +85,11 @@ class Tensor:
     dtype: str
 
 
-_OTHER = object()  # stands for whatever lies beside the weights
+_OTHER = object()  # in place of all that is not weights
 
 
 def excerpt(text: str, limit: int = 100) -> str:
-    """Return what a file says as one printable line of at most `limit` characters."""
+    """Return text of a file as one printable line of at most `limit` characters."""
     return shorten(escape_controls(text[: limit + 1]), limit)
 
 
@@ -106,7 +106,7 @@ def _rebuild_tensor(storage, offset, shape, stride, *_) -> Tensor:
     if len(shape) != len(stride) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError("a tensor whose shape and stride do not match")
     if not all(_is_count(number) for number in (offset, *shape, *stride)):
-        raise ValueError("a tensor whose offset, shape or stride is no count")
+        raise ValueError("a tensor whose offset, shape or stride is not a count")
     return Tensor(storage, offset, shape, stride, storage.dtype)
 
 
@@ -117,9 +117,9 @@ def _rebuild_tensor_v2(storage, offset, shape, stride, grad, hooks, metadata=Non
 
 
 def _rebuild_tensor_v3(storage, offset, shape, stride, grad, hooks, dtype, metadata=None) -> Tensor:
-    """For the types without a storage of their own, such as uint16: the storage counts bytes."""
+    """Rebuild a tensor of a type without a storage class, e.g. uint16; the storage counts bytes."""
     if type(dtype) is not _Global or dtype.module != "torch" or dtype.name not in (*STORED, *_OTHER_DTYPES):
-        raise ValueError("a tensor of no type")
+        raise ValueError("a tensor without a type")
     tensor = _rebuild_tensor_v2(storage, offset, shape, stride, grad, hooks, metadata)
     return replace(tensor, dtype=dtype.name)
 
@@ -132,25 +132,25 @@ def _rebuild_parameter(tensor, *_) -> Tensor:
 
 def _rebuild_from_type(function, _type, arguments, _state) -> Tensor:
     if type(function) is not _Global or function not in _REBUILDS or type(arguments) is not tuple:
-        raise ValueError("a tensor that nothing rebuilds")
+        raise ValueError("a tensor without a known rebuild function")
     return _REBUILDS[function](*arguments)
 
 
 def _ordered_dict(pairs=()) -> dict:
-    """Python 2 handed the items over as a list of pairs; Python 3 sets them afterwards."""
+    """Return a dict of the pairs that Python 2 passed as a list; Python 3 sets them afterwards."""
     if type(pairs) not in (list, tuple):
-        raise ValueError("an OrderedDict of no pairs")
+        raise ValueError("an OrderedDict without pairs")
     return {key: value for key, value in pairs if type(key) is str}
 
 
 def _size(shape=()) -> tuple:
     if type(shape) is not tuple:
-        raise ValueError("a torch.Size of no tuple")
+        raise ValueError("a torch.Size without a tuple")
     return shape
 
 
 def _not_called(*_) -> None:
-    raise ValueError("it calls what is no function")
+    raise ValueError("it calls something that is not a function")
 
 
 _REBUILDS: dict[tuple[str, str], Callable] = {
@@ -160,7 +160,7 @@ _REBUILDS: dict[tuple[str, str], Callable] = {
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
 }
-# Lies beside the weights in the files of training scripts; its content is dropped.
+# Found beside the weights in files of training scripts; the content is dropped.
 _BESIDE = {
     "_codecs": ["encode"],
     "argparse": ["Namespace"],
@@ -174,7 +174,7 @@ _BESIDE = {
     "torch": ["device"],
     "torch.serialization": ["_get_layout"],
 }
-# Arguments of the others.
+# Only passed as arguments.
 _ONLY_NAMES = {
     "builtins": ["dict", "float", "int", "list"],
     "__builtin__": ["dict", "float", "int", "list"],
@@ -199,7 +199,7 @@ _GLOBALS: dict[tuple[str, str], Callable] = {
 
 
 def _text(data: bytes) -> str:
-    # Names are ASCII; what a script keeps beside them, such as a file's name, need not even be UTF-8.
+    # Parameter names are ASCII; other text, e.g. a file name, need not be UTF-8.
     return data.decode("utf-8", "backslashreplace")
 
 
@@ -207,9 +207,9 @@ def _integer(data: bytes) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-# What follows an opcode: a number in this format, …
+# Opcodes followed by a number, with its format.
 _NUMBER = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BINFLOAT: ">d"}
-# … or a count in this format and as many bytes, which this function reads.
+# Opcodes followed by a count and that many bytes, with the count's format and the function that reads the bytes.
 _COUNTED = {
     pickle.LONG1: ("<B", _integer),
     pickle.LONG4: ("<I", _integer),
@@ -233,16 +233,16 @@ _CONSTANT = {
 
 
 class Machine:
-    """Steps through one pickle (protocols 2 to 5, the opcodes that torch.save writes) over inert values.
+    """Interpreter of one pickle (protocols 2 to 5, the opcodes that torch.save writes) over inert values.
 
-    Dicts keep what stands under a str: nothing else can be a parameter's name, and hashing the keys that a stranger
-    chose can be made slow (integers that collide) or crash (tuples in tuples).
+    Dicts keep only str keys: nothing else can be a parameter's name, and hashing keys of a hostile file can be slow
+    (integers that collide) or crash (nested tuples).
 
     Args:
-        stream: stands at the pickle; stands behind it after `load`.
+        stream: positioned at the pickle; `load` leaves it behind the pickle.
 
     Attributes:
-        storages: key to (dtype, count of elements) of every storage that the pickle refers to.
+        storages: key to (dtype, number of elements) of every storage that the pickle refers to.
     """
 
     def __init__(self, stream: io.BytesIO):
@@ -251,11 +251,11 @@ class Machine:
         self._stack, self._below, self._memo = [], [], {}
 
     def load(self) -> object:
-        """What was pickled.
+        """Return the pickled object.
 
         Raises:
-            Refused: it asks for something beyond `_GLOBALS`.
-            ValueError, IndexError, TypeError, KeyError, OverflowError: it is damaged or made to harm.
+            Refused: the pickle asks for something outside `_GLOBALS`.
+            ValueError, IndexError, TypeError, KeyError, OverflowError: the pickle is damaged or hostile.
         """
         while (code := self._take(1)) != pickle.STOP:
             self._count(1)
@@ -265,7 +265,7 @@ class Machine:
                 self._stack.append(self._number(_NUMBER[code]))
             elif code in _COUNTED:
                 size, read = _COUNTED[code]
-                self._stack.append(read(self._take(self._number(size))))
+                self._stack.append(read(self._take(int(self._number(size)))))
             elif not (self._remember(code) or self._collect(code) or self._make(code)):
                 raise ValueError(f"opcode {code!r} is not one of torch.save's")
         return self._stack.pop()
@@ -285,7 +285,7 @@ class Machine:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _remember(self, code: bytes) -> bool:
-        """The opcodes of protocol, frames and memo; False if `code` is none of them."""
+        """Run an opcode of protocol, frames or memo; return False for others."""
         match code:
             case pickle.PROTO:
                 self._take(1)
@@ -302,7 +302,7 @@ class Machine:
         return True
 
     def _collect(self, code: bytes) -> bool:
-        """The opcodes of containers; False if `code` is none of them."""
+        """Run an opcode of containers; return False for others."""
         stack = self._stack
         match code:
             case pickle.MARK:
@@ -333,11 +333,7 @@ class Machine:
         return True
 
     def _make(self, code: bytes) -> bool:
-        """The opcodes that name, call and build, where pickle.load would run what the file says.
-
-        Returns:
-            False if `code` is none of them.
-        """
+        """Run an opcode that names, calls or builds, where pickle.load executes code; return False for others."""
         match code:
             case pickle.GLOBAL | pickle.INST:
                 names = [_text(self._stream.readline().removesuffix(b"\n")) for _ in range(2)]
@@ -349,7 +345,7 @@ class Machine:
                 self._stack.append(self._call(*self._pop(2)))
             case pickle.BUILD:
                 target, _ = self._pop(2)
-                # The state is dropped: of the attributes of a dict or of what lies beside, none is a weight.
+                # The state is dropped: attributes of a dict, or of what is not weights, are no weights.
                 if type(target) is not dict and target is not _OTHER:
                     raise ValueError(f"it sets attributes of a {type(target).__name__}")
                 self._stack.append(target)
@@ -360,9 +356,9 @@ class Machine:
         return True
 
     def _pop(self, count: int) -> list:
-        """The topmost values, the deepest first."""
+        """Pop the topmost values, the deepest first."""
         if len(self._stack) < count:
-            raise IndexError("it takes more than there is")
+            raise IndexError("it pops an empty stack")
         items = self._stack[-count:]
         del self._stack[-count:]
         return items
@@ -392,21 +388,21 @@ class Machine:
         if (module, name) not in _GLOBALS:
             asked, pickled = excerpt(f"{module}.{name}"), self._stream.getvalue()
             if b"_parameters" in pickled and b"_buffers" in pickled:  # the attributes of every torch.nn.Module
-                raise Refused(f"a whole pickled module, it asks for {asked}: refused, nothing was run", SAVE_ALONE)
-            raise Refused(f"it asks for {asked}, which weights do not need: refused, nothing was run", SAVE_ALONE)
+                raise Refused(f"a whole pickled module, it asks for {asked}: refused, nothing executed", SAVE_ALONE)
+            raise Refused(f"it asks for {asked}, which weights do not need: refused, nothing executed", SAVE_ALONE)
         return _Global(module, name)
 
     def _call(self, target: object, arguments: object) -> object:
         if type(target) is not _Global or type(arguments) is not tuple:
             raise ValueError(f"it calls a {type(target).__name__}")
-        # The same long list can be handed over again and again.
+        # A pickle can pass the same long list repeatedly.
         self._count(len(arguments) + sum(len(x) for x in arguments if type(x) in (list, tuple)))
         return _GLOBALS[target](*arguments)
 
     def _storage(self, identity: object) -> Storage:
-        """A persistent id: ("storage", class, key, location, count), in the legacy format also a view or None."""
+        """Read a persistent id: ("storage", class, key, location, count), in the legacy format also a view or None."""
         if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
-            raise ValueError("a reference to something that is no storage")
+            raise ValueError("a reference to something that is not a storage")
         _, kind, key, _, numel, *views = identity
         if type(kind) is not _Global or kind.name not in _STORAGES or type(key) is not str:
             raise ValueError("a storage without type or key")
@@ -415,7 +411,7 @@ class Machine:
             raise ValueError("a view of a storage of the wrong shape")
         _, first, count = view
         if not all(_is_count(number) for number in (numel, first, count)) or first + count > numel:
-            raise ValueError("a storage whose size is no count")
+            raise ValueError("a storage whose size is not a count")
         dtype = _STORAGES[kind.name]
         if self.storages.setdefault(key, (dtype, numel)) != (dtype, numel):
             raise ValueError("a storage of two types or sizes")

@@ -1,4 +1,4 @@
-"""What happens around the steps of `Model.train`, one concern a file."""
+"""Callbacks of `Model.train`, one concern a file."""
 
 from rp2k_lab.train.callbacks.base import Callback, Dispatch, TrainingState
 from rp2k_lab.train.callbacks.chance_guard import ChanceGuard, chance_loss

@@ -1,7 +1,7 @@
-"""The seam to MindSpore: one `mindspore.train.Callback` that keeps the training state and hands it to ours.
+"""The interface to MindSpore: one `mindspore.train.Callback` that keeps the training state and calls our callbacks.
 
-MindSpore's own counters restart when a run resumes, and with data sinking its epoch is a sink.  `Dispatch` alone knows
-that; a callback sees steps and epochs of the whole run.
+MindSpore's counters restart when a run resumes, and with data sinking its epoch is a sink.  `Dispatch` hides that:
+callbacks see steps and epochs of the whole run.
 """
 
 import time
@@ -18,16 +18,16 @@ from rp2k_lab.train.checkpoint import TrainingPosition
 
 @dataclass
 class TrainingState:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes:
-        epochs, steps_per_epoch, batch_size: the plan.
-        learning_rate: float32 (steps,), of every step of the run.
+        epochs, steps_per_epoch, batch_size: the plan; batch_size over all ranks.
+        learning_rate: float32 (steps,), for every step of the run.
         step: steps done since the start of the run.
-        loss: of the last step (with data sinking, of the sink's last step).
-        scores: of the last evaluation on val; `evaluated_at` is its step.
-        best: the best val top-1 so far and its step, or None.
-        epoch_open: the evaluation after the epoch's last step did not end before the run was stopped, and comes first.
+        loss: loss of the last step (with data sinking, of the sink's last step).
+        scores: scores of the last evaluation on val; `evaluated_at` is its step.
+        best: best val top-1 so far and its step, or None.
+        epoch_open: the evaluation after the epoch's last step was interrupted, and comes first.
         stop: set by a callback to end the training after the step.
     """
 
@@ -43,45 +43,46 @@ class TrainingState:
     epoch_open: bool = False
     stop: bool = False
 
-    def resume(self, point: TrainingPosition) -> None:
-        """Stand where a checkpoint was saved."""
-        self.step, self.loss, self.best, self.epoch_open = point.step, point.loss, point.best, point.epoch_open
+    def resume(self, position: TrainingPosition) -> None:
+        """Continue at the position of a checkpoint."""
+        self.step, self.loss = position.step, position.loss
+        self.best, self.epoch_open = position.best, position.epoch_open
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def epoch(self) -> int:
-        """The epoch of the last step, counted from 1."""
+        """Epoch of the last step, counted from 1."""
         return max(0, self.step - 1) // self.steps_per_epoch + 1
 
 
 class Callback:
-    """Hooks around the steps of a training; a callback implements those it needs."""
+    """Hooks around the steps of a training; a subclass implements those that it needs."""
 
     def train_begin(self, state: TrainingState) -> None:
-        """Before the first step."""
+        """Run before the first step."""
 
     def step_end(self, state: TrainingState) -> None:
-        """After a step (with data sinking, after a sink)."""
+        """Run after a step (with data sinking, after a sink)."""
 
     def epoch_end(self, state: TrainingState) -> None:
-        """After an epoch's last step, when every callback's `step_end` has run."""
+        """Run after an epoch's last step, when every callback's `step_end` has run."""
 
     def interrupted(self, state: TrainingState) -> None:
-        """A signal ended the evaluation after an epoch's last step; `close` follows."""
+        """Run when a signal interrupts the evaluation after an epoch's last step; `close` follows."""
 
     def close(self, state: TrainingState) -> None:
-        """At the end, also after an exception."""
+        """Run at the end, also after an exception."""
 
 
 class Dispatch(MindsporeCallback):
-    """Keeps `state` and calls `callbacks`, each hook in their order.
+    """The MindSpore callback that keeps `state` and calls each hook of `callbacks` in order.
 
     Attributes:
-        hook_seconds: CPU seconds of this thread spent in the hooks of each callback, by class name.
+        hook_seconds: CPU time of this thread in the hooks, by callback class (seconds).
     """
 
     def __init__(self, state: TrainingState, callbacks: Sequence[Callback]):
@@ -91,10 +92,10 @@ class Dispatch(MindsporeCallback):
         self.hook_seconds = {type(callback).__name__: 0.0 for callback in callbacks}
 
     def run(self, train: Callable[[int], None]) -> None:
-        """Do the steps that are left.
+        """Run the remaining steps.
 
         Args:
-            train: `Model.train` with this callback for so many epochs, of which the first may have begun.
+            train: `Model.train` with this callback, called with the number of epochs; the first may be partly done.
         """
         state = self.state
         try:
@@ -129,6 +130,6 @@ class Dispatch(MindsporeCallback):
 
 
 def _scalar(outputs) -> float:
-    """The loss of a training step's outputs: a scalar, or (loss, overflow, scale) with a loss scale."""
+    """Return the loss from a training step's outputs: a scalar, or (loss, overflow, scale) with a loss scale."""
     loss = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
     return float(loss.asnumpy().mean())

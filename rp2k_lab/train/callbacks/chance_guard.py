@@ -1,4 +1,4 @@
-"""Stops a training, or warns, that has learned nothing in a number of epochs."""
+"""Stop or warn when the loss stays at chance for several epochs."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -13,21 +13,21 @@ from rp2k_lab.train.callbacks.base import Callback, TrainingState
 
 log = logging.getLogger(__name__)
 
-# A network that guesses by the classes' shares alone is a little above or below their entropy.
+# The loss of a network that guesses by class frequency varies a little around the entropy of the classes.
 _TOLERANCE = 0.99
 
 
 class ChanceGuard(Callback):
-    """Acts when the mean loss of so many epochs on end is no lower than guessing would have it.
+    """A guard that acts when the mean loss of consecutive epochs is not below the loss of guessing.
 
-    It keeps nothing: what it counts is the run's record, which a resumed run has from its first step on.
+    It has no state: it reads the losses of the tracker, which a resumed run has from its first step on.
 
     Args:
         tracker: has `train/loss`.
-        chance: the loss of the best guess, see `chance_loss`.
-        epochs: how many on end; None: never.
-        action: stop, which raises TrainingDiverged, or warn, once a stretch.
-        record: writes down the state for a reason, and says where.
+        chance: loss of the best guess, see `chance_loss`.
+        epochs: number of consecutive epochs; None: never act.
+        action: stop (raise TrainingDiverged) or warn (once a sequence of epochs).
+        record: called with (state, reason); writes a record and returns a text on it.
     """
 
     def __init__(
@@ -47,31 +47,30 @@ class ChanceGuard(Callback):
         if len(stuck) != self._limit:
             return
         rate = state.learning_rate[state.step - 1]
-        words = (
+        message = (
             f"loss={stuck[0]:.4g} in epoch {state.epoch}, at chance ({self._chance:.4g}) for {len(stuck)} epochs, "
             f"learning rate {rate:.3g}, {self._record(state, 'the loss stays at chance')}"
         )
         if self._action == "stop":
-            raise TrainingDiverged(f"{words}\ntry another optimizer.lr; task.chance_guard.action=warn goes on")
-        log.warning("%s", words)
+            raise TrainingDiverged(f"{message}\ntry another optimizer.lr, or task.chance_guard.action=warn to train on")
+        log.warning("%s", message)
 
 
 def epoch_means(losses: Sequence[tuple[int, float]], steps_per_epoch: int) -> Iterator[float]:
-    """The mean loss of each epoch, the last one first, of (step from 1 on, loss) in order."""
-    for _, of_epoch in groupby(reversed(losses), lambda entry: (entry[0] - 1) // steps_per_epoch):
-        yield fmean(loss for _, loss in of_epoch)
+    """Yield the mean loss of each epoch, the last epoch first, from ordered (step counted from 1, loss)."""
+    for _, entries in groupby(reversed(losses), lambda entry: (entry[0] - 1) // steps_per_epoch):
+        yield fmean(loss for _, loss in entries)
 
 
 def chance_loss(labels: np.ndarray, num_classes: int, sampler: str, smoothing: float) -> float:
-    """The cross-entropy of always predicting the mean target, which no constant prediction is below: its entropy.
+    """Return the entropy of the mean target: the lowest cross-entropy of a constant prediction.
 
-    It holds with mixup and CutMix, whose mean target is the same, and with logit adjustment, which moves the constant
-    logits and not what they can reach.
+    Mixup and CutMix have the same mean target.  Logit adjustment shifts constant logits, but not their lowest loss.
 
     Args:
-        labels: int (rows,), of the training photos.
-        sampler: as of `dataset.batches.EpochBatches`.
-        smoothing: of the labels, 0 to 1.
+        labels: int (rows,), labels of the training images.
+        sampler: see `dataset.loader.EpochBatches`.
+        smoothing: label smoothing, [0, 1].
     """
     counts = np.bincount(labels, minlength=num_classes)
     drawn = (counts > 0) if sampler == "class_balanced" else counts

@@ -1,4 +1,4 @@
-"""Checkpoints: what to go on from, and the best weights."""
+"""Save checkpoints and the best weights."""
 
 import logging
 import math
@@ -15,15 +15,15 @@ log = logging.getLogger(__name__)
 
 
 class SaveCheckpoints(Callback):
-    """Saves the whole state when it is time and when stopped, and the weights alone at a new best.
+    """A callback that saves the whole state regularly and when stopped, and the weights at a new best.
 
     Args:
-        checkpoints: where.
+        checkpoints: folder of the checkpoints.
         train_network: the network with loss and optimizer.
-        network: what is evaluated.
-        tracker: has the run's metrics; what it had at a checkpoint outlives the process too.
-        every_epochs: how often at an epoch's end; at the last one always.
-        every_minutes: how often besides, between two steps; None: not at all.
+        network: the evaluated network.
+        tracker: the run's metrics, flushed before each checkpoint.
+        every_epochs: interval in epochs; the last epoch is always saved.
+        every_minutes: additional interval between steps; None: none.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class SaveCheckpoints(Callback):
         self._spent, self._count = 0.0, 0
 
     def train_begin(self, state):
-        self._begun = time.monotonic()
-        self._due = self._begun + self._seconds
+        self._started = time.monotonic()
+        self._due = self._started + self._seconds
 
     def step_end(self, state):
         if state.step % state.steps_per_epoch and (state.stop or time.monotonic() >= self._due):
@@ -60,15 +60,15 @@ class SaveCheckpoints(Callback):
 
     def close(self, state):
         if self._count:
-            share = self._spent / (time.monotonic() - self._begun)
-            self._tracker.set_tags({"checkpoint_time_share": f"{share:.4f}"})
-            log.info("%d checkpoints took %.1f s, %.2f %% of the training", self._count, self._spent, 100 * share)
+            fraction = self._spent / (time.monotonic() - self._started)
+            self._tracker.set_tags({"checkpoint_time_share": f"{fraction:.4f}"})
+            log.info("%d checkpoints took %.1f s, %.2f %% of the training", self._count, self._spent, 100 * fraction)
 
     def _save(self, state, epoch_open=False):
         with self._timed():
             self._tracker.flush()
-            point = TrainingPosition(state.step, state.loss, epoch_open, state.best, self._tracker.logged())
-            self._checkpoints.save(self._train_network, point)
+            position = TrainingPosition(state.step, state.loss, epoch_open, state.best, self._tracker.logged())
+            self._checkpoints.save(self._train_network, position)
         self._due, self._count = time.monotonic() + self._seconds, self._count + 1
 
     @contextmanager

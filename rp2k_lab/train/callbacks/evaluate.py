@@ -1,4 +1,4 @@
-"""Evaluation on val after each epoch."""
+"""Evaluate on val after each epoch."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from rp2k_lab.train.callbacks.base import Callback
 
 
 class Evaluate(Callback):
-    """Puts val's scores into the state, and the best top-1 so far (the first of equals)."""
+    """A callback that puts val's scores and the best top-1 so far (the first of equals) into the state."""
 
     def __init__(self, evaluate: Callable[[], dict[str, Score]]):
         self._evaluate = evaluate

@@ -1,11 +1,11 @@
-"""What goes to the tracker while training."""
+"""Log metrics during training."""
 
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.callbacks.base import Callback
 
 
 class LogMetrics(Callback):
-    """Logs loss and learning rate of each step, and val's scores after each epoch."""
+    """A callback that logs loss and learning rate of each step, and val's scores after each epoch."""
 
     def __init__(self, tracker: MemoryTracker):
         self._tracker = tracker

@@ -1,4 +1,4 @@
-"""Stops a training whose loss is no number any more."""
+"""Stop training when the loss becomes NaN or infinite."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from rp2k_lab.train.callbacks.base import Callback, TrainingState
 
 
 class NanGuard(Callback):
-    """Raises TrainingDiverged at the first loss that is NaN or infinite, before that step's weights are saved.
+    """A guard that raises TrainingDiverged at the first NaN or infinite loss, before the step's weights are saved.
 
     Args:
-        last_checkpoint: where it would be.
-        record: writes down the state for a reason, and says where.
+        last_checkpoint: file of the last checkpoint, which may not exist.
+        record: called with (state, reason); writes a record and returns a text on it.
     """
 
     def __init__(self, last_checkpoint: Path, record: Callable[[TrainingState, str], str]):
@@ -22,11 +22,11 @@ class NanGuard(Callback):
     def step_end(self, state):
         if math.isfinite(state.loss):
             return
-        saved = self._last_checkpoint.exists()
-        good = f"the last good checkpoint is {self._last_checkpoint}" if saved else "no checkpoint yet"
+        exists = self._last_checkpoint.exists()
+        saved = f"the last good checkpoint is {self._last_checkpoint}" if exists else "no checkpoint yet"
         rate = state.learning_rate[state.step - 1]
         raise TrainingDiverged(
             f"loss={state.loss} at step {state.step} (epoch {state.epoch}), learning rate {rate:.3g}, "
-            f"{self._record(state, 'the loss is no number')}; {good}\n"
+            f"{self._record(state, 'the loss is NaN or infinite')}; {saved}\n"
             "try a smaller optimizer.lr or more optimizer.warmup_epochs"
         )

@@ -1,4 +1,4 @@
-"""The bar: the run's steps, the loss, images per second and the time that remains."""
+"""The progress bar: steps of the run, loss, images per second and remaining time."""
 
 import time
 
@@ -8,7 +8,7 @@ from rp2k_lab.train.callbacks.base import Callback
 
 
 class ProgressBar(Callback):
-    """One bar for the whole run, where there is a terminal, and one line an epoch."""
+    """A callback with one bar for the whole run, if there is a terminal, and one line an epoch."""
 
     def train_begin(self, state):
         self._bar = tqdm(total=state.steps, initial=state.step, unit="step", dynamic_ncols=True, disable=None)

@@ -1,4 +1,4 @@
-"""What all workers have to see alike after a step."""
+"""Synchronize loss and signals of all ranks after each step."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from rp2k_lab.train.callbacks.base import Callback
 
 
 class SyncWorkers(Callback):
-    """Makes the loss the mean over the workers, and stops all after the step in which a signal came to one."""
+    """A callback that averages the loss over the ranks, and stops all of them when one received a signal."""
 
-    def __init__(self, workers: Workers, watch: StopSignal):
-        self._workers, self._watch = workers, watch
+    def __init__(self, workers: Workers, signals: StopSignal):
+        self._workers, self._signals = workers, signals
 
     def step_end(self, state):
-        losses, signums = self._workers.gather(np.array([state.loss, self._watch.signum or 0])).T
+        losses, signums = self._workers.gather(np.array([state.loss, self._signals.signum or 0])).T
         state.loss = float(losses.mean())
         state.stop = state.stop or bool(signums.any())

@@ -1,4 +1,4 @@
-"""How fast the steps are."""
+"""Measure training throughput."""
 
 import time
 
@@ -7,7 +7,7 @@ from rp2k_lab.train.callbacks.base import Callback
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second` of each epoch, from its first step's end to its last: no compilation in it."""
+    """A callback that logs `train/images_per_second` of each epoch, from the end of its first step (compilation)."""
 
     def __init__(self, tracker: MemoryTracker):
         self._tracker = tracker
@@ -21,7 +21,7 @@ class Throughput(Callback):
         self._last = (state.step, time.monotonic())
 
     def epoch_end(self, state):
-        if self._first is None:  # only the evaluation was left of the epoch
+        if self._first is None:  # the resumed epoch had only its evaluation left
             return
         steps, seconds = (last - first for last, first in zip(self._last, self._first, strict=True))
         if steps:

@@ -1,4 +1,4 @@
-"""`model.pretrained`: the packaged weights, a checkpoint of ours, and files that are neither."""
+"""`model.pretrained`: the packaged weights, a checkpoint of a run, and other files."""
 
 import importlib.util
 import logging
@@ -19,7 +19,7 @@ from tests.helpers.zoo import no_weights
 
 @pytest.fixture
 def request_for(compose):
-    """request_for(model, pretrained): the configuration of `model=… model.pretrained=…`."""
+    """Return request_for(model, pretrained): the configuration of `model=… model.pretrained=…`."""
 
     def request(model, pretrained):
         return parse(compose(f"model={model}", f"model.pretrained={pretrained}"))
@@ -28,7 +28,7 @@ def request_for(compose):
 
 
 def build(name, num_classes=5, **options):
-    """With random weights, norms and running statistics."""
+    """Return a network with random weights, norms and running statistics."""
     with no_weights():
         net = create_model(name, num_classes, **options)
     for parameter in net.get_parameters():
@@ -49,14 +49,14 @@ def assert_equal(one, other):
 
 @pytest.fixture
 def log(caplog):
-    """log(): the lines that a run would print."""
+    """Return log(): the lines that a run would print."""
     caplog.set_level(logging.INFO, "rp2k_lab.model.weights.pretrained")
     return lambda: [record.getMessage() for record in caplog.records]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A run's resnet18 with five classes, and its best.ckpt."""
+    """Return a run's resnet18 with five classes and its best.ckpt."""
     net = build("resnet18")
     file = tmp_path_factory.mktemp("run") / "best.ckpt"
     save_checkpoint(WithPreprocessing(net, (0.5,) * 3, (0.5,) * 3), file, 100)
@@ -71,7 +71,7 @@ class TestImagenet:
         assert log() == ["efficientnet_lite0: 247 parameters from efficientnet-lite0-57934424.pth; with its classifier"]
         assert [name for name, value in values(net).items() if (value == before[name]).all()] == []
 
-    def test_the_classifier_starts_anew_for_other_classes(self, request_for, log):
+    def test_the_classifier_keeps_initial_weights_for_other_classes(self, request_for, log):
         net = build("efficientnet_lite0", 81)
         before = values(net.head)
         load_pretrained(net, request_for("efficientnet_lite0", "imagenet").model)
@@ -79,30 +79,31 @@ class TestImagenet:
         (line,) = log()
         assert "245 parameters" in line
         assert line.endswith(
-            "the classifier starts anew (fc.weight is 1000×1280 in the file and 81×1280 in the network (and 1 more))"
+            "the classifier keeps initial weights "
+            "(fc.weight is 1000×1280 in the file and 81×1280 in the network (and 1 more))"
         )
 
-    def test_images_are_normalized_as_the_weights_want_it(self, request_for):
+    def test_images_have_the_normalization_of_the_weights(self, request_for):
         config = request_for("efficientnet_lite0", "imagenet")
         assert normalization(config.model, config.dataset) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     @pytest.mark.parametrize("pretrained", ["null", "a.ckpt"])
-    def test_otherwise_as_the_data_set_says(self, request_for, pretrained):
+    def test_other_weights_have_the_normalization_of_the_data_set(self, request_for, pretrained):
         config = request_for("efficientnet_lite0", pretrained)
         assert normalization(config.model, config.dataset) == (config.dataset.mean, config.dataset.std)
 
     @pytest.mark.usefixtures("undrawn")
-    def test_no_other_model_has_packaged_weights(self, request_for):
+    def test_other_models_have_no_packaged_weights(self, request_for):
         config = request_for("resnet18", "imagenet")
-        for asked in (
+        for request in (
             lambda: load_pretrained(create_model("resnet18", 5), config.model),
             lambda: normalization(config.model, config.dataset),
         ):
-            with pytest.raises(RequestError, match="only efficientnet_lite0 has packaged weights\ngive a file"):
-                asked()
+            with pytest.raises(RequestError, match="only efficientnet_lite0 has packaged weights\nuse a file"):
+                request()
 
     @pytest.mark.usefixtures("undrawn")
-    def test_a_missing_package_says_what_to_install(self, request_for, monkeypatch):
+    def test_the_message_on_a_missing_package_names_what_to_install(self, request_for, monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(RequestError) as error:
             load_pretrained(create_model("efficientnet_lite0", 5), request_for("efficientnet_lite0", "imagenet").model)
@@ -112,7 +113,7 @@ class TestImagenet:
 
 
 class TestCheckpoint:
-    def test_of_the_same_classes_is_taken_whole(self, request_for, checkpoint, log):
+    def test_of_the_same_classes_loads_the_classifier_too(self, request_for, checkpoint, log):
         trained, file = checkpoint
         net = create_model("resnet18", 5)
         load_pretrained(net, request_for("resnet18", file).model)
@@ -123,7 +124,7 @@ class TestCheckpoint:
     @pytest.mark.parametrize(
         "other", [{"num_classes": 7}, {"head_width": 32}, {"num_classes": 7, "head_width": 32, "drop_rate": 0.5}]
     )
-    def test_of_another_head_leaves_the_head_out(self, request_for, checkpoint, log, other):
+    def test_of_another_head_loads_only_the_backbone(self, request_for, checkpoint, log, other):
         trained, file = checkpoint
         net = create_model("resnet18", **({"num_classes": 5} | other))
         before = values(net.head)
@@ -131,9 +132,9 @@ class TestCheckpoint:
         assert_equal(values(net.backbone), values(trained.backbone))
         assert_equal(values(net.head), before)
         assert "100 parameters" in log()[0]
-        assert "starts anew" in log()[0]
+        assert "keeps initial weights" in log()[0]
 
-    def test_of_a_widened_head_is_taken_whole_by_the_same(self, request_for, tmp_path, log):
+    def test_of_an_equally_widened_head_loads_the_head_too(self, request_for, tmp_path, log):
         trained = build("resnet18", head_width=32, drop_rate=0.5, drop_path_rate=0.5)
         save_checkpoint(trained, tmp_path / "a.ckpt", 1)
         net = create_model("resnet18", 5, head_width=32, drop_rate=0.5, drop_path_rate=0.5)
@@ -141,8 +142,8 @@ class TestCheckpoint:
         assert_equal(values(net), values(trained))
         assert "with its classifier" in log()[0]
 
-    def test_counters_of_masks_begin_anew(self, request_for, tmp_path):
-        """A new training is not the old one's continuation."""
+    def test_step_counters_of_masks_start_at_zero(self, request_for, tmp_path):
+        """A new training does not continue the masks of the old one."""
         trained = build("resnet18", drop_rate=0.5)
         trained.head.dropout.step.set_data(Tensor(np.array([7], np.int32)))
         save_checkpoint(trained, tmp_path / "a.ckpt", 7)
@@ -150,8 +151,8 @@ class TestCheckpoint:
         load_pretrained(net, request_for("resnet18", tmp_path / "a.ckpt").model)
         assert net.head.dropout.step.asnumpy() == 0
 
-    def test_with_an_optimizers_state(self, request_for, tmp_path):
-        """last.ckpt of a run."""
+    def test_with_an_optimizers_state_loads_the_network(self, request_for, tmp_path):
+        """As a run's last.ckpt."""
         trained = build("resnet18")
         momentum = nn.Momentum(trained.trainable_params(), nn.cosine_decay_lr(0.0, 0.1, 9, 9, 1), 0.9)
         save_checkpoint(nn.TrainOneStepCell(trained, momentum), tmp_path / "last.ckpt", 7)
@@ -169,23 +170,23 @@ class TestCheckpoint:
         assert "is 64 in the file and 32 in the network" in second
         assert_equal(values(net), before)
 
-    def test_that_is_not_there(self, request_for, checkpoint, tmp_path):
+    def test_that_is_missing_is_refused(self, request_for, checkpoint, tmp_path):
         with pytest.raises(RequestError, match=r"none\.ckpt: there is no such file"):
             load_pretrained(checkpoint[0], request_for("resnet18", tmp_path / "none.ckpt").model)
 
     @pytest.mark.parametrize("damage", ["cut", "begin", "noise", "empty"])
-    def test_that_is_damaged(self, request_for, checkpoint, tmp_path, damage):
+    def test_that_is_damaged_is_refused(self, request_for, checkpoint, tmp_path, damage):
         whole = checkpoint[1].read_bytes()
         noise = np.random.default_rng(0).bytes(1000)
         parts = {"cut": whole[: len(whole) // 2], "begin": noise + whole[1000:], "noise": noise, "empty": b""}
         file = tmp_path / "a.ckpt"
         file.write_bytes(parts[damage])
-        with pytest.raises(DataError, match=r"a\.ckpt: .* damaged"):
+        with pytest.raises(DataError, match=r"a\.ckpt: .* damaged\n"):
             load_pretrained(checkpoint[0], request_for("resnet18", file).model)
 
 
-def test_a_file_of_pytorch(request_for, checkpoint, tmp_path, log):
-    """Its own formats have tests of their own."""
+def test_a_pytorch_file_is_loaded(request_for, checkpoint, tmp_path, log):
+    """test_torch_reader.py tests the formats."""
     from safetensors.numpy import save_file
 
     state = {torch_name(name): value for name, value in values(checkpoint[0]).items()}

@@ -1,4 +1,4 @@
-"""Names of weights from PyTorch; reference.npz has those of every model's reference, test_parity.py loads them all."""
+"""Names of PyTorch weights; reference.npz has the names of every model's reference, test_parity.py loads them."""
 
 import re
 
@@ -16,7 +16,7 @@ from tests.helpers import numpy_layers
 
 @pytest.fixture(scope="module")
 def reference():
-    """reference(model): an empty array of the right shape for each of the reference's names."""
+    """Return reference(model): the reference's names to zeros of the right shape."""
     with np.load(PROJECT / "tests" / "parity" / "reference.npz") as file:
         arrays = {key: file[key] for key in file.files if key.endswith(("/names", "/shapes"))}
 
@@ -27,14 +27,14 @@ def reference():
     return state
 
 
-def ours(name: str) -> str:
-    """What a file's name is for us."""
-    (renamed_to,) = renamed({name: np.zeros(1)})
-    return renamed_to
+def timm_form(name: str) -> str:
+    """Return timm's form of a file's name."""
+    (new_name,) = renamed({name: np.zeros(1)})
+    return new_name
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs"),
+    ("name", "expected"),
     [
         ("bn1.gamma", "bn1.weight"),
         ("bn1.beta", "bn1.bias"),
@@ -46,8 +46,8 @@ def ours(name: str) -> str:
         ("layers.0.blocks.0.attn.relative_position_bias_table", "layers.0.blocks.0.attn.relative_position_bias_table"),
     ],
 )
-def test_the_references_name_of_a_parameter(name, theirs):
-    assert torch_name(name) == theirs
+def test_torch_name_of_a_parameter(name, expected):
+    assert torch_name(name) == expected
 
 
 JONGCHAN = [
@@ -96,27 +96,26 @@ LUKEMELAS = [
 ]
 
 
-@pytest.mark.parametrize(("theirs", "name"), JONGCHAN + TIMM + LUKEMELAS)
-def test_dialects(theirs, name):
-    assert ours(theirs) == name
+@pytest.mark.parametrize(("original", "name"), JONGCHAN + TIMM + LUKEMELAS)
+def test_names_of_other_sources_are_mapped_to_timms(original, name):
+    assert timm_form(original) == name
 
 
 @pytest.mark.parametrize(
     "name",
     ["bn1.num_batches_tracked", "layers.0.blocks.0.attn.relative_position_index", "layers.0.blocks.1.attn_mask"],
 )
-def test_counters_and_constants_are_no_parameters(name):
+def test_counters_and_constants_are_ignored(name):
     assert renamed({name: np.zeros(1)}) == {}
 
 
-def test_names_beyond_the_network_stay_as_they_are():
-    """And are reported so."""
-    assert ours("_blocks.16._bn2.weight") == "_blocks.16._bn2.weight"
-    assert ours("teacher.head.weight") == "teacher.head.weight"
+def test_unknown_names_stay_unchanged():
+    assert timm_form("_blocks.16._bn2.weight") == "_blocks.16._bn2.weight"
+    assert timm_form("teacher.head.weight") == "teacher.head.weight"
 
 
 def lukemelas(name: str) -> str:
-    """timm's name of an EfficientNet's parameter in EfficientNet-PyTorch's form."""
+    """Return EfficientNet-PyTorch's form of timm's name of a parameter."""
     block = re.match(r"blocks\.(\d)\.(\d)\.(.*)\.(\w+)$", name)
     if not block:
         parts = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
@@ -128,29 +127,29 @@ def lukemelas(name: str) -> str:
     if stage == "0":
         steps = ["conv_dw bn1 _depthwise_conv _bn1", "conv_pw bn2 _project_conv _bn2"]
     parts = {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
-    for conv, norm, their_conv, their_norm in map(str.split, steps):
-        parts |= {conv: their_conv, norm: their_norm}
+    for conv, norm, lukemelas_conv, lukemelas_norm in map(str.split, steps):
+        parts |= {conv: lukemelas_conv, norm: lukemelas_norm}
     return f"_blocks.{number}.{parts[part]}.{leaf}"
 
 
 def microsoft(name: str) -> str:
-    """Merging at the end of a stage, counted from 0."""
-    name = re.sub(r"^layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
+    """Return Microsoft's form of timm's name of a Swin parameter: merging at the end of a stage."""
+    name = re.sub(r"^layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
     return name.replace("head.fc.", "head.")
 
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
-    ("model", "dialect"),
+    ("model", "source"),
     [
         ("efficientnet_lite0", lukemelas),
         ("swin_tiny", microsoft),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_a_whole_file_of_a_dialect_is_found(reference, model, dialect):
+def test_a_whole_file_of_another_source_matches(reference, model, source):
     state = reference(model)
-    renamed_state = {dialect(name): value for name, value in state.items()}
+    renamed_state = {source(name): value for name, value in state.items()}
     assert len(renamed_state) == len(state)
     assert not renamed_state.keys() & {"fc.weight", "head.fc.weight", "classifier.weight"}
     net = create_model(model, 1000)
@@ -160,7 +159,7 @@ def test_a_whole_file_of_a_dialect_is_found(reference, model, dialect):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_another_models_file_is_no_match(reference):
+def test_another_models_file_does_not_match(reference):
     match = match_torch_weights(create_model("resnet50", 1000), reference("resnet50_bam"))
     assert match.missing == match.other_shape == []
     assert len(match.unexpected) == 351 - 267
@@ -177,7 +176,7 @@ def test_another_models_file_is_no_match(reference):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_another_computation_under_the_same_names_is_no_match(reference):
+def test_another_computation_with_the_same_names_does_not_match(reference):
     """EfficientNet-PyTorch's B0 pads as TensorFlow does; Cadene's SE-ResNeXt pools without padding."""
     state = {lukemelas(name): value for name, value in reference("efficientnet_b0").items()}
     assert match_torch_weights(create_model("efficientnet_b0", 1000), state).problem()
@@ -186,7 +185,7 @@ def test_another_computation_under_the_same_names_is_no_match(reference):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_an_optimizers_state_beside_is_passed_over(reference):
+def test_an_optimizers_state_is_ignored(reference):
     state = reference("resnet50")
     state |= {f"moments.{name}": value for name, value in list(state.items())[:3]}
     match = match_torch_weights(create_model("resnet50", 1000), state)
@@ -194,7 +193,7 @@ def test_an_optimizers_state_beside_is_passed_over(reference):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_two_names_for_one_parameter_are_both_accounted_for(reference):
+def test_two_names_for_one_parameter_are_both_reported(reference):
     state = reference("resnet50")
     match = match_torch_weights(create_model("resnet50", 1000), state | {"head.weight": state["fc.weight"]})
     assert match.unexpected == ["head.weight"]
@@ -215,7 +214,7 @@ def net():
 
 @pytest.fixture
 def state(net):
-    """As timm would name it, every value its own."""
+    """Return a state with timm's names and different values."""
     names = {torch_name(p.name): p.shape for p in net.get_parameters() if not p.name.endswith("step")}
     return {name: np.random.default_rng(i).normal(size=shape) for i, (name, shape) in enumerate(names.items(), 7)}
 
@@ -224,7 +223,7 @@ def values(net) -> dict[str, np.ndarray]:
     return {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
 
 
-def test_load_sets_every_parameter_but_the_counter_of_steps(net, state):
+def test_load_sets_every_parameter_except_the_step_counter(net, state):
     before = values(net)
     match = load_torch_weights(net, state)
     assert set(match.loaded) == set(state)
@@ -247,7 +246,7 @@ def broken(state, how):
         ("shapes", "stem.conv.weight is 4×3×5×5 in the file and 4×3×3×3 in the network (and 1 more)"),
     ],
 )
-def test_nothing_is_set_from_a_file_that_does_not_fit(net, state, how, problem):
+def test_a_file_that_does_not_fit_changes_nothing(net, state, how, problem):
     before = values(net)
     with pytest.raises(ValueError, match="network") as error:
         load_torch_weights(net, broken(state, how))
@@ -256,13 +255,13 @@ def test_nothing_is_set_from_a_file_that_does_not_fit(net, state, how, problem):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-def test_a_number_is_called_one(net, state):
+def test_a_scalar_is_reported_as_a_number(net, state):
     match = match_torch_weights(net, state | {"fc.bias": np.zeros(())})
     assert match.other_shape == [("fc.bias", (5,), ())]
     assert match.problem() == "fc.bias is a number in the file and 5 in the network"
 
 
-def test_what_the_network_lacks_is_reported_by_the_files_name(net, state):
+def test_unexpected_entries_are_reported_by_the_files_name(net, state):
     extra = {"stem.bn.num_batches_tracked": np.zeros(()), "ema.last_linear.weight": np.zeros(3)}
     match = match_torch_weights(net, state | extra)
     assert match.unexpected == ["ema.last_linear.weight"]
@@ -270,7 +269,7 @@ def test_what_the_network_lacks_is_reported_by_the_files_name(net, state):
 
 
 @pytest.mark.parametrize("classes", [5, 9, None])
-def test_without_classifier_the_head_stays_whatever_the_file_has(net, state, classes):
+def test_without_classifier_the_head_stays_unchanged(net, state, classes):
     rest = {name: value for name, value in state.items() if not name.startswith("fc.")}
     head = {} if classes is None else {"head.weight": np.zeros((classes, 4)), "head.bias": np.zeros(classes)}
     before = values(net)

@@ -1,4 +1,4 @@
-"""torch_files/ holds what PyTorch itself wrote (make.py there); hostile files are put together here by hand."""
+"""The reader of PyTorch's files: torch_files/ was written by PyTorch (make.py); hostile files are assembled here."""
 
 import collections
 import copyreg
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "torch_files"
 
 @pytest.fixture(scope="module")
 def expected():
-    """File's first word to name to array."""
+    """Return arrays by file (without its suffix) and name."""
     tensors = collections.defaultdict(dict)
     for key, array in np.load(FOLDER / "expected.npz").items():
         word, name = key.split("/")
@@ -34,15 +34,15 @@ def expected():
     return tensors
 
 
-def assert_same(arrays, wanted):
-    assert set(arrays) == set(wanted)
+def assert_same(arrays, expected):
+    assert set(arrays) == set(expected)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(array, wanted[name], err_msg=name, strict=True)
+        np.testing.assert_array_equal(array, expected[name], err_msg=name, strict=True)
         assert array.flags.c_contiguous, name
         assert array.flags.writeable, name
 
 
-# ---- Pickles and files by hand ----
+# ---- Assembled pickles and files ----
 
 
 def text(value: str) -> bytes:
@@ -56,7 +56,7 @@ def number(value: int) -> bytes:
 
 
 def value(content) -> bytes:
-    """Opcodes of plain values; bytes are opcodes already."""
+    """Return the opcodes of a plain value; bytes are opcodes already."""
     if isinstance(content, bytes):
         return content
     if isinstance(content, tuple):
@@ -91,7 +91,7 @@ SIX = np.arange(6, dtype=np.float32)
 
 
 def zip_bytes(content, storages=None, extra=(), compression=zipfile.ZIP_STORED) -> bytes:
-    """The format since 1.6 with `content` as its pickle; `storages`: key to bytes."""
+    """Return a file in the format since 1.6 with `content` as its pickle; `storages`: key to bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         archive.writestr("any/data.pkl", b"\x80\x02" + value(content) + b".")
@@ -103,7 +103,7 @@ def zip_bytes(content, storages=None, extra=(), compression=zipfile.ZIP_STORED) 
 
 
 def legacy_bytes(content, storages=None) -> bytes:
-    """The format before 1.6; `storages`: key to (count, bytes)."""
+    """Return a file in the format before 1.6; `storages`: key to (count, bytes)."""
     storages = {"0": (6, SIX.tobytes())} if storages is None else storages
     heads = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
     pickles = [b"\x80\x02" + value(part) + b"." for part in [*heads, content, list(storages)]]
@@ -115,7 +115,7 @@ BOTH = pytest.mark.parametrize("pack", [zip_bytes, legacy_bytes])
 
 @pytest.fixture
 def read(tmp_path):
-    """read(data, name="a.pth"): what the reader makes of these bytes."""
+    """Return read(data, name="a.pth"): the arrays that the reader returns for these bytes."""
 
     def read(data: bytes, name: str = "a.pth"):
         (tmp_path / name).write_bytes(data)
@@ -126,7 +126,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def refused(read):
-    """refused(data, pattern): DataError in two lines that name the file; returns its text."""
+    """Return refused(data, pattern): expects a DataError of two lines with the file's name and returns its text."""
 
     def refused(data: bytes, pattern: str, name: str = "a.pth") -> str:
         with pytest.raises(DataError, match=pattern) as caught:
@@ -140,27 +140,27 @@ def refused(read):
     return refused
 
 
-# ---- What PyTorch wrote ----
+# ---- Files of PyTorch ----
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net_legacy.pth", "training.pth", "training_legacy.pth", "types.pth"])
-def test_reads_what_pytorch_wrote(name, expected):
+def test_reads_files_of_pytorch(name, expected):
     assert_same(read_torch_file(FOLDER / name), expected[name.partition(".")[0].removesuffix("_legacy")])
 
 
-def test_the_legacy_format_knows_every_type_but_uint16(expected):
-    wanted = {name: array for name, array in expected["types"].items() if name != "uint16"}
-    assert_same(read_torch_file(FOLDER / "types_legacy.pth"), wanted)
+def test_the_legacy_format_has_every_type_except_uint16(expected):
+    legacy = {name: array for name, array in expected["types"].items() if name != "uint16"}
+    assert_same(read_torch_file(FOLDER / "types_legacy.pth"), legacy)
 
 
 def test_reads_safetensors(expected):
     assert_same(read_torch_file(FOLDER / "types.safetensors"), expected["types"])
 
 
-def test_the_types_that_come_out():
+def test_floats_become_float32_and_other_types_stay():
     arrays = read_torch_file(FOLDER / "types.pth")
-    wanted = {name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "bool")}
-    assert {name: array.dtype.name for name, array in arrays.items()} == dict.fromkeys(arrays, "float32") | wanted
+    unchanged = {name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "bool")}
+    assert {name: array.dtype.name for name, array in arrays.items()} == dict.fromkeys(arrays, "float32") | unchanged
 
 
 def test_the_order_of_the_file_is_kept():
@@ -169,7 +169,7 @@ def test_the_order_of_the_file_is_kept():
         assert [key for key in read_torch_file(FOLDER / name) if key[:4] in ("conv", "norm")][:5] == names
 
 
-def test_shared_storages_come_out_apart():
+def test_shared_storages_become_separate_arrays():
     arrays = read_torch_file(FOLDER / "types.pth")
     before = arrays["shared_part"].copy()
     arrays["shared"][:] = 7
@@ -190,29 +190,29 @@ def test_torchscript_is_refused(refused):
     refused(zip_bytes({}, extra=[("code/a.py", b"")]), "a TorchScript archive")
 
 
-# ---- Where the weights are ----
+# ---- Position of the weights ----
 
 
 @BOTH
-def test_the_state_dict_alone(pack, read):
+def test_the_state_dict_as_the_whole_file(pack, read):
     assert_same(read(pack({"w": tensor()})), {"w": SIX.reshape(2, 3)})
 
 
 @pytest.mark.parametrize("holder", torch_reader._HOLDERS)
-def test_the_state_dict_among_other_things(holder, read):
+def test_the_state_dict_among_other_entries(holder, read):
     other = {"epoch": 1, "lr": [1, 2], 5: tensor(), "rng": tensor()}
     assert set(read(zip_bytes(other | {holder: {"w": tensor(), "step": 3}}))) == {"w"}
 
 
-def test_state_dict_then_model_then_the_others(read):
-    held = {name: {f"of.{name}": tensor()} for name in ("net", "model_ema", "model", "state_dict")}
-    assert set(read(zip_bytes(held))) == {"of.state_dict"}
-    assert set(read(zip_bytes(held | {"state_dict": {"version": 1}}))) == {"of.model"}
-    assert set(read(zip_bytes(held | {"state_dict": 1, "model": None}))) == {"of.net"}
+def test_state_dict_precedes_model_and_the_other_keys(read):
+    content = {name: {f"of.{name}": tensor()} for name in ("net", "model_ema", "model", "state_dict")}
+    assert set(read(zip_bytes(content))) == {"of.state_dict"}
+    assert set(read(zip_bytes(content | {"state_dict": {"version": 1}}))) == {"of.model"}
+    assert set(read(zip_bytes(content | {"state_dict": 1, "model": None}))) == {"of.net"}
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "expected"),
     [
         (["module.a", "module.b.module.c"], ["a", "b.module.c"]),
         (["_orig_mod.a"], ["a"]),
@@ -222,52 +222,52 @@ def test_state_dict_then_model_then_the_others(read):
         (["modules.a"], ["modules.a"]),
     ],
 )
-def test_wrappers_before_all_names_are_removed(names, wanted, read):
-    assert list(read(zip_bytes({name: tensor() for name in names}))) == wanted
+def test_wrappers_before_all_names_are_removed(names, expected, read):
+    assert list(read(zip_bytes({name: tensor() for name in names}))) == expected
 
 
 @BOTH
 @pytest.mark.parametrize(
-    ("content", "held"),
+    ("content", "summary"),
     [
         ({}, "a dict of nothing"),
         ({"epoch": 1, "models": {"w": tensor()}}, "a dict of epoch, models"),
         ([tensor()], "one list"),
         (tensor(), "one Tensor"),
         (5, "one int"),
-        ({"a\nb" * 100: 1}, r"a dict of a\?ba\?b"),
+        ({"a\nb" * 100: 1}, r"a dict of a\\nba\\nb"),
     ],
 )
-def test_no_weights(content, held, pack, refused):
-    # The legacy format lists the storages that the pickle refers to and no other.
+def test_a_file_without_weights_is_refused(content, summary, pack, refused):
+    # The legacy format lists only the storages that the pickle refers to.
     storages = {} if pack is legacy_bytes and tensor() not in value(content) else None
-    refused(pack(content, storages), f"a.pth: no weights under names in it, but {held}")
+    refused(pack(content, storages), f"a.pth: no named weights in it, but {summary}")
 
 
-def test_no_weights_in_safetensors(refused):
-    refused(struct.pack("<Q", 2) + b"{}", "it holds no tensor", "a.safetensors")
+def test_a_safetensors_file_without_weights_is_refused(refused):
+    refused(struct.pack("<Q", 2) + b"{}", "it has no tensor", "a.safetensors")
 
 
 # ---- Tensors ----
 
 
 def test_a_view_in_the_legacy_format(read):
-    """Files of PyTorch 0.x name a part of a storage: (key, first element, count)."""
+    """Files of PyTorch 0.x refer to a part of a storage: (key, first element, count)."""
     data = legacy_bytes({"w": tensor((2,), (2,), offset=1, view=[("part", 2, 4)])})
     np.testing.assert_array_equal(read(data)["w"], [3, 5])
 
 
-def test_python_2_wrote_the_items_as_pairs(read):
+def test_items_as_pairs_of_python_2(read):
     pairs = call("collections", "OrderedDict", [["w", tensor()], ["_", 1], [["no name"], 2]])
     assert_same(read(legacy_bytes(pairs)), {"w": SIX.reshape(2, 3)})
 
 
-def test_a_machine_of_the_other_byte_order(read):
+def test_big_endian_files(read):
     big = zip_bytes({"w": tensor()}, {"0": SIX.astype(">f4").tobytes()}, [("byteorder", b"big")])
     assert_same(read(big), {"w": SIX.reshape(2, 3)})
 
 
-def test_a_checksum_that_was_not_computed(read):
+def test_a_checksum_of_zero_is_not_checked(read):
     data = zip_bytes({"w": tensor()})
     for entry in zipfile.ZipFile(io.BytesIO(data)).infolist():
         data = data.replace(struct.pack("<I", entry.CRC), bytes(4))
@@ -278,7 +278,7 @@ def test_a_dimension_of_one_may_have_any_stride(read):
     assert read(zip_bytes({"w": tensor((1, 6), (2**62, 1))}))["w"].shape == (1, 6)
 
 
-def test_double_beyond_float_is_infinite(read):
+def test_a_double_beyond_float32_becomes_infinite(read):
     data = zip_bytes({"w": tensor((2,), (1,), numel=2, kind="DoubleStorage")}, {"0": np.array([1e300, 0.1]).tobytes()})
     np.testing.assert_array_equal(read(data)["w"], np.float32([np.inf, 0.1]))
 
@@ -290,58 +290,58 @@ def test_double_beyond_float_is_infinite(read):
         ({"shape": (3, 3)}, "w reaches beyond its storage"),
         ({"stride": (4, 1)}, "w reaches beyond its storage"),
         ({"stride": (2**62, 2**62)}, "w reaches beyond its storage"),
-        ({"numel": 5}, "beyond its storage|another size than announced"),
-        ({"numel": 7}, "cut off|another size than announced"),
+        ({"numel": 5}, "beyond its storage|not have its declared size"),
+        ({"numel": 7}, "truncated|not have its declared size"),
         ({"key": "../../etc/passwd"}, "the storage of w is missing|KeyError"),
-        ({"offset": -1}, "no count"),
-        ({"offset": True}, "no count"),
-        ({"offset": "0"}, "no count"),
-        ({"shape": (2, -3)}, "no count"),
-        ({"shape": (2, 2**64)}, "no count"),
-        ({"stride": (-3, 1)}, "no count"),
+        ({"offset": -1}, "is not a count"),
+        ({"offset": True}, "is not a count"),
+        ({"offset": "0"}, "is not a count"),
+        ({"shape": (2, -3)}, "is not a count"),
+        ({"shape": (2, 2**64)}, "is not a count"),
+        ({"stride": (-3, 1)}, "is not a count"),
         ({"stride": (1,)}, "do not match"),
         ({"shape": (1,) * 65, "stride": (1,) * 65}, "do not match"),
         ({"shape": [2, 3]}, "without storage, shape or stride"),
         ({"shape": (2**40,), "stride": (0,)}, "claim far more"),
         ({"shape": (2**62,) * 64, "stride": (0,) * 64}, "claim far more"),
         ({"shape": (0, 2**62, 2**62), "stride": (1, 1, 1)}, "damaged"),
-        ({"kind": "ComplexFloatStorage", "numel": 3}, "w is complex64, not a type of weights"),
+        ({"kind": "ComplexFloatStorage", "numel": 3}, "w has the unsupported type complex64"),
         ({"kind": "QInt8Storage"}, "it asks for torch.QInt8Storage"),
     ],
 )
 @BOTH
-def test_tensors_that_their_storage_does_not_hold(options, reason, pack, refused):
+def test_tensors_that_do_not_fit_their_storage_are_refused(options, reason, pack, refused):
     storages = {"0": (3, SIX.tobytes())} if pack is legacy_bytes and "Complex" in str(options) else None
     refused(pack({"w": tensor(**options)}, storages), reason)
 
 
-def test_few_bytes_do_not_become_many(read, refused):
-    """16 MB are free, so that a small file may expand a tensor; beyond, four times the file's size."""
+def test_a_small_file_cannot_claim_much_memory(read, refused):
+    """The limit is 16 MB, so that a small file may expand a tensor, plus four times the file's size."""
     assert read(zip_bytes({"w": tensor((2**20,), (0,))}))["w"].nbytes == 4 * 2**20
     refused(zip_bytes({f"w{i}": tensor((2**20,), (0,)) for i in range(20)}), "claim far more")
 
 
-def test_a_flipped_bit_among_the_weights_is_noticed(refused):
+def test_a_flipped_bit_in_the_weights_is_detected(refused):
     data = zip_bytes({"w": tensor()})
     refused(data.replace(SIX.tobytes(), SIX.tobytes()[:-1] + b"\x41"), "checksum of any/data/0 is wrong")
 
 
-# ---- Files that are something else ----
+# ---- Files of other kinds ----
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".pth.tar", ".safetensors"])
 @pytest.mark.parametrize(
     "data", [b"", b"\x80", b"PK\x03\x04", b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"]
 )
-def test_not_a_weights_file(data, suffix, refused):
+def test_a_file_without_torchs_format_is_refused(data, suffix, refused):
     refused(data, "damaged, or not a weights file", f"a{suffix}")
 
 
-def test_says_with_what_the_file_begins(refused):
+def test_the_message_has_the_files_first_bytes(refused):
     refused(b"<!DOCTYPE html><html>", r"it begins with b'<!DOCTYPE html><'\)\ndownload or save it again")
 
 
-def test_says_that_the_file_ends_too_early(refused):
+def test_the_message_reports_a_truncated_file(refused):
     refused(b"\x80\x02X\x40\x00\x00\x00cut off", "it ends too early")
     storages = {"0": (6, SIX.tobytes()), "1": (6, SIX.tobytes()[:-1])}
     refused(legacy_bytes({"model": {"w": tensor()}, "rng": tensor(key="1")}, storages), "it ends inside the storages")
@@ -364,27 +364,27 @@ def test_says_that_the_file_ends_too_early(refused):
     ],
     ids=repr,
 )
-def test_no_parser_s_own_error_comes_out(error, refused, monkeypatch):
+def test_errors_of_parsers_become_data_errors(error, refused, monkeypatch):
     def raises(_):
         raise error
 
     monkeypatch.setattr(torch_reader, "_read_torch_save", raises)
-    refused(b"", "more than fits into memory" if isinstance(error, MemoryError) else "damaged, or not a weights file")
+    refused(b"", "does not fit into memory" if isinstance(error, MemoryError) else "damaged, or not a weights file")
 
 
-def test_a_pickle_of_something_else(refused):
+def test_a_pickle_of_another_program_is_refused(refused):
     refused(pickle.dumps({"w": [1, 2]}, 2) * 2, "a pickle, but not of torch.save")
 
 
-def test_the_tar_format(refused):
+def test_the_tar_format_is_refused(refused):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("storages"))
     refused(out.getvalue(), "the tar format of PyTorch before 0.1.11", "a.pth.tar")
 
 
-def test_a_zip_of_something_else(refused):
-    refused(zip_bytes({"w": tensor()}, compression=zipfile.ZIP_DEFLATED), "something else has packed again")
+def test_a_zip_of_another_program_is_refused(refused):
+    refused(zip_bytes({"w": tensor()}, compression=zipfile.ZIP_DEFLATED), "another program packed again")
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("a/readme", b"text")
@@ -392,8 +392,8 @@ def test_a_zip_of_something_else(refused):
     refused(zip_bytes({"w": tensor()}, extra=[("byteorder", b"middle")]), "unknown byte order")
 
 
-def test_zip_entries_over_one_another(refused):
-    """A thousand entries in the directory for the bytes of one."""
+def test_overlapping_zip_entries_are_refused(refused):
+    """The directory has a thousand entries for the bytes of one."""
     data = zip_bytes({"w": tensor()}, {"0": bytes(10_000)})
     start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
     last = data.rindex(b"PK\x01\x02")
@@ -403,15 +403,15 @@ def test_zip_entries_over_one_another(refused):
     refused(data[:start] + directory + tail, "its entries hold more than the file")
 
 
-def test_a_type_of_safetensors_that_is_none_of_weights(refused):
+def test_an_unsupported_type_of_safetensors_is_refused(refused):
     header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
-    refused(struct.pack("<Q", len(header)) + header + b"ab", "w is F8_E4M3, not a type of weights", "a.safetensors")
+    refused(struct.pack("<Q", len(header)) + header + b"ab", "w has the unsupported type F8_E4M3", "a.safetensors")
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors"])
 def test_a_missing_file_is_a_wrong_request(name, tmp_path):
     with pytest.raises(
-        RequestError, match=f"{name}: there is no such file\nname a .pth, .pt, .bin or .safetensors file"
+        RequestError, match=f"{name}: there is no such file\nuse a .pth, .pt, .bin or .safetensors file"
     ):
         read_torch_file(tmp_path / name)
 
@@ -419,7 +419,7 @@ def test_a_missing_file_is_a_wrong_request(name, tmp_path):
 @pytest.mark.parametrize("name", ["a.h5", "a", "a.tar", "pth"])
 def test_another_kind_of_file_is_a_wrong_request(name, tmp_path):
     (tmp_path / name).touch()
-    with pytest.raises(RequestError, match=f"{name}: weights are read from other kinds of files\nname a .pth"):
+    with pytest.raises(RequestError, match=f"{name}: not a format of weights\nuse a .pth"):
         read_torch_file(tmp_path / name)
 
 
@@ -429,11 +429,11 @@ def test_a_folder_is_a_wrong_request(tmp_path):
         read_torch_file(tmp_path / "a.pth")
 
 
-# ---- Files that mean harm ----
+# ---- Hostile files ----
 
 
 class Call:
-    """Pickles as the call of a function."""
+    """An object that pickles as the call of a function."""
 
     def __init__(self, function, *arguments):
         self.arguments = function, arguments
@@ -538,7 +538,7 @@ MALFORMED = {
 
 @pytest.fixture
 def in_folder(tmp_path, monkeypatch):
-    """Where the commands would leave their marker."""
+    """Return the working directory, where the commands would leave a marker, and check that there is none."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     assert not (tmp_path / "marker").exists()
@@ -547,14 +547,14 @@ def in_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", ALIVE)
 @BOTH
-def test_nothing_is_run(name, pack, protocol, refused, in_folder):
+def test_calls_are_not_executed(name, pack, protocol, refused, in_folder):
     body = pickle.dumps(ALIVE[name], protocol)[:-1]
     message = refused(pack({"w": tensor(), "x": body}), r"it asks for \w+\.\w+, which weights do not need")
     assert "posix.system" in message or name not in ("system", "in a key")
 
 
-def test_the_commands_are_alive(tmp_path, monkeypatch):
-    """Or the tests here would pass whatever the reader did."""
+def test_pickle_executes_the_commands(tmp_path, monkeypatch):
+    """Otherwise the tests of the reader prove nothing."""
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(ALIVE["system"], 2))
     assert (tmp_path / "marker").exists()
@@ -562,26 +562,26 @@ def test_the_commands_are_alive(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", WRITTEN)
 @BOTH
-def test_nothing_is_run_by_other_opcodes(name, pack, refused, in_folder):
+def test_calls_by_other_opcodes_are_not_executed(name, pack, refused, in_folder):
     refused(pack({"w": tensor(), "x": WRITTEN[name]}), "it asks for")
 
 
 @pytest.mark.parametrize("name", MALFORMED)
 @BOTH
-def test_malformed_pickles(name, pack, refused, in_folder, monkeypatch):
+def test_malformed_pickles_are_refused(name, pack, refused, in_folder, monkeypatch):
     monkeypatch.setitem(copyreg._inverted_registry, 0xF0, ("os", "system"))
     before = dict(vars(collections.OrderedDict)), dict(torch_unpickler._GLOBALS)
     refused(pack({"w": tensor(), "x": MALFORMED[name]}), "damaged, or not a weights file")
     assert (dict(vars(collections.OrderedDict)), dict(torch_unpickler._GLOBALS)) == before
 
 
-def test_old_opcodes_are_refused_even_for_allowed_names(refused):
+def test_old_opcodes_are_refused_for_allowed_names_too(refused):
     refused(zip_bytes(b"(icollections\nOrderedDict\n"), "opcode b'i' is not one of torch.save's")
 
 
 @BOTH
-def test_what_lies_beside_is_dropped(pack, read):
-    """Allowed names, called and built with whatever: nothing of it is kept."""
+def test_entries_beside_the_weights_are_dropped(pack, read):
+    """Results of calls and builds of allowed names are dropped."""
     beside = [
         ask("argparse", "Namespace") + b")\x81" + value({"__class__": "x", "__dict__": {}}) + b"b",
         call("collections", "OrderedDict") + value({"__class__": 1, "keys": None}) + b"b",
@@ -594,7 +594,7 @@ def test_what_lies_beside_is_dropped(pack, read):
     assert_same(read(pack({"beside": beside, "w": tensor(), ("a", 1): 2, 7: tensor()})), {"w": SIX.reshape(2, 3)})
 
 
-# ---- Files that would take time or memory ----
+# ---- Files that cost time or memory ----
 
 
 @pytest.fixture
@@ -604,7 +604,7 @@ def quick():
     assert time.process_time() - start < 5
 
 
-def test_nested_very_deep(read, quick):
+def test_deep_nesting_is_read(read, quick):
     for wrap in (b"\x85", b"]" + b"Na"):
         deep = b"N" + wrap * 50_000
         assert set(read(zip_bytes({"x": deep, "w": tensor()}))) == {"w"}
@@ -612,23 +612,23 @@ def test_nested_very_deep(read, quick):
     assert set(read(zip_bytes({"x": keys, "w": tensor()}))) == {"w"}
 
 
-def test_lists_of_lists_by_the_memo(read, quick):
-    """Each list holds the former twice: 2**200 elements for who walks them."""
+def test_lists_of_lists_by_the_memo_are_read(read, quick):
+    """Each list contains the previous one twice: 2**200 elements for a recursive reader."""
     laughs = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(200))
     assert set(read(zip_bytes({"x": laughs, "w": tensor()}))) == {"w"}
 
 
-def test_a_distant_place_in_the_memo(read, quick):
-    """pickle.load allocates the memo up to it."""
+def test_a_large_memo_index_is_read(read, quick):
+    """pickle.load allocates the memo up to this index."""
     assert set(read(zip_bytes({"x": b"Nr\xff\xff\xff\xff", "w": tensor()}))) == {"w"}
 
 
-def test_integers_that_collide(read, quick):
+def test_colliding_integers_are_read(read, quick):
     keys = b"}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(20_000)) + b"u"
     assert set(read(zip_bytes({"x": keys, "w": tensor()}))) == {"w"}
 
 
-def test_a_list_handed_over_again_and_again(refused, quick):
+def test_a_list_passed_repeatedly_is_refused(refused, quick):
     pairs = value([["a", 1]] * 3000) + b"q\x000"
     refused(
         zip_bytes({"x": pairs + (ask("collections", "OrderedDict") + b"h\x00\x85R0") * 20_000}),
@@ -636,18 +636,18 @@ def test_a_list_handed_over_again_and_again(refused, quick):
     )
 
 
-def test_too_many_steps(refused, monkeypatch):
+def test_too_many_steps_are_refused(refused, monkeypatch):
     monkeypatch.setattr(torch_unpickler, "_MAX_STEPS", 10_000)
     refused(zip_bytes({"x": [None] * 20_000, "w": tensor()}), "its pickle takes more than 10000 steps")
 
 
-# ---- Files that are damaged ----
+# ---- Damaged files ----
 
 GOOD = ["training.pth", "types_legacy.pth", "types.safetensors"]
 
 
 def outcome(read, data: bytes, name: str) -> bool:
-    """Whether arrays came out; anything but DataError fails the test."""
+    """Return whether the file was read; an exception other than DataError fails the test."""
     try:
         return bool(read(data, name))
     except DataError:
@@ -655,7 +655,7 @@ def outcome(read, data: bytes, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_cut_off(name, read):
+def test_truncated_files_are_refused(name, read):
     data = (FOLDER / name).read_bytes()
     lengths = sorted({*range(64), *range(0, len(data), len(data) // 60), *range(len(data) - 20, len(data))})
     assert not any(outcome(read, data[:length], name) for length in lengths)
@@ -663,18 +663,18 @@ def test_cut_off(name, read):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_flipped_bits(name, read):
+def test_flipped_bits_raise_only_data_errors(name, read):
     data, rng = (FOLDER / name).read_bytes(), random.Random(0)
-    places = [rng.randrange(8 * len(data)) for _ in range(100)] + [rng.randrange(8 * 1200) for _ in range(50)]
+    positions = [rng.randrange(8 * len(data)) for _ in range(100)] + [rng.randrange(8 * 1200) for _ in range(50)]
     read_well = 0
-    for place in places:
+    for position in positions:
         flipped = bytearray(data)
-        flipped[place // 8] ^= 1 << place % 8
+        flipped[position // 8] ^= 1 << position % 8
         read_well += outcome(read, bytes(flipped), name)
-    assert 0 < read_well < len(places)
+    assert 0 < read_well < len(positions)
 
 
-def test_flipped_bits_in_the_pickle_behind_a_right_checksum(read):
+def test_flipped_bits_in_a_pickle_with_a_correct_checksum_raise_only_data_errors(read):
     with zipfile.ZipFile(FOLDER / "training.pth") as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
     rng, results = random.Random(1), []

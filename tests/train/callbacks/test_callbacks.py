@@ -1,4 +1,4 @@
-"""Each callback on a state made by hand, and `Dispatch` under a real `Model.train`."""
+"""Each callback on a test state, and `Dispatch` under a real `Model.train`."""
 
 import math
 import signal
@@ -22,7 +22,7 @@ def state():
 
 
 def advance(state, *callbacks, loss=1.0):
-    """One step, and the end of the epoch where it is one."""
+    """Run the hooks of one step, and of the epoch's end if the step is its last."""
     state.step, state.loss = state.step + 1, loss
     for each in callbacks:
         each.step_end(state)
@@ -40,7 +40,7 @@ def test_the_state_counts_epochs_from_one(state):
     assert state.steps == 6
 
 
-def test_track_logs_each_step_and_val_after_each_epoch(state):
+def test_log_metrics_logs_each_step_and_val_after_each_epoch(state):
     tracker = MemoryTracker()
     val = iter([0.5, 0.25])
     evaluate = callbacks.Evaluate(lambda: {"top1": Score(next(val), 8, 0, 1)})
@@ -61,30 +61,30 @@ def test_the_first_of_equal_epochs_stays_the_best(state):
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_the_nan_guard_says_where_and_what_is_left(state, tmp_path, loss):
-    guard = callbacks.NanGuard(tmp_path / "last.ckpt", lambda state, what: f"written for {what}")
+def test_the_nan_guard_reports_the_step_and_the_last_checkpoint(state, tmp_path, loss):
+    guard = callbacks.NanGuard(tmp_path / "last.ckpt", lambda state, reason: f"written for {reason}")
     advance(state, guard)
-    words = r"at step 2 \(epoch 1\), learning rate 0.82, written for the loss is no number; no checkpoint yet"
-    with pytest.raises(TrainingDiverged, match=words):
+    message = r"at step 2 \(epoch 1\), learning rate 0.82, written for the loss is NaN or infinite; no checkpoint yet"
+    with pytest.raises(TrainingDiverged, match=message):
         advance(state, guard, loss=loss)
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(TrainingDiverged, match=r"the last good checkpoint is .*last\.ckpt"):
         advance(state, guard, loss=loss)
 
 
-class TestStuckGuard:
+class TestChanceGuard:
     def guard(self, *options, chance=1.0):
         self.written, self.tracker = [], MemoryTracker()
         return callbacks.ChanceGuard(self.tracker, chance, *options, self.record)
 
-    def record(self, state, what):
+    def record(self, state, reason):
         self.written.append(state.step)
         return "written"
 
     def advance(self, state, guard, loss):
         advance(state, callbacks.LogMetrics(self.tracker), guard, loss=loss)
 
-    def test_it_stops_after_so_many_epochs_on_end(self, state):
+    def test_it_stops_after_consecutive_epochs_at_chance(self, state):
         guard = self.guard(2, "stop")
         for _ in range(5):
             self.advance(state, guard, 0.995)
@@ -92,7 +92,7 @@ class TestStuckGuard:
             self.advance(state, guard, 0.995)
         assert self.written == [6]
 
-    def test_an_epoch_below_chance_begins_the_count_anew(self, state):
+    def test_an_epoch_below_chance_resets_the_count(self, state):
         guard = self.guard(2, "stop")
         state.learning_rate = np.ones(9)
         for loss in [1.0] * 3 + [1.0, 1.0, 0.9] + [1.0] * 3:  # the second epoch's mean is 0.967
@@ -100,13 +100,13 @@ class TestStuckGuard:
         assert self.written == []
 
     @pytest.mark.parametrize("epochs", [None, 3])
-    def test_it_does_nothing_before(self, state, epochs):
+    def test_it_does_nothing_in_fewer_epochs(self, state, epochs):
         guard = self.guard(epochs, "stop")
         for _ in range(6):
             self.advance(state, guard, 7.0)
         assert self.written == []
 
-    def test_it_warns_once_a_stretch(self, state, caplog):
+    def test_it_warns_once_a_sequence_of_epochs(self, state, caplog):
         guard = self.guard(1, "warn")
         state.learning_rate = np.ones(12)
         for loss in [1.0] * 6 + [0.1] * 3 + [1.0] * 3:
@@ -148,12 +148,12 @@ def test_throughput_is_measured_from_the_first_steps_end(state, monkeypatch):
 
 
 def test_a_signal_stops_after_the_step(state):
-    watch = SimpleNamespace(signum=None)
-    stop = callbacks.SyncWorkers(ALONE, watch)
-    advance(state, stop)
+    signals = SimpleNamespace(signum=None)
+    sync = callbacks.SyncWorkers(ALONE, signals)
+    advance(state, sync)
     assert not state.stop
-    watch.signum = 15
-    advance(state, stop)
+    signals.signum = 15
+    advance(state, sync)
     assert state.stop
 
 
@@ -198,7 +198,7 @@ class Recorder(callbacks.Callback):
 
 @pytest.fixture
 def train(graph_mode):
-    """train(recorder, step=0, epoch_open=False): a dense layer, two epochs of three steps, `Model.train`."""
+    """Return train(recorder, step=0, epoch_open=False): trains a dense layer for two epochs of three steps."""
     import mindspore
     from mindspore import nn
 
@@ -224,19 +224,19 @@ def test_dispatch_calls_the_hooks_in_order(train):
     assert set(dispatch.hook_seconds) == {"Recorder"}
 
 
-def test_dispatch_counts_on_where_a_run_resumes(train):
+def test_dispatch_counts_from_the_resumed_step(train):
     recorder = Recorder()
     train(recorder, step=3)
     assert recorder.calls == ["begin", 4, 5, 6, "epoch 2", "close"]
 
 
-def test_an_evaluation_that_was_interrupted_comes_first(train):
+def test_an_interrupted_evaluation_comes_first(train):
     recorder = Recorder()
     train(recorder, step=3, epoch_open=True)
     assert recorder.calls == ["begin", "epoch 1", 4, 5, 6, "epoch 2", "close"]
 
 
-def test_a_run_without_steps_left_only_ends(train):
+def test_a_run_without_remaining_steps_only_evaluates(train):
     recorder = Recorder()
     train(recorder, step=6, epoch_open=True)
     assert recorder.calls == ["begin", "epoch 2", "close"]
@@ -249,7 +249,7 @@ def test_a_signal_in_the_evaluation_leaves_the_epoch_open(train):
     assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", "interrupted", "close"]
 
 
-def test_a_stop_ends_after_the_step(train):
+def test_a_stop_ends_the_training_after_the_step(train):
     recorder = Recorder(stop_at=2)
     train(recorder)
     assert recorder.calls == ["begin", 1, 2, "close"]
@@ -264,33 +264,33 @@ def test_callbacks_are_closed_after_an_exception(train):
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """saved(**how often): a SaveCheckpoints of which only the points are seen, and the seconds that pass for it."""
-    points, clock = [], SimpleNamespace(now=0.0)
+    """Return saved(state, tracker, **intervals): (a SaveCheckpoints, the positions that it saves, its clock)."""
+    positions, clock = [], SimpleNamespace(now=0.0)
     monkeypatch.setattr("rp2k_lab.train.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(CheckpointFolder, "save", lambda self, net, point: points.append(point))
-    monkeypatch.setattr(CheckpointFolder, "save_best", lambda self, net, step: points.append(f"best {step}"))
+    monkeypatch.setattr(CheckpointFolder, "save", lambda self, net, position: positions.append(position))
+    monkeypatch.setattr(CheckpointFolder, "save_best", lambda self, net, step: positions.append(f"best {step}"))
 
-    def saved(state, tracker, **often):
-        save = callbacks.SaveCheckpoints(CheckpointFolder(tmp_path, 2), None, None, tracker, **often)
+    def saved(state, tracker, **intervals):
+        save = callbacks.SaveCheckpoints(CheckpointFolder(tmp_path, 2), None, None, tracker, **intervals)
         save.train_begin(state)
-        return save, points, clock
+        return save, positions, clock
 
     return saved
 
 
-def test_checkpoints_at_the_end_of_every_so_many_epochs_and_of_the_last(state, saved):
+def test_checkpoints_every_n_epochs_and_after_the_last(state, saved):
     tracker = MemoryTracker()
     state.epochs = 5
     state.learning_rate = np.full(15, 0.1, np.float32)
-    save, points, _ = saved(state, tracker, every_epochs=2)
+    save, positions, _ = saved(state, tracker, every_epochs=2)
     val = iter([0.5, 0.25, 0.75, 0.5, 0.5])
     evaluate = callbacks.Evaluate(lambda: {"top1": Score(next(val), 8, 0, 1)})
     for _ in range(15):
         advance(state, evaluate, callbacks.LogMetrics(tracker), save)
-    bests = [point for point in points if isinstance(point, str)]
+    bests = [position for position in positions if isinstance(position, str)]
     assert bests == ["best 3", "best 9"]
-    first, second, third = (point for point in points if isinstance(point, TrainingPosition))
-    assert points.index("best 9") < points.index(second)  # what a point names is there before it
+    first, second, third = (position for position in positions if isinstance(position, TrainingPosition))
+    assert positions.index("best 9") < positions.index(second)  # files are saved before the position that names them
     assert first == TrainingPosition(
         6, 1.0, False, (0.5, 3), {"train/loss": 6, "train/lr": 6, "val/top1": 2, "epoch": 2}
     )
@@ -298,27 +298,27 @@ def test_checkpoints_at_the_end_of_every_so_many_epochs_and_of_the_last(state, s
     assert third.step == 15
 
 
-def test_checkpoints_every_so_many_minutes_but_not_between_a_step_and_its_evaluation(state, saved):
-    save, points, clock = saved(state, MemoryTracker(), every_epochs=9, every_minutes=2)
+def test_checkpoints_every_n_minutes_but_not_between_a_step_and_its_evaluation(state, saved):
+    save, positions, clock = saved(state, MemoryTracker(), every_epochs=9, every_minutes=2)
     for seconds in (100, 119, 120, 120, 239, 239):
         clock.now = seconds
         advance(state, save)
-    assert [point.step for point in points] == [3, 6]  # due at its last step: saved when the epoch has ended
+    assert [position.step for position in positions] == [3, 6]  # due at the last step: saved after the epoch's end
     state.step, state.steps_per_epoch, clock.now = 4, 100, 359
     save.step_end(state)
-    assert [point.step for point in points] == [3, 6, 4]
+    assert [position.step for position in positions] == [3, 6, 4]
 
 
-def test_checkpoints_when_stopped_and_how_long_they_took(state, saved, caplog):
+def test_checkpoints_when_stopped_and_their_time(state, saved, caplog):
     tracker = MemoryTracker()
-    save, points, clock = saved(state, tracker)
+    save, positions, clock = saved(state, tracker)
     state.stop = True
     advance(state, save)
-    assert [(point.step, point.epoch_open) for point in points] == [(1, False)]
+    assert [(position.step, position.epoch_open) for position in positions] == [(1, False)]
     state.step = 3
     tracker.flush = lambda: setattr(clock, "now", 1.0)
     save.interrupted(state)
-    assert [(point.step, point.epoch_open) for point in points] == [(1, False), (3, True)]
+    assert [(position.step, position.epoch_open) for position in positions] == [(1, False), (3, True)]
     clock.now = 4.0
     caplog.set_level("INFO")
     save.close(state)

@@ -1,7 +1,7 @@
 """Write the files beside this one with PyTorch itself.  Run by hand: `python tests/model/weights/torch_files/make.py`.
 
-Needs torch (2.13 wrote the files), which the project does not have, and numpy and safetensors.  The values are seeded;
-the legacy format's storage keys are addresses, so those files differ from run to run.
+Needs torch (2.13 wrote the files), which is no dependency of the project, numpy and safetensors.  The values are
+seeded; the storage keys of the legacy format are addresses, so those files differ from run to run.
 """
 
 import argparse
@@ -29,12 +29,12 @@ class Net(nn.Module):
         return self.scale * self.head(self.norm(self.conv(images)).mean((2, 3)))
 
 
-# The legacy format copies a module's source and that file's path into the file, where it finds them.
+# The legacy format copies a module's source and its path into the file, if it finds them.
 Bare = type("Bare", (nn.Module,), {"__module__": __name__})
 
 
 def types() -> dict[str, torch.Tensor]:
-    """One tensor of every type and every way to lie in a storage."""
+    """Return a tensor of every type and every layout in a storage."""
     flat = torch.randn(24)
     marked = torch.randn(3)
     marked.origin = "an attribute of the tensor"
@@ -59,7 +59,7 @@ def types() -> dict[str, torch.Tensor]:
 
 
 def training(net: Net) -> dict:
-    """What a training script keeps: the weights among much else."""
+    """Return the checkpoint of a training script: the weights among other entries."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     net(torch.randn(2, 3, 5, 5)).sum().backward()
     optimizer.step()
@@ -76,7 +76,7 @@ def training(net: Net) -> dict:
 
 
 def arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """As the reader should return them."""
+    """Return the arrays that the reader is expected to return."""
     plain = {name.removeprefix("module."): x.detach() for name, x in tensors.items()}
     return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in plain.items()}
 
@@ -100,7 +100,7 @@ def main():
     bare = Bare()
     bare.weight = nn.Parameter(torch.ones(2))
     with warnings.catch_warnings():
-        # That the source of Bare is not found is its purpose; and TorchScript is deprecated, but files of it are there.
+        # The source of Bare is not found on purpose; TorchScript is deprecated, but its files still exist.
         warnings.simplefilter("ignore")
         torch.save(bare, FOLDER / "module_legacy.pth", _use_new_zipfile_serialization=False)
         torch.jit.script(nn.Identity()).save(FOLDER / "script.pt")

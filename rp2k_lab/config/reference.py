@@ -1,0 +1,127 @@
+"""docs/config.md, made from the schema and the files of `conf/`: `make docs`."""
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from rp2k_lab.config.choices import choices, defaults_of, flatten, root_defaults
+from rp2k_lab.config.schema import Config
+
+_HEAD = """\
+# Configuration
+
+After this page you can look up any key: its meaning, unit, range and default.
+
+`make docs` writes this page from the schema ([rp2k_lab/config/schema.py](../rp2k_lab/config/schema.py)) and the files
+of [conf/](../conf). Set a key with `group.key=value`, choose a file with `group=choice`.
+"""
+
+
+def reference() -> str:
+    """Return the page as Markdown."""
+    root = {name: field for name, field in Config.model_fields.items() if not _options(field.annotation)}
+    parts = [_HEAD, "## Root keys", _table(_rows("", root, [root_defaults()]))]
+    for group, field in Config.model_fields.items():
+        if group != "ablation" and (classes := _options(field.annotation)):
+            parts += [f"## {group}", *_group(group, classes)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _group(group: str, classes: list[type[BaseModel]]) -> Iterator[str]:
+    """Yield the keys that all choices of a group have, and what each choice adds or sets otherwise."""
+    of_class = {name: cls for cls in classes for name in get_args(cls.model_fields["name"].annotation)}
+    defaults = {choice: dict(flatten(defaults_of(group, choice))) for choice in choices(group)}
+    yield f"Choices: {', '.join(f'`{choice}`' for choice in defaults)}."
+    common = {
+        name: field
+        for name, field in classes[0].model_fields.items()
+        if name != "name" and all(name in cls.model_fields for cls in classes)
+    }
+    if common and len(classes) > 1:
+        yield "Every choice has:"
+        yield _table(_rows(f"{group}.", common, list(defaults.values())))
+    for cls in classes:
+        names = [choice for choice in defaults if of_class[choice] is cls]
+        own = {k: f for k, f in cls.model_fields.items() if k != "name" and (len(classes) == 1 or k not in common)}
+        if own:
+            yield f"### {group}: {', '.join(names)}" if len(classes) > 1 else ""
+            yield _table(_rows(f"{group}.", own, [defaults[name] for name in names]))
+
+
+def _rows(prefix: str, fields: dict[str, FieldInfo], defaults: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield (key, default, values, meaning); of choices with different defaults each is given."""
+    for name, field in fields.items():
+        nested = _options(field.annotation)
+        if nested and "name" not in nested[0].model_fields:  # a group within the group
+            inner = [
+                {k.removeprefix(f"{name}."): v for k, v in d.items() if k.startswith(f"{name}.")} for d in defaults
+            ]
+            yield from _rows(f"{prefix}{name}.", nested[0].model_fields, inner)
+            continue
+        texts = list(dict.fromkeys(_value(default[name]) for default in defaults if name in default))
+        yield f"`{prefix}{name}`", " or ".join(f"`{text}`" for text in texts), _values(field), field.description or ""
+
+
+def _table(rows: Iterator[tuple[str, ...]]) -> str:
+    cells = [("key", "default", "values", "meaning"), ("---",) * 4, *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
+
+
+def _options(annotation: Any) -> list[type[BaseModel]]:
+    """Return the option classes of a group's annotation; nothing for a plain key."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or get_origin(annotation) is Union:
+        return [cls for part in get_args(annotation) for cls in _options(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def _values(field: FieldInfo) -> str:
+    """Return the type and range of a key in a few words."""
+    text = _type(field.annotation)
+    limits = [limit for item in field.metadata for limit in _limits(item)]
+    return ", ".join([text, *limits])
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        limits = [limit for item in metadata for limit in _limits(item)]
+        return ", ".join([_type(inner), *limits])
+    if isinstance(annotation, types.UnionType) or get_origin(annotation) is Union:
+        return " or ".join(_type(part) for part in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) in (tuple, list):
+        parts = [part for part in get_args(annotation) if part is not Ellipsis]
+        return f"list of {_type(parts[0])}" if Ellipsis in get_args(annotation) else f"[{', '.join(map(_type, parts))}]"
+    names = {int: "integer", float: "number", bool: "`true` or `false`", str: "text", type(None): "`null`"}
+    return names.get(annotation, "path")
+
+
+def _limits(item: Any) -> Iterator[str]:
+    """Yield the bounds that an annotation's metadata states."""
+    if isinstance(item, FieldInfo):
+        for inner in item.metadata:
+            yield from _limits(inner)
+    signs = {annotated_types.Ge: ("ge", "≥"), annotated_types.Gt: ("gt", ">"), annotated_types.Le: ("le", "≤")}
+    signs[annotated_types.Lt] = ("lt", "<")
+    if type(item) in signs:
+        attribute, sign = signs[type(item)]
+        yield f"{sign} {getattr(item, attribute):,}"
+
+
+def _value(value: Any) -> str:
+    """Return a default as a command line has it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_value, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
