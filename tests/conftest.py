@@ -2,6 +2,9 @@
 
 import contextlib
 import copy
+import ctypes
+import gc
+import multiprocessing.process
 import os
 import shutil
 import signal
@@ -14,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 import rp2k_lab  # before MindSpore: its environment defaults must stand first
@@ -21,10 +25,64 @@ from rp2k_lab.cli.app import register_resolvers
 from tests.helpers.forked_run import start_run
 from tests.helpers.tiny_runs import Command, Store
 
+# Tests with one of these fixtures start a process or compile a network: they get the mark `slow`.
+SLOW_FIXTURES = {"browser", "graph_mode", "new_server", "postgresql", "pynative", "start"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the slow tests by their fixtures; put those that share the longest fixtures first.
+
+    `--dist worksteal` gives each worker half of the list and moves tests from its end: what shares a fixture stays
+    in one worker only near the start of a half.
+    """
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: "first_run" not in item.fixturenames)
+
+
+@pytest.fixture(autouse=True)
+def _quick(request, monkeypatch):
+    """Fail a test without the mark `slow` that starts a process or compiles a network."""
+    if request.node.get_closest_marker("slow"):
+        return
+    from mindspore.common.api import _CellGraphExecutor
+
+    def fail(*arguments, **options):
+        pytest.fail("a quick test starts a process or compiles a network\nadd the mark `slow`", pytrace=True)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", fail)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", fail)
+    monkeypatch.setattr(_CellGraphExecutor, "compile", fail)
+
+
+@pytest.fixture(autouse=True)
+def _release_networks(_resident):
+    """Return the memory of compiled and forgotten networks whenever the process has grown by 300 MB.
+
+    MindSpore 2.10 keeps every graph that a process has compiled, and a network is cyclic garbage: the tests of the
+    models took 7 GB.
+    """
+    yield
+    if psutil.Process().memory_info().rss > _resident["bytes"] + 300e6:
+        from mindspore.common.api import ms_memory_recycle
+
+        gc.collect()
+        ms_memory_recycle()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+        _resident["bytes"] = psutil.Process().memory_info().rss
+
+
+@pytest.fixture(scope="session")
+def _resident(_device) -> dict[str, int]:
+    """The process's resident memory after the last release [bytes]."""
+    return {"bytes": psutil.Process().memory_info().rss}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _device():
-    """What every run begins with; MindSpore refuses it once a kernel has run."""
+    """Set up the CPU in graph mode, which MindSpore refuses once a kernel has run."""
     import mindspore
 
     mindspore.set_context(mode=mindspore.GRAPH_MODE)

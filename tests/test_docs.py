@@ -20,7 +20,7 @@ HOUSE_WORDS = re.compile(
 )
 BRITISH = re.compile(
     r"colour|neighbour(?!_share)|behaviour|flavour|\bcentre|\bgrey|catalogue|labelled|\blearnt\b|favour\b"
-    r"|(normal|recogn|initial|summar|general|memor|optim)is(e|ed|es|ing|ation)\b|\banalys(e|ed|es|ing)\b",
+    r"|(normal|recogn|initial|summar|general|memor|optim)is(e|ed|es|ing|ation)\b|\banalys(e|ed|ing)\b",
     re.IGNORECASE,
 )
 

@@ -174,9 +174,10 @@ def _pixels(data: bytes, kind: str | None, reduction_of: Callable[[image_formats
     if kind == "JPEG":
         return _jpeg_pixels(data, reduction_of)
     if kind == "PNG":
-        data = image_formats.png_pixels(data)
-        if data is None:
+        chunks = image_formats.png_pixels(data)
+        if chunks is None:
             return None
+        data = chunks
     if image_formats.may_be_transparent(data, kind):
         return _over_black(data)
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -1,7 +1,7 @@
 """Format, size, completeness, transparency and orientation of an image file, from its bytes without decoding."""
 
 import zlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # Enough to tell JPEG, PNG, WebP, BMP and GIF apart.
 HEAD_BYTES = 18
@@ -64,7 +64,8 @@ def png_pixels(data: bytes) -> bytes | None:
 
     libpng would print errors on stderr, past any handler.  Only an eXIf before the pixels counts, as in Pillow.
     """
-    view, kept, at, kinds = memoryview(data), [data[:8]], 8, set()
+    view, at, kinds = memoryview(data), 8, set()
+    kept: list[bytes | memoryview] = [data[:8]]
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
         if kind in _PNG_CHUNKS and not (kind == b"eXIf" and b"IDAT" in kinds):
@@ -94,7 +95,8 @@ def orientation(exif: bytes | None) -> int:
     Reads what OpenCV reads, so that an image's listed size equals its pixels'.
     """
     tiff = (exif or b"").removeprefix(b"Exif\0\0")
-    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+    orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
+    order = orders.get(tiff[:2])
     if order is None:
         return 1
     first = int.from_bytes(tiff[4:8], order)

@@ -104,7 +104,7 @@ def _stats(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray, list[s
         try:
             status = os.stat(base + path)
         except OSError as error:
-            problem[i] = _PROBLEMS.get(error.errno, error.strerror)
+            problem[i] = _PROBLEMS.get(error.errno or 0, error.strerror)
             continue
         size[i], changed[i] = status.st_size, status.st_mtime_ns
         if not stat.S_ISREG(status.st_mode):

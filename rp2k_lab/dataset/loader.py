@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -80,12 +81,12 @@ class ImageViews:
             return [self.sources[0](row)]
         views = [source.cached(row) for source in self.sources]
         missing = [i for i, view in enumerate(views) if view is None]
-        if missing:
-            resizes = [(self.sources[i].size, self.sources[i].resize) for i in missing]
-            for i, view in zip(missing, read_views(self.sources[0].paths[row], resizes), strict=True):
-                views[i] = view
-                self.sources[i].store(row, view)
-        return views
+        resizes = [(self.sources[i].size, self.sources[i].resize) for i in missing]
+        images = read_views(self.sources[0].paths[row], resizes) if missing else []
+        read = dict(zip(missing, images, strict=True))
+        for i, image in read.items():
+            self.sources[i].store(row, image)
+        return [read[i] if view is None else view for i, view in enumerate(views)]
 
 
 class EpochBatches:
@@ -141,6 +142,14 @@ class EpochBatches:
             self.failure = error
             raise
 
+    def path(self, row: int) -> str:
+        """Return the file of one of `order`'s rows."""
+        raise NotImplementedError
+
+    def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a batch of an epoch: (inputs, labels)."""
+        raise NotImplementedError
+
     def order(self, epoch: int) -> np.ndarray:
         """Return the row at each position of an epoch, int64 (rows,)."""
         rng = np.random.default_rng([self.seed, epoch, _ORDER])
@@ -171,7 +180,7 @@ class TrainingBatches(EpochBatches):
         batch_size: int,
         seed: int,
         num_classes: int,
-        **options,
+        **options: Any,
     ):
         super().__init__(rows["label"].to_numpy(np.int32), batch_size, seed, num_classes, **options)
         self.source, self.augmentation, self.size, self.rows = source, augmentation, size, rows["row"].tolist()

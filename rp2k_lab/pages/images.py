@@ -56,8 +56,8 @@ class ImageEmbedder:
         except DataError:
             return EmbeddedImage(None, escape_controls(path), reason="not readable")
         scale = min(1.0, _THUMBNAIL[0] / image.shape[0], _THUMBNAIL[1] / image.shape[1])
-        size = tuple(max(1, round(side * scale)) for side in image.shape[:2])
-        return self.embed(stretch(image, size), escape_controls(path), ".jpg")
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        return self.embed(stretch(image, (height, width)), escape_controls(path), ".jpg")
 
     def embed(self, image: np.ndarray, title: str, suffix: str) -> EmbeddedImage:
         """Encode an image, uint8 RGB (height, width, 3), as .jpg or .png."""
@@ -89,7 +89,9 @@ def render(values: dict[str, Any], template: Path) -> str:
         jinja2.UndefinedError: `values` lacks what the template uses.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     filters = {"escape_controls": escape_controls, "short": short, "in_bytes": in_bytes, "percent": percent}
     environment.filters |= filters | {"thousands": lambda number: f"{number:,}"}

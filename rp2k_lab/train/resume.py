@@ -103,15 +103,21 @@ def _has_fingerprint(uri: str | None, run: RunInfo, key: str) -> bool:
     if not _may_have_fingerprint(run, key):
         return False
     try:
-        with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
-            in_folder = bool(run.folder) and (Path(run.folder) / CONFIG).is_file()
-            folder = Path(run.folder) if in_folder else RunStore(uri).fetch(run, (CONFIG,), Path(downloads))
-            recorded = yaml.safe_load((folder / CONFIG).read_text("utf-8"))
-        return fingerprint(parse_record(recorded)) == key
-    except FileNotFoundError:  # nobody has the record any more
+        recorded = _read_record(uri, run)
+    except (OSError, RequestError):  # on another machine, or its store does not answer
         return run.tags[FINGERPRINT] == key
-    except (OSError, ValueError, yaml.YAMLError, RequestError, KeyError, TypeError, AttributeError):
+    try:
+        return fingerprint(parse_record(yaml.safe_load(recorded))) == key
+    except (ValueError, yaml.YAMLError, RequestError, KeyError, TypeError, AttributeError):
         return False  # damaged, or not a current configuration
+
+
+def _read_record(uri: str | None, run: RunInfo) -> str:
+    """Return the run's config.yaml from its folder or else from its store."""
+    if run.folder and (Path(run.folder) / CONFIG).is_file():
+        return (Path(run.folder) / CONFIG).read_text("utf-8")
+    with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        return (RunStore(uri).fetch(run, (CONFIG,), Path(downloads)) / CONFIG).read_text("utf-8")
 
 
 def is_finished(run: RunInfo) -> bool:

@@ -19,7 +19,7 @@ from rp2k_lab.task import sync
 from rp2k_lab.tracking.journal import Journal, JournalNotWritten, read
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.tracker import MlflowTracker
-from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, read_header, is_uploaded
+from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, is_uploaded, read_header
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ class Catalog:
 
 def look_alikes(catalog: Catalog) -> list[np.ndarray]:
     """Return for each class the indices (int64) of the other classes of its brand; none for `others`."""
-    by_brand: dict[Brand, list[int]] = {}
+    by_brand: dict[Brand | None, list[int]] = {}
     for index, product_class in enumerate(catalog.classes):
         if product_class.brand is not None:
             by_brand.setdefault(product_class.brand, []).append(index)
@@ -121,7 +121,7 @@ def _brands(seed: int) -> Iterator[Brand]:
     # Three different digits and no round number, to avoid real brands.
     numbers = rng.permutation([n for n in range(100, 1000) if n % 10 and len(set(str(n))) == 3])
     used: set[tuple] = set()
-    previous = None
+    previous = (0, 0)  # shape and palette; the first brand has no predecessor
     for index in count():
         name = str(numbers[index // 5]) if index % 5 == 3 else str(names[index - (index + 1) // 5])
         while True:
@@ -136,7 +136,7 @@ def _brands(seed: int) -> Iterator[Brand]:
             if looks not in used:
                 break
         used.add(looks)
-        previous = looks
+        previous = (shape, palette)
         yield Brand(name, SHAPES[shape], palette, MARKS[mark], layout)
 
 

@@ -36,9 +36,10 @@ _CAP_END = {"bottle": 0.078, "flask": 0.073, "jar": 0.113, "cup": 0.048}
 _ROUND = {"bottle", "flask", "can", "jar", "cup"}
 _METAL = (198, 202, 208)
 _PAPER, _INK = (252, 252, 252), (70, 40, 30)
+Color = tuple[int, int, int]  # RGB
 
 
-def _polygon(canvas: np.ndarray, points: np.ndarray, color: tuple[int, ...]) -> None:
+def _polygon(canvas: np.ndarray, points: np.ndarray, color: Color) -> None:
     cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], color, cv2.LINE_AA, shift=4)
 
 
@@ -60,7 +61,9 @@ _OUTLINES = {
 }  # fmt: skip
 
 
-def draw_mark(canvas: np.ndarray, kind: str, center: tuple[float, float], radius: float, color, ground) -> None:
+def draw_mark(
+    canvas: np.ndarray, kind: str, center: tuple[float, float], radius: float, color: Color, ground: Color
+) -> None:
     """Draw a mark of catalog.MARKS in place; `ground` is the color behind it, used to cut holes."""
     x, y = center
     spot = (round(x), round(y))
@@ -86,7 +89,7 @@ def draw_mark(canvas: np.ndarray, kind: str, center: tuple[float, float], radius
         )  # fmt: skip
 
 
-def _panel(canvas: np.ndarray, layout: int, top: float, bottom: float, accent, light) -> None:
+def _panel(canvas: np.ndarray, layout: int, top: float, bottom: float, accent: Color, light: Color) -> None:
     """Draw the brand's stripes over the whole texture (two widths of the pack, since it wraps around round packs)."""
     high, wide, middle = bottom - top, canvas.shape[1], canvas.shape[1] / 2
     if layout == 0:
@@ -105,7 +108,7 @@ def _panel(canvas: np.ndarray, layout: int, top: float, bottom: float, accent, l
         cv2.ellipse(canvas, spot, (round(0.43 * _W), round(0.27 * high)), 0, 0, 360, accent, 6, cv2.LINE_AA)
 
 
-def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink) -> None:
+def _lettering(canvas: np.ndarray, brand: Brand, top: float, high: float, ink: Color) -> None:
     """Draw strokes that resemble the brand's name and small print; a function of the name, not of the flavor."""
     rng = np.random.default_rng([ord(character) for character in brand.name])
     middle, unit = canvas.shape[1] / 2, 0.15 * _W
@@ -139,7 +142,7 @@ def _flavor_patch(canvas: np.ndarray, layout: int, flavor: Flavor, top: float, h
     draw_mark(canvas, flavor.icon, (x, y), 0.62 * half_height, icon, flavor.color)
 
 
-def _readable(ground, *candidates: tuple[int, int, int]) -> tuple[int, int, int]:
+def _readable(ground: Color, *candidates: Color) -> Color:
     """Return the first color with enough contrast to the ground, or else the one with the most."""
     contrasts = [sum(abs(a - b) for a, b in zip(ground, color, strict=True)) for color in candidates]
     return next((c for c, contrast in zip(candidates, contrasts, strict=True) if contrast > 180),
@@ -192,15 +195,15 @@ def _unrolled_x(shape: str, turn: float) -> tuple[np.ndarray, np.ndarray]:
 def _single(brand: Brand, flavor: Flavor, yaw: int) -> np.ndarray:
     turn = yaw / (YAW_STEPS - 1) * 2 - 1
     columns, brightness = _unrolled_x(brand.shape, turn)
-    map_x = np.tile(np.float32((columns + 1) * _W - 0.5), (_H, 1))
+    map_x = np.tile(((columns + 1) * _W - 0.5).astype(np.float32), (_H, 1))
     map_y = np.tile(np.arange(_H, dtype=np.float32)[:, None], (1, _W))
     color = cv2.remap(_texture(brand, flavor), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     x = np.abs((np.arange(_W) + 0.5) / _W - 0.5)[None]
     alpha = np.clip((_half_width(brand.shape) - x) * _W + 0.5, 0, 1)
-    light = np.float32(brightness[None] * np.linspace(1.06, 0.9, _H)[:, None])
+    light = (brightness[None] * np.linspace(1.06, 0.9, _H)[:, None]).astype(np.float32)
     art = np.empty((_H, _W, 4), np.float32)
     np.minimum(color * light[..., None], 255, out=art[..., :3])
-    art[..., :3] *= np.float32(alpha)[..., None]
+    art[..., :3] *= alpha.astype(np.float32)[..., None]
     art[..., 3] = 255 * alpha
     return art
 

@@ -122,5 +122,7 @@ def _start_process() -> None:
 
 def _end_with_parent() -> None:
     """End this process when its parent is killed; it would wait for work forever."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

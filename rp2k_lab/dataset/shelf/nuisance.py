@@ -62,7 +62,7 @@ def recapture(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a near copy: up to 4 % cropped from each side, and exposed up to 8 % differently."""
     left, top, right, bottom = rng.uniform(0.005, 0.04, 4)
     x0, y0, x1, y1 = left * WIDTH, top * HEIGHT, (1 - right) * WIDTH, (1 - bottom) * HEIGHT
-    crop = np.float32([[(x1 - x0) / WIDTH, 0, x0], [0, (y1 - y0) / HEIGHT, y0]])
+    crop = np.array([[(x1 - x0) / WIDTH, 0, x0], [0, (y1 - y0) / HEIGHT, y0]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     copy = cv2.warpAffine(scene, crop, (WIDTH, HEIGHT), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.minimum(copy * np.float32(rng.uniform(0.92, 1.08)), 255)

@@ -15,7 +15,7 @@ CopyFraction = Annotated[float, Field(ge=0.0, le=0.5)]
 Split = Literal["train", "val", "test"]
 
 
-class ShelfOptions(BaseModel):
+class ShelfOptions(BaseModel, frozen=True):
     """Options of a synthetic set.  Equal options and equal code give equal bytes.
 
     Values are not coerced: "40" is no integer and True is no count.  Lists are accepted for tuples, since YAML has no
@@ -25,7 +25,7 @@ class ShelfOptions(BaseModel):
         pydantic.ValidationError: a ValueError; a value is out of range, or an option unknown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything drawn.")
     classes: int = Field(40, ge=2, le=4000, description="Classes, `others` included; RP2K has 2388.")

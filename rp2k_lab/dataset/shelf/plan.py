@@ -106,14 +106,16 @@ def _pixels(ratio: np.ndarray, u: np.ndarray, options: ShelfOptions) -> tuple[np
 def _identity(catalog: Catalog, index: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return brand and flavor names: the class's, or for `others` any flavor of any brand outside the catalog."""
     product_class = catalog.classes[index]
-    if product_class.brand is not None:
-        brands, flavors = [product_class.brand], [product_class.flavor]
+    if product_class.brand is None or product_class.flavor is None:
+        brands, flavors = [brand.name for brand in catalog.foreign_brands], [flavor.name for flavor in FLAVORS]
     else:
-        brands, flavors = catalog.foreign_brands, FLAVORS
-    return tuple(
-        np.array([kind.name for kind in kinds], object)[(variate * len(kinds)).astype(int)]
-        for kinds, variate in ((brands, u), (flavors, v))
-    )
+        brands, flavors = [product_class.brand.name], [product_class.flavor.name]
+    return _pick(brands, u), _pick(flavors, v)
+
+
+def _pick(names: list[str], u: np.ndarray) -> np.ndarray:
+    """Return names, each equally often, from uniform variates."""
+    return np.array(names, object)[(u * len(names)).astype(int)]
 
 
 def _plant_copies(table: pd.DataFrame, options: ShelfOptions) -> None:

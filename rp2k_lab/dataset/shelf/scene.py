@@ -71,7 +71,9 @@ def redraw(options: ShelfOptions, truth_row: Mapping[str, Any], without: Collect
     if "jpeg" in without or not truth_row["jpeg_quality"]:
         return image
     file = np.frombuffer(encode(image, truth_row), np.uint8)
-    return cv2.cvtColor(cv2.imdecode(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def _stream(row: Mapping[str, Any], name: str) -> np.random.Generator:
@@ -119,7 +121,7 @@ def _corners(left: float, top: float, right: float, bottom: float) -> np.ndarray
 
 def _place(scene: np.ndarray, art: np.ndarray, corners: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
     """Draw art (premultiplied RGBA) over the scene with its corners at `corners`."""
-    matrix = cv2.getPerspectiveTransform(np.float32(_corners(0, 0, WIDTH, HEIGHT)), np.float32(corners))
+    matrix = cv2.getPerspectiveTransform(_corners(0, 0, WIDTH, HEIGHT).astype(np.float32), corners.astype(np.float32))
     placed = cv2.warpPerspective(art, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR).astype(np.float32)
     color = placed[..., :3] if gain is None else placed[..., :3] * gain[None, :, None]
     return np.minimum(scene * (1 - placed[..., 3:] / 255) + color, 255)
