@@ -11,31 +11,41 @@ INSTALLED := .venv/installed
 PORT ?= 5000
 HOST := 127.0.0.1
 
-.PHONY: run test soak check ui bench notebooks
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: run quick test soak check help ui bench notebooks
 .DEFAULT_GOAL := run
 
-run: $(INSTALLED)  ## make the embedded data set, train, evaluate, say where to look
+run: $(INSTALLED)  ## make the embedded data set, train, evaluate, print where to look
 	$(BIN)/python run.py
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not long and not soak" --durations=25
-	$(BIN)/python -m pytest -m alone
+# Three tiers of tests: test contains quick, soak is the rest.  Two processes share the tests and return the memory of
+# compiled networks as they go (tests/conftest.py): each stays near 1 GB.
+quick: $(INSTALLED)  ## the tests without processes, compiled networks and browsers: about a minute, 2 GB
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not soak and not alone"
 
-soak: $(INSTALLED)  ## the long tests: 200 kills, every table, every wrong command as a process
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or soak" --durations=25
+test: $(INSTALLED)  ## every behavior once: under ten minutes on two cores, 6 GB
+	$(PYTEST) -n 2 --dist worksteal -m "not soak and not alone" --durations=25
 
-check: $(INSTALLED)
+soak: $(INSTALLED)  ## what make test leaves out: 200 kills, every model, every table, times in seconds; an hour
+	$(PYTEST) -n 2 --dist worksteal -m "soak and not alone" --durations=25
+	$(PYTEST) -m alone
+
+check: $(INSTALLED)  ## ruff, and make test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) test
 
-ui: $(INSTALLED)  ## the MLflow page on this machine alone; HOST=0.0.0.0 shows it to others: see the README first
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+ui: $(INSTALLED)  ## the MLflow page, for this machine only; HOST=0.0.0.0 shows it to others: see the README first
 	$(BIN)/python -m rp2k_lab.tracking.server $(PORT) $(HOST)
 
-notebooks: $(INSTALLED)  ## execute both into outputs/notebooks; of one run: make notebooks RUN=<id>
+notebooks: $(INSTALLED)  ## execute both notebooks into outputs/notebooks; RUN=<id> chooses a run
 	$(BIN)/python -m rp2k_lab.notebook --run '$(RUN)' --uri '$(URI)'
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  ## every benchmark: ratios with intervals
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.input_pipeline
 	$(BIN)/python -m benchmarks.index

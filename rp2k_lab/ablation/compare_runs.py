@@ -157,8 +157,8 @@ def _compared(
     verdict = None
     if len(first) > 1:
         [verdict] = judge([paired_difference(second[None], first[None], weights)])
-    accuracies = (float(np.average(run, weights=weights)) for run in (first, second))
-    return ComparedAccuracy(name, len(first), *accuracies, verdict)
+    baseline, candidate = (float(np.average(run, weights=weights)) for run in (first, second))
+    return ComparedAccuracy(name, len(first), baseline, candidate, verdict)
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -184,7 +184,9 @@ def grid(pair: Pair) -> Grid:
 def summary(pair: Pair) -> str:
     """Return the comparison in one line."""
     top1, places = pair.accuracies[0], decimals(pair.images)
-    size = f"{points(top1.second - top1.first, places)} points {interval(top1.verdict.low, top1.verdict.high, places)}"
+    verdict = top1.verdict
+    assert verdict is not None  # `compare` needs two images
+    size = f"{points(top1.second - top1.first, places)} points {interval(verdict.low, verdict.high, places)}"
     images = f"{pair.fixed:,} images fixed, {pair.broken:,} broken, of {pair.images:,}"
     return f"top-1 {size} between these two runs: {images}"
 

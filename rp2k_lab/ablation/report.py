@@ -110,12 +110,11 @@ def _by_group(table: JudgedTable) -> Grid:
 
 
 def _published(table: JudgedTable) -> list[Section]:
-    rows = [row for row in table.rows if row.published_difference]
+    rows = [(row, row.published_difference) for row in table.rows if row.published_difference]
     if not rows:
         return []
     items = []
-    for row in rows:
-        published = row.published_difference
+    for row, published in rows:
         texts = [str(published.unknown)]
         if published.accuracy is None:
             texts[0] += " (no accuracy was published; assumed 50 %, where noise is largest)"

@@ -243,11 +243,12 @@ def read_results(folder: Path) -> Results:
     Raises:
         DataError: a file is missing or damaged, or contradicts the other.
     """
-    tables = []
-    for name in (RESULTS, IMAGES):
-        try:
-            tables.append(pd.read_csv(folder / name, dtype=str, keep_default_na=False, encoding="utf-8"))
-        except (OSError, ValueError) as error:  # pandas raises subclasses of ValueError when it cannot parse
-            reason = escape_controls(str(error)).split("\\n")[0][:160]
-            raise DataError(f"{folder / name}: {reason}\n{_WAY_OUT}") from None
-    return check_results(*tables, str(folder / RESULTS))
+    return check_results(_read(folder / RESULTS), _read(folder / IMAGES), str(folder / RESULTS))
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:  # pandas raises subclasses of ValueError when it cannot parse
+        reason = escape_controls(str(error)).split("\\n")[0][:160]
+        raise DataError(f"{file}: {reason}\n{_WAY_OUT}") from None

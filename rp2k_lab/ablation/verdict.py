@@ -135,14 +135,14 @@ def judge_table(ablation: Ablation, scale: Scale, results: Results) -> JudgedTab
     cells = results.table[results.table["level"].isin(names)]
     seeds = tuple(sorted({*ablation.seeds, *cells["seed"].tolist()}))
     rows = [_row(ablation, name, cells[cells["level"] == name], seeds) for name in names]
-    compared = [row for row in rows if row.baseline is not None]
+    compared = [(row, row.baseline) for row in rows if row.baseline is not None]
     by_name = {row.level: row for row in rows}
-    differences = [_compare(ablation, row, by_name[row.baseline], results) for row in compared]
+    differences = [_compare(ablation, row, by_name[baseline], results) for row, baseline in compared]
     verdicts = judge([_PENDING if isinstance(difference, str) else difference for difference in differences])
-    for row, difference, verdict in zip(compared, differences, verdicts, strict=True):
+    for (row, baseline), difference, verdict in zip(compared, differences, verdicts, strict=True):
         by_name[row.level] = _with_verdict(row, difference, verdict, len(differences))
-        published = _published(ablation, row, by_name[row.baseline], results, difference)
-        notes = (*row.notes, *_baseline_notes(cells, row.level, row.baseline))
+        published = _published(ablation, row, by_name[baseline], results, difference)
+        notes = (*row.notes, *_baseline_notes(cells, row.level, baseline))
         by_name[row.level] = replace(by_name[row.level], published_difference=published, notes=notes)
     return JudgedTable(
         ablation=ablation,
@@ -217,10 +217,11 @@ def _published(
     ablation: Ablation, row: Row, baseline: Row, results: Results, measured: Difference | str
 ) -> Published | None:
     """Return the published difference of a row, or None."""
+    stated = ablation.levels[row.level].published_difference
     if row.published is not None and baseline.published is not None:
         difference, accuracy = row.published - baseline.published, baseline.published
-    elif ablation.levels[row.level].published_difference is not None:
-        difference, accuracy = ablation.levels[row.level].published_difference / 100, None
+    elif stated is not None:
+        difference, accuracy = stated / 100, None
     else:
         return None
     single = partial(single_run_resolution, difference, accuracy or 0.5, RP2K_TEST_IMAGES)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rp2k_lab.ablation.results import ACCURACIES
-from rp2k_lab.ablation.significance import Verdict
+from rp2k_lab.ablation.significance import Difference, Verdict
 from rp2k_lab.ablation.verdict import JudgedTable, Row
 from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.core.text import percent
@@ -70,14 +70,14 @@ def sentence(row: Row) -> Item:
     if not row.word:
         return Item(lead, Tag("one seed, so no verdict", "none"), f"{size} for these two runs on new photos ({count}); "
                     "the spread between seeds is not in it")  # fmt: skip
-    if row.word != "open":
+    if verdict.bound is None:  # better or worse
         return Item(lead, Tag(row.word, row.word), f"{size}, Holm's p {_p(verdict.p_holm)} ({count})")
     tag = Tag(f"no difference larger than {points_above(verdict.bound, places)} points shown", "open")
-    return Item(lead, tag, f"{size} ({count}). {_to_settle(row)}")
+    return Item(lead, tag, f"{size} ({count}). {_to_settle(row, difference)}")
 
 
-def _to_settle(row: Row) -> str:
-    if row.verdict.difference.standard_error == 0:
+def _to_settle(row: Row, difference: Difference) -> str:
+    if difference.standard_error == 0:
         return "The runs agree on every image, which gives no estimate of how many would settle it."
     needed = ((row.seeds_needed, "seeds"), (row.images_needed, "test images"))
     texts = [f"{_rough(number):,} {what}" for number, what in needed if number]

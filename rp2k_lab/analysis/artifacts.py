@@ -112,14 +112,17 @@ def record_page(
     thumbnails: Thumbnails,
     facts: dict[str, str],
     folder: Path,
-    **more,
+    pairs: pd.DataFrame | None = None,
+    label_score: LabelScore | None = None,
+    photo_score: pd.DataFrame | None = None,
 ) -> Path:
-    """Write and log errors.html, and return its path; `more` as in `error_page.write_page`."""
+    """Write and log errors.html, and return its path; arguments as in `error_page.write_page`."""
     file = folder / "errors.html"
     correct = tables.cases["correct"].to_numpy(bool)
     top1 = Score(correct.mean(), len(correct), *wilson_interval(int(correct.sum()), len(correct)))
     facts = facts | {"top-1": f"{100 * top1.value:.1f} % [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"}
     tables_ = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
+    more = {"pairs": pairs, "label_score": label_score, "photo_score": photo_score}
     left_out = write_page(file, title="Errors", facts=facts, thumbnails=thumbnails, **tables_, **more)
     if any(left_out.values()):
         log.info("errors.html is full: left out %d errors, %d photos and %d explanations",

@@ -84,7 +84,12 @@ def score_photo(flagged: np.ndarray, fault: np.ndarray) -> dict[str, float]:
         _low and _high (Wilson, 95 %); 0 of 0 is NaN within (0, 1).
     """
     both = int((flagged & fault).sum())
-    score = {"errors": len(fault), "fault": int(fault.sum()), "flagged": int(flagged.sum()), "both": both}
+    score: dict[str, float] = {
+        "errors": len(fault),
+        "fault": int(fault.sum()),
+        "flagged": int(flagged.sum()),
+        "both": both,
+    }
     score["fault_share"] = score["fault"] / len(fault) if len(fault) else np.nan
     for name, count in (("precision", score["flagged"]), ("recall", score["fault"])):
         low, high = wilson_interval(both, count)

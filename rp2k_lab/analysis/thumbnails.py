@@ -49,9 +49,9 @@ class Thumbnails:
 
     def explanation(self, row: int) -> np.ndarray | None:
         """Return the network's input under its heat map, without padding; None without a map or a readable file."""
-        if row not in self._heats:
-            return None
         preprocessing = self._preprocessing
+        if preprocessing is None or row not in self._heats:
+            return None
         try:
             resized = read_resized(self._index.root / self._paths[row], preprocessing.resized, preprocessing.resize)
         except DataError:

@@ -3,12 +3,13 @@
 import argparse
 import difflib
 import importlib
+import io
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab import PROJECT
 from rp2k_lab.cli.command_line import check_arguments
-from rp2k_lab.config.choices import choices, chosen_by_default, defaults_of, flatten, groups, root_defaults
+from rp2k_lab.config.choices import choices, chosen_by_default, defaults_of, flatten, groups, plain, root_defaults
 from rp2k_lab.core.disk import explain_full_disk
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact, redact_args
@@ -65,7 +66,7 @@ def run_task(composed: DictConfig) -> float | None:
     try:
         from rp2k_lab.config.schema import parse
 
-        settings = OmegaConf.to_container(composed, resolve=True)
+        settings = plain(composed, resolve=True)
         config = parse(settings)
         check_launch(config, sweep)
         if config.ablation.name != "none" and config.task.name != "report":
@@ -95,7 +96,7 @@ def main(hydra_main: Callable[[], None]) -> int:
     claim_sigint()
     claim_sigterm()
     sys.argv[1:] = redact_args(sys.argv[1:])
-    if is_launched():
+    if is_launched() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # msrun copies a worker's output from a file
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a page and exiting 1
     register_resolvers()
@@ -132,16 +133,19 @@ def _check_jobs_together() -> None:
     """Check the values of all jobs of -m before the first starts; Hydra itself only composes them then."""
     from hydra.plugins.sweeper import Sweeper
 
-    def check(sweeper: Sweeper, batch: Iterable[Iterable[str]]) -> None:
+    def check(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
         from rp2k_lab.config.schema import parse
 
+        context, config = self.hydra_context, self.config
+        assert context is not None  # both from Hydra's `setup`
+        assert config is not None
         try:
             for overrides in batch:
-                composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
-                without_hydra = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-                parse(OmegaConf.to_container(without_hydra, resolve=True))
+                composed = context.config_loader.load_sweep_config(config, list(overrides))
+                without_hydra = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+                parse(plain(without_hydra, resolve=True))
         except Exception:
-            folder = Path(sweeper.config.hydra.sweep.dir)
+            folder = Path(config.hydra.sweep.dir)
             (folder / "multirun.yaml").unlink(missing_ok=True)  # written by Hydra before this check
             _remove_if_empty(folder)
             raise
@@ -162,7 +166,7 @@ def _show_help() -> None:
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
 
 
-def _refuse_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+def _refuse_arguments(self: argparse.ArgumentParser, message: str) -> NoReturn:
     """Replace argparse's page of usage by two lines."""
     raise RequestError(f"{message}\nuse run.py [-m] group=choice key=value …; python run.py --help lists both")
 
@@ -212,8 +216,8 @@ def explain_composition_error(error: BaseException) -> str | None:
     if isinstance(error, OverrideParseException):
         forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
         return f"{error.override}: cannot be parsed\nuse {forms}"
-    key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-    first = key + str(error).strip().splitlines()[0]
+    key = getattr(error, "full_key", None)
+    first = (f"{key}: " if key else "") + str(error).strip().splitlines()[0]
     return f"{first}\nuse group=choice or key=value; python run.py --help lists both"
 
 

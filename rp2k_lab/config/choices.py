@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rp2k_lab import CLONE
 
@@ -27,7 +27,7 @@ def defaults_of(group: str, choice: str) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    own = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
+    own = plain(OmegaConf.load(CONF / group / f"{choice}.yaml"))
     merged: dict[str, Any] = {}
     bases = own.pop("defaults", [])
     for base in bases if "_self_" in bases else [*bases, "_self_"]:
@@ -39,7 +39,7 @@ def root_defaults() -> dict[str, Any]:
     """Return the composed `conf/config.yaml`: the root keys, and each group with its default choice."""
     from omegaconf import OmegaConf
 
-    root = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    root = plain(OmegaConf.load(CONF / "config.yaml"))
     chosen = chosen_by_default()
     keys = {key: value for key, value in root.items() if key not in ("defaults", "hydra")}
     recipe = {"recipe": chosen.pop("recipe")}
@@ -53,6 +53,23 @@ def chosen_by_default() -> dict[str, str]:
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     pairs = [pair for entry in entries if entry != "_self_" for pair in entry.items()]
     return {group: choice for group, choice in pairs if not group.startswith("override")}
+
+
+def plain(config: Any, resolve: bool = False) -> dict[str, Any]:
+    """Return an OmegaConf mapping as plain containers.
+
+    Args:
+        resolve: replace interpolations by their values.
+
+    Raises:
+        TypeError: it is no mapping.
+    """
+    from omegaconf import OmegaConf
+
+    container = OmegaConf.to_container(config, resolve=resolve)
+    if not isinstance(container, dict):
+        raise TypeError(f"{type(container).__name__}: not a mapping")
+    return cast(dict[str, Any], container)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

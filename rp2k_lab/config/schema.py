@@ -258,6 +258,9 @@ class Sync(Task):
 class Source(Group):
     """A dataset: its folder, its normalization, and how train is split and sampled."""
 
+    if TYPE_CHECKING:
+        name: str  # each choice declares its own
+
     root: AbsolutePath | None = Field(description="folder of the dataset; null (shelf only): drawn once under data/")
     mean: tuple[Fraction, Fraction, Fraction] = Field(
         strict=False, description="mean of R, G and B over train, after resizing (0 to 1)"
@@ -662,14 +665,15 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first, more = problems[0], f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     group, *rest = first["loc"]
-    if rest and isinstance(Config.model_fields[group].annotation, UnionType):
+    if rest and isinstance(Config.model_fields[str(group)].annotation, UnionType):
         rest = rest[1:]  # the choice of the group that was tried
     key = ".".join(part for part in (group, *rest) if isinstance(part, str))  # without indices of lists
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{key}: there is no such key"
     if first["type"] == "union_tag_invalid":
-        tag, choices = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
+        context = first.get("ctx", {})
+        tag, choices = context["tag"], context["expected_tags"].replace("'", "")
         return f"{key}.name={tag}: there is no such choice\nchoose one of {choices}"
     if first["type"] == "missing":
         return f"{key}={_as_typed(first['input'])}: has too few values{more}"

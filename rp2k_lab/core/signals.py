@@ -42,9 +42,11 @@ def _interrupt(signum, frame):
 
 
 def _forward_sigint() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
     while True:
         signal.sigwait({signal.SIGINT})
-        signal.pthread_kill(threading.main_thread().ident, _FORWARDED_SIGINT)
+        signal.pthread_kill(main, _FORWARDED_SIGINT)
 
 
 class StopSignal:

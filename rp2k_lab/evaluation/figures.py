@@ -22,6 +22,8 @@ MOST_CONFUSED = 20  # pairs
 def _use_readable_fonts() -> None:
     """Add Noto Sans SC (from the package zhplot): matplotlib's default font lacks Chinese class names."""
     package = importlib.util.find_spec("zhplot")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("zhplot is not installed")
     font_manager.fontManager.addfont(Path(package.origin).parent / "fonts" / "NotoSansSC-Regular.ttf")
     plt.rcParams.update({"font.family": ["DejaVu Sans", "Noto Sans SC"], "figure.dpi": 110, "savefig.bbox": "tight"})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})

@@ -4,7 +4,7 @@ A name is a backbone with arguments; `conf/model/<name>.yaml` makes the argument
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from mindspore.nn.utils import no_init_parameters
 
@@ -49,7 +49,7 @@ def create_model(
     head_width: int | None = None,
     drop_rate: float = 0.0,
     freeze: Literal["none", "backbone"] = "none",
-    **options,
+    **options: Any,
 ) -> Network:
     """Build a network: normalized float32 NCHW images to logits (batch, num_classes), weights drawn from `seed`.
 

@@ -3,7 +3,7 @@
 A backbone takes one as a callable whose first argument is the channel count.
 """
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from rp2k_lab.model.layers import (
     ConvNorm,
@@ -94,6 +94,6 @@ class CBAM(nn.Cell):
         pooled = ops.concat((channel_max(x), channel_mean(x)), 1)
         return scale_positions(x, ops.sigmoid(self.spatial(pooled)))
 
-    def gate(self, pooled):
+    def gate(self, pooled: Tensor) -> Tensor:
         """Return the perceptron's output: (batch, channels) to (batch, channels)."""
         return self.fc2(self.relu(self.fc1(pooled)))

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 
-def uniform(step, seed: int, count: int):
+def uniform(step: Tensor, seed: int, count: int) -> Tensor:
     """Return `count` numbers in [0, 1) for a step: MurmurHash3's 32-bit finalizer of the element's index.
 
     Args:
@@ -27,13 +27,13 @@ def uniform(step, seed: int, count: int):
     return (x & 0x7FFFFF).astype(mindspore.float32) / 8388608.0
 
 
-def _mix(x):
+def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 16)) * -2048144789
     x = (x ^ _shift_right(x, 13)) * -1028477387
     return x ^ _shift_right(x, 16)
 
 
-def _shift_right(x, bits: int):
+def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Return a logical right shift; int32 is the only integer that all devices multiply and shift."""
     return ops.bitwise_right_shift(x, Tensor(bits, mindspore.int32)) & ((1 << (32 - bits)) - 1)
 
@@ -54,7 +54,7 @@ class _Mask(nn.Cell):
         # Saved with the weights, so that a resumed run draws the same masks.
         self.step = Parameter(Tensor(np.zeros(1, np.int32)), name="step", requires_grad=False)
 
-    def keep(self, count: int):
+    def keep(self, count: int) -> Tensor:
         """Return float32 (count,): 0 with probability `rate`, otherwise 1 / (1 - rate)."""
         step = ops.assign_add(self.step, Tensor(np.ones(1, np.int32)))
         kept = uniform(step, self.seed, count) >= self.rate

@@ -1,6 +1,7 @@
 """EfficientNet-B0 and -Lite0 from one builder; parameter names follow timm's (`blocks.1.0.conv_pw`)."""
 
 import math
+from collections.abc import Callable
 
 from mindspore import nn, ops
 
@@ -32,7 +33,19 @@ class MobileBlock(nn.Cell):
         padding: see `layers.conv`.
     """
 
-    def __init__(self, channels, out, kernel, stride, expansion, attention, activation, norm, padding, drop):
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        attention: Callable[[int, int, type[nn.Cell]], nn.Cell] | None,
+        activation: type[nn.Cell],
+        norm: Callable[[int], nn.Cell],
+        padding: str | None,
+        drop: nn.Cell,
+    ):
         super().__init__()
         middle = channels * expansion
         self.has_expansion, self.has_skip = expansion != 1, stride == 1 and channels == out

@@ -3,7 +3,9 @@
 A layer is (channels, kernel[, stride[, padding]]); a branch is a list of layers; a block is a list of branches.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from mindspore import nn, ops
 
@@ -11,6 +13,7 @@ from rp2k_lab.model.layers import ConvNorm, conv
 from rp2k_lab.model.scaling import scaled
 
 _ConvNorm = partial(ConvNorm, eps=1e-3)
+Layers = Sequence[tuple[Any, ...]]
 
 # Branches of the blocks (figures 7, 10, 13, 16 to 19 of the paper); stem and residual scales follow timm.
 MIXED_5B = [[(96, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)]]
@@ -22,16 +25,16 @@ BLOCK_8 = [[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]]
 STEM, POOL, REPEATS = (32, 32, 64, 80, 192), 64, (10, 20, 9)
 
 
-def _narrowed(branches, multiplier: float):
+def _narrowed(branches: Sequence[Layers], multiplier: float) -> list[Layers]:
     return [[(scaled(width, multiplier), *shape) for width, *shape in layers] for layers in branches]
 
 
-def _width(branches) -> int:
+def _width(branches: Sequence[Layers]) -> int:
     """Return the channels of the concatenated branches."""
     return sum(layers[-1][0] for layers in branches)
 
 
-def _branch(channels: int, layers) -> nn.Cell:
+def _branch(channels: int, layers: Layers) -> nn.Cell:
     cells = []
     for width, *shape in layers:
         cells.append(_ConvNorm(channels, width, *shape))
@@ -46,7 +49,7 @@ class Mixed(nn.Cell):
         pool: cells of the pooling branch.
     """
 
-    def __init__(self, channels: int, branches, pool: list[nn.Cell]):
+    def __init__(self, channels: int, branches: Sequence[Layers], pool: list[nn.Cell]):
         super().__init__()
         cells = [_branch(channels, layers) for layers in branches]
         self.names = [f"branch{i}" for i in range(len(cells) + 1)]
@@ -68,7 +71,7 @@ class Residual(nn.Cell):
         last: leave out the ReLU at the end.
     """
 
-    def __init__(self, channels: int, branches, scale: float, last: bool = False):
+    def __init__(self, channels: int, branches: Sequence[Layers], scale: float, last: bool = False):
         super().__init__()
         self.scale, self.branches = scale, len(branches)
         for i, layers in enumerate(branches):

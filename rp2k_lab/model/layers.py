@@ -1,6 +1,8 @@
 """Layers that the backbones share."""
 
-from mindspore import nn, ops
+from collections.abc import Callable
+
+from mindspore import Tensor, nn, ops
 
 
 def conv(
@@ -38,7 +40,17 @@ def batch_norm(channels: int, eps: float = 1e-5, momentum: float = 0.9) -> nn.Ba
 class ConvNorm(nn.Cell):
     """Convolution `conv`, batch norm `bn` (timm's names) and an activation, unless it is None."""
 
-    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=None, eps=1e-5, momentum=0.9, act=nn.ReLU):
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: str | int | None = None,
+        eps: float = 1e-5,
+        momentum: float = 0.9,
+        act: Callable[[], nn.Cell] | None = nn.ReLU,
+    ):
         super().__init__()
         self.conv = conv(channels_in, channels_out, kernel, stride, padding=padding)
         self.bn = batch_norm(channels_out, eps, momentum)
@@ -100,7 +112,7 @@ class LayerNorm(nn.LayerNorm):
 # fifth to a half of their time, forward and backward.
 
 
-def global_mean(x):
+def global_mean(x: Tensor) -> Tensor:
     """Return the mean over positions: (batch, channels, height, width) to (batch, channels)."""
     batch, channels, height, width = x.shape
     area = height * width
@@ -108,32 +120,32 @@ def global_mean(x):
     return ops.matmul(x.reshape(batch * channels, area), weights).reshape(batch, channels)
 
 
-def global_max(x):
+def global_max(x: Tensor) -> Tensor:
     """Return the maximum over positions: (batch, channels, height, width) to (batch, channels)."""
     batch, channels, height, width = x.shape
     return x.reshape(batch * channels, height * width).max(axis=1).reshape(batch, channels)
 
 
-def channel_mean(x):
+def channel_mean(x: Tensor) -> Tensor:
     """Return the mean over channels: (batch, channels, height, width) to (batch, 1, height, width)."""
     batch, channels, height, width = x.shape
     weights = ops.full((1, channels), 1.0 / channels, dtype=x.dtype)
     return ops.matmul(weights, x.reshape(batch, channels, height * width)).reshape(batch, 1, height, width)
 
 
-def channel_max(x):
+def channel_max(x: Tensor) -> Tensor:
     """Return the maximum over channels: (batch, channels, height, width) to (batch, 1, height, width)."""
     return ops.max(x, 1, True)[0]
 
 
-def scale_channels(x, gate):
+def scale_channels(x: Tensor, gate: Tensor) -> Tensor:
     """Return x (batch, channels, height, width) times gate (batch, channels)."""
     batch, channels, height, width = x.shape
     ones = ops.ones((1, height * width), dtype=x.dtype)
     return x * ops.matmul(gate.reshape(batch * channels, 1), ones).reshape(x.shape)
 
 
-def scale_positions(x, gate):
+def scale_positions(x: Tensor, gate: Tensor) -> Tensor:
     """Return x (batch, channels, height, width) times gate (batch, 1, height, width)."""
     batch, channels, height, width = x.shape
     ones = ops.ones((1, channels, 1), dtype=x.dtype)

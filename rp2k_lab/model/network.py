@@ -1,6 +1,6 @@
 """A network: the backbone of a model family, and the head that all models share."""
 
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from rp2k_lab.model.dropout import Dropout, DropPath
 from rp2k_lab.model.layers import ConvNorm, global_mean
@@ -25,11 +25,11 @@ class Head(nn.Cell):
     def construct(self, x):
         return self.classify(self.features(x))
 
-    def features(self, x):
+    def features(self, x: Tensor) -> Tensor:
         """Return the classifier's input, (batch, width), for a feature map."""
         return global_mean(self.widen(x))
 
-    def classify(self, features):
+    def classify(self, features: Tensor) -> Tensor:
         """Return logits (batch, num_classes) for features (batch, width)."""
         return self.fc(self.dropout(features))
 

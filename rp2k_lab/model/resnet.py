@@ -4,7 +4,8 @@ Parameter names are timm's (`layer1.0.conv1`, `layer1.0.se.fc1`, `layer1.0.downs
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mindspore import nn, ops
 
@@ -23,7 +24,15 @@ class BasicBlock(nn.Cell):
 
     expansion = 1
 
-    def __init__(self, channels, planes, stride, attention, downsample, drop):
+    def __init__(
+        self,
+        channels: int,
+        planes: int,
+        stride: int,
+        attention: Attention | None,
+        downsample: nn.Cell,
+        drop: nn.Cell,
+    ):
         super().__init__()
         self.conv1 = conv(channels, planes, 3, stride)
         self.bn1 = batch_norm(planes)
@@ -54,7 +63,17 @@ class Bottleneck(nn.Cell):
 
     expansion = 4
 
-    def __init__(self, channels, planes, stride, width, groups, attention, downsample, drop):
+    def __init__(
+        self,
+        channels: int,
+        planes: int,
+        stride: int,
+        width: int,
+        groups: int,
+        attention: Attention | None,
+        downsample: nn.Cell,
+        drop: nn.Cell,
+    ):
         super().__init__()
         self.conv1 = conv(channels, width, 1)
         self.bn1 = batch_norm(width)
@@ -169,7 +188,14 @@ def _groups(planes: int, cardinality: int, base_width: int, multiplier: float) -
     return width * groups, groups
 
 
-def _stage(block, channels, planes, stride, options, drops) -> nn.SequentialCell:
+def _stage(
+    block: type[BasicBlock | Bottleneck],
+    channels: int,
+    planes: int,
+    stride: int,
+    options: tuple[Any, ...],
+    drops: Sequence[nn.Cell],
+) -> nn.SequentialCell:
     """Return a stage with a block for each of `drops`: only the first changes side and channels."""
     cells = []
     for i, drop in enumerate(drops):

@@ -18,7 +18,7 @@ def scaled_to_eights(channels: int, multiplier: float) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-def check_multipliers(width_multiplier: float = 1.0, depth_multiplier: float = 1.0, **_) -> None:
+def check_multipliers(width_multiplier: float = 1.0, depth_multiplier: float = 1.0, **_: object) -> None:
     """Raise ValueError unless both multipliers are in (0, 4]."""
     for key, value in (("width_multiplier", width_multiplier), ("depth_multiplier", depth_multiplier)):
         if not 0 < value <= 4:

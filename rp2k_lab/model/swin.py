@@ -1,5 +1,7 @@
 """Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030); parameter names are timm's."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
@@ -61,7 +63,7 @@ def _index(height: int, width: int) -> Tensor:
     return Tensor(relative_position_index(height, width).ravel())
 
 
-def _pad(x, height: int, width: int):
+def _pad(x: Tensor, height: int, width: int) -> Tensor:
     """Pad (batch, rows, columns, channels) with zeros at the bottom and right."""
     batch, rows, columns, channels = x.shape
     if height > rows:
@@ -71,7 +73,7 @@ def _pad(x, height: int, width: int):
     return x
 
 
-def _roll(x, down: int, right: int):
+def _roll(x: Tensor, down: int, right: int) -> Tensor:
     """Shift (batch, rows, columns, channels) cyclically up and left, by concatenation: ONNX has no Roll."""
     if down:
         x = ops.concat((x[:, down:], x[:, :down]), 1)
@@ -127,7 +129,7 @@ class Mlp(nn.Cell):
 class Block(nn.Cell):
     """Attention within (shifted) windows, then an MLP, each on normalized tokens and with a residual (figure 3b)."""
 
-    def __init__(self, channels: int, heads: int, shifted: bool, drops):
+    def __init__(self, channels: int, heads: int, shifted: bool, drops: tuple[nn.Cell, nn.Cell]):
         super().__init__()
         self.shifted = shifted
         self.norm1 = LayerNorm(channels)
@@ -140,7 +142,7 @@ class Block(nn.Cell):
         x = ops.add(x, self.drop_path1(self.attend(self.norm1(x))))
         return ops.add(x, self.drop_path2(self.mlp(self.norm2(x))))
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         """Return attended tokens: (batch, rows, columns, channels) to the same shape."""
         batch, rows, columns, channels = x.shape
         (height, down), (width, right) = window_of(rows), window_of(columns)
@@ -177,7 +179,7 @@ class PatchMerging(nn.Cell):
 class Stage(nn.Cell):
     """[Patch merging], then blocks; every other block shifts its windows."""
 
-    def __init__(self, channels: int, heads: int, merge: bool, drops):
+    def __init__(self, channels: int, heads: int, merge: bool, drops: Sequence[tuple[nn.Cell, nn.Cell]]):
         super().__init__()
         self.downsample = PatchMerging(channels // 2) if merge else nn.Identity()
         self.blocks = nn.SequentialCell([Block(channels, heads, i % 2 == 1, drop) for i, drop in enumerate(drops)])

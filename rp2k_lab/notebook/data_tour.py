@@ -56,14 +56,14 @@ def long_tail(data: RunContext) -> CellOutput:
             "fraction of train": [percent(sizes.sum() / counts.sum()) for _, sizes in rows],
         }
     )
-    chart = charts.rank_chart(counts, groups)
+    chart = charts.rank_chart(counts, groups.tolist())
     return cells.stack(cells.charts({"training photos per class": chart}), cells.table(table))
 
 
 def classes_of_each_group(data: RunContext, count: int = 7) -> CellOutput:
     """Return a typical training photo of some classes of each group, largest class first."""
     counts, groups = _ranked(data)
-    names = np.array(data.index.classes, dtype=object)[np.argsort(-data.index.train_counts(), kind="stable")]
+    names = [data.index.classes[i] for i in np.argsort(-data.index.train_counts(), kind="stable")]
     rows = []
     for group in GROUPS:
         ranks = np.flatnonzero(groups == group)
@@ -147,9 +147,10 @@ def families(data: RunContext, count: int = 3) -> CellOutput:
     present, rows = set(data.index.classes), []
     for group in sorted(groups, key=lambda group: (-len(group), group))[:count]:
         names = [catalog.classes[i].name for i in group if catalog.classes[i].name in present]
-        brand = catalog.classes[group[0]].brand.name
+        brand = catalog.classes[group[0]].brand
+        assert brand is not None  # of every class with look-alikes
         examples = [Thumbnail(data.thumbnails.example(name), name) for name in names[:_FAMILY]]
-        rows.append((f"{brand}: {len(group)} classes", examples))
+        rows.append((f"{brand.name}: {len(group)} classes", examples))
     if not rows:
         return note("No two classes of this set share a brand.")
     return cells.thumbnail_rows([""] * max(len(images) for _, images in rows), rows)

@@ -12,7 +12,7 @@ import pandas as pd
 from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.cli.app import register_resolvers
-from rp2k_lab.config.choices import CONF, defaults_of
+from rp2k_lab.config.choices import CONF, defaults_of, plain
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import escape_controls
@@ -155,10 +155,9 @@ def _open(run: RunInfo, uri: str | None) -> RunContext:
 def _recorded_config(run: RunInfo, uri: str | None) -> Config:
     """Return the run's configuration; missing keys have the current defaults."""
     from hydra import compose
-    from omegaconf import OmegaConf
 
     with _composing():
-        composed = OmegaConf.to_container(compose("config", ["task=evaluate"]), resolve=True)
+        composed = plain(compose("config", ["task=evaluate"]), resolve=True)
         composed |= {"runs": [run.run_id], "tracking": composed["tracking"] | {"uri": uri}}
         (config,) = restore(parse(composed), composed, [])
     return config

@@ -58,12 +58,13 @@ def _time_taken(trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]
     """Return when a trial's run started (ISO 8601) and its total time [s], including the trials that it resumes."""
     seconds, current = 0.0, trial
     while True:
-        ended = current.datetime_complete
-        seconds += (ended - current.datetime_start).total_seconds() if ended else np.nan
+        started, ended = current.datetime_start, current.datetime_complete
+        assert started is not None
+        seconds += (ended - started).total_seconds() if ended else np.nan
         attributes = trial_attributes(current.user_attrs)
         if "resumes" not in attributes:
-            started = current.datetime_start.astimezone(UTC)
-            return {"started": started.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
+            utc = started.astimezone(UTC)
+            return {"started": utc.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
         current = trials[attributes["resumes"]]
 
 
@@ -83,7 +84,7 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
         return row, None
     row |= {
         "commit": run.tags.get("git_commit", "unknown"),
-        "dirty": {"true": True, "false": False}.get(run.tags.get("git_dirty")),
+        "dirty": {"true": True, "false": False}.get(run.tags.get("git_dirty", "")),
         "epochs": run.metrics.get("epoch", np.nan),
         "host": run.tags.get("host", ""),
         "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),

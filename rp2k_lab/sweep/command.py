@@ -14,9 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rp2k_lab.config.choices import plain
 from rp2k_lab.config.migrations import migrate_params
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
@@ -60,21 +61,21 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig,
         StudyIncomplete: points failed more often than `retries`.
         Interrupted: a signal arrived; the running trials were stopped.
     """
-    options = _parse_options(options)
+    settings = _parse_options(options)
     plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
     first = _check(plan, lambda overrides: _compose(overrides, config, loader))
-    n_trials = len(plan.points) if isinstance(plan, AblationGrid) else int(min(options.n_trials, plan.size))
-    name = options.study or plan.name
+    n_trials = len(plan.points) if isinstance(plan, AblationGrid) else int(min(settings.n_trials, plan.size))
+    name = settings.study or plan.name
     default_experiment = not any(argument.startswith("tracking.experiment=") for argument in arguments)
     tracking = first.tracking.model_copy(update={"experiment": name}) if default_experiment else first.tracking
-    with open_storage(options.storage, options.heartbeat_seconds) as storage:
+    with open_storage(settings.storage, settings.heartbeat_seconds) as storage:
         with StopSignal() as signals:
             with exclusive(storage, name):
                 check_same_study(storage, plan, name)
                 facts = {"command": shlex.join(sys.argv), "storage": storage.url}
                 facts = {key: redact(value) for key, value in facts.items()}
                 tracker = StudyTracker(tracking, name, facts, plan.factor, plan.metrics)
-                study = open_study(storage, plan, name, options.pruner, options.seed)
+                study = open_study(storage, plan, name, settings.pruner, settings.seed)
             if not missing(study, plan, n_trials):
                 print(f"study {name}: nothing to run, all {n_trials} are finished")
             extra = [f"tracking.experiment={name}"] if default_experiment else []
@@ -82,8 +83,10 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig,
                 with Display(study, plan, n_trials) as display:
                     link = partial(_link, tracker, name)
                     folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
-                    arguments = (study, storage, plan, n_trials, extra, folder, options.retries, link, stop, display)
-                    _work(StudyWorker(*arguments), options.devices)
+                    worker = StudyWorker(
+                        study, storage, plan, n_trials, extra, folder, settings.retries, link, stop, display
+                    )
+                    _work(worker, settings.devices)
             except BaseException:
                 tracker.close("FAILED")
                 raise
@@ -94,7 +97,7 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig,
     if left:
         raise StudyIncomplete(
             f"study {name}: {left} of {n_trials} are not finished\n"
-            f"run the same command again with hydra.sweeper.retries above {options.retries}"
+            f"run the same command again with hydra.sweeper.retries above {settings.retries}"
         )
 
 
@@ -156,10 +159,17 @@ def _corners(plan: AblationGrid | Search) -> Iterator[Params]:
     if isinstance(plan, AblationGrid):
         yield from ({"level": level, "seed": plan.seeds[0]} for level in plan.ablation.level_names(plan.scale))
         return
-    ends = {k: d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high) for k, d in plan.space.items()}
+    ends = {key: _ends(distribution) for key, distribution in plan.space.items()}
     first = {key: values[0] for key, values in ends.items()}
     yield first
     yield from (first | {key: value} for key, values in ends.items() for value in values[1:])
+
+
+def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return distribution.low, distribution.high
 
 
 def _compose(overrides: list[str], config: DictConfig, loader: ConfigLoader) -> Config:
@@ -168,12 +178,12 @@ def _compose(overrides: list[str], config: DictConfig, loader: ConfigLoader) -> 
 
 def _settings(composed: DictConfig) -> dict[str, Any]:
     """Return the composed configuration without `hydra`, as plain containers."""
-    return OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), resolve=True)
+    return plain(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), resolve=True)
 
 
 def _parse_options(options: dict[str, Any]) -> Options:
     try:
-        return Options.model_validate(OmegaConf.to_container(OmegaConf.create(options)))
+        return Options.model_validate(plain(OmegaConf.create(options)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"][:1]))
@@ -194,9 +204,8 @@ def _print_next(plan: AblationGrid | Search, study: optuna.Study, tracker: Study
         print(f"next        python run.py task=report ablation={plan.ablation.name} scale={plan.scale}")
     elif done:
         best = study.best_trial
-        print(
-            f"best        val top-1 {100 * best.value:.1f} %, trial {best.number}, run {best.user_attrs.get('run_id')}"
-        )
+        run_id = best.user_attrs.get("run_id")
+        print(f"best        val top-1 {100 * study.best_value:.1f} %, trial {best.number}, run {run_id}")
         params = [f"{key}={value}" for key, value in migrate_params(best.params).items()]
         print(f"next        python run.py {shlex.join([*plan.fixed, *params])}")
     print(f"            {f'make ui, then {tracker.page}' if tracker.page else 'python run.py task=sync'}")

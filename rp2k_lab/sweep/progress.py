@@ -111,9 +111,9 @@ class Display:
         ended = [trial for trial in trials if trial.state in ENDED]
         finished = len(finished_points(trials, self._plan))
         parts = [f"{finished} of {self._n_trials} done"]
-        best = max((t for t in ended if t.state == TrialState.COMPLETE), key=lambda t: t.value, default=None)
+        best = max((t for t in ended if t.state == TrialState.COMPLETE), key=_top1, default=None)
         if best:
-            parts.append(f"best so far {100 * best.value:.1f} % ({self._label(best)})")
+            parts.append(f"best so far {100 * _top1(best):.1f} % ({self._label(best)})")
         workers = sum(trial.state == TrialState.RUNNING for trial in trials)
         left = self._n_trials - finished
         if ended and left > 0:
@@ -152,7 +152,15 @@ def _waiting(plan: AblationGrid | Search, point: Params, attempts: dict[str, lis
     return f", waits for {' and '.join(missing)}" if missing else ""
 
 
+def _top1(trial: FrozenTrial) -> float:
+    """Return val top-1 of a complete trial."""
+    assert trial.value is not None
+    return trial.value
+
+
 def _seconds(trial: FrozenTrial) -> float:
+    """Return the time since a trial started, or that it took [s]."""
+    assert trial.datetime_start is not None
     if trial.datetime_complete:
         return (trial.datetime_complete - trial.datetime_start).total_seconds()
     return time.time() - trial.datetime_start.timestamp()

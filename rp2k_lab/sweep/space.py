@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rp2k_lab.config.ablation import Ablation, Scale, experiment_overrides
@@ -46,7 +46,7 @@ class AblationGrid:
 
     def sources(self, point: Params) -> list[Params]:
         """Return the points whose runs are the input of a point's run."""
-        return [point | {"level": level} for level in self.ablation.source_levels(point["level"], self.scale)]
+        return [{**point, "level": level} for level in self.ablation.source_levels(point["level"], self.scale)]
 
     def overrides(self, point: Params, runs: Sequence[str] = ()) -> list[str]:
         """Return the command line of a point's run.
@@ -133,7 +133,7 @@ def parse_search(overrides: list[Override]) -> Search:
             "hydra/sweeper=optuna: nothing to search\ngive a key several values, for example aug=none,cutout or "
             "optimizer.lr=interval(0.01,0.2)"
         )
-    return Search(swept, tuple(o.input_line for o in overrides if not o.is_sweep_override()))
+    return Search(swept, tuple(o.input_line for o in overrides if o.input_line and not o.is_sweep_override()))
 
 
 def parse_seeds(override: Override) -> tuple[int, ...]:
@@ -165,34 +165,44 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _parse_distribution(override: Override) -> BaseDistribution:
-    value = override.value()
-    if override.is_interval_sweep():
-        kind = IntDistribution if isinstance(value.start, int) else FloatDistribution
-        return kind(value.start, value.end, log="log" in value.tags)
-    if override.is_range_sweep():
+    swept = override.value()
+    if isinstance(swept, IntervalSweep):
+        low, high, log = swept.start, swept.end, "log" in swept.tags
+        assert low is not None
+        assert high is not None
+        return IntDistribution(low, int(high), log) if isinstance(low, int) else FloatDistribution(low, high, log)
+    if isinstance(swept, RangeSweep):
         # Sorted, because it may be shuffled or descend; twelve digits round 0.30000000000000004.
         values = sorted(_number(f"{float(text):.12g}") for text in override.sweep_string_iterator())
         if not values:
             raise ValueError("no value in the range")
-        kind = IntDistribution if all(isinstance(v, int) for v in values) else FloatDistribution
-        return kind(values[0], values[-1], step=abs(value.step))
-    if override.is_choice_sweep():
-        return CategoricalDistribution(list(dict.fromkeys(map(_number, override.sweep_string_iterator()))))
+        low, high, step = values[0], values[-1], abs(swept.step)
+        if all(isinstance(value, int) for value in values):
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(low, high, step=step)
+    if isinstance(swept, ChoiceSweep):
+        return CategoricalDistribution(list(dict.fromkeys(map(_choice, override.sweep_string_iterator()))))
     raise RequestError(f"{override.input_line}: not a dimension of a search\nuse a list, choice, range or interval")
 
 
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _choice(text: str) -> int | float | str:
+    try:
+        return _number(text)
+    except ValueError:
+        return text
 
 
 def _count(distribution: BaseDistribution) -> float:
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
     if distribution.step is None:
         return math.inf
     return round((distribution.high - distribution.low) / distribution.step) + 1

@@ -79,7 +79,7 @@ def _default_url() -> str:
 def _create_storage(url: str, options: dict[str, Any], heartbeat_seconds: int | None) -> optuna.storages.RDBStorage:
     engine = sqlalchemy.create_engine(url, **options)
     if engine.dialect.name == "sqlite":
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
     try:
         # Optuna crashes when two processes create the tables of a new database at the same time.
         with _lock(engine, "tables"), warnings.catch_warnings():

@@ -120,8 +120,8 @@ def _listen(
         if received == b"":
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
-        if signum() is not None and kill_at is None:
-            process.send_signal(signum())
+        if (stop := signum()) is not None and kill_at is None:
+            process.send_signal(stop)
             kill_at = time.monotonic() + _STOP_SECONDS
         elif kill_at is not None and time.monotonic() > kill_at:
             process.kill()

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -107,11 +107,14 @@ class StudyWorker:
         The trial resumes the run of an interrupted trial of its point, if its folder is on this machine.
         """
         attempts = trials_by_point(with_retries(lambda: self._study.get_trials(deepcopy=False)))
-        runs, label = completed_runs(self._plan.sources(point), attempts), self._plan.label(point)
+        # All have one: `refill` enqueues no point before.
+        runs = cast(list[str], completed_runs(self._plan.sources(point), attempts))
         if runs:
             with_retries(lambda: trial.set_user_attr("runs", runs))
         overrides, folder = [*self._plan.overrides(point, runs), *self._extra], self._folder / str(trial.number)
-        former = last_interrupted(attempts[point_of(trial)])
+        label, key = self._plan.label(point), point_of(trial)
+        assert key is not None  # from `claim`
+        former = last_interrupted(attempts[key])
         if former and is_resumable(Path(former.user_attrs["folder"])):
             folder = Path(former.user_attrs["folder"])
             overrides += resume_overrides(folder)
@@ -126,7 +129,7 @@ class StudyWorker:
         link = self._link(trial, self._plan.label(point))
         try:
             result = run_trial(overrides, folder, link, device, partial(self._receive, trial), self._signum)
-            outcome = {"state": TrialState.PRUNED} if result is None else {"values": result}
+            outcome: dict[str, Any] = {"state": TrialState.PRUNED} if result is None else {"values": result}
         except TrialFailed as error:
             result, outcome = str(error), {"state": TrialState.FAIL}
             attributes = {"reason": result, "interrupted": isinstance(error, TrialInterrupted)}

@@ -76,7 +76,7 @@ def run(config: Config, folder: Path) -> None:
         images = probe_images((config.task.batch_size, *config.size, 3))
         expected = [classifier(Tensor(batch)).asnumpy() for batch in images]
         with replacing(output) as part, contextlib.chdir(part):  # MindSpore refuses names with spaces or Chinese
-            differences = {MINDIR: write_mindir(classifier, images, expected)}
+            differences: dict[str, float | None] = {MINDIR: write_mindir(classifier, images, expected)}
             signals.check()
             differences[ONNX], problem = write_onnx(classifier, images, expected)
             signals.check()

@@ -167,7 +167,7 @@ def record_comparison(
         step: training steps of the tuned network.
     """
     rows, values = [*preprocessings, preprocessings[-1]], {}
-    columns = {"network": ["untuned", "untuned", "tuned"]}
+    columns: dict[str, list] = {"network": ["untuned", "untuned", "tuned"]}
     columns |= {side: [row.size[i] for row in rows] for i, side in enumerate(("height", "width"))}
     columns |= {key: [getattr(row, key) for row in rows] for key in ("resize", "crop_ratio")}
     for split, each in scores.items():

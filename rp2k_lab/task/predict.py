@@ -171,7 +171,7 @@ def write_predictions(
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
     readable = [position for position in range(len(names)) if position not in problems]
-    columns: dict[str, Sequence] = {"path": [paths[position] for position in readable]}
+    columns: dict[str, Sequence | np.ndarray] = {"path": [paths[position] for position in readable]}
     class_names = np.array(classes, dtype=object)
     for i in range(labels.shape[1]):
         columns |= {f"top{i + 1}": class_names[labels[readable, i]], f"p{i + 1}": probabilities[readable, i]}

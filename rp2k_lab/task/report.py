@@ -56,6 +56,7 @@ def report_one(config: Config, folder: Path) -> None:
     files = write_documents(table, folder)
     print(f"\n{ablation.question}\n\n{grid_text(grid(table))}\n")
     for item in (sentence(row) for row in table.rows if row.baseline):
+        assert item.tag is not None
         print(f"{item.lead}: {item.tag.word}: {item.text}")
     print(f"\nverdict     {summary(table)}")
     print(f"documents   {', '.join(file.name for file in files)} in {folder}")

@@ -55,7 +55,7 @@ def _upload(file: Path, uri: str | None) -> str:
         uploader.upload(is_over=True)
     finally:
         journal.close()
-    return f"sent        {name}: {page_location(uri, uploader.state.experiment_id, uploader.state.run_id)}"
+    return f"sent        {name}: {page_location(uri, uploader.experiment_id, uploader.run_id)}"
 
 
 def _select_journals(references: Iterable[str]) -> list[Path]:

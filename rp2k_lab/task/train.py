@@ -89,8 +89,10 @@ def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial
         cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
         check_disk_space(required_space(config, training, len(images.paths), folder) + cache)
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
+    verified = None
     if config.task.verify:
-        name = f"verify_{earlier.name}"
+        assert earlier is not None
+        name, verified = f"verify_{earlier.name}", earlier
     with (
         workers.exit_together(),
         StopSignal() as signals,
@@ -126,8 +128,8 @@ def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial
         print(closing_table(scores))
         print_closing_lines(tracker, folder, best)
     release(training)
-    if workers.is_rank_zero and config.task.verify:
-        print(f"verified    {verify(config.tracking.uri, earlier, tracker.history)}")
+    if workers.is_rank_zero and verified:
+        print(f"verified    {verify(config.tracking.uri, verified, tracker.history)}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
 
@@ -278,7 +280,7 @@ def build_callbacks(
     return [*observers, chance_guard, save, callbacks.ProgressBar()]
 
 
-def print_closing_lines(tracker: MlflowTracker, folder: Path, best: Path | None = None) -> None:
+def print_closing_lines(tracker: MemoryTracker, folder: Path, best: Path | None = None) -> None:
     """Print the closing lines; `best` is the checkpoint of a task that trains."""
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
     print(f"checkpoint  {best}\nfigures     {folder / 'figures'}" if best else f"folder      {folder}")

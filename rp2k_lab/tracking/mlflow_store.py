@@ -5,6 +5,7 @@ import os
 import socket
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psutil
@@ -13,6 +14,9 @@ from filelock import FileLock
 from rp2k_lab import PROJECT
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact, restore_uri
+
+if TYPE_CHECKING:  # imported where it is needed: it takes seconds
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ def page_location(uri: str | None, experiment_id: str, run_id: str) -> str:
     return f"make ui, then {_LOCAL_PAGE}/{page}"
 
 
-def connect(uri: str | None, experiment: str):
+def connect(uri: str | None, experiment: str) -> tuple["MlflowClient", str]:
     """Return (client, experiment id); create a missing sqlite store and a missing experiment.
 
     Raises:
@@ -127,7 +131,7 @@ def process_tags() -> dict[str, str]:
     return {"host": socket.gethostname(), **process}
 
 
-def mark_dead_runs(client, experiment_id: str) -> None:
+def mark_dead_runs(client: "MlflowClient", experiment_id: str) -> None:
     """Mark this host's RUNNING runs whose process is gone (kill -9, power cut) as KILLED."""
     query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
     for run in client.search_runs([experiment_id], query):

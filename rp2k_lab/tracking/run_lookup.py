@@ -59,9 +59,9 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
         RequestError: no run, several runs, or a run without configuration, classes or checkpoint.
     """
     run, folder = locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT), downloads)
-    checkpoint = folder / CHECKPOINT if run else Path(reference).absolute()
-    if not checkpoint.is_file():
+    if run and not (folder / CHECKPOINT).is_file():
         raise RequestError(_no_checkpoint(reference, run))
+    checkpoint = folder / CHECKPOINT if run else Path(reference).absolute()
     config = _read_config(folder, reference)
     classes = tuple(_read(folder / CLASSES, reference).removesuffix("\n").split("\n"))
     if run is None:

@@ -4,7 +4,7 @@ import logging
 import shlex
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class MemoryTracker:
         """Record facts about the run; a tag set again replaces the former."""
         self.tags |= {name: str(value) for name, value in tags.items()}
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values at a step (training steps done so far)."""
         for name, value in metrics.items():
             self.history[name].append((step, float(value)))
@@ -81,10 +81,14 @@ class MemoryTracker:
     def flush(self) -> None:
         """Write everything logged so far to the disk."""
 
+    def next_steps(self) -> list[str]:
+        """Return what to do next; nothing for a record in memory."""
+        return []
+
     def deliver(self) -> None:
         """Upload everything logged so far, unless the store does not answer."""
 
-    def _unrecorded(self, metrics: dict[str, float]) -> dict[str, float]:
+    def _unrecorded(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics that are new to a reopened run."""
         new = {name: value for name, value in metrics.items() if not self._repeats.get(name)}
         for name in metrics.keys() - new.keys():
@@ -176,7 +180,7 @@ class MlflowTracker(MemoryTracker):
         super().set_tags(tags)
         self._journal.append("tags", tags={name: str(value) for name, value in tags.items()})
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         super().log_metrics(metrics, step)
         if new := self._unrecorded(metrics):
             self._journal.append("metrics", step=step, metrics={name: float(value) for name, value in new.items()})

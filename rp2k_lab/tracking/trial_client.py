@@ -36,10 +36,10 @@ class Trial:
         self.name, self.tags = (link["name"], link["tags"]) if link else (None, {})
         self.pruned, self._socket = False, None
         if link:
-            self._socket = socket.socket(fileno=link["descriptor"])
-            self._socket.set_inheritable(False)
+            self._socket = connection = socket.socket(fileno=link["descriptor"])
+            connection.set_inheritable(False)
             self._answers: queue.SimpleQueue = queue.SimpleQueue()
-            threading.Thread(target=self._listen, daemon=True, name="study").start()
+            threading.Thread(target=self._listen, args=(connection,), daemon=True, name="study").start()
 
     @classmethod
     def from_environment(cls) -> "Trial":
@@ -52,28 +52,28 @@ class Trial:
         if self._socket:
             link = {"run_id": run_id, "folder": str(folder)}
             (folder / "trial.yaml").write_text(yaml.safe_dump(self.tags | link, allow_unicode=True), encoding="utf-8")
-            self._send(link)
+            self._send(self._socket, link)
 
     def report_metric(self, top1: float, epoch: int, epochs: int) -> None:
         """Report top-1 on val after an epoch; wait for the answer, which may set `pruned`."""
         if self._socket:
-            self._send({"top1": top1, "epoch": epoch, "epochs": epochs})
+            self._send(self._socket, {"top1": top1, "epoch": epoch, "epochs": epochs})
             self.pruned = self._answers.get()["prune"]
 
     def finished(self, objective: float) -> None:
         """Report the run's objective."""
         if self._socket:
-            self._send({"objective": objective})
+            self._send(self._socket, {"objective": objective})
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
         try:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:  # the study is gone; `_listen` stops the run
             self._answers.put({"prune": False})
 
-    def _listen(self) -> None:
+    def _listen(self, connection: socket.socket) -> None:
         # A study that is killed with an unread message closes the connection with an error.
-        with suppress(OSError), self._socket.makefile() as lines:
+        with suppress(OSError), connection.makefile() as lines:
             for line in lines:
                 self._answers.put(json.loads(line))
         self._answers.put({"prune": False})

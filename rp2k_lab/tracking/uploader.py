@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.files import write_text
@@ -29,6 +29,10 @@ from rp2k_lab.tracking.mlflow_store import (
     mark_dead_runs,
     store_uri,
 )
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +96,25 @@ class Uploader:
 
     def __init__(self, file: Path, uri: str | None):
         self.file, self.state, self.busy_until = file, UploadState.load(file), 0.0
-        self._uri, self._client, self._has_refusals = uri, None, False
+        self._uri, self._connection, self._has_refusals = uri, None, False
         self.local = store_uri(uri).startswith("sqlite:///")
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run; after an upload."""
+        assert self.state.run_id is not None
+        return self.state.run_id
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of its experiment; after an upload."""
+        assert self.state.experiment_id is not None
+        return self.state.experiment_id
+
+    @property
+    def _client(self) -> "MlflowClient":
+        assert self._connection is not None
+        return self._connection
 
     def upload(self, is_over: bool = False) -> None:
         """Upload the journal's current content; create the run if the store lacks it.
@@ -106,7 +127,7 @@ class Uploader:
             RequestError: the store is impossible, or refuses access.
         """
         try:
-            if self._client is None:
+            if self._connection is None:
                 self._open()
             for kind, records, offset in _batches(self.file, self.state.offset):
                 self._deliver(kind, records)
@@ -117,7 +138,7 @@ class Uploader:
         except (StoreUnavailable, RequestError):
             raise
         except Exception as error:  # each kind of store raises its own classes
-            self._client = None  # look up the run again: the server may be a different one when it returns
+            self._connection = None  # look up the run again: the server may be a different one when it returns
             raise StoreUnavailable(error_line(error)) from None
 
     def _open(self) -> None:
@@ -137,10 +158,9 @@ class Uploader:
             self.state.ended and same,
         )
         self.state.save(self.file)
-        self._client = client
+        self._connection = client
 
     def _deliver(self, kind: str, records: list[dict[str, Any]]) -> None:
-        run_id, client = self.state.run_id, self._client
         self.busy_until = time.monotonic() + END_SECONDS
         if kind in _PER_CALL:
             entries = [entry for record in records for entry in _entries(kind, record)]
@@ -149,27 +169,28 @@ class Uploader:
         elif kind == "artifact":
             self._log_artifact(records[0])
         elif kind == "resumed":
-            client.update_run(run_id, "RUNNING")
+            self._client.update_run(self.run_id, "RUNNING")
         elif kind == "end":
-            client.set_terminated(run_id, records[0]["status"], records[0]["time"])
+            self._client.set_terminated(self.run_id, records[0]["status"], records[0]["time"])
             self._delete_duplicates()
 
     def _end_killed(self) -> None:
         """Mark the run KILLED at the time of its last record."""
         last = max(record["time"] for record, _ in read(self.file))
-        self._client.set_tag(self.state.run_id, "status", "KILLED")
-        self._client.set_terminated(self.state.run_id, "KILLED", last)
+        self._client.set_tag(self.run_id, "status", "KILLED")
+        self._client.set_terminated(self.run_id, "KILLED", last)
         self.state.ended = True
         self.state.save(self.file)
 
     def _log(self, kind: str, entries: list) -> None:
         """Upload entries in one call; bisect a refused batch and leave out the refused entries."""
+        batch: dict[str, Any] = {kind: entries}
         try:
-            self._client.log_batch(self.state.run_id, **{kind: entries})
+            self._client.log_batch(self.run_id, **batch)
         except Exception as error:
             if is_transient(error):
                 raise
-            if self._client.get_run(self.state.run_id).info.lifecycle_stage == "deleted":
+            if self._client.get_run(self.run_id).info.lifecycle_stage == "deleted":
                 raise StoreUnavailable("the run is deleted") from None
             if len(entries) == 1:
                 self._report_refusal(entries[0].key, error_line(error))
@@ -184,7 +205,7 @@ class Uploader:
             return
         self.busy_until += file.stat().st_size / _BYTES_PER_SECOND
         try:
-            self._client.log_artifact(self.state.run_id, str(file), record["folder"] or None)
+            self._client.log_artifact(self.run_id, str(file), record["folder"] or None)
         except Exception as error:
             if is_transient(error):
                 raise
@@ -198,8 +219,8 @@ class Uploader:
     def _delete_duplicates(self) -> None:
         """Delete other runs with this local id: a lost answer to `create_run` may have created two."""
         query = f"tags.{LOCAL_ID} = '{read_header(self.file)[LOCAL_ID]}'"
-        for run in self._client.search_runs([self.state.experiment_id], query):
-            if run.info.run_id != self.state.run_id:
+        for run in self._client.search_runs([self.experiment_id], query):
+            if run.info.run_id != self.run_id:
                 self._client.delete_run(run.info.run_id)
 
 
@@ -253,12 +274,13 @@ class UploadThread:
         """
         self._closing.set()
         self._wake.set()
-        patient = self._uploader is not None and (self._uploader.local or not at_once)
+        uploader = self._uploader
+        patient = uploader if uploader is not None and (uploader.local or not at_once) else None
         until = time.monotonic() + (END_SECONDS if patient else STOP_SECONDS)
         while self._thread.is_alive() and time.monotonic() < until:
             self._thread.join(0.1)
             if patient:
-                until = max(until, self._uploader.busy_until)
+                until = max(until, patient.busy_until)
         if self._thread.is_alive():
             self.problem = self.problem or "no answer"
 
@@ -331,7 +353,7 @@ def _entries(kind: str, record: dict[str, Any]) -> list:
     return [RunTag(name, value) for name, value in values]
 
 
-def _find(client, experiment_id: str, run_id: str | None, local_id: str):
+def _find(client: "MlflowClient", experiment_id: str, run_id: str | None, local_id: str) -> "Run | None":
     """Return the run in the store, or None."""
     from mlflow.exceptions import MlflowException
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,7 +99,9 @@ class FeatureBatches(EpochBatches):
         options: see `EpochBatches`.
     """
 
-    def __init__(self, features: np.ndarray, paths: Sequence[str], labels: np.ndarray, *options, **more_options):
+    def __init__(
+        self, features: np.ndarray, paths: Sequence[str], labels: np.ndarray, *options: Any, **more_options: Any
+    ):
         super().__init__(labels, *options, **more_options)
         self.features, self.paths = features, paths
 

@@ -62,7 +62,7 @@ class Sgd(nn.Momentum):
             return self.update(gradients)
         return self.accumulate(gradients)
 
-    def accumulate(self, gradients):
+    def accumulate(self, gradients: tuple[Tensor, ...]):
         map_all = ops.HyperMap()
         map_all(ops.assign_add, self.sums, gradients)
         accumulated = ops.assign_add(self.accumulated, Tensor(np.ones(1, np.int32)))
@@ -72,7 +72,7 @@ class Sgd(nn.Momentum):
             _clear(self.accumulated)
         return accumulated
 
-    def update(self, gradients):
+    def update(self, gradients: tuple[Tensor, ...]):
         if self.clip_norm is not None:
             gradients = clip_by_global_norm(gradients, self.clip_norm)
         done = super().construct(gradients)

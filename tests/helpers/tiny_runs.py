@@ -17,7 +17,7 @@ FEW_PHOTOS = (
     "epochs=2",
 )
 # A run takes seconds.
-TINY = (*FEW_PHOTOS, "model.width_multiplier=0.25")
+TINY = (*FEW_PHOTOS, "model.width_multiplier=0.25", "model.depth_multiplier=0.5")
 
 
 @dataclass

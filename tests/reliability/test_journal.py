@@ -30,14 +30,6 @@ def store(tmp_path, empty_store):
     return f"sqlite:///{tmp_path}/store/mlflow.db"
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> bytes:
-    """A migrated database, since MLflow takes seconds to make one."""
-    folder = tmp_path_factory.mktemp("empty")
-    mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return (folder / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
 def task_sync(compose):
     """task_sync(*overrides): `python run.py task=sync …` within this process."""

@@ -15,7 +15,7 @@ from tests.helpers.forked_run import Process, start_run
 from tests.helpers.tiny_runs import KILL_AT_EVENT, TINY, Store
 
 # A block a stage, and a checkpoint after every step.
-OPTIONS = (*TINY, "model.depth_multiplier=0.5", "task.checkpoint_minutes=0.000001")
+OPTIONS = (*TINY, "task.checkpoint_minutes=0.000001")
 
 
 class Lab:

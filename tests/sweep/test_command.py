@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import sys
 
@@ -24,20 +23,12 @@ from rp2k_lab.core.errors import RequestError, StudyIncomplete
 from rp2k_lab.sweep.command import run_study
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """An MLflow database without runs, created once because it takes three seconds."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
-    return file
-
-
 @pytest.fixture
 def sweep(tmp_path, empty_store, behave, monkeypatch):
     """sweep(*arguments): run a study in the folder of the test, in this process."""
     register_resolvers()
     (tmp_path / "store").mkdir()
-    shutil.copy(empty_store, tmp_path / "store")
+    (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
 

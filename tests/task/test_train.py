@@ -105,7 +105,9 @@ def test_best_checkpoint_reproduces_the_recorded_predictions(first_run, first_re
     predictions = pd.read_parquet(folder / "test" / "predictions.parquet").head(4)
     classes = list(pd.read_parquet(folder / "test" / "per_class.parquet")["class"])
     network = WithPreprocessing(
-        create_model("resnet18", 8, seed=5, width_multiplier=0.25), dataset["mean"], dataset["std"]
+        create_model("resnet18", 8, seed=5, width_multiplier=0.25, depth_multiplier=0.5),
+        dataset["mean"],
+        dataset["std"],
     )
     missing, _ = load_param_into_net(network, load_checkpoint(str(folder / "checkpoints" / "best.ckpt")))
     assert not missing

@@ -201,7 +201,7 @@ def listening_addresses(port):
     return {address.ip for address in addresses if address.port == port}
 
 
-@pytest.mark.parametrize("host", [(), pytest.param(("127.0.0.2",), marks=pytest.mark.long)], ids=["default", "chosen"])
+@pytest.mark.parametrize("host", [(), pytest.param(("127.0.0.2",), marks=pytest.mark.soak)], ids=["default", "chosen"])
 def test_page_listens_on_this_machine_by_default(tmp_path, wait_for, host):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

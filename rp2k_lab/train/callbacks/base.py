@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mindspore.train import Callback as MindsporeCallback
+from mindspore.train import RunContext
 
 from rp2k_lab.core.errors import Interrupted
 from rp2k_lab.evaluation.metrics import Score
@@ -112,7 +113,7 @@ class Dispatch(MindsporeCallback):
         finally:
             self._call("close")
 
-    def on_train_step_end(self, run_context):
+    def on_train_step_end(self, run_context: RunContext) -> None:
         params, state = run_context.original_args(), self.state
         state.step = self._first_step + params.cur_step_num
         state.loss = _scalar(params.net_outputs)
