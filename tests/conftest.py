@@ -195,7 +195,7 @@ def browser():
 def wait_for():
     """wait_for(event): until the function gives something true, which is returned."""
 
-    def wait(event, timeout_seconds: float = 60):
+    def wait(event, timeout_seconds: float = 300):
         deadline = time.monotonic() + timeout_seconds
         while not (found := event()):
             assert time.monotonic() < deadline, f"{timeout_seconds:g} s without the event"
@@ -247,7 +247,7 @@ class Server:
         with self.log.open("a") as output:
             options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes too
             self.process = subprocess.Popen(self.command, env=self.environment, **options)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=2)
@@ -264,7 +264,7 @@ class Server:
         """Kill it, where it is not dead yet."""
         if self.process.poll() is None:
             self.send(signal.SIGKILL)
-            self.process.wait(20)
+            self.process.wait(60)
 
 
 @pytest.fixture(scope="session")

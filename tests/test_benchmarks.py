@@ -39,6 +39,7 @@ QUICK = {
 LONG = ("input_pipeline", "overhead", "sweep", "train_step")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in QUICK])
 def test_benchmark_prints_its_ratio_with_an_interval(name):
     arguments, label = QUICK[name]

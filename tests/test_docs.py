@@ -48,10 +48,12 @@ def lines_with(pattern: re.Pattern) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_house_words_are_gone():
     assert not lines_with(HOUSE_WORDS)
 
 
+@pytest.mark.slow
 def test_spelling_is_american():
     assert not lines_with(BRITISH)
 

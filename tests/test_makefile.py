@@ -5,7 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from rp2k_lab import PROJECT
+
+pytestmark = pytest.mark.slow
 
 
 def make(*arguments, path=None):

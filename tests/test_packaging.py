@@ -12,6 +12,8 @@ import pytest
 import rp2k_lab
 from rp2k_lab import PROJECT
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
 TINY = ("dataset.classes=8", "dataset.train_images=300", "dataset.val_images=60", "dataset.test_images=80",
         "dataset.min_train_images=5", "epochs=1", "model.width_multiplier=0.25")  # fmt: skip

@@ -84,14 +84,10 @@ def score_photo(flagged: np.ndarray, fault: np.ndarray) -> dict[str, float]:
         _low and _high (Wilson, 95 %); 0 of 0 is NaN within (0, 1).
     """
     both = int((flagged & fault).sum())
-    score: dict[str, float] = {
-        "errors": len(fault),
-        "fault": int(fault.sum()),
-        "flagged": int(flagged.sum()),
-        "both": both,
-    }
-    score["fault_share"] = score["fault"] / len(fault) if len(fault) else np.nan
-    for name, count in (("precision", score["flagged"]), ("recall", score["fault"])):
+    faults, flags = int(fault.sum()), int(flagged.sum())
+    score: dict[str, float] = {"errors": len(fault), "fault": faults, "flagged": flags, "both": both}
+    score["fault_share"] = faults / len(fault) if len(fault) else np.nan
+    for name, count in (("precision", flags), ("recall", faults)):
         low, high = wilson_interval(both, count)
         score |= {name: both / count if count else np.nan, f"{name}_low": low, f"{name}_high": high}
     return score

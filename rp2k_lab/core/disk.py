@@ -48,9 +48,8 @@ def explain_full_disk(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"{escape_controls(cause.filename or 'a file of the run')}: {str(cause.strerror).lower()}\n{_WAY_OUT}"
-            )
+            file, reason = escape_controls(cause.filename or "a file of the run"), str(cause.strerror).lower()
+            return f"{file}: {reason}\n{_WAY_OUT}"
         if "database or disk is full" in str(cause):  # SQLite's message, which MLflow and Optuna pass on
             return f"the database of runs or studies: no space left on device\n{_WAY_OUT}"
         cause = cause.__cause__ or cause.__context__

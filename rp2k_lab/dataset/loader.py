@@ -5,6 +5,7 @@ state passes from one image to the next, so any number of threads, and a start a
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ class ImageViews:
         return [read[i] if view is None else view for i, view in enumerate(views)]
 
 
-class EpochBatches:
+class EpochBatches(ABC):
     """Endless epochs of shuffled batches; a subclass implements `batch(epoch, order, batch)` and `path(row)`.
 
     Every `iter()` yields the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
@@ -142,13 +143,13 @@ class EpochBatches:
             self.failure = error
             raise
 
+    @abstractmethod
     def path(self, row: int) -> str:
         """Return the file of one of `order`'s rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a batch of an epoch: (inputs, labels)."""
-        raise NotImplementedError
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the row at each position of an epoch, int64 (rows,)."""
@@ -287,7 +288,7 @@ def view_batches(
 
     Args:
         views: maps a row to its resized images, one for each of `crops`.
-        crops: (canvas, size) of each view: the size it was resized to, and that of the center to take.
+        crops: (canvas, size) of each view: its size after resizing, and the size of the center to take.
     """
 
     def batch(start: int) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagehash
@@ -190,15 +191,8 @@ def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> fl
     identity = np.eye(2, 3, dtype=np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     try:
-        _, warp = cv2.findTransformECC(  # pyright: ignore[reportCallIssue]  no mask: OpenCV's stub lacks None
-            a.mean(2),
-            b.mean(2),
-            identity,
-            cv2.MOTION_AFFINE,
-            criteria,
-            None,
-            1,  # pyright: ignore[reportArgumentType]
-        )
+        no_mask: Any = None  # OpenCV's stub lacks it
+        _, warp = cv2.findTransformECC(a.mean(2), b.mean(2), identity, cv2.MOTION_AFFINE, criteria, no_mask, 1)
     except cv2.error:  # it diverged, or an image is flat
         warp = identity
     scale, shear = abs(np.diag(warp[:, :2]) - 1).max(), abs(warp[0, 1]) + abs(warp[1, 0])

@@ -5,7 +5,7 @@ Parameter names are timm's (`layer1.0.conv1`, `layer1.0.se.fc1`, `layer1.0.downs
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mindspore import nn, ops
 
@@ -198,12 +198,13 @@ def _stage(
 ) -> nn.SequentialCell:
     """Return a stage with a block for each of `drops`: only the first changes side and channels."""
     cells = []
+    build = cast(Callable[..., nn.Cell], block)  # the two differ in their options
     for i, drop in enumerate(drops):
         block_stride, width = (stride, planes * block.expansion) if i == 0 else (1, channels)
         if block_stride != 1 or channels != width:
             downsample = nn.SequentialCell([conv(channels, width, 1, block_stride), batch_norm(width)])
         else:
             downsample = nn.Identity()
-        cells.append(block(channels, planes, block_stride, *options, downsample, drop))
+        cells.append(build(channels, planes, block_stride, *options, downsample, drop))
         channels = width
     return nn.SequentialCell(cells)

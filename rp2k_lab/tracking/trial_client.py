@@ -52,22 +52,23 @@ class Trial:
         if self._socket:
             link = {"run_id": run_id, "folder": str(folder)}
             (folder / "trial.yaml").write_text(yaml.safe_dump(self.tags | link, allow_unicode=True), encoding="utf-8")
-            self._send(self._socket, link)
+            self._send(link)
 
     def report_metric(self, top1: float, epoch: int, epochs: int) -> None:
         """Report top-1 on val after an epoch; wait for the answer, which may set `pruned`."""
         if self._socket:
-            self._send(self._socket, {"top1": top1, "epoch": epoch, "epochs": epochs})
+            self._send({"top1": top1, "epoch": epoch, "epochs": epochs})
             self.pruned = self._answers.get()["prune"]
 
     def finished(self, objective: float) -> None:
         """Report the run's objective."""
         if self._socket:
-            self._send(self._socket, {"objective": objective})
+            self._send({"objective": objective})
 
-    def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._socket is not None
         try:
-            connection.sendall(json.dumps(message).encode() + b"\n")
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:  # the study is gone; `_listen` stops the run
             self._answers.put({"prune": False})
 

@@ -2,9 +2,9 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -99,10 +99,8 @@ class FeatureBatches(EpochBatches):
         options: see `EpochBatches`.
     """
 
-    def __init__(
-        self, features: np.ndarray, paths: Sequence[str], labels: np.ndarray, *options: Any, **more_options: Any
-    ):
-        super().__init__(labels, *options, **more_options)
+    def __init__(self, features: np.ndarray, paths: Sequence[str], labels: np.ndarray, *options: Any, **more: Any):
+        super().__init__(labels, *options, **more)
         self.features, self.paths = features, paths
 
     def path(self, row: int) -> str:

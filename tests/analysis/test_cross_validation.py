@@ -96,6 +96,7 @@ def test_failed_fold_is_reported_with_its_log(analyzed, tmp_path, failing_trial)
         held_out_probabilities(*analyzed[:2], 4, analyzed[2], tmp_path, NO_SIGNAL)
 
 
+@pytest.mark.slow
 def test_interrupted_fold_is_resumed_in_its_folder(compose, analyzed, tmp_path, failing_trial):
     failing_trial(TrialFailed("stopped"))
     for name in ("first", "second"):

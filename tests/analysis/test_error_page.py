@@ -60,13 +60,13 @@ def opened(browser):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page, requests, messages = context.new_page(), [], []
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         context.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda line: messages.append(line.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
         page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
         page.goto(file.as_uri())
-        expect(page.locator("#count")).not_to_be_empty(timeout=20_000)  # the page's policy forbids wait_for_function
+        expect(page.locator("#count")).not_to_be_empty(timeout=60_000)  # the page's policy forbids wait_for_function
         requests = [url for url in requests if not url.startswith("data:")]
         return SimpleNamespace(page=page, requests=requests, messages=messages)
 

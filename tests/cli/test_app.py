@@ -10,6 +10,8 @@ import pytest
 from rp2k_lab import PROJECT
 from tests.helpers.run_commands import run_all
 
+pytestmark = pytest.mark.slow
+
 REFUSED = [
     (["model=resnet19"], 2, ["model=resnet19", "resnet18"]),
     (["aug=cutut"], 2, ["aug=cutut", "cutout"]),
@@ -63,7 +65,7 @@ REFUSED = [
 def run_py(folder, *arguments):
     overrides = [f"tracking.uri=sqlite:///{folder}/store/mlflow.db", f"hydra.run.dir={folder}/out"]
     command = [sys.executable, str(PROJECT / "run.py"), *arguments, *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

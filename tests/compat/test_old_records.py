@@ -23,6 +23,8 @@ from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.tracking.provenance import fingerprint
 from tests.helpers.forked_run import start_run
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = PROJECT / "tests" / "fixtures" / "ab2c967"
 HELPERS = PROJECT / "tests" / "helpers"
 # Of make.py, with today's names of the keys.
@@ -129,7 +131,7 @@ def test_an_interrupted_run_is_found_by_its_configuration(records, tmp_path):
     process = start_run([*command, place, f"tracking.uri=sqlite:///{tmp_path}/no.db"], tmp_path, script)
     line = next((line for line in process.stdout if "step 13" in line), None)
     process.kill()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert line, err
     (journal,) = (records / "outputs" / "interrupted").glob("*.journal")
     assert journal.stem in line  # its id

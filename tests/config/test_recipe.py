@@ -139,6 +139,7 @@ def test_unknown_recipe_is_refused(defaults):
         parse(defaults | {"recipe": "ours"})
 
 
+@pytest.mark.slow
 def test_cfg_job_prints_the_published_values(tmp_path):
     command = [sys.executable, str(PROJECT / "run.py"), *PAPER, "device=ascend", "--cfg", "job"]
     printed = OmegaConf.create(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)

@@ -8,6 +8,8 @@ import pytest
 
 from rp2k_lab import PROJECT
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import os, signal, sys, time
 from rp2k_lab.core.errors import Interrupted
@@ -49,7 +51,7 @@ def start(*options):
 def wait_for_end(process):
     """Wait until the process has ended and return its stderr."""
     try:
-        return process.communicate(timeout=10)[1]
+        return process.communicate(timeout=60)[1]
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

@@ -254,7 +254,7 @@ class TestFullDisk:
         meet = threading.Barrier(8)
 
         def pwrite(*_):
-            meet.wait(10)  # all have started before the first one fails
+            meet.wait(60)  # all have started before the first one fails
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(module.os, "pwrite", pwrite)
@@ -266,6 +266,7 @@ class TestFullDisk:
             thread.join()
         assert len(warnings(caplog)) == 1
 
+    @pytest.mark.slow
     def test_real_disk_of_64_kb(self, tmp_path, caplog):
         disk = tmp_path / "disk"
         disk.mkdir()
@@ -448,12 +449,13 @@ class TestProcesses:
                 right += 1
         return right, cache.filled
 
+    @pytest.mark.slow
     def test_two_may_fill_one_cache_at_once(self, folder, filler, caplog):
         both = [filler(seed, 3) for seed in (1, 2)]
         self.begin(*both)
         made = []
         for process in both:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
             assert err == ""  # no damage
             made.append(int(out.split()[-1]))
@@ -461,12 +463,13 @@ class TestProcesses:
         assert self.stored(folder) == (300, 300)
         assert warnings(caplog) == []
 
+    @pytest.mark.slow
     def test_killed_while_filling_leaves_a_usable_cache(self, folder, filler, caplog):
         process = filler(3, 1)
         self.begin(process)
         assert process.stdout.readline() == "filling\n"
         process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
         right, filled = self.stored(folder)
         assert 0 < right == filled
         second = ImageCache(folder, 300, (64, 64), 300)

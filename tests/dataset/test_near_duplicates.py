@@ -48,6 +48,7 @@ def shelf(tmp_path_factory):
     return folder, truth, find_copies(folder, truth, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "near"])
 @pytest.mark.parametrize("where", ["within", "across"])
 def test_precision_and_recall_of_planted_copies(shelf, kind, where):
@@ -153,7 +154,7 @@ def test_candidates_among_many_images():
     colors = np.full((count, 2, 192), 100, np.uint8)
     ratio = rng.uniform(-1, 1.6, count)
     ratio[-100:] = ratio[:100] + 0.01
-    started = time.perf_counter()
+    started = time.process_time()
     candidates = near_duplicates._candidates(hashes, colors, ratio)
-    assert time.perf_counter() - started < 10  # about 0.5 s
+    assert time.process_time() - started < 10  # about 0.5 s
     assert candidates.tolist() == [[i, count - 100 + i] for i in range(100)]

@@ -1,7 +1,7 @@
-"""Start `python run.py` as a fork of a process with the slow imports done, in half the time.
+"""Start `python run.py` as a fork of a process with the slow imports done, in a third of the time.
 
-The fork is a real process with its pid, signals, folder, environment and pipes.  It imports MindSpore itself, whose
-threads cannot be forked.
+The fork is a real process with its pid, signals, folder, environment and pipes.  MindSpore 2.10 may be forked until it
+has run a kernel: its import starts no thread.
 """
 
 import io
@@ -26,7 +26,7 @@ SLOW_IMPORTS = (
     "optuna",
     "pandas",
     "rp2k_lab.config.schema",
-    "rp2k_lab.evaluation.figures",
+    "rp2k_lab.task.train",
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.helpers.forked_run", *SLOW_IMPORTS])

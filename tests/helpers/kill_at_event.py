@@ -1,14 +1,14 @@
-"""`python run.py` that something happens to: python kill_at_event.py "write 2 KILL" <arguments of run.py>.
+"""Run `run.py` and fail at an event: python kill_at_event.py "write 2 KILL" <arguments of run.py>.
 
-At the n-th occurrence of an event in this process: KILL and TERM send it that signal, MemoryError raises one.  With
-`- 0 -` nothing happens.  Each event is a line on stdout.
+At the n-th event of a kind, KILL and TERM send this process the signal, and MemoryError raises one.  `- 0 -` never
+fails.  Each event prints a line.
 
-    photos      a thread begins to make a batch
-    step        a step is done, nothing of it is recorded or saved
-    write       a checkpoint is written and has not its name yet; before a strike it is cut to its half
+    batch       a thread starts a training batch
+    step        a step is finished, but neither logged nor saved
+    write       a checkpoint is written under its temporary name; it is truncated to half before the failure
     record      a checkpoint is written, its record is not
-    evaluation  a batch of photos is predicted
-    upload      a file is about to go to the store
+    evaluation  a batch of images is evaluated
+    upload      a file is about to be uploaded
 """
 
 import os
@@ -21,30 +21,29 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
-EVENT = "event "
 
-import rp2k_lab  # noqa: E402, F401 (before MindSpore: its environment defaults must stand first)
+import rp2k_lab  # noqa: E402, F401 (before MindSpore: sets its environment)
 
-seen, one_at_a_time = Counter(), threading.Lock()
+counts, lock = Counter(), threading.Lock()
 event, number, action = sys.argv.pop(1).split()
 
 
-def happens(name: str, before=lambda: None) -> None:
-    """Say so, and do what was asked for."""
-    with one_at_a_time:  # batches are made by several threads
-        seen[name] += 1
-        at = seen[name]
-        print(f"{EVENT}{name} {at}\n", end="", flush=True)  # in one piece, whatever else is printed
-    if (name, at) != (event, int(number)):
+def report(name: str, before=lambda: None) -> None:
+    """Print the event; fail if it is the chosen one."""
+    with lock:  # several threads prepare batches
+        counts[name] += 1
+        count = counts[name]
+        print(f"event {name} {count}\n", end="", flush=True)  # one write, so that no other output splits it
+    if (name, count) != (event, int(number)):
         return
     before()
     if action == "MemoryError":
-        raise MemoryError("no room")
+        raise MemoryError("no space")
     os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
 
 
-def watch_events() -> None:
-    """Have the events announced."""
+def patch_events() -> None:
+    """Make the functions of the events report them."""
     import mindspore
     import mlflow
 
@@ -56,35 +55,35 @@ def watch_events() -> None:
     save, write_text, predict = mindspore.save_checkpoint, checkpoint.write_text, Predictor._predict
     step_end, upload, make = SyncWorkers.step_end, mlflow.MlflowClient.log_artifact, TrainingBatches.batch
 
-    def half_then_whole(parameters, file, **options):
+    def save_checkpoint(parameters, file, **options):
         save(parameters, file, **options)
-        happens("write", before=lambda: os.truncate(file, os.path.getsize(file) // 2))
+        report("write", before=lambda: os.truncate(file, os.path.getsize(file) // 2))
 
     def record(file, text):
-        happens("record")
+        report("record")
         write_text(file, text)
 
     def step(self, state):
-        happens("step")
+        report("step")
         step_end(self, state)
 
-    def batch(self, images):
-        happens("evaluation")
+    def evaluate(self, images):
+        report("evaluation")
         return predict(self, images)
 
-    def photos(self, *arguments):
-        happens("photos")
+    def batch(self, *arguments):
+        report("batch")
         return make(self, *arguments)
 
     def artifact(self, *arguments, **options):
-        happens("upload")
+        report("upload")
         return upload(self, *arguments, **options)
 
-    mindspore.save_checkpoint, checkpoint.write_text, Predictor._predict = half_then_whole, record, batch
+    mindspore.save_checkpoint, checkpoint.write_text, Predictor._predict = save_checkpoint, record, evaluate
     SyncWorkers.step_end, mlflow.MlflowClient.log_artifact = step, artifact
-    TrainingBatches.batch = photos
+    TrainingBatches.batch = batch
 
 
-watch_events()
+patch_events()
 sys.argv[0] = str(PROJECT / "run.py")
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,9 +1,9 @@
-"""`python run.py model=swin_tiny …` with a network in its place that compiles in a second and has no batch norm."""
+"""Run `run.py model=swin_tiny …` with a small network instead, which compiles in a second and has no batch norm."""
 
 import runpy
 import sys
 
-import rp2k_lab.model  # before MindSpore: its environment defaults must stand first
+import rp2k_lab.model  # before MindSpore: sets its environment
 from rp2k_lab import PROJECT
 
 # isort: split

@@ -1,4 +1,4 @@
-"""Runs of the real command that take seconds: their options, their store, the started process."""
+"""Training runs of seconds with the real command: options, store and process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.helpers.forked_run import Process
 
 KILL_AT_EVENT = Path(__file__).with_name("kill_at_event.py")
-# Eight classes, 300 photos.
+# Eight classes, 300 training images.
 FEW_PHOTOS = (
     "dataset.classes=8",
     "dataset.train_images=300",
@@ -16,13 +16,13 @@ FEW_PHOTOS = (
     "size=32",
     "epochs=2",
 )
-# A run takes seconds.
+# One block per stage: a smaller network compiles in half the time.
 TINY = (*FEW_PHOTOS, "model.width_multiplier=0.25", "model.depth_multiplier=0.5")
 
 
 @dataclass
 class Store:
-    """An MLflow store of the test's own and what it holds."""
+    """The MLflow store of a test."""
 
     folder: Path
 
@@ -31,7 +31,7 @@ class Store:
         return f"sqlite:///{self.folder}/mlflow.db"
 
     def runs(self) -> list:
-        """Every run, the newest first; none where the store was never made."""
+        """Return every run, the newest first; none if there is no store."""
         import mlflow
 
         if not (self.folder / "mlflow.db").exists():
@@ -40,7 +40,7 @@ class Store:
         return [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
 
     def history(self, run) -> dict[str, list[tuple[int, float]]]:
-        """Metric name to (step, value) in order, but for speeds, which no two runs share."""
+        """Return metric name to [(step, value), …] in order, without speeds, which differ between equal runs."""
         import mlflow
 
         client = mlflow.MlflowClient(self.uri)
@@ -48,24 +48,24 @@ class Store:
         return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
     def run_of(self, output: str):
-        """The run whose id stands in what a command printed."""
+        """Return the run whose id a command printed."""
         (run,) = [run for run in self.runs() if run.info.run_id in output]
         return run
 
     def artifacts(self, run) -> Path:
-        """The run's artifact folder."""
+        """Return the run's artifact folder."""
         return Path(run.info.artifact_uri.removeprefix("file://"))
 
 
 @dataclass
 class Command:
-    """A started `python run.py`: its process, its folder for outputs, its store."""
+    """A started `python run.py` with its process, output folder and store."""
 
     process: Process
     folder: Path
     store: Store
 
     def wait(self, timeout_seconds: float = 300) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr)."""
+        """Wait for the end; return (exit code, stdout, stderr)."""
         out, err = self.process.communicate(timeout=timeout_seconds)
         return self.process.returncode, out, err

@@ -9,7 +9,7 @@ from rp2k_lab import model as zoo
 from rp2k_lab.model import list_models
 
 # What takes seconds a model: these in the ordinary tests, all in `make soak`.
-_OFTEN = ("efficientnet_b0", "resnet18", "seresnext50", "swin_tiny")
+_OFTEN = ("efficientnet_b0", "resnet18")
 SLOW = [pytest.param(name, marks=[] if name in _OFTEN else pytest.mark.soak) for name in list_models()]
 
 

@@ -19,6 +19,8 @@ from rp2k_lab.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers import parity_inputs
 from tests.helpers.zoo import SLOW, no_weights
 
+pytestmark = pytest.mark.slow
+
 # Parameters at 1000 classes of the reference implementations (published.md); resnet18: torchvision.
 PUBLISHED = {
     "resnet18": 11_689_512, "resnet50": 25_557_032, "resnet101": 44_549_160, "seresnet50": 28_088_024,

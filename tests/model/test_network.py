@@ -12,6 +12,8 @@ from rp2k_lab.model.network import Head, freeze_all_but_last
 from rp2k_lab.train.loss import CrossEntropy
 from tests.helpers import numpy_layers, parity_inputs
 
+pytestmark = pytest.mark.slow
+
 
 def checksums(cell) -> dict[str, int]:
     return {parameter.name: zlib.crc32(parameter.asnumpy().tobytes()) for parameter in cell.get_parameters()}

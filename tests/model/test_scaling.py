@@ -11,6 +11,8 @@ from rp2k_lab.train.build import create_network
 from tests.helpers import parity_inputs
 from tests.helpers.zoo import no_weights
 
+pytestmark = pytest.mark.slow
+
 
 def shapes(name: str, **options) -> dict[str, tuple[int, ...]]:
     with no_weights():

@@ -1,4 +1,4 @@
-"""What the tests of reliability share."""
+"""Fixtures for the reliability tests."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """small_disk(size): a disk of its own with so much room, as of mount(8): 64k, 30m."""
+    """small_disk(size): mount an empty disk of a size in the notation of mount(8): 64k, 30m."""
     mounted = []
 
     def mount(size: str):
@@ -16,7 +16,7 @@ def small_disk(tmp_path):
         disk.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)]
         if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("this user cannot mount a small disk: what a full one does to a run was not looked at")
+            pytest.skip("this user cannot mount a small disk: the behavior on a full disk is not tested")
         mounted.append(disk)
         return disk
 

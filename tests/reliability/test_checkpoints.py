@@ -1,4 +1,4 @@
-"""The folder of checkpoints: what is kept, what damage does, and what dies in between."""
+"""The checkpoint folder: retention, damage, and a crash at every file operation."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from mindspore import Tensor, nn
 from rp2k_lab.train import checkpoint
 from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition, load_checkpoint
 
-POINT = TrainingPosition(
+POSITION = TrainingPosition(
     step=3, loss=0.1 + 0.2, epoch_open=True, best=(1 / 3, 3), logged={"train/loss": 3, "val/top1": 1}
 )
 
 
-class Dead(BaseException):
-    """In place of SIGKILL: nothing is cleaned up."""
+class Killed(BaseException):
+    """Stands for SIGKILL: no clean-up runs."""
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def net(value=0.0):
 
 
 def save(folder, *steps, best=None):
-    """A checkpoint a step, its weights the step; at the steps of `best` a new best."""
+    """Save a checkpoint per step with the step as weights; the steps in `best` are new best ones."""
     known = None
     for step in steps:
         if step in (best or ()):
             folder.save_best(net(step), step)
             known = (step / 100, step)
-        folder.save(net(step), replace(POINT, step=step, best=known))
+        folder.save(net(step), replace(POSITION, step=step, best=known))
 
 
 def names(folder):
@@ -48,16 +48,16 @@ def weights(file):
     return {float(value) for value in np.unique(mindspore.load_checkpoint(str(file))["weight"].asnumpy())}
 
 
-def test_a_point_comes_back_bit_for_bit_with_its_weights(folder):
+def test_position_and_weights_are_restored_bit_for_bit(folder):
     folder.save_best(net(3.0), 3)
-    folder.save(net(3.0), POINT)
-    assert folder.newest() == POINT
+    folder.save(net(3.0), POSITION)
+    assert folder.newest() == POSITION
     target = net()
-    folder.restore(target, POINT)
+    folder.restore(target, POSITION)
     assert (target.weight.asnumpy() == 3).all()
 
 
-def test_the_last_two_are_kept_with_the_best_weights_that_each_of_them_knows(folder):
+def test_last_two_checkpoints_are_kept_with_their_best_weights(folder):
     save(folder, 1, 2, 3, 4, best=(1, 4))
     assert names(folder) == [
         "best-00000001.ckpt",
@@ -68,7 +68,7 @@ def test_the_last_two_are_kept_with_the_best_weights_that_each_of_them_knows(fol
         "step-00000004.ckpt",
     ]
     assert weights(folder.best) == weights(folder.last) == {4.0}
-    folder.save(net(5.0), replace(POINT, step=5, best=(0.04, 4)))
+    folder.save(net(5.0), replace(POSITION, step=5, best=(0.04, 4)))
     assert "best-00000001.ckpt" not in names(folder)
 
 
@@ -84,20 +84,20 @@ def flip(file):
 
 @pytest.mark.parametrize("damage", [cut, flip, os.remove])
 @pytest.mark.parametrize("name", ["step-00000002.ckpt", "best-00000002.ckpt", "step-00000002.json"])
-def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(folder, caplog, name, damage):
+def test_damaged_newest_checkpoint_is_reported_and_the_previous_one_used(folder, caplog, name, damage):
     save(folder, 1, 2, best=(1, 2))
     damage(folder.folder / name)
-    point = folder.newest()
-    assert point.step == 1
-    gone = damage is os.remove and name.endswith("json")  # as if it had never been finished
+    position = folder.newest()
+    assert position.step == 1
+    missing = damage is os.remove and name.endswith("json")  # like an unfinished checkpoint
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == (0 if gone else 1)
+    assert len(lines) == (0 if missing else 1)
     assert all("step-00000002.ckpt: damaged (" in line and "using the previous checkpoint" in line for line in lines)
-    folder.rollback_to(point)
-    assert weights(folder.best) == weights(folder.last) == {float(point.step)}
+    folder.rollback_to(position)
+    assert weights(folder.best) == weights(folder.last) == {float(position.step)}
 
 
-def test_nothing_to_go_on_from(folder, caplog):
+def test_no_valid_checkpoint(folder, caplog):
     assert folder.newest() is None
     folder.rollback_to(None)
     save(folder, 1)
@@ -108,18 +108,18 @@ def test_nothing_to_go_on_from(folder, caplog):
     assert names(folder) == []
 
 
-@pytest.mark.parametrize("dies_at", range(1, 12))
-def test_death_at_any_file_operation_leaves_the_former_point_or_the_new_one(folder, monkeypatch, dies_at):
-    """Every operation that changes the folder, in turn: half a write, a rename, a link, a removal."""
+@pytest.mark.parametrize("killed_at", range(1, 12))
+def test_kill_at_any_file_operation_leaves_the_previous_or_the_new_checkpoint(folder, monkeypatch, killed_at):
+    """Each operation that changes the folder in turn: half a write, a rename, a link, a removal."""
     save(folder, 1, 2, best=(1,))
     operations = 0
 
-    def or_die(function):
+    def or_kill(function):
         def call(*arguments, **options):
             nonlocal operations
             operations += 1
-            if operations == dies_at:
-                raise Dead
+            if operations == killed_at:
+                raise Killed
             return function(*arguments, **options)
 
         return call
@@ -128,34 +128,34 @@ def test_death_at_any_file_operation_leaves_the_former_point_or_the_new_one(fold
         nonlocal operations
         operations += 1
         mindspore_save(parameters, file, **options)
-        if operations == dies_at:
+        if operations == killed_at:
             cut(checkpoint.Path(file))
-            raise Dead
+            raise Killed
 
     mindspore_save = mindspore.save_checkpoint
     with monkeypatch.context() as patched:
         patched.setattr(mindspore, "save_checkpoint", half)
         for name in ("replace", "unlink", "write_text", "symlink_to"):
-            patched.setattr(checkpoint.Path, name, or_die(getattr(checkpoint.Path, name)))
+            patched.setattr(checkpoint.Path, name, or_kill(getattr(checkpoint.Path, name)))
         try:
             folder.save_best(net(3.0), 3)
-            folder.save(net(3.0), replace(POINT, step=3, best=(0.03, 3)))
-        except Dead:
+            folder.save(net(3.0), replace(POSITION, step=3, best=(0.03, 3)))
+        except Killed:
             pass
-    assert operations >= dies_at
+    assert operations >= killed_at
     again = CheckpointFolder(folder.folder, kept=2)
-    point = again.newest()
-    assert (point.step, point.best[1]) in ((2, 1), (3, 3))
-    again.rollback_to(point)
-    assert weights(again.last) == {float(point.step)}
-    assert weights(again.best) == {float(point.best[1])}
+    position = again.newest()
+    assert (position.step, position.best[1]) in ((2, 1), (3, 3))
+    again.rollback_to(position)
+    assert weights(again.last) == {float(position.step)}
+    assert weights(again.best) == {float(position.best[1])}
     assert not list(folder.folder.glob(".*"))
     save(again, 4, best=(4,))
     assert again.newest().step == 4
-    assert len(names(again)) == 2 + 2 + 2  # links, points and their best weights
+    assert len(names(again)) == 2 + 2 + 2  # links, checkpoints and their best weights
 
 
-def test_every_file_is_on_the_disk_before_it_has_its_name(folder, monkeypatch):
+def test_every_file_is_synced_before_it_is_renamed(folder, monkeypatch):
     synced, renamed = [], []
     monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append(path.name))
     replace_file = checkpoint.Path.replace
@@ -169,10 +169,10 @@ def test_every_file_is_on_the_disk_before_it_has_its_name(folder, monkeypatch):
     monkeypatch.setattr(checkpoint.Path, "replace", rename)
     save(folder, 1, best=(1,))
     assert renamed == ["best-00000001.ckpt", "best-00000001.sha256", "step-00000001.ckpt", "step-00000001.json"]
-    assert synced.count("checkpoints") == len(renamed)  # the names too
+    assert synced.count("checkpoints") == len(renamed)  # the folder, too
 
 
-def test_the_hash_is_that_of_the_file(folder):
+def test_recorded_hash_equals_the_files_hash(folder):
     import hashlib
 
     save(folder, 1, best=(1,))
@@ -181,14 +181,14 @@ def test_the_hash_is_that_of_the_file(folder):
     assert set(recorded) == {"step-00000001.ckpt", "best-00000001.ckpt"}
 
 
-def test_an_optimizer_between_two_updates_goes_on_with_its_sums(folder):
-    """Of what is accumulated: in one checkpoint with the weights."""
+def test_optimizer_between_two_updates_resumes_with_its_gradient_sums(folder):
+    """The accumulated gradients are in the checkpoint with the weights."""
     from rp2k_lab.train.optimizer import Sgd
 
     cell = net(1.0)
     optimizer = Sgd([{"params": cell.trainable_params()}], [0.1] * 4, 0.9, accumulate_steps=2)
     optimizer.sums[0].set_data(Tensor(np.full((3, 2), 7, np.float32)))
-    folder.save(optimizer, replace(POINT, best=None))
+    folder.save(optimizer, replace(POSITION, best=None))
     other = Sgd([{"params": net().trainable_params()}], [0.1] * 4, 0.9, accumulate_steps=2)
     assert load_checkpoint(other, folder.last) == 3
     assert (other.sums[0].asnumpy() == 7).all()

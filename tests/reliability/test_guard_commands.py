@@ -1,6 +1,6 @@
-"""Wrong command lines: the right exit code, at most two lines that begin with what is wrong, no run left behind.
+"""Wrong command lines: exit code, at most two lines that start with the mistake, and no run.
 
-wrong_commands.txt has one a line: the exit code, the command, and behind ` => ` how its answer begins.
+Each line of wrong_commands.txt has the exit code, the command, and after ` => ` the start of its message.
 """
 
 import os
@@ -23,29 +23,29 @@ from rp2k_lab.tracking.provenance import FINGERPRINT
 from tests.helpers.run_commands import run_all
 
 LIST = Path(__file__).with_name("wrong_commands.txt")
-# Nobody may see it.
+# Must not appear in any output.
 SECRET = "Sesame0pen"
 
 
 @dataclass(frozen=True)
-class Wrong:
+class WrongCommand:
     exit_code: int
     command: str
-    begins: str
+    message: str
 
     @property
     def arguments(self) -> list[str]:
         return shlex.split(self.command)
 
 
-def listed() -> list[Wrong]:
+def read_list() -> list[WrongCommand]:
     lines = [line for line in LIST.read_text("utf-8").splitlines() if line and not line.startswith("#")]
     parts = [(*line.partition(" ")[::2],) for line in lines]
-    return [Wrong(int(code), *rest.split(" => ")) for code, rest in parts]
+    return [WrongCommand(int(code), *rest.split(" => ")) for code, rest in parts]
 
 
 class Executed:
-    """What a hostile pickle does."""
+    """A pickle that creates a folder when it is loaded."""
 
     def __reduce__(self):
         return os.mkdir, ("executed",)
@@ -53,7 +53,7 @@ class Executed:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, compose, write_photo):
-    """The shell's folder of all commands: photos, broken files, and a store with runs that left nothing."""
+    """The working folder of all commands: images, broken files, and a store of runs without artifacts."""
     folder = tmp_path_factory.mktemp("commands")
     for split in ("train", "test"):
         for name in ("甲", "乙"):
@@ -89,8 +89,8 @@ def folder(tmp_path_factory, compose, write_photo):
     return folder
 
 
-def completed(number: int, wrong: Wrong) -> list[str]:
-    """The command with a store and folders of the test's."""
+def complete(number: int, wrong: WrongCommand) -> list[str]:
+    """Return the arguments with the store and the output folder of the test."""
     arguments = wrong.arguments
     if not any("tracking.uri" in a or a.startswith(("tracking=", "~")) for a in arguments):
         arguments.append("tracking.uri=sqlite:///store/mlflow.db")
@@ -99,70 +99,70 @@ def completed(number: int, wrong: Wrong) -> list[str]:
     return arguments + ([f"hydra.sweep.dir=out/{number}"] if "-m" in arguments else [])
 
 
-def check(wrong: Wrong, code: int, said: str) -> str | None:
-    """What is wrong with an answer."""
-    lines = said.strip().splitlines()
+def check(wrong: WrongCommand, code: int, message: str) -> str | None:
+    """Return the problem of a result, or None."""
+    lines = message.strip().splitlines()
     if code != wrong.exit_code:
         return f"exit code {code}"
-    if not 1 <= len(lines) <= 2 or "Traceback" in said:
+    if not 1 <= len(lines) <= 2 or "Traceback" in message:
         return "not one or two lines"
-    if not said.startswith(wrong.begins):
-        return "it does not begin so"
-    return "a secret is shown" if SECRET in said else None
+    if not message.startswith(wrong.message):
+        return "another message"
+    return "a secret is printed" if SECRET in message else None
 
 
-def runs(folder: Path) -> int:
+def count_runs(folder: Path) -> int:
     with sqlite3.connect(folder / "store" / "mlflow.db") as store:
         return store.execute("select count(*) from runs").fetchone()[0]
 
 
 def check_nothing_left(folder: Path) -> None:
-    assert runs(folder) == 3
+    assert count_runs(folder) == 3
     assert not (folder / "executed").exists()
     assert not [file for file in folder.glob("**/*.db") if file != folder / "store" / "mlflow.db"]
     assert not [file for file in (folder / "out").glob("**/*") if file.is_file()]
 
 
-def test_every_wrong_command_is_answered_in_one_process(folder):
-    wrong = listed()
-    commands = [completed(i, w) for i, w in enumerate(wrong)]
+def test_every_wrong_command_in_forks_of_one_process(folder):
+    wrong = read_list()
+    commands = [complete(i, w) for i, w in enumerate(wrong)]
     failed = []
-    for each, (code, said) in zip(wrong, run_all(commands, folder), strict=True):
-        if problem := check(each, code, said):
-            failed.append(f"{problem}: {each.command}\n    {code} {said}")
+    for each, (code, message) in zip(wrong, run_all(commands, folder), strict=True):
+        if problem := check(each, code, message):
+            failed.append(f"{problem}: {each.command}\n    {code} {message}")
     assert not failed, "\n".join(failed)
     check_nothing_left(folder)
 
 
-def test_the_list_reaches_every_task_and_every_group():
-    wrong = listed()
-    words = {argument.lstrip("+~").split("=")[0].split(".")[0] for w in wrong for argument in w.arguments}
-    words |= {argument for w in wrong for argument in w.arguments}
+def test_list_covers_every_task_and_every_group():
+    wrong = read_list()
+    names = {argument.lstrip("+~").split("=")[0].split(".")[0] for w in wrong for argument in w.arguments}
+    names |= {argument for w in wrong for argument in w.arguments}
     conf = PROJECT / "conf"
     groups = {path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"}
     tasks = {f"task={path.stem}" for path in (conf / "task").glob("[!_]*.yaml")} - {"task=train"}
-    assert groups | tasks <= words
+    assert groups | tasks <= names
     assert len(wrong) >= 200
     assert len({w.command for w in wrong}) == len(wrong)
 
 
-def run_alone(folder: Path, number: int, wrong: Wrong) -> None:
-    command = [sys.executable, str(PROJECT / "run.py"), *completed(number, wrong)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+def run_process(folder: Path, number: int, wrong: WrongCommand) -> None:
+    command = [sys.executable, str(PROJECT / "run.py"), *complete(number, wrong)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     problem = check(wrong, done.returncode, done.stderr)
     assert not problem, f"{problem}: {wrong.command}\n{done.returncode} {done.stderr}"
 
 
-def test_four_of_them_as_processes_of_their_own(folder):
-    wrong = listed()
+def test_four_wrong_commands_as_processes(folder):
+    wrong = read_list()
     for number in range(0, len(wrong), len(wrong) // 4):
-        run_alone(folder, number, wrong[number])
+        run_process(folder, number, wrong[number])
     check_nothing_left(folder)
 
 
 @pytest.mark.soak
-def test_all_of_them_as_processes_of_their_own(folder):
-    for number, wrong in enumerate(listed()):
-        run_alone(folder, number, wrong)
+def test_all_wrong_commands_as_processes(folder):
+    for number, wrong in enumerate(read_list()):
+        run_process(folder, number, wrong)
     check_nothing_left(folder)
     shutil.rmtree(folder / "out", ignore_errors=True)

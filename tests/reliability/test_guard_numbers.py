@@ -1,4 +1,4 @@
-"""A loss that is no number, or stays at chance: stopped, with what is needed to find out why."""
+"""A loss that is NaN or stays at chance: the run stops and writes failure.json."""
 
 import json
 import math
@@ -12,35 +12,35 @@ from tests.helpers.tiny_runs import TINY
 
 
 @pytest.mark.parametrize(
-    ("arguments", "step", "words"),
+    ("arguments", "step", "messages"),
     [
         (["optimizer.lr=1e38", "optimizer.warmup_epochs=0"], None, "loss=nan|loss=inf"),
         (["optimizer.lr=1e-12", "task.chance_guard.epochs=1"], 9, "loss=2"),
     ],
     ids=["nan", "stuck"],
 )
-def test_the_photos_learning_rate_and_gradient_are_written_down(start, arguments, step, words):
+def test_failure_dump_has_images_learning_rate_and_gradient(start, arguments, step, messages):
     command = start(*TINY, "epochs=1", *arguments)
-    code, _, said = command.wait()
-    assert code == 1, said
-    assert any(said.startswith(word) for word in words.split("|")), said
-    assert len(said.splitlines()) == 2, said
+    code, _, message = command.wait()
+    assert code == 1, message
+    assert any(message.startswith(start) for start in messages.split("|")), message
+    assert len(message.splitlines()) == 2, message
     (run,) = command.store.runs()
     assert (run.info.status, run.data.tags["status"]) == ("FAILED", "FAILED")
     file = command.store.artifacts(run) / "failure.json"
-    assert str(command.folder / "out" / "failure.json") in said
-    found = json.loads(file.read_text())
-    assert step in (None, found["step"])
-    ((at, photos),) = found["photos"].items()
-    assert int(at) == found["step"]
-    assert len(set(photos)) == 32
-    assert all(path.lower().endswith((".jpg", ".png")) for path in photos)
-    assert 0 < found["learning_rate"] <= 1e38
+    assert str(command.folder / "out" / "failure.json") in message
+    dump = json.loads(file.read_text())
+    assert step in (None, dump["step"])
+    ((at, paths),) = dump["photos"].items()
+    assert int(at) == dump["step"]
+    assert len(set(paths)) == 32
+    assert all(path.lower().endswith((".jpg", ".png")) for path in paths)
+    assert 0 < dump["learning_rate"] <= 1e38
     if step:
-        assert 0.01 < found["gradient_norm"] < 100
-        assert found["parameters_not_finite"] == []
+        assert 0.01 < dump["gradient_norm"] < 100
+        assert dump["parameters_not_finite"] == []
     else:
-        assert found["gradient_norm"] in ("nan", "inf") or found["gradient_norm"] > 1e3
+        assert dump["gradient_norm"] in ("nan", "inf") or dump["gradient_norm"] > 1e3
 
 
 class Small(nn.Cell):
@@ -52,7 +52,7 @@ class Small(nn.Cell):
         return self.dense(self.norm(values))
 
 
-def test_the_gradients_norm_is_that_of_one_more_batch_and_moves_nothing(graph_mode):
+def test_gradient_norm_equals_numpy_and_changes_no_parameter(graph_mode):
     net = Small().set_train()
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
     model = Model(net, loss, nn.Momentum(net.trainable_params(), 0.1, 0.9))
@@ -67,8 +67,8 @@ def test_the_gradients_norm_is_that_of_one_more_batch_and_moves_nothing(graph_mo
     normal = (values - values.mean(0)) / np.sqrt(values.var(0) + net.norm.eps)
     weight, bias = before["dense.weight"], before["dense.bias"]
     logits = normal @ weight.T + bias
-    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    of_logits = (share - np.eye(2)[labels]) / len(labels)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    of_logits = (probabilities - np.eye(2)[labels]) / len(labels)
     of_normal = of_logits @ weight
     gradients = [of_logits.T @ normal, of_logits.sum(0), (of_normal * normal).sum(0), of_normal.sum(0)]
     assert norm == pytest.approx(math.sqrt(sum(np.square(g).sum() for g in gradients)), rel=1e-4)

@@ -1,4 +1,4 @@
-"""A password or token in an address reaches nothing that is shown or kept."""
+"""A password or token in a URI is neither printed nor stored."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from tests.helpers.tiny_runs import TINY
 SECRET = "Sesame0pen"
 
 
-def found_in(folder) -> list[str]:
-    """The files below a folder, databases included, that hold the secret."""
+def files_with_secret(folder) -> list[str]:
+    """Return the files in a folder that contain the secret, databases included."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return [str(file) for file in files if SECRET.encode() in file.read_bytes() or SECRET in file.name]
 
 
-def test_a_study_and_its_runs_never_write_it_down(start, server, tmp_path, wait_for):
+def test_study_and_its_runs_never_write_it(start, server, tmp_path, wait_for):
     address = server.address.replace("http://", f"http://user:{SECRET}@")
     arguments = ["-m", "hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=1", "hydra.sweeper.study=hidden"]
     command = start(*arguments, f"hydra.sweeper.storage=sqlite:///{tmp_path}/optuna.db", *TINY, "epochs=1", uri=address)
@@ -31,12 +31,12 @@ def test_a_study_and_its_runs_never_write_it_down(start, server, tmp_path, wait_
     code, out, err = command.wait()
     assert code == 0, err
     assert SECRET not in out + err
-    assert found_in(command.folder) + found_in(tmp_path) == []
+    assert files_with_secret(command.folder) + files_with_secret(tmp_path) == []
 
 
-class TestHide:
+class TestRedact:
     @pytest.fixture(autouse=True)
-    def _nothing_known(self, monkeypatch):
+    def _no_known_secrets(self, monkeypatch):
         monkeypatch.setitem(os.environ, redaction._VARIABLE, "{}")
 
     @pytest.mark.parametrize(
@@ -49,17 +49,17 @@ class TestHide:
             (r"task.storage=pg://h?password\=s", r"task.storage=pg://h?password\=***", "pg://h?password=s"),
         ],
     )
-    def test_a_secret_leaves_the_command_line_and_is_known_where_a_store_is_opened(self, argument, shown, address):
+    def test_secret_is_removed_from_the_command_line_and_restored_for_the_store(self, argument, shown, address):
         assert redaction.redact_args([argument, "seed=1"]) == [shown, "seed=1"]
         public = shown.partition("=")[2].strip("'").replace("\\=", "=")
         assert redaction.restore_uri(public) == address
         assert redaction.redact(f"cannot open {address} today") == f"cannot open {public} today"
 
     @pytest.mark.parametrize("argument", ["tracking.uri=sqlite:////a@b/c.db", "tracking.uri=http://h:1", "-m", "a=b@c"])
-    def test_nothing_else_is_changed(self, argument):
+    def test_other_arguments_stay_unchanged(self, argument):
         assert redaction.redact_args([argument]) == [argument]
         assert json.loads(os.environ[redaction._VARIABLE]) == {}
 
-    def test_nested_settings_are_cleaned(self):
+    def test_nested_settings_are_redacted(self):
         settings = {"tracking": {"uri": "http://u:p@h"}, "runs": ["a", None], "seed": 1}
         assert redaction.clean(settings) == {"tracking": {"uri": "http://h"}, "runs": ["a", None], "seed": 1}

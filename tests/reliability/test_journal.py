@@ -1,4 +1,4 @@
-"""The journal on disk, and what comes of it in a store on this machine; the server is in test_server.py."""
+"""The journal and its upload to a local store; test_server.py covers servers."""
 
 import os
 import resource
@@ -32,7 +32,7 @@ def store(tmp_path, empty_store):
 
 @pytest.fixture
 def task_sync(compose):
-    """task_sync(*overrides): `python run.py task=sync …` within this process."""
+    """task_sync(*overrides): run `python run.py task=sync …` in this process."""
     return lambda *overrides: sync.run(parse(compose("task=sync", *overrides)), None)
 
 
@@ -49,8 +49,8 @@ def history(uri, run_id, name="loss"):
 
 
 @contextmanager
-def room_for(size):
-    """The kernel takes no byte of a file beyond `size`, and of a write what fits, as on a full disk."""
+def limited_file_size(size):
+    """Limit files to `size` bytes; a write is cut as on a full disk."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
     try:
@@ -59,7 +59,7 @@ def room_for(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-def test_a_line_without_its_end_is_dropped_and_a_damaged_one_left_out(tmp_path):
+def test_truncated_last_line_is_dropped_and_damaged_line_skipped(tmp_path):
     journal = Journal(tmp_path / "a.journal")
     for step in range(4):
         journal.append("metrics", step=step, metrics={"loss": float("nan")})
@@ -75,7 +75,7 @@ def test_a_line_without_its_end_is_dropped_and_a_damaged_one_left_out(tmp_path):
     journal.close()
 
 
-def test_what_a_killed_process_has_logged_is_in_its_journal(tmp_path):
+def test_journal_has_what_a_killed_process_logged(tmp_path):
     program = f"""
 from itertools import count
 from pathlib import Path
@@ -92,18 +92,18 @@ for step in count():
     logged = 1000 + len(process.stdout.read().splitlines())
     process.wait()
     process.stdout.close()
-    found = steps(tmp_path / "a.journal")
-    assert found == list(range(len(found)))
-    assert len(found) >= logged
+    journaled = steps(tmp_path / "a.journal")
+    assert journaled == list(range(len(journaled)))
+    assert len(journaled) >= logged
 
 
-def test_a_full_disk_costs_one_message_and_nothing_once_there_is_room(tmp_path, caplog):
+def test_full_disk_is_reported_once_and_loses_nothing_when_space_returns(tmp_path, caplog):
     journal = Journal(tmp_path / "a.journal")
     journal.append("metrics", step=0, metrics={})
-    with room_for(100):
+    with limited_file_size(100):
         for step in (1, 2, 3):
             journal.append("metrics", step=step, metrics={})
-        assert os.path.getsize(journal.file) == 100  # a line in part
+        assert os.path.getsize(journal.file) == 100  # part of a line
         assert steps(journal.file) == [0]
     (message,) = caplog.messages
     assert str(journal.file) in message
@@ -113,25 +113,25 @@ def test_a_full_disk_costs_one_message_and_nothing_once_there_is_room(tmp_path, 
     journal.close()
 
 
-def test_a_disk_that_is_full_at_the_end_is_an_error_in_two_lines_and_leaves_what_was_written(tmp_path):
+def test_disk_that_is_full_at_the_end_is_an_error_and_keeps_what_was_written(tmp_path):
     journal = Journal(tmp_path / "a.journal")
     journal.append("metrics", step=0, metrics={})
-    with room_for(100):
+    with limited_file_size(100):
         journal.append("metrics", step=1, metrics={})
         with pytest.raises(JournalNotWritten, match="what was written before is whole\n"):
             journal.close()
     assert steps(journal.file) == [0]
 
 
-def test_a_run_does_not_begin_without_its_journal(tmp_path):
-    with room_for(10), pytest.raises(JournalNotWritten):
+def test_run_needs_its_journal(tmp_path):
+    with limited_file_size(10), pytest.raises(JournalNotWritten):
         MlflowTracker(tracking(None, "offline"), "run", tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalNotWritten, match="Not a directory"):
         MlflowTracker(tracking(None, "offline"), "run", tmp_path / "file" / "run")
 
 
-def test_two_processes_do_not_write_one_run(tmp_path, store, task_sync, capsys):
+def test_second_process_cannot_write_a_run(tmp_path, store, task_sync, capsys):
     with MlflowTracker(tracking(store), "run", tmp_path / "run") as tracker:
         with pytest.raises(RequestError, match=r"another process writes this run\n"):
             MlflowTracker(tracking(store), "run", tmp_path / "run", tracker.run_id)
@@ -139,8 +139,8 @@ def test_two_processes_do_not_write_one_run(tmp_path, store, task_sync, capsys):
         assert "running     run: its own process sends it" in capsys.readouterr().out
 
 
-def test_a_reopened_run_has_no_gap_and_no_double(tmp_path, store):
-    """val's last epoch and its best weights share a step: by order, not by step."""
+def test_reopened_run_has_no_gaps_and_no_duplicates(tmp_path, store):
+    """The last epoch and the best weights log val at the same step: the order decides, not the step."""
     whole = [("loss", 1), ("loss", 2), ("top1", 2), ("loss", 3), ("loss", 4), ("top1", 4), ("top1", 4)]
     with suppress(KeyboardInterrupt), MlflowTracker(tracking(store), "run", tmp_path / "run") as tracker:
         tracker.log_params({"lr": 1})
@@ -163,13 +163,13 @@ def test_a_reopened_run_has_no_gap_and_no_double(tmp_path, store):
     assert mlflow.MlflowClient(store).get_run(run.run_id).data.params == {"lr": "1", "new": "3"}
 
 
-def test_a_run_is_reopened_in_its_own_folder_alone(tmp_path):
+def test_run_is_reopened_only_in_its_folder(tmp_path):
     with pytest.raises(RequestError, match="no journal of run abc"):
         MlflowTracker(tracking(None, "offline"), "run", tmp_path, "abc")
 
 
 def offline_run(folder: Path, uri=None) -> MlflowTracker:
-    """A run without a store."""
+    """Return the tracker of a finished run without a store."""
     folder.mkdir()
     (folder / "note.txt").write_text("kept")
     with MlflowTracker(tracking(uri, "offline"), folder.name, folder) as tracker:
@@ -180,7 +180,7 @@ def offline_run(folder: Path, uri=None) -> MlflowTracker:
     return tracker
 
 
-def test_an_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, task_sync, capsys, caplog):
+def test_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, task_sync, capsys, caplog):
     tracker = offline_run(tmp_path / "run")
     assert caplog.messages == [f"tracking: offline: python run.py task=sync runs={tmp_path}/run"]
     assert tracker.next_steps() == [f"offline: python run.py task=sync runs={tmp_path}/run"]
@@ -189,7 +189,7 @@ def test_an_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, t
     task_sync(f"runs={tmp_path}/moved", f"tracking.uri={store}")
     assert "1 sent, 0 sent before" in capsys.readouterr().out
     run = RunStore(store).get(local_id)
-    assert [found.run_id for found in RunStore(store).find(local_id[:8])] == [run.run_id]
+    assert [match.run_id for match in RunStore(store).find(local_id[:8])] == [run.run_id]
     assert history(store, run.run_id) == tracker.history["loss"]
     info = mlflow.MlflowClient(store).get_run(run.run_id).info
     (file,) = (tmp_path / "moved").glob("*.journal")
@@ -200,8 +200,8 @@ def test_an_offline_run_is_synced_later_with_its_times_and_id(tmp_path, store, t
     assert "0 sent, 1 sent before" in capsys.readouterr().out
 
 
-def test_what_was_sent_before_is_sent_again_without_doubles(tmp_path, store):
-    """The answer to anything may be lost, and the note of how far it came."""
+def test_repeated_upload_creates_no_duplicates(tmp_path, store):
+    """Any response of the server may be lost, and the upload state too."""
     tracker = offline_run(tmp_path / "run")
     uploader = Uploader(tracker.journal, store)
     uploader.upload()
@@ -219,7 +219,7 @@ def test_what_was_sent_before_is_sent_again_without_doubles(tmp_path, store):
     assert not is_uploaded(tracker.journal)
 
 
-def test_what_the_store_refuses_does_not_keep_back_the_rest(tmp_path, store, caplog):
+def test_refused_value_does_not_block_the_rest(tmp_path, store, caplog):
     with MlflowTracker(tracking(store), "run", tmp_path / "run") as tracker:
         for step in range(5):
             tracker.log_metrics({"loss": step, "no name!?": step}, step)
@@ -230,9 +230,7 @@ def test_what_the_store_refuses_does_not_keep_back_the_rest(tmp_path, store, cap
     assert "cannot upload no name!?: " in message
 
 
-def test_task_sync_sends_what_is_meant_for_the_store_and_marks_the_killed(
-    tmp_path, store, task_sync, monkeypatch, capsys
-):
+def test_task_sync_uploads_runs_of_the_store_and_marks_killed_ones(tmp_path, store, task_sync, monkeypatch, capsys):
     monkeypatch.setattr(sync, "OUTPUTS", tmp_path / "outputs")
     (tmp_path / "outputs").mkdir()
     program = f"""
@@ -252,8 +250,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     out = capsys.readouterr().out
     assert f"skipped     elsewhere, recorded for http://127.0.0.1:9; add runs={tmp_path}/outputs/elsewhere" in out
     assert "2 sent, 0 sent before" in out
-    found = {run.name: (run.status, run.tags["status"]) for run in RunStore(store).newest(10)}
-    assert found == {"killed": ("KILLED", "KILLED"), "anywhere": ("FINISHED", "FINISHED")}
+    uploaded = {run.name: (run.status, run.tags["status"]) for run in RunStore(store).newest(10)}
+    assert uploaded == {"killed": ("KILLED", "KILLED"), "anywhere": ("FINISHED", "FINISHED")}
     with pytest.raises(RequestError, match=r"^tracking\.uri=http://127\.0\.0\.1:9: Connection refused\n"):
         task_sync()
     task_sync(f"runs={elsewhere.run_id[:7]}", f"tracking.uri={store}")
@@ -262,11 +260,11 @@ os.kill(os.getpid(), signal.SIGKILL)
         task_sync("runs=absent")
 
 
-def test_a_secret_in_the_uri_is_nowhere_on_disk(tmp_path, caplog):
+def test_secret_in_the_uri_is_not_stored(tmp_path, caplog):
     settings = tracking("http://user:hidden-word@127.0.0.1:9")
     with MlflowTracker(settings, "run", tmp_path / "run") as tracker:
         tracker.log_metrics({"loss": 1}, 1)
     assert read_header(tracker.journal)["store"] == "http://127.0.0.1:9"
-    shown = " ".join([*caplog.messages, *tracker.next_steps()])
-    assert "hidden-word" not in shown
+    printed = " ".join([*caplog.messages, *tracker.next_steps()])
+    assert "hidden-word" not in printed
     assert all("hidden-word" not in file.read_text() for file in (tmp_path / "run").iterdir())

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped and broken off, as real processes, and end as if nothing had happened."""
+"""Killed, stopped and failed runs, as real processes: resumed, they end like an uninterrupted run."""
 
 import json
 import random
@@ -14,30 +14,30 @@ import pytest
 from tests.helpers.forked_run import Process, start_run
 from tests.helpers.tiny_runs import KILL_AT_EVENT, TINY, Store
 
-# A block a stage, and a checkpoint after every step.
+# A checkpoint after every step.
 OPTIONS = (*TINY, "task.checkpoint_minutes=0.000001")
 
 
 class Lab:
-    """A store of its own and the commands that use it."""
+    """A store and the commands that use it."""
 
     def __init__(self, folder: Path):
         self.folder, self.store, self._commands = folder, Store(folder), 0
 
-    def start(self, what: str, *arguments: str) -> Process:
-        """`python run.py` to which `what` happens (kill_at_event.py), in an output folder of its own."""
+    def start(self, failure: str, *arguments: str) -> Process:
+        """Start `run.py` with a failure (kill_at_event.py) in a new output folder."""
         self._commands += 1
         overrides = [f"tracking.uri={self.store.uri}", f"hydra.run.dir={self.folder}/out{self._commands}"]
-        return start_run([what, *OPTIONS, *overrides, *arguments], self.folder, KILL_AT_EVENT)
+        return start_run([failure, *OPTIONS, *overrides, *arguments], self.folder, KILL_AT_EVENT)
 
-    def run(self, what: str, *arguments: str) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr)."""
-        process = self.start(what, *arguments)
+    def run(self, failure: str, *arguments: str) -> tuple[int, str, str]:
+        """Run to the end; return (exit code, stdout, stderr)."""
+        process = self.start(failure, *arguments)
         out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
     def first_run(self):
-        """The only one, or of several the oldest."""
+        """Return the oldest run of the store."""
         return self.store.runs()[-1]
 
     def checkpoints(self) -> Path:
@@ -54,23 +54,23 @@ def newest_step(lab):
 
 
 def assert_same_history(lab, first, second):
-    """Every value, in order: no gap, none twice."""
-    one, other = lab.store.history(first), lab.store.history(second)
-    assert [step for step, _ in one["train/loss"]] == list(range(1, 19))
-    assert [step for step, _ in one["val/top1"]] == [9, 18, 18]
-    assert one == other
+    """Compare every value in order: no gaps, no duplicates."""
+    recorded, repeated = lab.store.history(first), lab.store.history(second)
+    assert [step for step, _ in recorded["train/loss"]] == list(range(1, 19))
+    assert [step for step, _ in recorded["val/top1"]] == [9, 18, 18]
+    assert recorded == repeated
 
 
-def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(lab):
-    again = "task.resume=auto"
-    code, _, err = lab.run("write 4 KILL")  # by the caller's own hand, as by a kernel without memory
+def test_run_that_fails_at_every_kind_of_event_ends_like_an_uninterrupted_one(lab):
+    resume = "task.resume=auto"
+    code, _, err = lab.run("write 4 KILL")  # like the out-of-memory killer
     assert (code, err) == (-signal.SIGKILL, "")
     assert newest_step(lab) == 3
     assert [run.info.status for run in lab.store.runs()] == ["RUNNING"]
 
     newest = lab.checkpoints() / "step-00000003.ckpt"
     newest.write_bytes(newest.read_bytes()[:-100] + bytes(100))
-    code, out, err = lab.run("evaluation 1 TERM", again)
+    code, out, err = lab.run("evaluation 1 TERM", resume)
     assert code == 75
     assert err.splitlines()[-1] == "stopped"
     assert f"{newest}: damaged (step-00000003.ckpt does not match its checksum); using the previous checkpoint" in out
@@ -79,20 +79,20 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     assert newest_step(lab) == 9
     assert lab.first_run().info.status == "KILLED"
 
-    code, out, _ = lab.run("evaluation 2 KILL", again)
+    code, out, _ = lab.run("evaluation 2 KILL", resume)
     assert code == -signal.SIGKILL
     assert "resumes from step 9" in out
     assert "event step" not in out  # the evaluation comes first
 
-    code, out, err = lab.run("photos 5 MemoryError", again)
+    code, out, err = lab.run("batch 5 MemoryError", resume)
     assert code == 1
-    assert err.splitlines()[0] == "MemoryError: no room"
+    assert err.splitlines()[0] == "MemoryError: no space"
     assert lab.first_run().info.status == lab.first_run().data.tags["status"] == "FAILED"
 
-    code, out, _ = lab.run("upload 4 KILL", again)
+    code, out, _ = lab.run("upload 4 KILL", resume)
     assert code == -signal.SIGKILL
-    taken_up = int(out.partition("resumes from step ")[2].split()[0])
-    assert 9 <= taken_up < 14
+    step = int(out.partition("resumes from step ")[2].split()[0])
+    assert 9 <= step < 14
 
     run_id = lab.first_run().info.run_id
     code, out, err = lab.run("- 0 -", f"runs={run_id[:8]}", "task.resume=continue")
@@ -101,7 +101,7 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
     (run,) = lab.store.runs()
     assert run.info.run_id == run_id
     assert run.info.status == run.data.tags["status"] == "FINISHED"
-    assert run.data.tags["resumed_from"] == f"2,9,9,{taken_up},18"
+    assert run.data.tags["resumed_from"] == f"2,9,9,{step},18"
     assert len(set(run.data.tags["resumed_with"].split(","))) == 1
     assert run.data.tags["resumed_with"].count(",") == 4
     assert run.data.tags["folder"] == str(lab.folder / "out1")
@@ -118,48 +118,48 @@ def test_a_run_struck_at_every_kind_of_moment_ends_as_one_that_was_left_alone(la
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory):
-    """The same run without any strike, and the kinds of its events."""
-    lab = Lab(tmp_path_factory.mktemp("alone"))
+def uninterrupted(tmp_path_factory):
+    """Return the same run without failures, and the kinds of its events."""
+    lab = Lab(tmp_path_factory.mktemp("uninterrupted"))
     code, out, err = lab.run("- 0 -")
     assert (code, err) == (0, "")
     return lab, list(filter(None, map(event_of, out.splitlines())))
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.soak)])
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(left_alone, tmp_path, kills):
-    """Run after run, two at a time, each killed and resumed until it is done: at each kind of event in turn, its
-    number and how long after it by chance."""
-    alone, events = left_alone
-    expected, kinds = alone.store.history(alone.first_run()), Counter(events)
+@pytest.mark.soak
+@pytest.mark.parametrize("kills", [20, 200])
+def test_runs_killed_at_random_events_end_like_an_uninterrupted_one(uninterrupted, tmp_path, kills):
+    """Kill each run 0–50 ms after a random event of each kind in turn, and resume it until it ends; two at a time."""
+    lab, events = uninterrupted
+    expected, kinds = lab.store.history(lab.first_run()), Counter(events)
 
-    def strike(name: str) -> tuple[int, Counter]:
-        rng, struck, runs = random.Random(f"{kills} {name}"), Counter(), 0
-        while struck.total() < kills // 2:
+    def kill_runs(name: str) -> tuple[int, Counter]:
+        rng, killed, runs = random.Random(f"{kills} {name}"), Counter(), 0
+        while killed.total() < kills // 2:
             (folder := tmp_path / f"{name}{runs}").mkdir()
             lab, code = Lab(folder), None
             while code != 0:
-                kind = list(kinds)[struck.total() % len(kinds)] if struck.total() < kills // 2 else None
-                code = killed_at(lab, kind, rng.randint(1, 1 + kinds[kind] // 3), rng.uniform(0, 0.05))
+                kind = list(kinds)[killed.total() % len(kinds)] if killed.total() < kills // 2 else None
+                code = run_killed_at(lab, kind, rng.randint(1, 1 + kinds[kind] // 3), rng.uniform(0, 0.05))
                 assert code in (0, -signal.SIGKILL)
-                struck[kind] += code != 0
+                killed[kind] += code != 0
             (run,) = [run for run in lab.store.runs() if run.info.status == "FINISHED"]
             assert lab.store.history(run) == expected, folder
             runs += 1
-        return runs, struck
+        return runs, killed
 
     with ThreadPoolExecutor(2) as pool:
-        (runs, struck), (more_runs, more) = pool.map(strike, "ab")
-    assert (struck + more).keys() == kinds.keys()
-    assert (struck + more).total() == kills
-    print(f"{kills} kills, {runs + more_runs} runs, killed at {dict(struck + more)}")
+        (runs, killed), (more_runs, more) = pool.map(kill_runs, "ab")
+    assert (killed + more).keys() == kinds.keys()
+    assert (killed + more).total() == kills
+    print(f"{kills} kills, {runs + more_runs} runs, killed at {dict(killed + more)}")
 
 
-def killed_at(lab: Lab, kind: str | None, number: int, seconds: float) -> int:
-    """The exit code of the run that goes on, killed so many seconds after an event, unless it ends before."""
+def run_killed_at(lab: Lab, kind: str | None, number: int, seconds: float) -> int:
+    """Resume the run, kill it that many seconds after an event, and return its exit code."""
     process = lab.start("- 0 -", "task.resume=auto")
-    heard = (event for event in map(event_of, process.stdout) if event == kind)
-    if kind and sum(1 for _ in islice(heard, number)) == number:
+    events = (event for event in map(event_of, process.stdout) if event == kind)
+    if kind and sum(1 for _ in islice(events, number)) == number:
         time.sleep(seconds)
         process.kill()
     process.communicate(300)
@@ -167,5 +167,5 @@ def killed_at(lab: Lab, kind: str | None, number: int, seconds: float) -> int:
 
 
 def event_of(line: str) -> str | None:
-    """The kind of the event that a line of the run's output says."""
+    """Return the kind of the event that a line of the output reports, or None."""
     return line.split()[1] if line.startswith("event ") else None

@@ -1,4 +1,4 @@
-"""task.verify and what a resumed run has to agree with, without training."""
+"""task.verify, and the checks of a run to resume, without training."""
 
 from types import SimpleNamespace
 
@@ -24,13 +24,13 @@ def run_with(state="FINISHED", **tags):
     return SimpleNamespace(run_id="0" * 32, name="earlier", status=state, tags=facts, folder="")
 
 
-def test_equal_bits_are_equal_and_speeds_do_not_count():
-    again = {name: list(values) for name, values in RECORDED.items()} | {"train/images_per_second": [(2, 8.0)]}
-    assert changes(RECORDED, again) == []
+def test_equal_values_match_and_speeds_are_ignored():
+    repeated = {name: list(values) for name, values in RECORDED.items()} | {"train/images_per_second": [(2, 8.0)]}
+    assert changes(RECORDED, repeated) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "said"),
+    ("name", "values", "message"),
     [
         ("train/loss", [(1, 0.1), (2, 0.0)], "train/loss at step 2: nan recorded, 0.0 now"),
         ("train/loss", [(1, 0.10000000000000002), (2, NAN)], "train/loss at step 1: 0.1 recorded, 0.10000000000000002"),
@@ -40,12 +40,12 @@ def test_equal_bits_are_equal_and_speeds_do_not_count():
         ("val/top5", [(2, 0.5)], "val/top5: 0 values recorded, 1 now"),
     ],
 )
-def test_any_other_bit_is_named(name, values, said):
-    (found,) = changes(RECORDED, RECORDED | {name: values})
-    assert found.startswith(said)
+def test_a_changed_bit_is_reported(name, values, message):
+    (change,) = changes(RECORDED, RECORDED | {name: values})
+    assert change.startswith(message)
 
 
-def test_what_differs_is_listed_and_counted_in_two_lines(monkeypatch):
+def test_differences_are_listed_and_counted_in_two_lines(monkeypatch):
     store = SimpleNamespace(history=lambda run_id: RECORDED)
     monkeypatch.setattr("rp2k_lab.train.verify.RunStore", lambda uri: store)
     assert verify(None, run_with(), RECORDED).startswith("4 values of 2 metrics equal run earlier, id 000000")
@@ -58,7 +58,7 @@ def test_what_differs_is_listed_and_counted_in_two_lines(monkeypatch):
     assert "environment.txt" in second
 
 
-def test_the_fingerprint_is_that_of_what_decides_the_metrics(defaults):
+def test_fingerprint_covers_what_affects_the_metrics(defaults):
     config = parse(defaults)
     same = {
         "debug": True,
@@ -80,12 +80,12 @@ def test_the_fingerprint_is_that_of_what_decides_the_metrics(defaults):
     )
 
 
-def test_differences_name_both_values_but_not_the_folder_of_the_photos(defaults, tmp_path):
-    here = defaults | {"seed": 1, "dataset": defaults["dataset"] | {"root": str(tmp_path), "cache_gb": 1.0}}
-    assert differences(parse(defaults), parse(here)) == ["seed=0 (here 1)"]
+def test_differences_show_both_values_without_the_folder_of_the_images(defaults, tmp_path):
+    current = defaults | {"seed": 1, "dataset": defaults["dataset"] | {"root": str(tmp_path), "cache_gb": 1.0}}
+    assert differences(parse(defaults), parse(current)) == ["seed=0 (here 1)"]
 
 
-def test_other_photos_are_refused_and_other_code_is_said(caplog, monkeypatch):
+def test_other_images_are_refused_and_other_code_is_reported(caplog, monkeypatch):
     index = SimpleNamespace(root="photos", fingerprint="f")
     code = {"git_commit": "a" * 40, "git_dirty": "false"}
     monkeypatch.setattr(resume, "git_state", lambda: code)
@@ -105,7 +105,7 @@ def test_other_photos_are_refused_and_other_code_is_said(caplog, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "verify", "said"),
+    ("status", "verify", "message"),
     [
         ("KILLED", True, "the run is KILLED, not FINISHED\nuse a FINISHED run"),
         ("FINISHED", False, "the run is FINISHED, nothing is left to do"),
@@ -113,17 +113,17 @@ def test_other_photos_are_refused_and_other_code_is_said(caplog, monkeypatch):
         ("FINISHED", True, None),
     ],
 )
-def test_only_the_unfinished_goes_on_and_only_the_finished_is_verified(status, verify, said):
+def test_only_unfinished_runs_resume_and_only_finished_ones_are_verified(status, verify, message):
     config = SimpleNamespace(runs=("x",), task=SimpleNamespace(verify=verify))
-    if said is None:
+    if message is None:
         resume.check_state(config, run_with(status))
         return
     with pytest.raises(RequestError) as error:
         resume.check_state(config, run_with(status))
-    assert str(error.value).startswith(f"runs=x: {said}")
+    assert str(error.value).startswith(f"runs=x: {message}")
 
 
-def test_a_folder_is_trained_in_by_one_process_and_left_when_empty(tmp_path):
+def test_run_folder_is_locked_and_removed_when_empty(tmp_path):
     with resume.acquire_run_folder(None, None, tmp_path / "out", ALONE) as start:
         assert (start.folder, start.step) == (tmp_path / "out", 0)
         with (
@@ -134,7 +134,7 @@ def test_a_folder_is_trained_in_by_one_process_and_left_when_empty(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_whose_folder_is_elsewhere_is_refused_with_the_way_out(tmp_path):
+def test_run_whose_folder_is_missing_is_refused_with_a_hint(tmp_path):
     run = SimpleNamespace(name="earlier", folder=str(tmp_path / "gone"))
     with (
         pytest.raises(RequestError, match=r"gone: the folder of run earlier is not on this machine\n.*runs=FOLDER"),
@@ -143,13 +143,13 @@ def test_a_run_whose_folder_is_elsewhere_is_refused_with_the_way_out(tmp_path):
         pass
 
 
-def test_a_pruned_trial_is_finished():
+def test_pruned_trial_is_finished():
     assert resume.is_finished(run_with("KILLED", status="PRUNED"))
-    assert not resume.is_finished(run_with("KILLED", status="FINISHED"))  # killed before MLflow had the end
+    assert not resume.is_finished(run_with("KILLED", status="FINISHED"))  # killed before the upload of its end
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "message"),
     [
         ({"resume": "continue"}, "runs=null: task=train takes 1 earlier run\nuse runs="),
         ({"verify": True}, "runs=null: task=train takes 1 earlier run\nuse runs="),
@@ -159,12 +159,12 @@ def test_a_pruned_trial_is_finished():
         ({"checkpoint_epochs": 0}, "task.checkpoint_epochs=0: input should be greater than or equal to 1"),
     ],
 )
-def test_wrong_requests(defaults, task, said):
+def test_wrong_requests(defaults, task, message):
     with pytest.raises(RequestError) as error:
         parse(defaults | {"task": defaults["task"] | task})
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
-def test_runs_alone_says_what_can_be_done_with_one(defaults):
+def test_runs_without_an_option_lists_the_options(defaults):
     with pytest.raises(RequestError, match=r"\nadd task\.resume=continue or task\.verify=true, or leave out runs="):
         parse(defaults | {"runs": "abc"})

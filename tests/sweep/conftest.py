@@ -60,7 +60,7 @@ class Server:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._binaries / program), *arguments]
-        subprocess.run(command, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=60, **self._as)
+        subprocess.run(command, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=300, **self._as)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +134,7 @@ class Fifo:
         self.file, self.behavior = file, f"fifo:{file}"
         self._reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
 
-    def read(self, timeout_seconds: float = 60) -> str:
+    def read(self, timeout_seconds: float = 300) -> str:
         """Return what was written, or "" if the writer has ended."""
         assert select.select([self._reader], [], [], timeout_seconds)[0], "no output from the trial"
         return os.read(self._reader, 4096).decode()

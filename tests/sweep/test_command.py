@@ -22,6 +22,8 @@ from rp2k_lab.cli.app import register_resolvers, report_error
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
 from rp2k_lab.sweep.command import run_study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def sweep(tmp_path, empty_store, behave, monkeypatch):
@@ -161,14 +163,14 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda value: " ".join(value)[:50])
-def test_a_wrong_request_prints_two_lines_and_writes_nothing(sweep, capsys, arguments, words):
+@pytest.mark.parametrize(("arguments", "texts"), REFUSED, ids=lambda value: " ".join(value)[:50])
+def test_a_wrong_request_prints_two_lines_and_writes_nothing(sweep, capsys, arguments, texts):
     with pytest.raises((RequestError, HydraException)) as caught:
         sweep(*arguments)
     assert report_error(caught.value) == 2
     err = capsys.readouterr().err
     assert 1 <= len(err.strip().splitlines()) <= 2, err
-    for text in words:
+    for text in texts:
         assert text in err
     assert not (sweep.folder / "optuna.db").exists()
     assert runs(sweep) == []

@@ -10,6 +10,8 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep import storage as module
 from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, with_retries
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("url", "words"),
@@ -64,7 +66,7 @@ def test_a_process_may_have_more_workers_than_pool_connections(url, opened):
 
     def connect():
         with storage.engine.connect() as connection:
-            barrier.wait(30)
+            barrier.wait(120)
             connected.append(connection)
 
     threads = [threading.Thread(target=connect) for _ in range(20)]
@@ -143,5 +145,5 @@ def test_heartbeats_continue_after_an_error(url, monkeypatch, opened):
     monkeypatch.setattr(storage, "record_heartbeat", record)
     monkeypatch.setattr(storage, "get_heartbeat_interval", lambda: 0.01)
     with heartbeat(storage, trial):
-        assert third.wait(10)
+        assert third.wait(60)
     assert set(beats) == {0}

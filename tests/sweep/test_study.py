@@ -22,6 +22,8 @@ from rp2k_lab.sweep.study import (
     trials_by_point,
 )
 
+pytestmark = pytest.mark.slow
+
 LEVELS = {"none": ["aug=none"], "cutout": ["aug=cutout"], "cutmix": ["aug=cutmix"], "mixup": ["aug=mixup"]}
 
 
@@ -179,7 +181,7 @@ def test_two_simultaneous_workers_enqueue_each_cell_once(url, script, opened):
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:
-        _, err = worker.communicate(timeout=60)
+        _, err = worker.communicate(timeout=300)
         assert worker.returncode == 0, err
     storage = opened(url)
     trials = optuna.load_study(study_name="a", storage=storage).get_trials()

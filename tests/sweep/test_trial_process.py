@@ -9,6 +9,8 @@ import pytest
 from rp2k_lab.sweep import trial_process
 from rp2k_lab.sweep.trial_process import TrialFailed, TrialStopped, run_trial
 
+pytestmark = pytest.mark.slow
+
 LINK = {"name": "cutout, seed 1", "tags": {"study": "a", "trial": 3}}
 
 

@@ -16,6 +16,8 @@ from rp2k_lab.sweep.space import parse_search
 from rp2k_lab.sweep.study import PRUNERS, open_study
 from rp2k_lab.sweep.worker import StudyWorker, missing
 
+pytestmark = pytest.mark.slow
+
 
 class RecordingDisplay:
     """A Display that records results and calls `at_start` when a trial starts."""
@@ -163,7 +165,7 @@ def test_a_killed_worker_and_a_restarted_one_finish_each_cell_once(url, script, 
     fifo.close()
     again = script("fill_or_work.py", "work", url, str(tmp_path))
     for worker in (*(worker for worker in workers if worker.pid != parent), again):
-        _, err = worker.communicate(timeout=120)
+        _, err = worker.communicate(timeout=300)
         assert worker.returncode == 0, err
     trials = optuna.load_study(study_name="a", storage=opened(url)).get_trials()
     complete = [trial.user_attrs["point"] for trial in trials if trial.state == TrialState.COMPLETE]

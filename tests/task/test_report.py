@@ -203,7 +203,7 @@ def test_damaged_file_of_a_run_is_unusable_data(request_of, tested, tmp_path):
 
 def run_py(folder, *arguments):
     command = [sys.executable, *arguments, f"hydra.run.dir={folder}/out", f"tracking.uri=sqlite:///{folder}/no.db"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def test_command_reports_a_table_without_importing_mindspore(tmp_path):

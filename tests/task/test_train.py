@@ -189,15 +189,15 @@ def test_grocery_store_trains_without_a_test_split(start):
 def test_signal_in_mid_epoch_stops_the_run_in_order(start, signum, exit_code):
     import mindspore
 
-    command = start(*TINY, "epochs=50")
+    command = start(*TINY, "epochs=2000")
     for line in command.process.stdout:
-        if line.startswith("epoch 1/50"):
+        if line.startswith("epoch 1/2000"):
             break
     sent = time.monotonic()
     command.process.send_signal(signum)
-    code, _, err = command.wait(60)
+    code, _, err = command.wait()
     assert code == exit_code
-    assert time.monotonic() - sent < 10  # a step takes far less than one
+    assert time.monotonic() - sent < 60  # a step and the closing of the run; all epochs take longer
     assert err.strip().endswith("stopped")
     (run,) = command.store.runs()
     assert run.info.status == run.data.tags["status"] == "KILLED"
@@ -216,7 +216,7 @@ def test_second_signal_ends_the_run_at_once(start):
     command.process.stderr.readline()  # blank
     assert "press Ctrl-C again" in command.process.stderr.readline()
     command.process.send_signal(signal.SIGINT)
-    assert command.wait(10)[0] == 130
+    assert command.wait(60)[0] == 130
 
 
 def test_nan_loss_ends_the_run_as_failed(start):

@@ -7,6 +7,8 @@ from rp2k_lab.config.choices import flatten
 from rp2k_lab.tracking import provenance
 from rp2k_lab.tracking.provenance import environment, git_state
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.run_lookup import find_run, merge, restore
 from rp2k_lab.tracking.tracker import MlflowTracker
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("others", "冰炫", " b", "a\x85c", "a b")  # in label order, not sorted
 
 

@@ -62,7 +62,7 @@ def page(browser, study):
     )
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(page_url(study.experiment, study.key, study.port))
-    page.wait_for_function(f"({PLOTS})().filter(traces => traces.length).length >= 4", timeout=20_000)
+    page.wait_for_function(f"({PLOTS})().filter(traces => traces.length).length >= 4", timeout=60_000)
     page.wait_for_selector(".js-plotly-plot .main-svg")
     yield SimpleNamespace(page=page, requests=requests, messages=messages)
     context.close()

@@ -17,6 +17,8 @@ from rp2k_lab.core.redaction import redact
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.tracker import MemoryTracker, MlflowTracker
 
+pytestmark = pytest.mark.slow
+
 
 def tracking(folder, **changes):
     settings = {"name": "mlflow", "uri": f"sqlite:///{folder}/mlflow.db", "experiment": "study", "flush_seconds": 3600}
@@ -104,7 +106,7 @@ with MlflowTracker(settings, "run", Path("{tmp_path}/run")) as tracker:
         tracker.log_metrics({{"a": step}}, step)
 """
     processes = [subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT) for _ in range(3)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0, 0]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs(["1"])
     assert len(runs) == 3

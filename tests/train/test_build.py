@@ -12,6 +12,8 @@ from rp2k_lab.device.workers import ALONE, Workers
 from rp2k_lab.train.build import build_batches, build_training
 from rp2k_lab.train.loss import CrossEntropy, LogitAdjusted
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("model.width_multiplier=0.125", "model.depth_multiplier=0.25")
 
 

@@ -11,6 +11,8 @@ from rp2k_lab.train.loss import CrossEntropy
 from rp2k_lab.train.optimizer import build_optimizer, clip_by_global_norm, moving_average
 from rp2k_lab.train.schedule import cosine_schedule, scaled_rate
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {"lr_batch_size": None, "accumulate_steps": 1, "clip_norm": None, "ema_decay": None}
 OPTIONS = SimpleNamespace(lr=0.1, lr_end=0.001, warmup_epochs=0.0, momentum=0.9, weight_decay=0.1, **PLAIN)
 

@@ -1,7 +1,7 @@
 """The options of the synthetic shelf, and the fingerprint that names a set."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,7 @@ CopyFraction = Annotated[float, Field(ge=0.0, le=0.5)]
 Split = Literal["train", "val", "test"]
 
 
-class ShelfOptions(BaseModel, frozen=True):
+class ShelfOptions(BaseModel):
     """Options of a synthetic set.  Equal options and equal code give equal bytes.
 
     Values are not coerced: "40" is no integer and True is no count.  Lists are accepted for tuples, since YAML has no
@@ -25,7 +25,10 @@ class ShelfOptions(BaseModel, frozen=True):
         pydantic.ValidationError: a ValueError; a value is out of range, or an option unknown.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...  # by frozen
 
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything drawn.")
     classes: int = Field(40, ge=2, le=4000, description="Classes, `others` included; RP2K has 2388.")

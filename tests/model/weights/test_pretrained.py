@@ -16,6 +16,8 @@ from rp2k_lab.train.checkpoint import save_checkpoint
 from tests.helpers import parity_inputs
 from tests.helpers.zoo import no_weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def request_for(compose):
