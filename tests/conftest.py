@@ -1,4 +1,4 @@
-"""Fixtures for every folder of tests."""
+"""Fixtures for all tests, and the marks of the tiers: make quick, make test, make soak."""
 
 import contextlib
 import copy
@@ -20,25 +20,37 @@ from pathlib import Path
 import psutil
 import pytest
 
-import rp2k_lab  # before MindSpore: its environment defaults must stand first
+import rp2k_lab  # before MindSpore: sets its environment
 from rp2k_lab.cli.app import register_resolvers
 from tests.helpers.forked_run import start_run
 from tests.helpers.tiny_runs import Command, Store
 
-# Tests with one of these fixtures start a process or compile a network: they get the mark `slow`.
-SLOW_FIXTURES = {"browser", "graph_mode", "new_server", "postgresql", "pynative", "start"}
+# Tests with one of these fixtures start a process or compile a network: they get the mark `slow`.  Others with the
+# same needs have the mark in their file.
+SLOW_FIXTURES = {"browser", "graph_mode", "new_server", "postgresql", "pynative", "small_disk", "start"}
+
+
+def pytest_configure():
+    """Undo `make test &`: a shell starts background commands with SIGINT ignored, and processes inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the slow tests by their fixtures; put those that share the longest fixtures first.
+    """Mark the slow tests by their fixtures; put the longest first.
 
-    `--dist worksteal` gives each worker half of the list and moves tests from its end: what shares a fixture stays
-    in one worker only near the start of a half.
+    `--dist worksteal` gives each worker half of the list, and moves tests from the end of a half: tests that share a
+    fixture stay in one worker at its start, and quick tests at its end keep both workers busy.
     """
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: "first_run" not in item.fixturenames)
+
+    def order(item) -> tuple[bool, ...]:
+        slow = item.get_closest_marker("slow") is not None
+        return "first_run" not in item.fixturenames, "tests/task/" not in item.nodeid or not slow, not slow
+
+    items.sort(key=order)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +61,7 @@ def _quick(request, monkeypatch):
     from mindspore.common.api import _CellGraphExecutor
 
     def fail(*arguments, **options):
-        pytest.fail("a quick test starts a process or compiles a network\nadd the mark `slow`", pytrace=True)
+        pytest.fail("a quick test starts a process or compiles a network\nadd `@pytest.mark.slow`", pytrace=True)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", fail)
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", fail)
@@ -91,9 +103,9 @@ def _device():
 
 @pytest.fixture(scope="session")
 def _first_pynative_operation():
-    """MindSpore 2.10 beside NumPy 2: a process's first PyNative operation on a Python number fails, the next do not.
+    """Absorb an error of MindSpore 2.10 with NumPy 2: a process's first PyNative operation on a Python number fails.
 
-    Absorbed here, so that it does not hit whichever test comes first.  A run has graph mode alone (device/target.py).
+    Runs use only graph mode (device/target.py).
     """
     import mindspore
     import numpy as np
@@ -107,7 +119,7 @@ def _first_pynative_operation():
 
 @pytest.fixture
 def pynative(_first_pynative_operation):
-    """Single forward passes without compiling a graph."""
+    """Run single forward passes without compiling a graph."""
     import mindspore
 
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
@@ -117,7 +129,7 @@ def pynative(_first_pynative_operation):
 
 @pytest.fixture
 def graph_mode():
-    """The mode of every run; MindSpore's own default is PyNative."""
+    """Set the mode of every run; MindSpore's default is PyNative."""
     import mindspore
 
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -125,7 +137,7 @@ def graph_mode():
 
 @pytest.fixture(scope="session")
 def compose():
-    """compose(*overrides): what Hydra makes of `python run.py …`, as plain containers."""
+    """compose(*overrides): return the configuration of `python run.py …` as plain containers."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
@@ -146,13 +158,13 @@ def _defaults(compose):
 
 @pytest.fixture
 def defaults(_defaults) -> dict:
-    """The composed default configuration; a copy, to be changed freely."""
+    """A copy of the composed default configuration."""
     return copy.deepcopy(_defaults)
 
 
 @pytest.fixture
 def data_folder(monkeypatch, tmp_path) -> Path:
-    """In place of the clone's data/, so that the index's kept headers land in the test's own folder."""
+    """Replace the clone's data/, so that the index caches image headers in the folder of the test."""
     import rp2k_lab.dataset.photo_index
 
     monkeypatch.setattr(rp2k_lab.dataset.photo_index, "DATA_FOLDER", tmp_path / "data")
@@ -161,7 +173,7 @@ def data_folder(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def write_photo():
-    """write_photo(file, width=8, height=12, seed=0): a noisy picture, its format by the suffix."""
+    """write_photo(file, width=8, height=12, seed=0): write an image of noise in the format of the suffix."""
     import numpy as np
     from PIL import Image
 
@@ -176,15 +188,15 @@ def write_photo():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A real browser: the system's Chromium, driven by Playwright."""
+    """The system's Chromium, driven by Playwright."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
-        pytest.skip(f"no Chromium on this machine ({', '.join(names)}): pages were not looked at in a real browser")
+        pytest.skip(f"no Chromium on this machine ({', '.join(names)}): pages are not tested in a browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, as whom containers run.
+        # As root, as in containers, Chromium has no sandbox.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         chromium = playwright.chromium.launch(executable_path=program, args=arguments)
         yield chromium
@@ -193,28 +205,28 @@ def browser():
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """wait_for(event): until the function gives something true, which is returned."""
+    """wait_for(event): call the function until its result is true, and return the result."""
 
     def wait(event, timeout_seconds: float = 300):
         deadline = time.monotonic() + timeout_seconds
-        while not (found := event()):
+        while not (result := event()):
             assert time.monotonic() < deadline, f"{timeout_seconds:g} s without the event"
-            time.sleep(0.02)  # the store announces nothing
-        return found
+            time.sleep(0.02)  # the store sends no notification
+        return result
 
     return wait
 
 
 @pytest.fixture
 def server(new_server, tmp_path):
-    """A running one."""
+    """A running MLflow server."""
     with new_server(tmp_path) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def new_server():
-    """new_server(folder): a context with a real `mlflow server` process on loopback, its data in the folder."""
+    """new_server(folder): a context with an `mlflow server` process on loopback and its data in the folder."""
 
     @contextlib.contextmanager
     def serving(folder: Path):
@@ -234,7 +246,7 @@ def new_server():
 
 @dataclass
 class Server:
-    """A server, which a test may pause, kill and start again at the same address, with the same data."""
+    """An MLflow server that a test may pause, kill and restart with the same address and data."""
 
     address: str
     command: list[str]
@@ -243,9 +255,9 @@ class Server:
     process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start it and wait for its first response."""
         with self.log.open("a") as output:
-            options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes too
+            options = {"stdout": output, "stderr": output, "start_new_session": True}  # its workers are processes, too
             self.process = subprocess.Popen(self.command, env=self.environment, **options)
         deadline = time.monotonic() + 300
         while True:
@@ -254,14 +266,14 @@ class Server:
                 return
             except OSError:
                 assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.2)  # nothing announces that it listens
+                time.sleep(0.2)  # it does not signal that it listens
 
     def send(self, signum: int) -> None:
-        """Send it and its workers a signal."""
+        """Send a signal to it and its worker processes."""
         os.killpg(self.process.pid, signum)
 
     def stop(self) -> None:
-        """Kill it, where it is not dead yet."""
+        """Kill it if it still runs."""
         if self.process.poll() is None:
             self.send(signal.SIGKILL)
             self.process.wait(60)
@@ -284,7 +296,8 @@ def start(tmp_path_factory, empty_store) -> Callable[..., Command]:
     def start(*arguments: str, uri: str | None = None) -> Command:
         folder = tmp_path_factory.mktemp("run")
         store = Store(folder)
-        (folder / "mlflow.db").write_bytes(empty_store)
+        if uri is None:
+            (folder / "mlflow.db").write_bytes(empty_store)
         overrides = [f"tracking.uri={uri or store.uri}", f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
         return Command(start_run([*overrides, *arguments], folder), folder, store)
 

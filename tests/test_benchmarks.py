@@ -36,7 +36,7 @@ QUICK = {
 }  # fmt: skip
 
 
-LONG = ("input_pipeline", "overhead", "sweep", "train_step")
+LONG = ("evaluate", "input_pipeline", "overhead", "sweep", "train_step")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Targets of the Makefile."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,14 @@ def test_python_can_be_chosen():
 def test_test_runs_pytest_and_check_adds_ruff():
     assert "-m pytest" in make("test", f"PYTHON={sys.executable}").stdout
     assert "ruff check" in make("check", f"PYTHON={sys.executable}").stdout
+
+
+def test_help_describes_every_target():
+    makefile = (PROJECT / "Makefile").read_text("utf-8")
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    done = subprocess.run(["make", "help", f"PYTHON={sys.executable}"], cwd=PROJECT, capture_output=True, text=True)
+    described = dict(re.findall(r"^make (\w+) +(\S.*)$", done.stdout, flags=re.MULTILINE))
+    assert described.keys() == set(targets.split())
 
 
 def test_notebooks_use_the_named_or_the_newest_run():

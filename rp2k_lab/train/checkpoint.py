@@ -37,7 +37,7 @@ def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[s
             mindspore.save_checkpoint(kept, str(temporary), append_dict={"step": step})
         temporary.chmod(0o644)
         digest = sha256_of(temporary)
-        rename(temporary, file)
+        rename(temporary, file, sync=True)
     except OSError as error:
         for part in file.parent.glob(f".{file.stem}.*"):  # it would take the rest of a full disk
             part.unlink()
@@ -108,7 +108,7 @@ class CheckpointFolder:
     def save_best(self, network: nn.Cell, step: int) -> None:
         """Save the weights of the best epoch so far; a `save` must follow to record them."""
         digest = save_checkpoint(network, self._best_file(step), step)
-        write_text(self._best_file(step).with_suffix(".sha256"), digest)
+        write_text(self._best_file(step).with_suffix(".sha256"), digest, sync=True)
         _link(self.best, self._best_file(step))
 
     def save(self, train_network: nn.Cell, position: TrainingPosition) -> None:
@@ -119,7 +119,7 @@ class CheckpointFolder:
             best = self._best_file(position.best[1])
             digests[best.name] = best.with_suffix(".sha256").read_text(encoding="utf-8")
         record = {"point": asdict(position), "sha256": digests}
-        write_text(file.with_suffix(".json"), json.dumps(record | {"seal": _seal(record)}))
+        write_text(file.with_suffix(".json"), json.dumps(record | {"seal": _seal(record)}), sync=True)
         _link(self.last, file)
         self._prune()
 

@@ -75,6 +75,7 @@ def test_definitions_and_attributes_of_studies():
     assert found == {"resumes": 3, "point": '{"dataset.catch_all_class": "x", "seed": 1}', "run_id": "a"}
 
 
+@pytest.mark.slow
 def test_defaults_equal_hydras(compose, defaults):
     assert root_defaults() == defaults
     parse(root_defaults())

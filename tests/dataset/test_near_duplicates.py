@@ -19,6 +19,8 @@ from rp2k_lab.dataset.near_duplicates import aligned_residual, find_copies
 from rp2k_lab.dataset.shelf.generate import make_shelf
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {
     "seed": 23, "classes": 24, "train_images": 1000, "val_images": 100, "test_images": 400, "min_train_images": 8,
     "exact_duplicates": 0.05, "near_duplicates": 0.06, "exact_leaks": 0.06, "near_leaks": 0.1, "label_noise": 0.1,
@@ -48,7 +50,6 @@ def shelf(tmp_path_factory):
     return folder, truth, find_copies(folder, truth, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "near"])
 @pytest.mark.parametrize("where", ["within", "across"])
 def test_precision_and_recall_of_planted_copies(shelf, kind, where):

@@ -100,5 +100,8 @@ def _execute(script: str, arguments: list[str], folder: str, environment: dict[s
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), "utf-8", write_through=True) for stream in (1, 2)
     )
+    from mindspore import log
+
+    log.GLOBAL_LOGGER = None  # MindSpore 2.10 names it after the process that imports it; checkpoint.py silences it
     sys.argv[:] = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

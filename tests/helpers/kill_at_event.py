@@ -59,9 +59,9 @@ def patch_events() -> None:
         save(parameters, file, **options)
         report("write", before=lambda: os.truncate(file, os.path.getsize(file) // 2))
 
-    def record(file, text):
+    def record(file, text, **options):
         report("record")
-        write_text(file, text)
+        write_text(file, text, **options)
 
     def step(self, state):
         report("step")

@@ -8,7 +8,7 @@ from mindspore.nn.utils import no_init_parameters
 from rp2k_lab import model as zoo
 from rp2k_lab.model import list_models
 
-# What takes seconds a model: these in the ordinary tests, all in `make soak`.
+# Tests of seconds per model: make test has these, make soak the others.
 _OFTEN = ("efficientnet_b0", "resnet18")
 SLOW = [pytest.param(name, marks=[] if name in _OFTEN else pytest.mark.soak) for name in list_models()]
 

@@ -78,6 +78,7 @@ def test_parameter_count_is_the_published_one(name):
     assert count(create_model(name, 1000)) == PUBLISHED[name]
 
 
+@pytest.mark.parametrize("name", SLOW, indirect=True)
 def test_logits_depend_on_the_image(logits):
     assert (logits.shape, logits.dtype) == ((2, 7), np.float32)
     assert np.isfinite(logits).all()

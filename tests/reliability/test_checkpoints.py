@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from rp2k_lab.core import files
 from rp2k_lab.train import checkpoint
 from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition, load_checkpoint
 
@@ -157,7 +158,7 @@ def test_kill_at_any_file_operation_leaves_the_previous_or_the_new_checkpoint(fo
 
 def test_every_file_is_synced_before_it_is_renamed(folder, monkeypatch):
     synced, renamed = [], []
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
     replace_file = checkpoint.Path.replace
 
     def rename(path, target):

@@ -123,6 +123,7 @@ def check_nothing_left(folder: Path) -> None:
     assert not [file for file in (folder / "out").glob("**/*") if file.is_file()]
 
 
+@pytest.mark.slow
 def test_every_wrong_command_in_forks_of_one_process(folder):
     wrong = read_list()
     commands = [complete(i, w) for i, w in enumerate(wrong)]
@@ -153,6 +154,7 @@ def run_process(folder: Path, number: int, wrong: WrongCommand) -> None:
     assert not problem, f"{problem}: {wrong.command}\n{done.returncode} {done.stderr}"
 
 
+@pytest.mark.slow
 def test_four_wrong_commands_as_processes(folder):
     wrong = read_list()
     for number in range(0, len(wrong), len(wrong) // 4):
@@ -160,6 +162,7 @@ def test_four_wrong_commands_as_processes(folder):
     check_nothing_left(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_all_wrong_commands_as_processes(folder):
     for number, wrong in enumerate(read_list()):

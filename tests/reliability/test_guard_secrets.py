@@ -62,4 +62,4 @@ class TestRedact:
 
     def test_nested_settings_are_redacted(self):
         settings = {"tracking": {"uri": "http://u:p@h"}, "runs": ["a", None], "seed": 1}
-        assert redaction.clean(settings) == {"tracking": {"uri": "http://h"}, "runs": ["a", None], "seed": 1}
+        assert redaction.redact_tree(settings) == {"tracking": {"uri": "http://h"}, "runs": ["a", None], "seed": 1}

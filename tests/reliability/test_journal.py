@@ -75,6 +75,7 @@ def test_truncated_last_line_is_dropped_and_damaged_line_skipped(tmp_path):
     journal.close()
 
 
+@pytest.mark.slow
 def test_journal_has_what_a_killed_process_logged(tmp_path):
     program = f"""
 from itertools import count
@@ -230,6 +231,7 @@ def test_refused_value_does_not_block_the_rest(tmp_path, store, caplog):
     assert "cannot upload no name!?: " in message
 
 
+@pytest.mark.slow
 def test_task_sync_uploads_runs_of_the_store_and_marks_killed_ones(tmp_path, store, task_sync, monkeypatch, capsys):
     monkeypatch.setattr(sync, "OUTPUTS", tmp_path / "outputs")
     (tmp_path / "outputs").mkdir()

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.forked_run import Process, start_run
 from tests.helpers.tiny_runs import KILL_AT_EVENT, TINY, Store
 
+pytestmark = pytest.mark.slow
+
 # A checkpoint after every step.
 OPTIONS = (*TINY, "task.checkpoint_minutes=0.000001")
 

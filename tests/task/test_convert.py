@@ -20,6 +20,8 @@ from rp2k_lab.task import convert
 from tests.helpers import parity_inputs
 from tests.helpers.tiny_runs import FEW_PHOTOS
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 7
 
 

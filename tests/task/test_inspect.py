@@ -173,6 +173,7 @@ def test_models_are_printed_and_nothing_is_recorded(start):
     assert list((command.folder / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("models", "size", "word"), [("resnet19", 224, "resnet19"), ("inception_resnet_v2", 64, "75")])
 def test_impossible_models_are_refused(compose, tmp_path, models, size, word):
     config = parse(compose("task=inspect", "task.what=models", f"task.models=[{models}]", f"task.size={size}"))

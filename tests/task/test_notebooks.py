@@ -150,6 +150,7 @@ def test_changed_images_are_reported(store, trained, analyzed, tmp_path):
     assert text not in data_tour.summary(open_data(trained.info.run_id, store.uri)).html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "kind", "message"),
     [

@@ -206,6 +206,7 @@ def run_py(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_command_reports_a_table_without_importing_mindspore(tmp_path):
     write_results(tmp_path / "here", *synthetic_results.results(TRUTH, images=300))
     done = run_py(tmp_path, "-X", "importtime", PROJECT / "run.py", "task=report", "ablation=resize",
@@ -218,6 +219,7 @@ def test_command_reports_a_table_without_importing_mindspore(tmp_path):
     assert not {"mindspore", "matplotlib"} & imported
 
 
+@pytest.mark.slow
 def test_command_compares_two_runs_without_restoring_them(tested, tmp_path):
     """Their configurations are incomplete and could not be restored."""
     runs = f"runs=[{checkpoints(tested, 'plain', 'better')}]"

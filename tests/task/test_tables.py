@@ -1,15 +1,13 @@
-"""Tables end to end: the study and its report.  One table in `make test`, all in `make soak`."""
+"""Tables end to end: the study and its report; tests/compat has a table in `make test`."""
 
 import pandas as pd
 import pytest
 
 from rp2k_lab.config import ablation
 
-QUICK = "tail"  # the cheapest
-TABLES = [pytest.param(name, marks=() if name == QUICK else pytest.mark.soak) for name in ablation.names()]
 
-
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ablation.names())
 def test_table_runs_at_smoke_scale_and_is_reported(start, name, compose, tmp_path):
     table = [f"ablation={name}", "scale=smoke", "seed=0"]
     storage = f"sqlite:///{tmp_path}/optuna.db"

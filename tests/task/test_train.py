@@ -162,6 +162,7 @@ def test_sweep_continues_after_a_failed_job(start):
     assert [run.info.status for run in sweep.store.runs()] == ["FINISHED"]
 
 
+@pytest.mark.soak
 def test_seresnext50_with_cutout_trains(start):
     command = start(*TINY, "model=seresnext50", "model.depth_multiplier=0.25", "aug=cutout", "epochs=1")
     code, _, err = command.wait(600)
@@ -219,6 +220,7 @@ def test_second_signal_ends_the_run_at_once(start):
     assert command.wait(60)[0] == 130
 
 
+@pytest.mark.soak
 def test_nan_loss_ends_the_run_as_failed(start):
     command = start(*TINY, "optimizer.lr=1e30", "optimizer.warmup_epochs=0")
     code, _, err = command.wait()
