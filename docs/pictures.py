@@ -4,8 +4,11 @@ Everything is made by the commands that the documents name, in the clone's own s
 set's page and a small study.  Pages are photographed in a real Chromium.
 """
 
+import importlib.util
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +27,11 @@ IMAGES = PROJECT / "docs" / "images"
 PORT = 5017
 STUDY = ["-m", "hydra/sweeper=optuna", "aug=none,cutout,mixup", "seed=0,1", "epochs=2"]
 STUDY += ["hydra.sweeper.n_trials=6", "hydra.sweeper.pruner=none", "hydra.sweeper.study=pictures"]
+# MLflow 3.17 opens its assistant beside the first page of a new browser.
+HIDE_ASSISTANT = """
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+"""
 BEGIN, END = "<!-- closing-table:begin -->", "<!-- closing-table:end -->"
 
 
@@ -38,11 +46,17 @@ def main() -> None:
     data = re.search(r"page +(.+\.html)", run_py("task=inspect", "aug=randaugment"))[1]
     study = re.search(r"http://\S+?#(\S+)", run_py(*STUDY))[1]
     run = re.search(r"http://\S+?#(\S+)", training)[1]
+    photograph_pages(errors, data, f"{run}/model-metrics?workflowType=machine_learning", study)
+
+
+def photograph_pages(errors: str, data: str, run: str, study: str) -> None:
+    """Photograph two HTML files and two places within MLflow."""
+    chart = ".js-plotly-plot .main-svg"
     with chromium() as browser, mlflow_page() as address:
         photograph(browser, Path(errors).as_uri(), IMAGES / "errors.png", (1280, 1500))
         photograph(browser, Path(data).as_uri(), IMAGES / "inspection.png", (1280, 1500))
-        photograph(browser, f"{address}/#{run}", IMAGES / "mlflow_run.png", (1500, 900), "text=val/top1")
-        photograph(browser, f"{address}/#{study}", IMAGES / "study.png", (1500, 900), ".js-plotly-plot .main-svg")
+        photograph(browser, f"{address}/#{run}", IMAGES / "mlflow_run.png", (1500, 900), chart, "train|val/")
+        photograph(browser, f"{address}/#{study}", IMAGES / "study.png", (1500, 900), chart)
 
 
 def run_py(*arguments: str) -> str:
@@ -67,7 +81,7 @@ def write_closing_table(printed: str) -> None:
 def draw_strip(folder: Path, file: Path) -> None:
     """Draw a test photo, its three most probable classes, where the network looked, and the nearest training photos.
 
-    The photo is one of the tail that the network has right with the least certainty: both sides of it can be seen.
+    The photo is the one of the tail, of those that the network has right, with the median probability.
     """
     import matplotlib.pyplot as plt
     import pandas as pd
@@ -76,7 +90,7 @@ def draw_strip(folder: Path, file: Path) -> None:
     from rp2k_lab.analysis.neighbors import nearest
     from rp2k_lab.config.migrations import parse_record
     from rp2k_lab.core.text import shorten
-    from rp2k_lab.dataset.image import read_image
+    from rp2k_lab.dataset.image import center_crop, fit, pad_to_center, read_image
     from rp2k_lab.dataset.photo_index import build_index
     from rp2k_lab.device import target
     from rp2k_lab.evaluation import figures  # with a font that has Chinese names
@@ -96,7 +110,7 @@ def draw_strip(folder: Path, file: Path) -> None:
     predictions = pd.read_parquet(folder / "test" / "predictions.parquet")
     groups = pd.read_parquet(folder / "test" / "per_class.parquet").set_index("class")["group"]
     right = predictions[predictions["correct"] & (predictions["true"].map(groups) == "tail")]
-    chosen = right["p1"].idxmin()
+    chosen = right["p1"].sort_values().index[len(right) // 2]
     row = int(index.split("test")["row"][chosen])
 
     def features(rows: list[int]) -> np.ndarray:
@@ -108,18 +122,21 @@ def draw_strip(folder: Path, file: Path) -> None:
     near = nearest(features([row]), features(training), 3, None, lambda: None)[0][0]
     label = index.table["label"][row]
     heat = explain(network, batches_for(predictor, views, [row], config), np.array([label]), config.batch_size).maps[0]
-    seen = next(iter(batches_for(predictor, views, [row], config)))[0][0]
+    photo = read_image(index.root / index.table["path"][row])
+    whole = fit(photo, (448, 448))  # the map covers the padded square
+    seen = center_crop(overlay(pad_to_center(whole, (448, 448), (448, 448)), heat), whole.shape[:2])
 
-    figure, axes = plt.subplots(1, 6, figsize=(14, 3.1), width_ratios=[1, 2.2, 1.2, 1, 1, 1], layout="constrained")
+    figure, axes = plt.subplots(1, 6, figsize=(13, 3.2), width_ratios=[1, 1.8, 1, 1, 1, 1], layout="constrained")
     top = predictions.loc[chosen]
     names = [shorten(top[f"top{i}"], 16) for i in (3, 2, 1)]
     bars = axes[1].barh(names, [100 * top[f"p{i}"] for i in (3, 2, 1)], color="#1f5fa8", height=0.6)
     axes[1].bar_label(bars, fmt="%.0f %%", padding=3)
-    axes[1].set(title="the three most probable", xlim=(0, 115), xticks=[])
+    axes[1].set(title="the three most probable", xlim=(0, 130 * top["p1"]), xticks=[])
+    axes[1].title.set_fontsize(10)
     axes[1].spines[:].set_visible(False)
     axes[1].grid(False)
-    pictures = {0: read_image(index.root / index.table["path"][row]), 2: overlay(seen, heat)}
-    titles = {0: "a test photo", 2: "where the network looked", 3: "the nearest training photos: 1", 4: "2", 5: "3"}
+    pictures = {0: photo, 2: seen}
+    titles = {0: "a test photo", 2: "where the network looked", 4: "the nearest training photos"}
     for place, position in enumerate(near, 3):
         pictures[place] = read_image(index.root / index.table["path"][training[position]])
     for place, picture in pictures.items():
@@ -139,7 +156,8 @@ def draw_strip(folder: Path, file: Path) -> None:
 def mlflow_page() -> Iterator[str]:
     """The address of the clone's MLflow page while it is served, as by `make ui`."""
     address = f"http://127.0.0.1:{PORT}"
-    server = subprocess.Popen([sys.executable, "-m", "rp2k_lab.tracking.server", str(PORT)], cwd=PROJECT)
+    command = [sys.executable, "-m", "rp2k_lab.tracking.server", str(PORT)]
+    server = subprocess.Popen(command, cwd=PROJECT, start_new_session=True)  # MLflow's workers are processes, too
     try:
         for _ in range(120):
             try:
@@ -149,7 +167,7 @@ def mlflow_page() -> Iterator[str]:
                 time.sleep(0.5)
         yield address
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
 
 
@@ -161,19 +179,31 @@ def chromium() -> Iterator:
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         sys.exit("no Chromium on this machine\ninstall it, for example: apt-get install chromium")
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory():
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    fonts = Path(importlib.util.find_spec("zhplot").origin).parent / "fonts"
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as data:
+        (Path(data) / "fonts").symlink_to(fonts)  # the class names are Chinese
+        environment = {**os.environ, "XDG_DATA_HOME": data}
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], env=environment)
         yield browser
         browser.close()
 
 
-def photograph(browser, address: str, file: Path, size: tuple[int, int], wait_for: str | None = None) -> None:
-    """Save a PNG of a page, its window `size` pixels (width, height), when `wait_for` is there."""
+def photograph(
+    browser, address: str, file: Path, size: tuple[int, int], wait_for: str | None = None, metrics: str | None = None
+) -> None:
+    """Save a PNG of a page, its window `size` pixels (width, height), when `wait_for` is there.
+
+    Args:
+        metrics: what to type into MLflow's search for charts, a regular expression.
+    """
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.add_init_script(HIDE_ASSISTANT)
     page.goto(address, wait_until="load")
     if wait_for:
         page.wait_for_selector(wait_for, timeout=60_000)
-    page.wait_for_timeout(1500)  # charts are drawn late
+    if metrics:
+        page.get_by_placeholder("Search metric charts").fill(metrics)
+    page.wait_for_timeout(2500)  # charts are drawn late
     page.screenshot(path=file)
     page.close()
     print(file.relative_to(PROJECT))
