@@ -1,6 +1,8 @@
 """The groups of `conf/`, the choices of each, and the defaults of each choice, read from the files."""
 
+import copy
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +27,7 @@ def defaults_of(group: str, choice: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the group has no such choice.
     """
-    from omegaconf import OmegaConf
-
-    own = plain(OmegaConf.load(CONF / group / f"{choice}.yaml"))
+    own = _read(CONF / group / f"{choice}.yaml")
     merged: dict[str, Any] = {}
     bases = own.pop("defaults", [])
     for base in bases if "_self_" in bases else [*bases, "_self_"]:
@@ -37,22 +37,30 @@ def defaults_of(group: str, choice: str) -> dict[str, Any]:
 
 def root_defaults() -> dict[str, Any]:
     """Return the composed `conf/config.yaml`: the root keys, and each group with its default choice."""
-    from omegaconf import OmegaConf
-
-    root = plain(OmegaConf.load(CONF / "config.yaml"))
     chosen = chosen_by_default()
-    keys = {key: value for key, value in root.items() if key not in ("defaults", "hydra")}
+    keys = {key: value for key, value in _read(CONF / "config.yaml").items() if key not in ("defaults", "hydra")}
     recipe = {"recipe": chosen.pop("recipe")}
     return {group: defaults_of(group, choice) for group, choice in chosen.items()} | keys | recipe
 
 
 def chosen_by_default() -> dict[str, str]:
     """Return the default choice of each group, from the defaults list of `conf/config.yaml`."""
-    from omegaconf import OmegaConf
-
-    entries = OmegaConf.load(CONF / "config.yaml").defaults
+    entries = _read(CONF / "config.yaml")["defaults"]
     pairs = [pair for entry in entries if entry != "_self_" for pair in entry.items()]
     return {group: choice for group, choice in pairs if not group.startswith("override")}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return a file of `conf/` as plain containers, which the caller may change."""
+    return copy.deepcopy(_parsed(file))
+
+
+@cache
+def _parsed(file: Path) -> dict[str, Any]:
+    """Parse each file once: `task.resume=auto` may compare hundreds of earlier runs."""
+    from omegaconf import OmegaConf
+
+    return plain(OmegaConf.load(file))
 
 
 def plain(config: Any, resolve: bool = False) -> dict[str, Any]:
