@@ -31,7 +31,7 @@ def defaults_of(group: str, choice: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     bases = own.pop("defaults", [])
     for base in bases if "_self_" in bases else [*bases, "_self_"]:
-        merged |= own if base == "_self_" else defaults_of(group, base)
+        merged = with_defaults(merged, own if base == "_self_" else defaults_of(group, base))
     return merged
 
 
@@ -78,6 +78,15 @@ def plain(config: Any, resolve: bool = False) -> dict[str, Any]:
     if not isinstance(container, dict):
         raise TypeError(f"{type(container).__name__}: not a mapping")
     return cast(dict[str, Any], container)
+
+
+def with_defaults(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `defaults` with `values` on top, nested groups merged key by key."""
+    merged = dict(defaults) | dict(values)
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            merged[key] = with_defaults(defaults[key], value)
+    return merged
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rp2k_lab.config.choices import defaults_of, root_defaults
+from rp2k_lab.config.choices import defaults_of, root_defaults, with_defaults
 from rp2k_lab.config.schema import Config, parse
 
 # Old key to today's key.
@@ -67,15 +67,6 @@ def parse_record(recorded: Mapping[str, Any]) -> Config:
         if isinstance(values, Mapping) and "name" in values:
             settings[group] = with_defaults(defaults_of(group, values["name"]), values)
     return parse(settings)
-
-
-def with_defaults(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `defaults` with `values` on top, nested groups merged key by key."""
-    merged = dict(defaults) | dict(values)
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
-            merged[key] = with_defaults(defaults[key], value)
-    return merged
 
 
 def migrate_command(text: str) -> str:

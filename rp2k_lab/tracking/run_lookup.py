@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from rp2k_lab.config.choices import choices, defaults_of
-from rp2k_lab.config.migrations import migrate, with_defaults
+from rp2k_lab.config.choices import choices, defaults_of, with_defaults
+from rp2k_lab.config.migrations import migrate
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.tracking.local_runs import find_journals, matches, read_run, unsent_journals

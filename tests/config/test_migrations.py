@@ -79,7 +79,7 @@ def test_definitions_and_attributes_of_studies():
 def test_defaults_equal_hydras(compose, defaults):
     assert root_defaults() == defaults
     parse(root_defaults())
-    for group in set(groups()) - {"ablation", "recipe"}:
+    for group in set(groups()) - {"recipe"}:
         for choice in choices(group):
             overrides = [f"{group}={choice}"]
             assert defaults_of(group, choice) == compose(*overrides)[group], overrides
