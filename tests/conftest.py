@@ -55,8 +55,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _quick(request, monkeypatch):
-    """Fail a test without the mark `slow` that starts a process or compiles a network."""
-    if request.node.get_closest_marker("slow"):
+    """Fail a quick test, one without the marks of the other tiers, that starts a process or compiles a network."""
+    if any(map(request.node.get_closest_marker, ("slow", "soak", "alone"))):
         return
     from mindspore.common.api import _CellGraphExecutor
 
