@@ -30,7 +30,7 @@ test: $(INSTALLED)  ## every behavior once: under ten minutes on two cores, 6 GB
 	$(TESTS) -m "not soak and not alone" --durations=10 $(NETWORKS)
 	$(TESTS) -m "not soak and not alone" --durations=25 $(NETWORKS:%=--ignore=%)
 
-soak: $(INSTALLED)  ## what make test leaves out: 200 kills, every model, every table, times in seconds; an hour
+soak: $(INSTALLED)  ## what make test leaves out: 200 kills, every model, every table, times in seconds: half an hour
 	$(TESTS) -m "soak and not alone" --durations=25
 	$(BIN)/python -m pytest -m alone
 
