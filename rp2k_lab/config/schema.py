@@ -346,6 +346,11 @@ class Model(Group):
     )
 
 
+DropPathRate = Annotated[
+    Rate, Field(description="stochastic depth: drop probability of the last block; earlier blocks linearly less")
+]
+
+
 class ResNet(Model):
     name: Literal[
         "resnet18",
@@ -361,23 +366,17 @@ class ResNet(Model):
     cardinality: Count = Field(description="number of groups of the 3×3 convolutions")
     base_width: Count = Field(description="channels of each group in the first stage (64 planes)")
     final_width: Count = Field(description="features before the classifier, at width_multiplier=1")
-    drop_path_rate: Rate = Field(
-        description="stochastic depth: drop probability of the last block; earlier blocks linearly less"
-    )
+    drop_path_rate: DropPathRate
 
 
 class EfficientNet(Model):
     name: Literal["efficientnet_b0", "efficientnet_lite0"]
-    drop_path_rate: Rate = Field(
-        description="stochastic depth: drop probability of the last block; earlier blocks linearly less"
-    )
+    drop_path_rate: DropPathRate
 
 
 class Swin(Model):
     name: Literal["swin_tiny"]
-    drop_path_rate: Rate = Field(
-        description="stochastic depth: drop probability of the last block; earlier blocks linearly less"
-    )
+    drop_path_rate: DropPathRate
 
 
 class InceptionResNetV2(Model):

@@ -27,7 +27,7 @@ _ORDER, _AUGMENTATION, _MIX = 0, 1, 2
 class ResizedImages:
     """The images of an index, resized as training and evaluation start from them.
 
-    They come without letterbox's padding: the caller centers them on a black canvas of `size`.
+    They lack letterbox's padding: the caller centers them on a black canvas of `size`.
 
     Args:
         index: the data set.
