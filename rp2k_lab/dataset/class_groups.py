@@ -9,16 +9,21 @@ RP2K_SCALE_CLASSES = 1000
 GROUPS = ("head", "medium", "tail")
 
 
-def class_groups(train_counts: np.ndarray) -> tuple[np.ndarray, str]:
+def class_groups(train_counts: np.ndarray, limits: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
     """Return each class's group, str (classes,) of head, medium, tail, and a text with the limits between them.
 
-    At RP2K's scale (1000 classes or more): more than 100, 20 to 100, fewer than 20 training images.  Elsewhere the
-    same fractions of the classes, ranked by training images (ties by label).
+    The classes are ranked by training images (ties by label); 31 % are head, 29 % tail.
+
+    Args:
+        train_counts: training images of each class.
+        limits: (20, 100), of a data set at RP2K's scale (1000 classes or more): fewer than 20 training images are tail,
+            more than 100 head.
     """
     groups = np.full(len(train_counts), "medium", dtype=object)
-    if len(train_counts) >= RP2K_SCALE_CLASSES:
-        groups[train_counts > 100], groups[train_counts < 20] = "head", "tail"
-        return groups, "head > 100, tail < 20 training images"
+    if limits and len(train_counts) >= RP2K_SCALE_CLASSES:
+        low, high = limits
+        groups[train_counts > high], groups[train_counts < low] = "head", "tail"
+        return groups, f"head > {high}, tail < {low} training images"
     rank = np.argsort(-train_counts, kind="stable")
     head, tail = round(HEAD_FRACTION * len(rank)), round(TAIL_FRACTION * len(rank))
     groups[rank[:head]], groups[rank[len(rank) - tail :]] = "head", "tail"

@@ -1,6 +1,11 @@
-"""Read images, and resize them as the network takes them.  Pure functions on uint8 RGB arrays."""
+"""Read images, and resize them as the network takes them.  Pure functions on uint8 RGB arrays.
 
+Every path may name a crop (`rp2k_lab.dataset.crops`).
+"""
+
+import errno
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +18,7 @@ from PIL import Image
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset import image_formats
+from rp2k_lab.dataset.crops import Box, split_crop
 
 # The version of the code that turns files into pixels (this module and image_formats.py).  Raise it with every change
 # that reads another size or other pixels from the same file, or refuses another file.
@@ -21,6 +27,10 @@ VERSION = 1
 UNREADABLE_HINT = "list all such photos with task=inspect, or skip them with dataset.on_bad_image=skip"
 # JPEG can be decoded at 1/2, 1/4 and 1/8 of its size, in a fraction of the time.
 _REDUCTIONS = (8, 4, 2, 1)
+# Why a path that names a crop is no file: there is none, or its name is too long for one.
+_NO_FILE = (errno.ENOENT, errno.ENAMETOOLONG)
+# (height, width) of the part of a file that is read; of a whole JPEG the stored one, which EXIF may turn.
+Extent = tuple[int, int]
 # Turn EXIF's orientations 2 to 8 upright.
 _UPRIGHT = {
     2: lambda image: cv2.flip(image, 1),
@@ -40,9 +50,9 @@ def read_image(path: Path | str) -> np.ndarray:
     16 bits become 8, gray and CMYK become RGB, and transparent pixels become black, like the letterbox's padding.
 
     Raises:
-        DataError: the file is missing, empty, damaged or no image; the message names it.
+        DataError: the file is missing, empty, damaged or no image, or the crop lies outside; the message names it.
     """
-    return _decode(path, _read(path), lambda frame: 1)
+    return _decode(path, *_read(path), lambda extent, turned: 1)
 
 
 def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.ndarray:
@@ -53,7 +63,7 @@ def read_resized(path: Path | str, size: tuple[int, int], resize: str) -> np.nda
     Raises:
         DataError: see `read_image`.
     """
-    image = _decode(path, _read(path), lambda frame: _reduction(frame, size, resize))
+    image = _decode(path, *_read(path), lambda extent, turned: _reduction(extent, turned, size, resize))
     return fit(image, size) if resize == "letterbox" else stretch(image, size)
 
 
@@ -65,12 +75,13 @@ def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -
     Raises:
         DataError: see `read_image`.
     """
-    data, decoded, resized = _read(path), {}, []
+    data, box = _read(path)
+    decoded, resized = {}, []
     frame = image_formats.jpeg_frame(data) if image_formats.format_of(data) == "JPEG" else None
     for size, resize in views:
-        reduction = _reduction(frame, size, resize) if frame else 1
+        reduction = _reduction(*_extent(data, frame, box), size, resize) if frame else 1
         if reduction not in decoded:
-            decoded[reduction] = _decode(path, data, lambda _, reduction=reduction: reduction)
+            decoded[reduction] = _decode(path, data, box, lambda *_, reduction=reduction: reduction)
         resized.append((fit if resize == "letterbox" else stretch)(decoded[reduction], size))
     return resized
 
@@ -78,16 +89,16 @@ def read_views(path: Path | str, views: Sequence[tuple[tuple[int, int], str]]) -
 def read_shrunk(path: Path | str, least: int) -> np.ndarray:
     """Return the image, a JPEG at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `least` pixels."""
 
-    def reduction(frame: image_formats.JpegFrame) -> int:
-        return next(r for r in _REDUCTIONS if r == 1 or min(frame.height, frame.width) >= least * r)
+    def reduction(extent: Extent, turned: bool) -> int:
+        return next(r for r in _REDUCTIONS if r == 1 or min(extent) >= least * r)
 
-    return _decode(path, _read(path), reduction)
+    return _decode(path, *_read(path), reduction)
 
 
 def problem_of(path: Path | str) -> str | None:
     """Return why an image cannot be read, or None.  Decodes all of it, at the smallest scale."""
     try:
-        _decode(path, _read(path), lambda frame: 8)
+        _decode(path, *_read(path), lambda extent, turned: 8)
     except DataError as error:
         return str(error).removeprefix(f"{escape_controls(path)}: ").split("\n")[0]
     return None
@@ -142,48 +153,76 @@ def resized_size(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
     return round(size[0] / crop_ratio), round(size[1] / crop_ratio)
 
 
-def _read(path: Path | str, likely_bytes: int = 1 << 16) -> bytes:
-    """Return a file's content by three system calls; `open` makes more, and after each a thread waits for the GIL."""
+def _read(path: Path | str, likely_bytes: int = 1 << 16) -> tuple[bytes, Box | None]:
+    """Return (a file's content, the box that the path names in it)."""
     try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            data = os.read(file, likely_bytes + 1)
-            while len(data) > likely_bytes and (more := os.read(file, 1 << 24)):
-                data += more
-        finally:
-            os.close(file)
+        return _content(path, likely_bytes), None
     except OSError as error:
-        raise DataError(f"{escape_controls(path)}: {error.strerror or error}\n{UNREADABLE_HINT}") from None
+        file, box = split_crop(path) if error.errno in _NO_FILE else (path, None)
+        reason = error.strerror or error
+        if box:
+            try:
+                return _content(file, likely_bytes), box
+            except OSError as error:
+                reason = error.strerror or error
+    raise DataError(f"{escape_controls(path)}: {reason}\n{UNREADABLE_HINT}")
+
+
+def _content(path: Path | str, likely_bytes: int) -> bytes:
+    """Return a file's content by three system calls; `open` makes more, and after each a thread waits for the GIL."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(file, likely_bytes + 1)
+        while len(data) > likely_bytes and (more := os.read(file, 1 << 24)):
+            data += more
+    finally:
+        os.close(file)
     return data
 
 
-def _decode(path: Path | str, data: bytes, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray:
+def _decode(path: Path | str, data: bytes, box: Box | None, reduction_of: Callable[[Extent, bool], int]) -> np.ndarray:
+    """Decode a file's content, or the box in it.
+
+    Args:
+        reduction_of: returns 1, 2, 4 or 8, the reduction of a JPEG, from the extent that is read and whether that is
+            the stored one, which EXIF may turn.
+    """
     kind = image_formats.format_of(data)
     try:
-        image = _pixels(data, kind, reduction_of)
+        image, reason = _pixels(data, kind, box, reduction_of), _reason(data, kind)
+    except _OutsideError:
+        image, reason = None, "the crop lies outside of the photo"
     except Exception:  # Pillow alone raises a dozen types for damaged files
-        image = None
+        image, reason = None, _reason(data, kind)
     if image is None:
-        raise DataError(f"{escape_controls(path)}: {_reason(data, kind)}\n{UNREADABLE_HINT}")
+        raise DataError(f"{escape_controls(path)}: {reason}\n{UNREADABLE_HINT}")
     return image
 
 
-def _pixels(data: bytes, kind: str | None, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray | None:
+class _OutsideError(Exception):
+    """A box has no part within its image."""
+
+
+def _pixels(
+    data: bytes, kind: str | None, box: Box | None, reduction_of: Callable[[Extent, bool], int]
+) -> np.ndarray | None:
     if kind is None:
         return None
     if kind == "JPEG":
-        return _jpeg_pixels(data, reduction_of)
+        return _jpeg_pixels(data, box, reduction_of)
     if kind == "PNG":
         chunks = image_formats.png_pixels(data)
         if chunks is None:
             return None
         data = chunks
     if image_formats.may_be_transparent(data, kind):
-        return _over_black(data)
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = _over_black(data)
+    else:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return image if image is None or box is None else _cut(image, box, image.shape[:2])
 
 
-def _jpeg_pixels(data: bytes, reduction_of: Callable[[image_formats.JpegFrame], int]) -> np.ndarray | None:
+def _jpeg_pixels(data: bytes, box: Box | None, reduction_of: Callable[[Extent, bool], int]) -> np.ndarray | None:
     """Return OpenCV's pixels, from the same libjpeg-turbo, but faster, and with its warnings as errors."""
     frame = image_formats.jpeg_frame(data)
     if (
@@ -192,10 +231,11 @@ def _jpeg_pixels(data: bytes, reduction_of: Callable[[image_formats.JpegFrame], 
         or frame.height * frame.width > image_formats.MOST_PIXELS
     ):
         return None
+    orientation = image_formats.jpeg_orientation(data, frame)
     if frame.components == 4:  # CMYK: OpenCV knows Adobe's inverted kind
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     else:
-        reduction = reduction_of(frame)
+        reduction = reduction_of(*_extent(data, frame, box))
         least = {"min_height": -(-frame.height // reduction), "min_width": -(-frame.width // reduction)}
         try:
             image = simplejpeg.decode_jpeg(data, **least)
@@ -204,8 +244,35 @@ def _jpeg_pixels(data: bytes, reduction_of: Callable[[image_formats.JpegFrame], 
                 raise
             with Image.open(io.BytesIO(data)) as opened:  # some cameras leave harmless bytes between segments
                 image = np.array(opened.convert("RGB"))
-    turn = _UPRIGHT.get(image_formats.jpeg_orientation(data, frame))
-    return image if turn is None else turn(image)
+    turn = _UPRIGHT.get(orientation)
+    image = image if turn is None or image is None else turn(image)
+    return image if box is None or image is None else _cut(image, box, _upright(data, frame))
+
+
+def _upright(data: bytes, frame: image_formats.JpegFrame) -> Extent:
+    """Return the (height, width) of a whole JPEG, upright."""
+    turned = image_formats.jpeg_orientation(data, frame) >= 5
+    return (frame.width, frame.height) if turned else (frame.height, frame.width)
+
+
+def _extent(data: bytes, frame: image_formats.JpegFrame, box: Box | None) -> tuple[Extent, bool]:
+    """Return the extent of a JPEG that is read, and whether it is the stored one, which EXIF may turn."""
+    if box is None:
+        return (frame.height, frame.width), True
+    box = box.within(*_upright(data, frame))
+    return ((box.height, box.width) if box else (1, 1)), False
+
+
+def _cut(image: np.ndarray, box: Box, size: Extent) -> np.ndarray:
+    """Return a copy of the box in an upright image, which may be reduced from `size` (height, width)."""
+    inner = box.within(*size)
+    if inner is None:
+        raise _OutsideError
+    scale_y, scale_x = image.shape[0] / size[0], image.shape[1] / size[1]
+    # The pixels that the box touches.
+    top, bottom = math.floor(inner.y * scale_y), math.ceil((inner.y + inner.height) * scale_y)
+    left, right = math.floor(inner.x * scale_x), math.ceil((inner.x + inner.width) * scale_x)
+    return image[top:bottom, left:right].copy()
 
 
 def _reason(data: bytes, kind: str | None) -> str:
@@ -227,9 +294,14 @@ def _over_black(data: bytes) -> np.ndarray:
     return composed if turn is None else turn(composed)
 
 
-def _reduction(frame: image_formats.JpegFrame, size: tuple[int, int], resize: str) -> int:
-    """Return the largest of 8, 4, 2 and 1 that leaves a JPEG at least as large as needed, upright or rotated."""
+def _reduction(extent: Extent, turned: bool, size: tuple[int, int], resize: str) -> int:
+    """Return the largest of 8, 4, 2 and 1 that leaves an extent of a JPEG at least as large as needed.
+
+    Args:
+        turned: whether EXIF may turn the extent; both ways are then large enough.
+    """
     needed, (height, width) = max if resize == "stretch" else min, size
-    upright = needed(height / frame.height, width / frame.width)
-    scale = max(upright, needed(height / frame.width, width / frame.height))
+    scale = needed(height / extent[0], width / extent[1])
+    if turned:
+        scale = max(scale, needed(height / extent[1], width / extent[0]))
     return next(reduction for reduction in _REDUCTIONS if reduction == 1 or scale * reduction <= 1)

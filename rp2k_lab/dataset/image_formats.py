@@ -3,6 +3,8 @@
 import zlib
 from typing import Literal, NamedTuple
 
+# Of files that are taken for images by their name, in lower case.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 # Enough to tell JPEG, PNG, WebP, BMP and GIF apart.
 HEAD_BYTES = 18
 # The largest image that is decoded, 0.8 GB as RGB: phones make 200 million pixels.

@@ -22,15 +22,19 @@ from tqdm import tqdm
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_atomically
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset import image_formats
+from rp2k_lab.dataset.crops import Box, crop_path
 from rp2k_lab.dataset.image import decoder_version, problem_of, read_image
+from rp2k_lab.dataset.options import Places, Scan
 
 log = logging.getLogger(__name__)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _HEADER_TYPES = {"bytes": "int64", "changed": "int64", "width": "int32", "height": "int32", "decoded": bool}
+MISSING = "no such file, or a broken link"
 _PROBLEMS = {
-    errno.ENOENT: "no such file, or a broken link",
+    errno.ENOENT: MISSING,
     errno.ELOOP: "a link that leads to itself",
     errno.EACCES: "no permission to read it",
 }
@@ -46,36 +50,75 @@ Header = tuple[int, int, str | None]
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a data set's folder.
+    """The images of a data set with their sizes and problems.
 
     Attributes:
         root: the folder that paths are relative to.
-        table: one row per image, columns path (posix), class, split, bytes (int64), changed (int64, ns since the
-            epoch), width, height (int32, pixels, upright; 0 where unknown), problem (why it cannot be read, or None).
+        table: one row per image, columns path (posix; of a crop, see `rp2k_lab.dataset.crops`), class, split, bytes (of
+            the file, int64), changed (int64, ns since the epoch), width, height (int32, pixels, upright; 0 where
+            unknown), problem (why it cannot be read, or None); group, if the data set has groups; place (position in
+            `places`), if it has places.
         other_files: paths of the files that are no images.
+        places: see `Scan`.
+        labels_in_paths: see `Scan`.
+        long_tail_limits: see `Source`.
     """
 
     root: Path
     table: pd.DataFrame
     other_files: list[str]
+    places: Places | None = None
+    labels_in_paths: bool = True
+    long_tail_limits: tuple[int, int] | None = None
 
 
-def read_listing(
-    root: Path, images: list[tuple[str, str, str]], other_files: list[str], cache_folder: Path, decode: bool
-) -> Listing:
-    """Add sizes and problems to a scan's (path, class, split).
+def read_listing(scan: Scan, cache_folder: Path, decode: bool) -> Listing:
+    """Add sizes and problems to a scan; each file is read once, whatever the number of its crops.
 
     Args:
         cache_folder: where headers are cached between starts; those of images with a problem are not.
         decode: decode each image once, which finds truncated ones; else only headers are read.
+
+    Raises:
+        DataError: two rows of a list name the same image and box.
     """
-    paths, classes, splits = (list(column) for column in zip(*images, strict=True)) if images else ([], [], [])
-    size, changed, problem = _stats(root, paths)
-    key = hashlib.sha256(os.fsencode(root) + decoder_version().encode()).hexdigest()[:12]
-    cache_file = cache_folder / f"{root.name[:40]}-{key}.parquet"  # a root's name alone may fill 255 bytes
+    paths, classes, splits = (list(column) for column in zip(*scan.images, strict=True)) if scan.images else ([],) * 3
+    if scan.boxes is None:
+        files = _read_files(scan, _storable(paths), paths, cache_folder, decode)
+        table = pd.DataFrame({"path": files["path"], "class": _storable(classes), "split": splits})
+        table = table.assign(**files.drop(columns="path"))
+    else:
+        position, unique = pd.factorize(np.array(paths, object))
+        files = _read_files(scan, _storable(list(unique)), list(unique), cache_folder, decode)
+        table = files.iloc[position].reset_index(drop=True)
+        table.insert(1, "class", _storable(classes))
+        table.insert(2, "split", splits)
+        table = _cropped(table, scan)
+    if scan.groups is not None:
+        table["group"] = _storable(scan.groups)
+    if scan.places is not None:
+        table["place"] = np.arange(len(table))
+        _check_unique(table["path"], scan.places)
+        # The draw of val depends on the order, and the order of a list means nothing.
+        table = table.sort_values("path", ignore_index=True)
+    return Listing(scan.root, table, _storable(scan.other_files), scan.places, scan.labels_in_paths)
+
+
+def _read_files(scan: Scan, names: list[str], paths: list[str], cache_folder: Path, decode: bool) -> pd.DataFrame:
+    """Return path, bytes, changed, width, height and problem of each file, in order.
+
+    Args:
+        names: `paths` as UTF-8.
+    """
+    size, changed, problem = _stats(scan.root, paths)
+    key = os.fsencode(scan.root) + decoder_version().encode()
+    for file, _ in scan.places.files if scan.places else ():  # two lists of one folder have separate caches
+        key += os.fsencode(file)
+    # A root's name alone may fill 255 bytes.
+    cache_file = cache_folder / f"{scan.root.name[:40]}-{hashlib.sha256(key).hexdigest()[:12]}.parquet"
     cached = _read_cache(cache_file)
-    names = pd.Index(_storable(paths), dtype="str")
-    header = cached if cached.index.equals(names) else cached.reindex(names)
+    index = pd.Index(names, dtype="str")
+    header = cached if cached.index.equals(index) else cached.reindex(index)
     known = (header["bytes"].to_numpy() == size) & (header["changed"].to_numpy() == changed)
     if decode:
         known &= header["decoded"].fillna(False).to_numpy(bool)
@@ -83,15 +126,94 @@ def read_listing(
         np.where(known, header[name], 0).astype(_HEADER_TYPES[name]) for name in ("width", "height", "decoded")
     )
     missing = [i for i in np.flatnonzero(~known).tolist() if problem[i] is None]
-    headers = _in_threads(_decoded_header if decode else _header, [f"{root}/{paths[i]}" for i in missing], decode)
+    absolute = [os.path.join(scan.root, paths[i]) for i in missing]
+    headers = _in_threads(_decoded_header if decode else _header, absolute, decode)
     for i, (image_width, image_height, reason) in zip(missing, headers, strict=True):
         width[i], height[i], problem[i], decoded[i] = image_width, image_height, reason, decode
-    columns = {"bytes": size, "changed": changed, "width": width, "height": height}
-    table = pd.DataFrame({"path": names, "class": _storable(classes), "split": splits, **columns})
+    table = pd.DataFrame({"path": index, "bytes": size, "changed": changed, "width": width, "height": height})
     readable = np.array([reason is None for reason in problem], bool)
     if missing or len(cached) != readable.sum():
-        _write_cache(table.loc[readable, ["path", *columns]].assign(decoded=decoded[readable]), cache_file)
-    return Listing(root, table.assign(problem=pd.Series(problem, dtype=object)), _storable(other_files))
+        _write_cache(table.loc[readable].assign(decoded=decoded[readable]), cache_file)
+    return table.assign(problem=pd.Series(problem, dtype=object))
+
+
+def _cropped(table: pd.DataFrame, scan: Scan) -> pd.DataFrame:
+    """Return the table of whole images as one of crops: boxes within the image, with their margin, in whole pixels."""
+    assert scan.boxes is not None
+    x, y, width, height = scan.boxes.T
+    is_crop = ~np.isnan(scan.boxes).any(axis=1)
+    known = is_crop & (table["width"] > 0).to_numpy()  # an unreadable image has no size
+    limits = [np.where(known, table[name], 2.0**31) for name in ("width", "height")]
+    left, right, outside_x, beyond_x = _within(x, x + width, limits[0], scan.margin)
+    top, bottom, outside_y, beyond_y = _within(y, y + height, limits[1], scan.margin)
+    problem = table["problem"].to_numpy(object).copy()
+    sound = is_crop & np.array([reason is None for reason in problem], bool)
+    flat = sound & ~((width > 0) & (height > 0))
+    outside = sound & ~flat & (outside_x | outside_y)
+    good = sound & ~flat & ~outside
+    problem[flat] = "a box without area"
+    for row in np.flatnonzero(outside).tolist():
+        problem[row] = f"the box lies outside of the photo of {limits[0][row]:.0f}×{limits[1][row]:.0f} pixels"
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+    paths = table["path"].tolist()
+    for row in np.flatnonzero(is_crop).tolist():
+        if flat[row] or outside[row]:  # as listed, for the message
+            paths[row] += "#xywh=" + ",".join(f"{value:g}" for value in scan.boxes[row])
+        else:
+            paths[row] = crop_path(paths[row], Box(*boxes[row].tolist()))
+    if scan.sizes is not None:
+        _warn_of_sizes(table[["width", "height"]].to_numpy(float), scan.sizes, good, paths)
+    beyond = np.flatnonzero(good & (beyond_x | beyond_y)).tolist()
+    if beyond:
+        place = f"{scan.places.name(beyond[0])}: " if scan.places else ""
+        log.info("%d boxes reach beyond their photo and are clipped, the first %s%s",
+                 len(beyond), place, escape_controls(paths[beyond[0]]))  # fmt: skip
+    sizes = {
+        name: np.where(good, boxes[:, i], table[name]).astype("int32") for name, i in (("width", 2), ("height", 3))
+    }
+    return table.assign(path=pd.Series(paths, dtype="str"), problem=pd.Series(problem, dtype=object), **sizes)
+
+
+def _warn_of_sizes(measured: np.ndarray, listed: np.ndarray, good: np.ndarray, paths: list[str]) -> None:
+    """Warn of images of another size than their list gives, both float64 (rows, 2)."""
+    other = np.flatnonzero(good & ~np.isnan(listed).any(axis=1) & (measured != listed).any(axis=1)).tolist()
+    if other:
+        first, (width, height), (real_width, real_height) = other[0], listed[other[0]], measured[other[0]]
+        log.warning("%d boxes are in photos of another size than listed, so they may be wrong, the first %s: %.0f×%.0f "
+                    "pixels, listed as %.0f×%.0f", len(other), escape_controls(paths[first]), real_width, real_height,
+                    width, height)  # fmt: skip
+
+
+def _within(low: np.ndarray, high: np.ndarray, limit: np.ndarray, margin: float) -> tuple[np.ndarray, ...]:
+    """Return the pixels that intervals touch within an image, and whether an interval lies outside or reaches beyond.
+
+    Args:
+        low, high: float64 (rows,), in pixels; NaN: no interval.
+        limit: pixels of the image.
+        margin: fraction of the interval that is added on each side.
+
+    Returns:
+        First and last + 1 pixel, int64 (rows,), at least one pixel; outside and beyond, bool (rows,).
+    """
+    beyond, outside = (low < -0.5) | (high > limit + 0.5), (high <= 0) | (low >= limit)
+    low, high = np.clip(low, 0, limit), np.clip(high, 0, limit)
+    extra = margin * (high - low)
+    # 1e-3 pixels are a rounding error.
+    first = np.clip(np.floor(low - extra + 1e-3), 0, limit - 1)
+    last = np.clip(np.ceil(high + extra - 1e-3), first + 1, limit)
+    return np.nan_to_num(first).astype(np.int64), np.nan_to_num(last).astype(np.int64), outside, beyond
+
+
+def _check_unique(paths: pd.Series, places: Places) -> None:
+    repeated = np.flatnonzero(paths.duplicated())
+    if len(repeated):
+        second = int(repeated[0])
+        first = int(np.flatnonzero(paths == paths.iloc[second])[0])
+        more = f" (and {len(repeated) - 1} more)" if len(repeated) > 1 else ""
+        raise DataError(
+            f"{places.name(second)}: {escape_controls(paths.iloc[second])} is a duplicate of {places.unit} "
+            f"{places.numbers[first]}{more}\nkeep one of them"
+        )
 
 
 def _stats(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
@@ -100,11 +222,16 @@ def _stats(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray, list[s
     problem: list[str | None] = [None] * len(paths)
     all_utf8 = _storable(paths) is paths
     base = f"{root}/"
+    if any(path.startswith("/") for path in paths):
+        base, paths = "", [os.path.join(root, path) for path in paths]
     for i, path in enumerate(paths):
         try:
             status = os.stat(base + path)
         except OSError as error:
             problem[i] = _PROBLEMS.get(error.errno or 0, error.strerror)
+            continue
+        except ValueError:  # a zero byte in a list
+            problem[i] = _PROBLEMS[errno.ENOENT]
             continue
         size[i], changed[i] = status.st_size, status.st_mtime_ns
         if not stat.S_ISREG(status.st_mode):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.aug import Augmentation, soft_targets
+from rp2k_lab.aug.augmentation import Augmentation, soft_targets
 from rp2k_lab.dataset.image import pad_to_center, read_resized, read_views
 from rp2k_lab.dataset.image_cache import ImageCache
 from rp2k_lab.dataset.photo_index import Index
@@ -37,7 +37,8 @@ class ResizedImages:
     """
 
     def __init__(self, index: Index, size: tuple[int, int], resize: str, cache: ImageCache | None = None):
-        self.paths = [f"{index.root}/{path}" for path in index.table["path"]]
+        root = f"{index.root}/"
+        self.paths = [path if path.startswith("/") else root + path for path in index.table["path"]]
         self.size, self.resize, self.cache = size, resize, cache
 
     def __call__(self, row: int) -> np.ndarray:
@@ -167,7 +168,7 @@ class TrainingBatches(EpochBatches):
     Args:
         source: images resized to `size` or larger.
         rows: of the index's split: columns row and label.
-        augmentation: from `rp2k_lab.aug`; without a random crop, the center is taken, as in evaluation.
+        augmentation: from `Aug.build`; without a random crop, the center is taken, as in evaluation.
         size: (height, width) of the images.
         options: see `EpochBatches`.
     """

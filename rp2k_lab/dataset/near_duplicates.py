@@ -29,6 +29,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from rp2k_lab.core.files import sha256_of
+from rp2k_lab.dataset.crops import file_of
 from rp2k_lab.dataset.image import read_shrunk, stretch
 
 _SIDE = 64  # of the thumbnails that are hashed and compared, whatever the image's shape
@@ -87,13 +88,18 @@ def find_copies(root: Path, images: pd.DataFrame, num_threads: int) -> pd.DataFr
 
 
 def _contents(root: Path, images: pd.DataFrame, num_threads: int) -> np.ndarray:
-    """Return a number for each distinct content, int64 (images,).  Only images of equal size are read."""
-    sizes = images["bytes"].to_numpy()
+    """Return a number for each distinct content, int64 (images,).  Only files of equal size are read, each once.
+
+    Crops have the same content if their files and their boxes are the same.
+    """
+    files, boxes = zip(*(file_of(root / path) for path in images["path"]), strict=True)
+    number, unique = pd.factorize(np.array(files, object))
+    sizes = images["bytes"].to_numpy()[np.unique(number, return_index=True)[1]]
     key = sizes.astype(str).astype(object)
-    shared = np.flatnonzero(images["bytes"].duplicated(keep=False).to_numpy())
-    paths = [root / path for path in images["path"].iloc[shared]]
+    shared = np.flatnonzero(pd.Series(sizes).duplicated(keep=False).to_numpy())
+    paths = [Path(unique[i]) for i in shared.tolist()]
     key[shared] = list(_in_threads(sha256_of, paths, num_threads, "same bytes"))
-    return pd.factorize(key)[0]
+    return pd.factorize(np.array([f"{key[i]} {box}" for i, box in zip(number, boxes, strict=True)], object))[0]
 
 
 def _signatures(paths: list[Path], num_threads: int) -> tuple[np.ndarray, np.ndarray]:

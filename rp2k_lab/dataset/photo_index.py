@@ -2,57 +2,26 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from rp2k_lab import PROJECT
-from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset import folder, grocery_store
+from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.image import UNREADABLE_HINT
-from rp2k_lab.dataset.listing import Listing, read_listing
+from rp2k_lab.dataset.listing import MISSING, Listing, read_listing
+from rp2k_lab.dataset.options import Source
 from rp2k_lab.dataset.relabel import relabel
-from rp2k_lab.dataset.shelf.generate import make_shelf
-from rp2k_lab.dataset.shelf.options import ShelfOptions
-from rp2k_lab.dataset.splits import assign_folds, draw_fraction, hold_out_val, select_classes
+from rp2k_lab.dataset.splits import assign_folds, complete_splits, draw_fraction, select_classes
 
 log = logging.getLogger(__name__)
 
 DATA_FOLDER = PROJECT / "data"
 _COLUMNS = ["path", "class", "label", "split", "width", "height", "bytes"]
-
-
-class DatasetOptions(Protocol):
-    """The fields of a `conf/dataset` choice that this module reads (meanings: config/schema.py)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def root(self) -> Path | None: ...
-    @property
-    def val_fraction(self) -> float: ...
-    @property
-    def val_seed(self) -> int: ...
-    @property
-    def catch_all_class(self) -> str | None: ...
-    @property
-    def drop_catch_all(self) -> bool: ...
-    @property
-    def min_images_per_class(self) -> int: ...
-    @property
-    def fraction(self) -> float: ...
-    @property
-    def fraction_seed(self) -> int: ...
-    @property
-    def fold(self) -> str | None: ...
-    @property
-    def relabel(self) -> Path | None: ...
-    @property
-    def on_bad_image(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -61,13 +30,15 @@ class Index:
 
     Attributes:
         root: the folder that `table.path` is relative to.
-        table: one row per image, columns path (posix), class, label (int, position in `classes`), split (train, val or
-            test), width, height (pixels, upright), bytes.
+        table: one row per image, columns path (posix; of a crop, see `rp2k_lab.dataset.crops`), class, label (int,
+            position in `classes`), split (train, val or test), width, height (pixels, upright), bytes (of the file);
+            group ("": none), if the data set has groups.
         classes: class names; a label is a position in them.
-        fingerprint: hash of every image's path, split and size in bytes, and of the labels that `dataset.relabel`
-            changed; equal for equal images anywhere.
+        fingerprint: hash of every image's path, split and size in bytes, and of the labels that the path does not
+            decide or that `dataset.relabel` changed; equal for equal images anywhere.
         version: hash of paths, splits, sizes and times of change; changes whenever a file was touched.
         skipped: unreadable images, columns path, class, split, problem; empty without `dataset.on_bad_image=skip`.
+        long_tail_limits: see `Source`.
     """
 
     root: Path
@@ -76,6 +47,7 @@ class Index:
     fingerprint: str
     version: str
     skipped: pd.DataFrame
+    long_tail_limits: tuple[int, int] | None = None
 
     def split(self, name: str) -> pd.DataFrame:
         """Return the rows of train, val or test, in the index's order; `row` is the position in `table`."""
@@ -85,18 +57,21 @@ class Index:
         """Return the training images per class, int64 (classes,)."""
         return np.bincount(self.split("train")["label"], minlength=len(self.classes))
 
+    def class_groups(self) -> tuple[np.ndarray, str]:
+        """Return each class's group, str (classes,) of head, medium, tail, and a text with the limits between them."""
+        return class_groups(self.train_counts(), self.long_tail_limits)
 
-def build_index(dataset: DatasetOptions) -> Index:
-    """Build the index of a `conf/dataset` choice; draw the shelf set if it is missing.
+
+def build_index(dataset: Source) -> Index:
+    """Build the index of a data set.
 
     Unreadable images end the run.  With `on_bad_image=skip` every image is decoded once, and unreadable ones are left
     out after all other choices, so that they change nothing else.
 
     Raises:
-        RequestError: the root has another layout, the shelf's options contradict each other, no class is left, or the
-            list of `dataset.relabel` does not fit.
-        DataError: an empty class in train, a class name with a line break, an unreadable image, a class that train
-            lacks, no val image; with `skip`, a class of train or a split without a readable image.
+        RequestError: from `Source.scan`, no class is left, or the list of `dataset.relabel` does not fit.
+        DataError: from `Source.scan`, a class name with a line break, an unreadable image, a class that train lacks, no
+            val image; with `skip`, a class of train or a split without a readable image.
     """
     skip = dataset.on_bad_image == "skip"
     listing = list_images(dataset, decode=skip)
@@ -108,9 +83,9 @@ def build_index(dataset: DatasetOptions) -> Index:
     )
     bad = table["problem"].notna()
     if bad.any() and not skip:
-        raise DataError(_unreadable_message(listing.root, table[bad]))
+        raise DataError(_unreadable_message(listing, table[bad]))
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
-    _check_classes(listing.root, table, classes)
+    _check_classes(listing, table, classes)
     if dataset.fraction < 1:
         used = draw_fraction(table, dataset.fraction, dataset.fraction_seed)
         table, bad = table[used], bad[used]
@@ -125,61 +100,57 @@ def build_index(dataset: DatasetOptions) -> Index:
     if dataset.relabel is not None:  # last, so that the same images are used with it and without
         table = table.assign(given=table["class"])
         table["class"] = relabel(table, listing.table, classes, dataset.relabel)
-    index = make_index(listing.root, table, classes, skipped)
+    index = make_index(listing, table, classes, skipped)
     _check_splits(index)
     return index
 
 
-def make_index(root: Path, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> Index:
+def make_index(listing: Listing, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> Index:
     """Return the index of a listing's rows; a class outside of `classes` gets the label -1.
 
     Args:
-        table: has a column `given`, the labels before `dataset.relabel`, if that was applied.
+        table: rows of the listing; has a column `given`, the labels before `dataset.relabel`, if that was applied.
     """
     table = table.reset_index(drop=True)
     table["label"] = pd.Index(classes, dtype=object).get_indexer(table["class"]).astype("int32")
     skipped = skipped[["path", "class", "split", "problem"]].reset_index(drop=True)
-    return Index(root, table[_COLUMNS], classes, *_fingerprints(table), skipped)
+    columns = [*_COLUMNS, "group"] if "group" in table else _COLUMNS
+    fingerprints = _fingerprints(table, listing.labels_in_paths)
+    return Index(listing.root, table[columns], classes, *fingerprints, skipped, listing.long_tail_limits)
 
 
-def list_images(dataset: DatasetOptions, decode: bool) -> Listing:
-    """List all images of a `conf/dataset` choice, unreadable ones included, with val held out of train.
+def list_images(dataset: Source, decode: bool) -> Listing:
+    """List all images of a data set, unreadable ones included, each in a split.
 
     Args:
         decode: decode each image once, which finds truncated ones; else only headers are read.
 
     Raises:
-        RequestError, DataError: see `folder.scan` and `grocery_store.scan`.
+        RequestError, DataError: from `Source.scan`; or train has no image.
     """
-    root = _root(dataset)
-    scan = grocery_store.scan if dataset.name == "grocery_store" else folder.scan
-    listing = read_listing(root, *scan(root), DATA_FOLDER / "index", decode)
-    if not (listing.table["split"] == "train").any():
-        raise DataError(
-            f"{escape_controls(root)}: train has no photo\n"
-            "put photos into train/<class>/ (dataset=rp2k) or list them in train.txt (dataset=grocery_store)"
-        )
-    if not (listing.table["split"] == "val").any():
-        listing.table["split"] = hold_out_val(listing.table, dataset.val_fraction, dataset.val_seed)
+    scan = dataset.scan()
+    for note in scan.notes:
+        log.info("%s", note)
+    listing = read_listing(scan, DATA_FOLDER / "index", decode)
+    listing = replace(listing, long_tail_limits=dataset.long_tail_limits)
+    if not (listing.table["split"].isna() | (listing.table["split"] == "train")).any():
+        raise DataError(f"{escape_controls(listing.root)}: train has no photo\n{dataset.fill_hint}")
+    listing.table["split"] = complete_splits(listing.table, dataset)
     return listing
 
 
-def _root(dataset: DatasetOptions) -> Path:
-    if dataset.root is not None:
-        return dataset.root
-    options = ShelfOptions(**{key: getattr(dataset, key) for key in ShelfOptions.model_fields})
-    try:
-        return make_shelf(options, DATA_FOLDER)
-    except ValueError as error:
-        raise RequestError(f"dataset: {error}") from None
+def _unreadable_message(listing: Listing, bad: pd.DataFrame) -> str:
+    first, more = bad.iloc[0], f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    place = f"{listing.places.name(first['place'])}: " if listing.places else ""
+    file = escape_controls(listing.root / first["path"])
+    hint = UNREADABLE_HINT
+    if listing.places and first["problem"] == MISSING:
+        hint = "correct the path, or set dataset.root to the folder that the paths start at"
+    return f"{place}{file}: {first['problem']}{more}\n{hint}"
 
 
-def _unreadable_message(root: Path, bad: pd.DataFrame) -> str:
-    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    return f"{escape_controls(root / bad['path'].iloc[0])}: {bad['problem'].iloc[0]}{more}\n{UNREADABLE_HINT}"
-
-
-def _check_classes(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
+def _check_classes(listing: Listing, table: pd.DataFrame, classes: list[str]) -> None:
+    root = listing.root
     broken = [name for name in classes if "\n" in name or "\r" in name]
     if broken:
         raise DataError(
@@ -191,7 +162,7 @@ def _check_classes(root: Path, table: pd.DataFrame, classes: list[str]) -> None:
         raise DataError(
             f"{escape_controls(root / unknown['path'].iloc[0])}: its class has no photo in train "
             f"({len(unknown)} such photos)\n"
-            "add training photos of the class, or move its folder away"
+            f"add training photos of the class, or {'remove its rows' if listing.places else 'move its folder away'}"
         )
 
 
@@ -204,7 +175,10 @@ def _check_splits(index: Index) -> None:
                 f"{root}: none of the photos of {split} can be read\nlist all such photos with task=inspect"
             )
     if "val" not in splits:
-        raise DataError(f"{root}: no photo for val, since every class has a single one\nadd photos, or a folder val")
+        unit = "group" if "group" in index.table else "photo"
+        raise DataError(
+            f"{root}: no photo for val, since each class has one {unit}\nadd photos of more {unit}s, or photos of val"
+        )
     empty = np.flatnonzero(index.train_counts() == 0)
     if len(empty):
         raise DataError(
@@ -213,14 +187,18 @@ def _check_splits(index: Index) -> None:
         )
 
 
-def _fingerprints(table: pd.DataFrame) -> tuple[str, str]:
+def _fingerprints(table: pd.DataFrame, labels_in_paths: bool) -> tuple[str, str]:
     """Return (fingerprint, version), see `Index`."""
     digest = hashlib.sha256()
     for name in ("path", "split"):
         digest.update("\n".join(table[name].to_numpy(object)).encode())
     digest.update(table["bytes"].to_numpy(np.int64).tobytes())
     labeled = digest.copy()
-    if "given" in table:
+    if not labels_in_paths:
+        for name in ("class", "group"):
+            if name in table:
+                labeled.update("\n".join(table[name].to_numpy(object)).encode())
+    elif "given" in table:
         changed = table[table["class"] != table["given"]]
         labeled.update("\n".join((changed["path"] + "\n" + changed["class"]).to_numpy(object)).encode())
     digest.update(table["changed"].to_numpy(np.int64).tobytes())

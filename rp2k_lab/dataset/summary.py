@@ -10,24 +10,24 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.dataset.class_groups import class_groups
+from rp2k_lab.dataset.options import SPLITS
 from rp2k_lab.dataset.shelf.distributions import RATIO_BINS
 
-SPLITS = ("train", "val", "test")
 RELATIONS = ("within a class", "across classes", "train and test", "train and val", "val and test")
 
 
-def class_table(images: pd.DataFrame) -> pd.DataFrame:
+def class_table(images: pd.DataFrame, limits: tuple[int, int] | None = None) -> pd.DataFrame:
     """Return a row per class, most training images first (ties by name): class, train, val, test, unreadable, group.
 
     The splits' counts (int64) are of readable images; `unreadable` counts those of all splits.  `group` is head, medium
-    or tail (`class_groups`); "" for a class without a training image.
+    or tail (`class_groups` with `limits`); "" for a class without a training image.
     """
     readable = images["problem"].isna()
     counts = pd.crosstab(images["class"], images["split"].where(readable, "unreadable"))
     counts = counts.reindex(columns=[*SPLITS, "unreadable"], fill_value=0).astype("int64")
     table = counts.rename_axis(columns=None).reset_index()
     table = table.sort_values(["train", "class"], ascending=[False, True], ignore_index=True)
-    groups = class_groups(table.loc[table["train"] > 0, "train"].to_numpy())[0]  # those come first
+    groups = class_groups(table.loc[table["train"] > 0, "train"].to_numpy(), limits)[0]  # those come first
     table["group"] = [*groups, *[""] * (len(table) - len(groups))]
     return table
 

@@ -7,26 +7,26 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import rp2k_lab.dataset.image_cache as cache_module
-from rp2k_lab.aug import build_augmentation
+from rp2k_lab.aug.augmentation import Augmentation
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import UNREADABLE_HINT, fit, letterbox, pad_to_center, read_image, read_resized, stretch
 from rp2k_lab.dataset.image_cache import open_cache
 from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches, evaluation_batches
 from rp2k_lab.dataset.photo_index import build_index, list_images
+from rp2k_lab.dataset.source.rp2k import Rp2k
 from tests.helpers import corrupt_images
 from tests.helpers.dataset_options import dataset
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 
-PLAIN = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
+PLAIN = Augmentation(None, (), None)
 READABLE, CORRUPT = corrupt_images.readable_files(), corrupt_images.corrupt_files()
 SIZE = (32, 32)
 NOBODY = 65534  # user and group id
@@ -56,9 +56,8 @@ def row_of(index, file) -> int:
 
 def training(index, num_threads=2, source=None):
     """Return epochs of one batch with all training images."""
-    rows, augmentation = index.split("train"), build_augmentation(PLAIN, SIZE, (0.5, 0.5, 0.5))
-    source = source or ResizedImages(index, SIZE, "letterbox")
-    return TrainingBatches(source, rows, augmentation, SIZE, len(rows), 0, len(index.classes), num_threads=num_threads)
+    rows, source = index.split("train"), source or ResizedImages(index, SIZE, "letterbox")
+    return TrainingBatches(source, rows, PLAIN, SIZE, len(rows), 0, len(index.classes), num_threads=num_threads)
 
 
 @contextlib.contextmanager
@@ -540,16 +539,14 @@ class TestBetweenIndexAndRead:
         np.testing.assert_array_equal(source(row_of(index, file)), fit(read_image(file), SIZE))
 
     def test_image_deleted_between_scan_and_header(self, root, monkeypatch):
-        import rp2k_lab.dataset.photo_index as module
+        scan, file = Rp2k.scan, root / "train" / "红茶" / "1.png"
 
-        scan, file = module.folder.scan, root / "train" / "红茶" / "1.png"
-
-        def scan_and_delete(folder):
-            scanned = scan(folder)
+        def scan_and_delete(source):
+            scanned = scan(source)
             file.unlink()
             return scanned
 
-        monkeypatch.setattr(module.folder, "scan", scan_and_delete)
+        monkeypatch.setattr(Rp2k, "scan", scan_and_delete)
         with refused(file, "no such file, or a broken link"):
             build_index(dataset(root))
 

@@ -2,8 +2,8 @@ import pytest
 
 from rp2k_lab import PROJECT
 from rp2k_lab.core.errors import DataError, RequestError
-from rp2k_lab.dataset.grocery_store import scan
 from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.dataset.source.grocery_store import scan_lists
 from tests.helpers.dataset_options import dataset
 
 REAL = PROJECT.parent / "shared" / "data" / "grocery_store"
@@ -28,9 +28,9 @@ def store(tmp_path, write_photo):
 
 
 def test_lists_images_with_the_names_of_fine_labels(store):
-    images, other_files = scan(store)
-    assert other_files == []
-    assert images == [
+    scan = scan_lists(store)
+    assert scan.other_files == []
+    assert scan.images == [
         ("train/Fruit/Apple_1.jpg", "Apple", "train"),
         ("train/Fruit/Apple_2.jpg", "Apple", "train"),
         ("train/Milk/M_1.jpg", "Milk", "train"),
@@ -42,7 +42,7 @@ def test_lists_images_with_the_names_of_fine_labels(store):
 def test_missing_list_is_a_wrong_request(store, needed):
     (store / needed).unlink()
     with pytest.raises(RequestError, match=needed):
-        scan(store)
+        scan_lists(store)
 
 
 @pytest.mark.parametrize("line", ["train/a.jpg, 0", "train/a.jpg, x, 0", "train/a.jpg, 5, 0", "train/a.jpg"])
@@ -50,7 +50,7 @@ def test_wrong_line_is_named_with_its_number(store, line):
     with (store / "train.txt").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(DataError, match=r"train\.txt, line 5"):
-        scan(store)
+        scan_lists(store)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_wrong_line_is_named_with_its_number(store, line):
 def test_invalid_table_of_classes(store, content):
     (store / "classes.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"classes\.csv: no table with 'Class ID \(int\)'.*\n.*repository"):
-        scan(store)
+        scan_lists(store)
 
 
 def test_list_that_is_not_utf8(store):
     (store / "val.txt").write_bytes("val/奶/1.jpg, 7, 1\n".encode("gbk"))
     with pytest.raises(DataError, match=r"val\.txt: cannot be read \(.*utf-8.*\)\n"):
-        scan(store)
+        scan_lists(store)
 
 
 @pytest.mark.usefixtures("data_folder")

@@ -18,7 +18,7 @@ import pytest
 
 import rp2k_lab.dataset.image_cache as module
 from rp2k_lab import PROJECT
-from rp2k_lab.aug import build_augmentation
+from rp2k_lab.aug.augmentation import Augmentation
 from rp2k_lab.dataset.image import read_resized
 from rp2k_lab.dataset.image_cache import ImageCache, open_cache
 from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches
@@ -27,7 +27,7 @@ from tests.helpers.dataset_options import dataset
 
 COUNT, SHAPE = 6, (8, 9, 3)
 BYTES = 8 * 9 * 3
-PLAIN = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
+PLAIN = Augmentation(None, (), None)
 
 
 def image(slot: int, shape=SHAPE) -> np.ndarray:
@@ -486,8 +486,7 @@ class TestRun:
     def batches(self, index, cache):
         rows = index.split("train")
         source = ResizedImages(index, self.SIZE, "letterbox", cache)
-        augmentation = build_augmentation(PLAIN, self.SIZE, (0, 0, 0))
-        return TrainingBatches(source, rows, augmentation, self.SIZE, 4, 0, 2, num_threads=2)
+        return TrainingBatches(source, rows, PLAIN, self.SIZE, 4, 0, 2, num_threads=2)
 
     @pytest.mark.parametrize("name", ["photos", "entries"])
     def test_damage_during_training_gives_the_same_batches(self, index, name):

@@ -7,7 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.aug import build_augmentation
+from rp2k_lab.aug.augmentation import Augmentation
+from rp2k_lab.aug.color import ColorJitter
+from rp2k_lab.aug.erase.cutout import Cutout
+from rp2k_lab.aug.geometry import HorizontalFlip, RandomResizedCrop
+from rp2k_lab.aug.mix.mixup import Mixup
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.image import letterbox, read_image
 from rp2k_lab.dataset.image_cache import ImageCache
@@ -21,9 +25,10 @@ from rp2k_lab.dataset.loader import (
 )
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 
-AUG = SimpleNamespace(name="cutout", crop=(0.25, 1.0), flip=0.5, color=0.4, length=60)
-PLAIN = SimpleNamespace(name="none", crop=None, flip=0.0, color=0.0)
 COUNT, SIZE = 11, (32, 40)
+CROP = RandomResizedCrop(SIZE, (0.25, 1.0))
+AUG = Augmentation(CROP, (HorizontalFlip(0.5), ColorJitter(0.4), Cutout(9, (128, 128, 128))), None)
+PLAIN = Augmentation(None, (), None)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +60,7 @@ def batches(resized, rows):
     """Return batches(...), which makes training batches of 3, 3 steps an epoch and 2 images left out."""
 
     def make(table=rows, source=None, aug=AUG, batch_size=3, seed=0, num_threads=2, **options):
-        source, augmentation = source or resized(table), build_augmentation(aug, SIZE, (0.5, 0.5, 0.5))
-        arguments = (source, table, augmentation, SIZE, batch_size, seed, COUNT)
+        arguments = (source or resized(table), table, aug, SIZE, batch_size, seed, COUNT)
         return TrainingBatches(*arguments, num_threads=num_threads, **options)
 
     return make
@@ -171,7 +175,7 @@ class TestTraining:
 
 
 class TestMixing:
-    AUG = SimpleNamespace(name="mixup", crop=None, flip=0.0, color=0.0, alpha=1.0)
+    AUG = Augmentation(None, (), Mixup(1.0))
 
     def test_images_and_targets_are_mixed_with_the_same_weights(self, batches):
         """Each row of the targets has the weights of the two mixed images."""

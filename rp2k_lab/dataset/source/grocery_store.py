@@ -1,26 +1,41 @@
-"""The Grocery Store Dataset (Klasson et al., WACV 2019, arXiv 1901.00711): 81 classes of groceries in shops.
+"""dataset=grocery_store: the Grocery Store Dataset (Klasson et al., WACV 2019, arXiv 1901.00711), 81 classes in shops.
 
 `train.txt`, `val.txt` and `test.txt` list `path, fine label, coarse label`; `classes.csv` names the fine labels.
 """
 
 from collections import Counter
 from pathlib import Path
-
-import pandas as pd
+from typing import Literal
 
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.dataset.options import SPLITS, Scan, Source
+from rp2k_lab.plugins import register
 
-SPLITS = ("train", "val", "test")
+
+@register("dataset")
+class GroceryStore(Source):
+    """The Grocery Store Dataset."""
+
+    name: Literal["grocery_store"]
+    fill_hint = "list photos in train.txt"
+
+    def scan(self) -> Scan:
+        """List the images (`scan_lists`)."""
+        self.check_files()
+        assert self.root is not None
+        return scan_lists(self.root)
 
 
-def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """List the images, rows of (path, class, split), and no other files.  A split without its list is absent.
+def scan_lists(root: Path) -> Scan:
+    """List the images of the lists.  A split without its list is absent.
 
     Raises:
         RequestError: `root` has no classes.csv or train.txt.
         DataError: an unreadable file, a line that is not `path, label, label`, a label that classes.csv lacks, or an
             image listed twice.
     """
+    import pandas as pd
+
     for needed in ("classes.csv", "train.txt"):
         if not (root / needed).is_file():
             raise RequestError(
@@ -40,15 +55,15 @@ def scan(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     counts = Counter(path for path, _, _ in rows)
     if duplicates := [path for path, count in counts.items() if count > 1]:
         raise DataError(f"{root}: the lists name {duplicates[0]} twice\nremove one of the lines")
-    return rows, []
+    return Scan(root, rows, [], labels_in_paths=True)
 
 
-def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str]]:
+def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str | None]]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error})\nuse the UTF-8 file of the dataset's repository") from None
-    rows = []
+    rows: list[tuple[str, str, str | None]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
