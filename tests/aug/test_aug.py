@@ -1,30 +1,31 @@
 """Each `conf/aug` choice, and the properties of every operation."""
 
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rp2k_lab import PROJECT
-from rp2k_lab.aug import (
-    AutoAugment,
-    ColorJitter,
-    CutMix,
-    Cutout,
-    HorizontalFlip,
-    Mixup,
-    RandAugment,
-    RandomErasing,
-    RandomResizedCrop,
-    build_augmentation,
-)
+from rp2k_lab.aug.color import ColorJitter
+from rp2k_lab.aug.erase.cutout import Cutout
+from rp2k_lab.aug.erase.random_erasing import RandomErasing
+from rp2k_lab.aug.geometry import HorizontalFlip, RandomResizedCrop
+from rp2k_lab.aug.mix.cutmix import CutMix
+from rp2k_lab.aug.mix.mixup import Mixup
+from rp2k_lab.aug.policy.autoaugment import AutoAugment
+from rp2k_lab.aug.policy.randaugment import INCREASING_ARGUMENTS, RandAugment, RandAugmentOptions
+from rp2k_lab.aug.policy.trivialaugment import TrivialAugment
+from rp2k_lab.config.choices import choices, defaults_of
 from rp2k_lab.config.schema import parse
 
 MEAN = (0.4716, 0.4250, 0.3540)
-CHOICES = sorted(file.stem for file in (PROJECT / "conf" / "aug").glob("*.yaml"))
+CHOICES = choices("aug")
 FILL = (120, 108, 90)
-TIMM = ("timm", 2, 0.5, 9, 0.5, 10, True)
+
+
+def randaugment(choice="randaugment", **changes):
+    return RandAugment(RandAugmentOptions(**defaults_of("aug/policy", choice) | changes), FILL)
+
+
 OPERATIONS = {
     "crop": RandomResizedCrop((40, 30)),
     "flip": HorizontalFlip(0.5),
@@ -34,9 +35,10 @@ OPERATIONS = {
     "erasing": RandomErasing(0.5, (0.02, 0.4), 0.3, "random", FILL),
     "erasing with the mean": RandomErasing(1.0, (0.02, 0.4), 0.3, "mean", FILL),
     "autoaugment": AutoAugment(FILL),
-    "randaugment": RandAugment("paper", 2, 1.0, 9, 0.0, 10, False, FILL),
-    "randaugment as in timm": RandAugment(*TIMM, FILL),
-    "randaugment beyond 10": RandAugment("timm", 4, 1.0, 30, 0.0, 30, False, FILL),
+    "randaugment": randaugment(),
+    "randaugment as in timm": randaugment("randaugment_timm"),
+    "randaugment beyond 10": randaugment(operations="timm", num_ops=4, magnitude=30, magnitude_max=30),
+    "trivialaugment": TrivialAugment((40, 30), FILL),
 }
 
 
@@ -74,8 +76,8 @@ class TestEveryOperation:
 
 @pytest.fixture(scope="module")
 def choice(compose):
-    """Return choice(name, *overrides), which parses the configuration group from its YAML."""
-    return cache(lambda name, *overrides: parse(compose(f"aug={name}", *overrides)).aug)
+    """Return choice(*overrides), which parses the configuration group from its YAML."""
+    return cache(lambda *overrides: parse(compose(*overrides)).aug)
 
 
 @pytest.mark.parametrize("size", [(32, 40), (224, 224)])
@@ -93,7 +95,7 @@ class TestEveryChoice:
     @pytest.mark.parametrize("black", [False, True])
     def test_runs(self, choice, name, size, black, rng):
         source = rng().integers(0, 1 if black else 256, (size[0] + 20, size[1] + 10, 3), np.uint8)
-        augmentation = build_augmentation(choice(name), size, MEAN)
+        augmentation = choice(f"aug={name}").build(size, MEAN)
         batch = self.batch(augmentation, source, map(rng, range(6)))
         assert (batch.dtype, batch.shape) == (np.uint8, (6, *size, 3))
         if augmentation.mix:
@@ -102,23 +104,17 @@ class TestEveryChoice:
 
     def test_is_reproducible_when_built_again(self, choice, name, size, rng):
         source = rng().integers(0, 256, (size[0] + 20, size[1] + 10, 3), np.uint8)
-        one, other = (
-            self.batch(build_augmentation(choice(name), size, MEAN), source, map(rng, range(4))) for _ in range(2)
-        )
+        one, other = (self.batch(choice(f"aug={name}").build(size, MEAN), source, map(rng, range(4))) for _ in range(2))
         np.testing.assert_array_equal(one, other)
 
 
-def options(**changes):
-    return SimpleNamespace(**{"name": "none", "crop": None, "flip": 0.0, "color": 0.0} | changes)
-
-
 class TestBuild:
-    def test_all_off_is_nothing(self):
-        augmentation = build_augmentation(options(), (48, 48), MEAN)
+    def test_all_off_is_nothing(self, choice):
+        augmentation = choice("aug.crop=null", "aug.flip=0.0", "aug.color=0.0").build((48, 48), MEAN)
         assert (augmentation.crop, augmentation.operations, augmentation.mix) == (None, (), None)
 
-    def test_baseline(self):
-        augmentation = build_augmentation(options(crop=(0.3, 0.9), flip=0.25, color=0.4), (32, 48), MEAN)
+    def test_baseline(self, choice):
+        augmentation = choice("aug.crop=[0.3,0.9]", "aug.flip=0.25", "aug.color=0.4").build((32, 48), MEAN)
         assert (augmentation.crop.size, augmentation.crop.area) == ((32, 48), (0.3, 0.9))
         flip, jitter = augmentation.operations
         assert (type(flip), type(jitter)) == (HorizontalFlip, ColorJitter)
@@ -131,34 +127,46 @@ class TestBuild:
             ("random_erasing", RandomErasing),
             ("autoaugment", AutoAugment),
             ("randaugment", RandAugment),
+            ("trivialaugment", TrivialAugment),
         ],
     )
     def test_the_choices_operation_follows_the_baseline(self, choice, name, last):
-        augmentation = build_augmentation(choice(name), (64, 64), MEAN)
+        augmentation = choice(f"aug={name}").build((64, 64), MEAN)
         assert [type(operation) for operation in augmentation.operations] == [HorizontalFlip, ColorJitter, last]
         assert augmentation.mix is None
 
     @pytest.mark.parametrize(("name", "mix"), [("mixup", Mixup), ("cutmix", CutMix)])
     def test_mixes_follow_the_baseline(self, choice, name, mix):
-        augmentation = build_augmentation(choice(name), (64, 64), MEAN)
+        augmentation = choice(f"aug={name}").build((64, 64), MEAN)
         assert [type(operation) for operation in augmentation.operations] == [HorizontalFlip, ColorJitter]
         assert type(augmentation.mix) is mix
 
-    @pytest.mark.parametrize(("size", "length"), [((224, 224), 14), ((112, 112), 7), ((448, 224), 14), ((32, 32), 2)])
-    def test_cutouts_length_scales_with_the_size(self, size, length):
-        (cutout,) = build_augmentation(options(name="cutout", length=14), size, MEAN).operations
-        assert cutout.length == length
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            ("aug/erase=cutout", "aug=randaugment", "aug/mix=cutmix"),
+            ("aug=cutmix", "aug/policy=randaugment", "aug/erase=cutout"),
+        ],
+    )
+    def test_slots_combine_in_the_published_order(self, choice, overrides):
+        augmentation = choice(*overrides).build((64, 64), MEAN)
+        names = [type(operation) for operation in augmentation.operations]
+        assert names == [HorizontalFlip, ColorJitter, RandAugment, Cutout]
+        assert type(augmentation.mix) is CutMix
 
-    def test_cutout_has_at_least_a_pixel(self):
-        (cutout,) = build_augmentation(options(name="cutout", length=1), (32, 32), MEAN).operations
-        assert cutout.length == 1
+    @pytest.mark.parametrize(("size", "length"), [((224, 224), 14), ((112, 112), 7), ((448, 224), 14), ((32, 32), 2)])
+    def test_cutouts_length_scales_with_the_size(self, choice, size, length):
+        assert choice("aug=cutout").build(size, MEAN).operations[-1].length == length
+
+    def test_cutout_has_at_least_a_pixel(self, choice):
+        assert choice("aug=cutout", "aug.erase.length=1").build((32, 32), MEAN).operations[-1].length == 1
 
     def test_the_mean_is_the_fill_color(self, choice):
-        cutout = build_augmentation(choice("cutout"), (64, 64), MEAN).operations[-1]
-        erasing = build_augmentation(choice("random_erasing", "aug.fill=mean"), (64, 64), MEAN).operations[-1]
+        cutout = choice("aug=cutout").build((64, 64), MEAN).operations[-1]
+        erasing = choice("aug=random_erasing", "aug.erase.fill=mean").build((64, 64), MEAN).operations[-1]
         assert cutout.fill == erasing.fill == (120, 108, 90)
-        for name in ("autoaugment", "randaugment"):
-            policy = build_augmentation(choice(name), (64, 64), MEAN).operations[-1]
+        for name in ("autoaugment", "randaugment", "trivialaugment"):
+            policy = choice(f"aug={name}").build((64, 64), MEAN).operations[-1]
             assert policy.transforms["Rotate"].keywords == {"fill": (120, 108, 90)}
 
 
@@ -167,26 +175,43 @@ class TestPapersDefaults:
         return vars(augmentation.mix or augmentation.operations[-1])
 
     def test_random_erasing(self, choice):
-        built = self.built(build_augmentation(choice("random_erasing"), (64, 64), MEAN))
+        built = self.built(choice("aug=random_erasing").build((64, 64), MEAN))
         assert built == {"p": 0.5, "area": (0.02, 0.4), "ratio": 0.3, "fill": None}
 
     def test_randaugment(self, choice):
-        built = self.built(build_augmentation(choice("randaugment"), (64, 64), MEAN))
-        assert (built["num_ops"], built["p"], built["magnitude"], built["magnitude_std"]) == (2, 1.0, 9, 0.0)
+        built = self.built(choice("aug=randaugment").build((64, 64), MEAN))
+        options = built["options"]
+        assert (options.num_ops, options.p, options.magnitude, options.magnitude_std) == (2, 1.0, 9, 0.0)
         assert "Identity" in built["operations"]
 
-    def test_randaugment_as_published(self, choice):
-        """The overrides in randaugment.yaml's comment."""
-        file = (PROJECT / "conf" / "aug" / "randaugment.yaml").read_text(encoding="utf-8")
-        line = next(line for line in file.splitlines() if "rand-m9-mstd0.5:" in line)
-        overrides = [word for word in line.split() if word.startswith("aug.")]
-        for increasing in (False, True):
-            more = ["aug.increasing=true"] if increasing else []
-            built = build_augmentation(choice("randaugment", *overrides, *more), (64, 64), MEAN).operations[-1]
-            expected = RandAugment(*TIMM[:-1], increasing, FILL)
-            for key in ("operations", "num_ops", "p", "magnitude", "magnitude_std", "magnitude_max", "arguments"):
-                assert getattr(built, key) == getattr(expected, key)
+    @pytest.mark.parametrize("name", ["timm", "randaugment"])
+    def test_randaugment_as_in_timm(self, choice, name):
+        """rand-m9-mstd0.5-inc1: timm's default of `magnitude_max` is 10, its transformations have probability 0.5."""
+        built = self.built(choice(f"aug={name}", "aug/policy=randaugment_timm", "aug/erase=none").build((64, 64), MEAN))
+        options = built["options"]
+        assert (options.operations, options.num_ops, options.p) == ("timm", 2, 0.5)
+        assert (options.magnitude, options.magnitude_std, options.magnitude_max) == (9, 0.5, 10)
+        assert built["arguments"] is INCREASING_ARGUMENTS
+
+    def test_timms_combination(self, choice):
+        augmentation = choice("aug=timm").build((64, 64), MEAN)
+        assert [type(operation) for operation in augmentation.operations[-2:]] == [RandAugment, RandomErasing]
+        assert vars(augmentation.operations[-1]) == {"p": 0.25, "area": (0.02, 0.3333), "ratio": 0.3, "fill": None}
 
     @pytest.mark.parametrize(("name", "built"), [("mixup", {"alpha": 0.2}), ("cutmix", {"alpha": 1.0, "p": 1.0})])
     def test_mixes(self, choice, name, built):
-        assert self.built(build_augmentation(choice(name), (64, 64), MEAN)) == built
+        assert self.built(choice(f"aug={name}").build((64, 64), MEAN)) == built
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ((), "none"),
+        (("aug=cutout",), "cutout"),
+        (("aug=cutout", "aug/erase=none"), "none"),
+        (("aug=randaugment", "aug/erase=random_erasing", "aug/mix=cutmix"), "randaugment+random_erasing+cutmix"),
+        (("aug=timm",), "timm"),
+    ],
+)
+def test_label(choice, overrides, label):
+    assert choice(*overrides).label == label

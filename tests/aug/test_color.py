@@ -3,7 +3,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import ColorJitter, color, transforms
+from rp2k_lab.aug import color, transforms
+from rp2k_lab.aug.color import ColorJitter
 
 
 class TestColorJitter:

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import Cutout, RandomErasing
+from rp2k_lab.aug.erase.cutout import Cutout
+from rp2k_lab.aug.erase.random_erasing import RandomErasing
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import HorizontalFlip, RandomResizedCrop
+from rp2k_lab.aug.geometry import HorizontalFlip, RandomResizedCrop
 from rp2k_lab.dataset.image import pad_to_center
 
 

@@ -3,7 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import CutMix, Mixup, soft_targets
+from rp2k_lab.aug.augmentation import soft_targets
+from rp2k_lab.aug.mix.cutmix import CutMix
+from rp2k_lab.aug.mix.mixup import Mixup
 
 MIXES = {"mixup": Mixup(0.2), "mixup 1": Mixup(1.0), "cutmix": CutMix(1.0, 1.0), "cutmix, half": CutMix(1.0, 0.5)}
 

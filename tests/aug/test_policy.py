@@ -3,14 +3,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rp2k_lab.aug import AutoAugment, RandAugment, transforms
-from rp2k_lab.aug.policy import (
-    ARGUMENTS,
-    AUTOAUGMENT_ARGUMENTS,
-    IMAGENET_POLICY,
+from rp2k_lab.aug import transforms
+from rp2k_lab.aug.magnitudes import ARGUMENTS
+from rp2k_lab.aug.policy.autoaugment import AUTOAUGMENT_ARGUMENTS, IMAGENET_POLICY, AutoAugment
+from rp2k_lab.aug.policy.randaugment import (
     INCREASING_ARGUMENTS,
     RANDAUGMENT_OPERATIONS,
+    RandAugment,
+    RandAugmentOptions,
 )
+from rp2k_lab.aug.policy.trivialaugment import TrivialAugment, wide_arguments
 
 FILL = (120, 108, 90)
 # (table, transformation, value at magnitude 0, value at magnitude 10 with the positive sign).
@@ -97,9 +99,9 @@ class TestTables:
 def randaugment(**changes):
     paper = {
         "operations": "paper", "num_ops": 2, "p": 1.0, "magnitude": 9, "magnitude_std": 0.0, "magnitude_max": 10,
-        "increasing": False, "fill": FILL,
+        "increasing": False,
     }  # fmt: skip
-    return RandAugment(**paper | changes)
+    return RandAugment(RandAugmentOptions(name="randaugment", **paper | changes), FILL)
 
 
 @pytest.fixture
@@ -201,3 +203,88 @@ class TestRandAugment:
     def test_increasing_uses_its_table(self):
         assert randaugment(increasing=True).arguments is INCREASING_ARGUMENTS
         assert randaugment().arguments is ARGUMENTS
+
+
+@pytest.fixture(scope="module")
+def steps(rng):
+    """Return the (name, arguments) of 20,000 images of 224×224."""
+    policy, generator, steps = TrivialAugment((224, 224), FILL), rng(), []
+
+    def note(name):
+        return lambda image, *arguments: steps.append((name, arguments))
+
+    policy.transforms = {name: note(name) for name in policy.transforms}
+    for _ in range(20_000):
+        policy(None, generator)
+    return steps
+
+
+class TestTrivialAugment:
+    """Müller & Hutter, arXiv 2103.10158, with the ranges of torchvision's TrivialAugmentWide."""
+
+    def test_applies_one_of_14_equally_likely_transformations(self, steps, assert_rate):
+        assert len(steps) == 20_000
+        counts = Counter(name for name, _ in steps)
+        assert set(counts) == set(RANDAUGMENT_OPERATIONS["paper"])
+        for count in counts.values():
+            assert_rate(count, 20_000, 1 / 14)
+
+    def test_31_equally_likely_magnitudes_of_both_signs(self, steps, assert_rate):
+        degrees = [arguments[0] for name, arguments in steps if name == "Rotate"]
+        counts = Counter(round(abs(value) / 4.5) for value in degrees)
+        assert np.allclose(np.abs(degrees), [4.5 * round(abs(value) / 4.5) for value in degrees])
+        assert sorted(counts) == list(range(31))
+        for count in counts.values():
+            assert_rate(count, len(degrees), 1 / 31)
+        turned = [value > 0 for value in degrees if value]
+        assert_rate(sum(turned), len(turned), 0.5)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("ShearX", [0.033 * bin for bin in range(31)]),
+            ("ShearY", [0.033 * bin for bin in range(31)]),
+            ("TranslateX", [32 * bin // 30 / 224 for bin in range(31)]),
+            ("TranslateY", [32 * bin // 30 / 224 for bin in range(31)]),
+            ("Rotate", [4.5 * bin for bin in range(31)]),
+            *(
+                (name, [1 + 0.033 * bin for bin in range(31)])
+                for name in ("Brightness", "Color", "Contrast", "Sharpness")
+            ),
+            ("Posterize", [8 - round(bin / 5) for bin in range(31)]),
+            ("Solarize", [255 - 17 * bin // 2 for bin in range(31)]),
+        ],
+    )
+    def test_ranges(self, name, values):
+        """torchvision inverts values of at least 255 - 8.5 · bin: of whole numbers, its ceiling."""
+        arguments = wide_arguments((224, 224))[name]
+        assert [arguments(bin / 30, 1) for bin in range(31)] == [(pytest.approx(value),) for value in values]
+
+    @pytest.mark.parametrize("name", ["Brightness", "Color", "Contrast", "Sharpness"])
+    def test_enhancements_have_both_directions(self, name):
+        assert wide_arguments((32, 32))[name](1.0, -1) == (pytest.approx(0.01),)
+
+    @pytest.mark.parametrize("name", ["Posterize", "Solarize"])
+    def test_transformations_without_direction(self, name):
+        arguments = wide_arguments((32, 32))[name]
+        assert [arguments(bin / 30, 1) for bin in range(31)] == [arguments(bin / 30, -1) for bin in range(31)]
+
+    @pytest.mark.parametrize(("size", "right", "down"), [((224, 224), 32, 32), ((112, 300), 16, 16), ((32, 32), 4, 4)])
+    def test_translations_are_whole_pixels_in_proportion_to_the_smaller_side(self, size, right, down, rng):
+        image, policy = rng().integers(0, 256, (*size, 3), np.uint8), TrivialAugment(size, FILL)
+        moved = policy.transforms["TranslateX"](image.copy(), *policy.arguments["TranslateX"](1.0, 1))
+        np.testing.assert_array_equal(moved[:, :-right], image[:, right:])
+        assert (moved[:, -right:] == FILL).all()
+        moved = policy.transforms["TranslateY"](image.copy(), *policy.arguments["TranslateY"](1.0, -1))
+        np.testing.assert_array_equal(moved[down:], image[:-down])
+        assert (moved[:down] == FILL).all()
+
+    def test_magnitude_0_changes_only_autocontrast_and_equalize(self, image):
+        policy = TrivialAugment((40, 30), FILL)
+        changed = {
+            name
+            for name, apply in policy.transforms.items()
+            if name in policy.arguments and (apply(image.copy(), *policy.arguments[name](0.0, 1)) != image).any()
+        }
+        # At magnitude 0 torchvision's solarize inverts the value 255.
+        assert changed <= {"AutoContrast", "Equalize", "Solarize"}

@@ -1,37 +1,43 @@
-"""Overwrite a part of the image: Cutout and random erasing."""
+"""Random erasing: Zhong et al., AAAI 2020, arXiv 1708.04896."""
 
 import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import cv2
-import numpy as np
+from pydantic import Field
 
-from rp2k_lab.aug.transforms import Color
+from rp2k_lab.aug.erase import Erase
+from rp2k_lab.aug.options import Area
+from rp2k_lab.core.options import Fraction
+from rp2k_lab.plugins import register
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rp2k_lab.aug.transforms import Color
 
 
-class Cutout:
-    """Fill a square of `length` pixels with `fill` (RGB, 0 to 255), in place.
+@register("aug/erase")
+class RandomErasingOptions(Erase):
+    name: Literal["random_erasing", "random_erasing_timm"]
+    p: Fraction = Field(description="probability that a rectangle of an image is erased")
+    area: Area = Field(description="area of the rectangle, smallest and largest fraction of the image")
+    ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest height / width of the rectangle; the largest is its inverse"
+    )
+    fill: Literal["random", "mean", "black", "white"] = Field(
+        description="pixels of the rectangle; random: each value uniform in 0 to 255; mean: of the dataset"
+    )
 
-    DeVries & Taylor, arXiv 1708.04552, section 3: the center is anywhere in the image, so the border may cut the
-    square.
-    """
-
-    def __init__(self, length: int, fill: Color):
-        self.length, self.fill = length, fill
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        down, right = rng.random(2).tolist()
-        top = int(down * image.shape[0]) - self.length // 2
-        left = int(right * image.shape[1]) - self.length // 2
-        end = left + self.length - 1, top + self.length - 1
-        # OpenCV clips at the border; NumPy needs 8 times as long to write a color into a rectangle.
-        return cv2.rectangle(image, (left, top), end, self.fill, cv2.FILLED)
+    def build(self, size: tuple[int, int], fill: "Color") -> "RandomErasing":
+        """Return the operation."""
+        return RandomErasing(self.p, self.area, self.ratio, self.fill, fill)
 
 
 class RandomErasing:
     """Overwrite a rectangle inside the image with probability `p`, in place.
 
-    Zhong et al., arXiv 1708.04896, algorithm 1, and the authors' code for open details: a rectangle that does not fit
-    is drawn again, at most 100 times; one that fits lies anywhere with equal probability.
+    Algorithm 1, and the authors' code for open details: a rectangle that does not fit is drawn again, at most 100
+    times; one that fits lies anywhere with equal probability.
 
     Args:
         area: smallest and largest fraction of the image's area, drawn uniformly.
@@ -40,11 +46,14 @@ class RandomErasing:
         mean: RGB, 0 to 255.
     """
 
-    def __init__(self, p: float, area: tuple[float, float], ratio: float, fill: str, mean: Color):
+    def __init__(self, p: float, area: tuple[float, float], ratio: float, fill: str, mean: "Color"):
         self.p, self.area, self.ratio = p, area, ratio
         self.fill = {"random": None, "mean": mean, "black": (0, 0, 0), "white": (255, 255, 255)}[fill]
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: "np.ndarray", rng: "np.random.Generator") -> "np.ndarray":
+        import cv2
+        import numpy as np
+
         if rng.random() >= self.p:
             return image
         box = self._box(image.shape[0], image.shape[1], rng)

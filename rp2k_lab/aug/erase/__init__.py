@@ -1,0 +1,25 @@
+"""Erasing: overwrite a part of each image (`aug.erase`).  One file each."""
+
+from typing import TYPE_CHECKING
+
+from rp2k_lab.core.options import Group
+
+if TYPE_CHECKING:
+    from rp2k_lab.aug.augmentation import Operation
+    from rp2k_lab.aug.transforms import Color
+
+
+class Erase(Group):
+    """The options of an erasing; a choice declares `name` and its keys."""
+
+    if TYPE_CHECKING:
+        name: str
+
+    def build(self, size: tuple[int, int], fill: "Color") -> "Operation | None":
+        """Return the operation; None: nothing.
+
+        Args:
+            size: (height, width) of the images [pixels]; lengths at 224 pixels scale with its smaller side.
+            fill: the data set's mean, RGB (0 to 255).
+        """
+        raise NotImplementedError
