@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from mindspore import Tensor, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 
 
 def conv(
@@ -104,8 +105,36 @@ class LayerNorm(nn.LayerNorm):
         rows = x.reshape(-1, self.channels)
         mean = ops.full((self.channels, 1), 1.0 / self.channels, dtype=x.dtype)
         centered = rows - ops.matmul(ops.matmul(rows, mean), ops.ones((1, self.channels), dtype=x.dtype))
-        scale = ops.rsqrt(ops.matmul(centered * centered, mean) + self.eps)
+        deviation = ops.sqrt(ops.matmul(centered * centered, mean) + self.eps)
+        scale = ops.div(ops.ones_like(deviation), deviation)  # MindSpore 2.10's ONNX exporter has no Rsqrt
         return (centered * ops.matmul(scale, self.gamma.reshape(1, -1)) + self.beta).reshape(x.shape)
+
+
+class Mlp(nn.Cell):
+    """Two dense layers with a GELU between them; tokens (…, channels) to the same shape."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Dense(channels, hidden)
+        self.fc2 = nn.Dense(hidden, channels)
+        self.act = GELU()
+
+    def construct(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class LayerScale(nn.Cell):
+    """A learned factor of each channel of a residual branch (Touvron et al., ICCV 2021, arXiv 2103.17239, section 2).
+
+    The last axis has the channels.  PyTorch's files name the factors gamma, which here is the scale of a norm.
+    """
+
+    def __init__(self, channels: int, initial: float):
+        super().__init__()
+        self.scale = Parameter(Tensor(np.full(channels, initial, np.float32)))
+
+    def construct(self, x):
+        return x * self.scale
 
 
 # On CPU, reductions over several axes and broadcast products are slow.  Matrix products with a constant vector take a

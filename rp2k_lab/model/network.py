@@ -1,9 +1,62 @@
 """A network: the backbone of a model family, and the head that all models share."""
 
-from mindspore import Tensor, nn
+from collections.abc import Callable
+from functools import partial
+
+from mindspore import Tensor, nn, ops
 
 from rp2k_lab.model.dropout import Dropout, DropPath
+from rp2k_lab.model.head import HEADS, HeadName
 from rp2k_lab.model.layers import ConvNorm, global_mean
+
+# Added to squared norms, so that a vector of zeros stays one.
+_EPS = 1e-12
+
+
+class CosineClassifier(nn.Dense):
+    """Features (batch, width) to scale · cos(features, class weights), float32 (batch, num_classes), without bias.
+
+    Wang et al., NormFace, ACM MM 2017, arXiv 1704.06369, section 3.  It has a dense layer's `weight`, which is
+    initialized, loaded and trained like that of a linear classifier, but (num_classes · subcenters, width).
+
+    Args:
+        scale: factor of the cosines.
+        subcenters: weights of each class; the largest cosine counts (Deng et al., Sub-center ArcFace, ECCV 2020).
+    """
+
+    def __init__(self, width: int, num_classes: int, scale: float, subcenters: int = 1):
+        super().__init__(width, num_classes * subcenters, has_bias=False)
+        self.out_channels, self.scale, self.subcenters = num_classes, scale, subcenters
+
+    def add_flags(self, **flags):
+        """Stay in float32 under mixed precision: float16 has no number between 0.9995 and 1."""
+        if flags.get("fp16") or flags.get("bf16"):
+            flags |= {"fp16": False, "bf16": False, "fp32": True}
+        return super().add_flags(**flags)
+
+    def construct(self, x):
+        cosine = self.matmul(unit(x.astype("float32")), unit(self.weight))
+        if self.subcenters > 1:
+            cosine = cosine.reshape(-1, self.out_channels, self.subcenters).max(axis=2)
+        return self.scale * cosine
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Return rows (n, width) divided by their Euclidean norms."""
+    return rows / ops.sqrt((rows * rows).sum(1, keepdims=True) + _EPS)
+
+
+def classifier_of(head: HeadName, scale: float | None, subcenters: int | None) -> Callable[[int, int], nn.Dense]:
+    """Return what builds a head's classifier: (width, num_classes) to a dense layer or `CosineClassifier`.
+
+    Args:
+        scale: factor of the cosines; None: the head's default.
+        subcenters: weights of each class; None: the head's default.
+    """
+    kind = HEADS[head]
+    if kind.scale is None:
+        return nn.Dense
+    return partial(CosineClassifier, scale=scale or kind.scale, subcenters=subcenters or kind.subcenters)
 
 
 class Head(nn.Cell):
@@ -14,13 +67,21 @@ class Head(nn.Cell):
         width: channels of a 1×1 convolution with batch norm and ReLU before the classifier, the control for networks
             with a wider last stage; None: no convolution.
         drop_rate: dropout before the classifier, [0, 1).
+        classifier: builds the classifier of (width, num_classes), see `classifier_of`.
     """
 
-    def __init__(self, features: int, num_classes: int, width: int | None = None, drop_rate: float = 0.0):
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        width: int | None = None,
+        drop_rate: float = 0.0,
+        classifier: Callable[[int, int], nn.Dense] = nn.Dense,
+    ):
         super().__init__()
         self.widen = ConvNorm(features, width, 1) if width is not None else nn.Identity()
         self.dropout = Dropout(drop_rate) if drop_rate else nn.Identity()
-        self.fc = nn.Dense(features if width is None else width, num_classes)
+        self.fc = classifier(features if width is None else width, num_classes)
 
     def construct(self, x):
         return self.classify(self.features(x))
@@ -64,8 +125,10 @@ class Network(nn.Cell):
         least, multiple = self.backbone.smallest_input, self.backbone.input_multiple
         if min(size) < least or any(side % multiple for side in size):
             multiples = f", multiples of {multiple}" if multiple > 1 else ""
+            height, width = (max(-(-side // multiple), -(-least // multiple)) * multiple for side in size)
             raise ValueError(
-                f"size=[{size[0]},{size[1]}]: {self.architecture} needs sides of at least {least} pixels{multiples}"
+                f"size=[{size[0]},{size[1]}]: {self.architecture} needs sides of at least {least} pixels{multiples}\n"
+                f"use size=[{height},{width}]"
             )
 
 

@@ -3,7 +3,7 @@
 import math
 
 
-def scaled(count: int, multiplier: float) -> int:
+def scaled(count: float, multiplier: float) -> int:
     """Return count · multiplier, rounded (a half up), at least 1; for channels, groups and blocks of a stage."""
     return max(1, math.floor(count * multiplier + 0.5))
 

@@ -9,21 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
-from rp2k_lab.model import create_model
-
-SOURCES = {
-    "efficientnet_b0": "arXiv 1905.11946; timm efficientnet_b0",
-    "efficientnet_lite0": "arXiv 1905.11946; timm tf_efficientnet_lite0",
-    "inception_resnet_v2": "arXiv 1602.07261; timm inception_resnet_v2",
-    "resnet18": "arXiv 1512.03385; timm resnet18",
-    "resnet50": "arXiv 1512.03385; timm resnet50",
-    "resnet101": "arXiv 1512.03385; timm resnet101",
-    "resnet50_bam": "arXiv 1807.06514; Jongchan/attention-module",
-    "resnet50_cbam": "arXiv 1807.06521; Jongchan/attention-module",
-    "seresnet50": "arXiv 1709.01507; timm seresnet50",
-    "seresnext50": "arXiv 1709.01507, 1611.05431; timm seresnext50_32x4d",
-    "swin_tiny": "arXiv 2103.14030; timm swin_tiny_patch4_window7_224",
-}
+from rp2k_lab.model.zoo import create_model, families
 
 
 @dataclass(frozen=True)
@@ -69,10 +55,8 @@ def summarize(name: str, size: tuple[int, int], batch_size: int, seconds: float,
     multiply_adds = count_multiply_adds(file) // batch_size
     file.unlink()
     parameters = sum(parameter.size for parameter in network.trainable_params())
-    backbone = network.backbone
-    return Summary(
-        name, parameters, multiply_adds, backbone.num_features, backbone.smallest_input, speed, SOURCES[name]
-    )
+    backbone, source = network.backbone, families()[name].sources.get(name, "–")
+    return Summary(name, parameters, multiply_adds, backbone.num_features, backbone.smallest_input, speed, source)
 
 
 def images_per_second(graph: nn.Cell, images: Tensor, seconds: float) -> float:

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from rp2k_lab.model.dropout import drop_path
-from rp2k_lab.model.layers import GELU, LayerNorm, conv
+from rp2k_lab.model.layers import LayerNorm, Mlp, conv
 from rp2k_lab.model.scaling import scaled
 
 WINDOW = 7
@@ -105,25 +105,14 @@ class WindowAttention(nn.Cell):
         query, key, value = ops.split(qkv, self.heads, 1)
         scores = ops.matmul(query * self.scale, key.transpose(0, 1, 3, 2))
         bias = ops.gather(self.relative_position_bias_table, index, 0).reshape(area, area, self.heads)
-        scores = ops.add(scores, bias.transpose(2, 0, 1))
+        # Mixed precision casts neither what `gather` returns nor a constant.
+        scores = ops.add(scores, bias.transpose(2, 0, 1).astype(scores.dtype))
         if mask is not None:
-            scores = ops.add(scores.reshape(-1, mask.shape[0], self.heads, area, area), mask)
+            scores = scores.reshape(-1, mask.shape[0], self.heads, area, area)
+            scores = ops.add(scores, mask.astype(scores.dtype))
             scores = scores.reshape(windows, self.heads, area, area)
         attended = ops.matmul(ops.softmax(scores, -1), value).transpose(0, 2, 1, 3)
         return self.proj(attended.reshape(windows, area, channels))
-
-
-class Mlp(nn.Cell):
-    """Two dense layers with a GELU between them; tokens (…, channels) to the same shape."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Dense(channels, hidden)
-        self.fc2 = nn.Dense(hidden, channels)
-        self.act = GELU()
-
-    def construct(self, x):
-        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Cell):

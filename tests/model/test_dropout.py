@@ -6,7 +6,7 @@ from rp2k_lab.model import create_model
 from rp2k_lab.model.dropout import Dropout, DropPath, drop_path, uniform
 from rp2k_lab.model.init import initialize
 from rp2k_lab.train.checkpoint import load_checkpoint, save_checkpoint
-from rp2k_lab.train.loss import CrossEntropy
+from tests.helpers.losses import CrossEntropy
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -96,6 +96,8 @@ def test_no_two_layers_draw_the_same_numbers(name):
         ("resnet50", np.linspace(0, 0.3, 16)[1:]),
         ("efficientnet_b0", 0.3 * np.arange(1, 16) / 16),
         ("swin_tiny", np.linspace(0, 0.3, 12).repeat(2)[2:]),
+        ("convnext_tiny", np.linspace(0, 0.3, 18)[1:]),
+        ("vit_small", np.linspace(0, 0.3, 12).repeat(2)[2:]),
     ],
 )
 def test_drop_path_grows_with_depth(name, rates):
@@ -104,7 +106,10 @@ def test_drop_path_grows_with_depth(name, rates):
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("name", ["resnet18", "resnet50_bam", "efficientnet_b0", "efficientnet_lite0", "swin_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "resnet50_bam", "efficientnet_b0", "efficientnet_lite0", "swin_tiny", "convnext_tiny", "vit_small"],
+)
 def test_networks_without_drop_rates_have_no_step_counter(name):
     assert not any(p.name.endswith("step") for p in create_model(name, 5).get_parameters())
     counting = create_model(name, 5, drop_rate=0.1, drop_path_rate=0.1)

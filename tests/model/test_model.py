@@ -1,22 +1,26 @@
 """Every model of the zoo: size, shapes, weights, files, configuration; test_parity.py tests values and training."""
 
-import inspect
+import subprocess
+import sys
+from typing import Literal
 
 import mindspore
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
+from mindspore.amp import FixedLossScaleManager
 from mindspore.nn.utils import no_init_parameters
 
-from rp2k_lab import PROJECT
-from rp2k_lab import model as zoo
+from rp2k_lab import PROJECT, plugins
 from rp2k_lab.config.schema import parse
 from rp2k_lab.model import create_model, list_models
+from rp2k_lab.model.family import Model
 from rp2k_lab.model.resnet import ResNet
 from rp2k_lab.model.weights.torch_names import torch_name
 from rp2k_lab.train.build import create_network
 from rp2k_lab.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers import parity_inputs
+from tests.helpers.losses import CrossEntropy
 from tests.helpers.zoo import SLOW, no_weights
 
 pytestmark = pytest.mark.slow
@@ -26,10 +30,9 @@ PUBLISHED = {
     "resnet18": 11_689_512, "resnet50": 25_557_032, "resnet101": 44_549_160, "seresnet50": 28_088_024,
     "seresnext50": 27_559_896, "resnet50_bam": 25_915_099, "resnet50_cbam": 28_089_624, "swin_tiny": 28_288_354,
     "efficientnet_b0": 5_288_548, "efficientnet_lite0": 4_652_008, "inception_resnet_v2": 55_843_464,
+    "convnext_tiny": 28_589_128, "vit_small": 22_050_664, "vit_small_dinov2": 22_056_192 + 385_000,
 }  # fmt: skip
 CHOICES = sorted(file.stem for file in (PROJECT / "conf" / "model").glob("[!_]*.yaml"))
-# Builder arguments that a name fixes; every other argument is a key of its YAML.
-STRUCTURE = {"depth", "attention", "stage_attention", "lite"}
 
 
 def count(net) -> int:
@@ -38,10 +41,6 @@ def count(net) -> int:
 
 def weights(net) -> dict[str, np.ndarray]:
     return {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
-
-
-def arguments(builder) -> set[str]:
-    return set(inspect.signature(getattr(builder, "func", builder)).parameters)
 
 
 @pytest.fixture(scope="module", params=list_models())
@@ -89,7 +88,7 @@ def test_logits_depend_on_the_image(logits):
 @pytest.mark.usefixtures("pynative")
 def test_images_need_not_be_square(net, logits):
     least = net.backbone.smallest_input
-    wide = parity_inputs.draw_images(2, (least, least + 8))
+    wide = parity_inputs.draw_images(2, (least, least + max(8, net.backbone.input_multiple)))
     result = net(Tensor(wide)).asnumpy()
     assert result.shape == logits.shape
     assert np.isfinite(result).all()
@@ -133,7 +132,9 @@ def test_every_weight_is_drawn_from_the_seed(name, monkeypatch):
     assert seeds == {3}
     for parameter in net.get_parameters():
         values = set(np.unique(parameter.init_data().asnumpy()))
-        assert values == {7} if parameter.ndim > 1 else values in ({0}, {1}), parameter.name
+        layer_scales = [{np.float32(1e-6)}, {np.float32(1e-5)}]
+        constants = layer_scales if parameter.name.endswith(".scale") else [{0}, {1}]
+        assert values == {7} if parameter.ndim > 1 else values in constants, parameter.name
 
 
 def test_names_are_sorted_and_unknown_ones_are_refused():
@@ -159,10 +160,9 @@ def test_weights_depend_only_on_the_seed():
 
 @pytest.mark.parametrize("choice", CHOICES)
 class TestYaml:
-    def test_keys_are_the_arguments(self, compose, choice):
-        common = arguments(create_model) - {"num_classes", "seed", "options"} | {"pretrained"}
-        own = arguments(zoo._MODELS[zoo._WIDER.get(choice, choice)]) - STRUCTURE
-        assert set(compose(f"model={choice}")["model"]) == common | own
+    def test_keys_are_the_options(self, compose, choice):
+        family = plugins.options_of("model")[choice]
+        assert compose(f"model={choice}")["model"].keys() == family.model_fields.keys()
 
     @pytest.mark.usefixtures("undrawn")
     def test_builds_the_network_of_its_name(self, compose, choice):
@@ -176,7 +176,33 @@ class TestYaml:
 
 
 def test_every_name_has_a_yaml():
-    assert sorted(CHOICES) == sorted([*list_models(), *zoo._WIDER])
+    assert sorted(plugins.options_of("model")) == CHOICES
+    assert [choice for choice in CHOICES if not choice.endswith("_wider")] == list_models()
+
+
+def test_options_are_imported_without_mindspore():
+    code = "import sys, rp2k_lab.model.family.vit, rp2k_lab.model; sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+
+
+class Plain(Model):
+    """A family of an installed package, without sources."""
+
+    name: Literal["plain"]
+    channels: int
+
+    def backbone(self):
+        cell = nn.Conv2d(3, self.channels, 4, 4)
+        cell.num_features = self.channels
+        return cell
+
+
+def test_networks_of_installed_packages_are_listed_and_built(monkeypatch):
+    monkeypatch.setitem(plugins._registered["model"], "plain", Plain)
+    assert list_models() == sorted([*PUBLISHED, "plain"])
+    assert create_model("plain", 5, channels=6).head.fc.weight.shape == (5, 6)
+    with pytest.raises(TypeError, match=r"^plain has no option width\nuse channels, depth_multiplier, width_multi"):
+        create_model("plain", 5, channels=6, width=2)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -252,3 +278,26 @@ def test_groups_need_bottlenecks(options):
 def test_unknown_depth():
     with pytest.raises(ValueError, match="18, 50, 101"):
         ResNet(depth=34)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("graph_mode")
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_tiny", "vit_small_dinov2"])
+def test_networks_with_layer_norms_train_in_mixed_precision(name):
+    """Without a loss scale, gradients behind ConvNeXt's initial layer scale, 1e-6, would be zero in float16."""
+    net = create_model(name, 4, drop_path_rate=0.1, width_multiplier=1 / 3, depth_multiplier=0.2)
+    before = {parameter.name: parameter.asnumpy().copy() for parameter in net.trainable_params()}
+    optimizer = nn.Momentum(net.trainable_params(), 0.01, 0.9, loss_scale=1024.0)
+    manager = FixedLossScaleManager(1024.0, drop_overflow_update=False)
+    model = mindspore.Model(net, CrossEntropy(0.1), optimizer, amp_level="O2", loss_scale_manager=manager)
+    step = model.train_network.set_train()
+    side = net.backbone.smallest_input * 2
+    batch = Tensor(parity_inputs.draw_images(8, (side, side))), Tensor((np.arange(8) % 4).astype(np.int32))
+    losses = [float(step(*batch).asnumpy()) for _ in range(8)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    for parameter in net.trainable_params():
+        values = parameter.asnumpy()
+        assert np.isfinite(values).all()
+        # The steps of norms behind that layer scale are smaller than float32 resolves near 1.
+        assert parameter.ndim == 1 or (values != before[parameter.name]).any(), parameter.name

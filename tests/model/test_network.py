@@ -9,8 +9,8 @@ from mindspore import Model, Tensor, nn
 from rp2k_lab.model import create_model
 from rp2k_lab.model.dropout import DropPath
 from rp2k_lab.model.network import Head, freeze_all_but_last
-from rp2k_lab.train.loss import CrossEntropy
 from tests.helpers import numpy_layers, parity_inputs
+from tests.helpers.losses import CrossEntropy
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_head_equals_widening_mean_and_classifier(width):
 @pytest.mark.parametrize(
     ("name", "features"),
     [("resnet18", 512), ("seresnext50", 2048), ("efficientnet_b0", 1280), ("swin_tiny", 768),
-     ("inception_resnet_v2", 1536)],
+     ("inception_resnet_v2", 1536), ("convnext_tiny", 768), ("vit_small", 384)],
 )  # fmt: skip
 def test_head_width_adds_a_convolution_a_norm_and_the_classifiers_columns(name, features):
     plain, widened = create_model(name, 5), create_model(name, 5, head_width=3000)
@@ -63,7 +63,14 @@ def test_a_network_with_head_width_runs():
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("resnet50_bam", {}), ("efficientnet_b0", {}), ("inception_resnet_v2", {}), ("swin_tiny", {"head_width": 64})],
+    [
+        ("resnet50_bam", {}),
+        ("efficientnet_b0", {}),
+        ("inception_resnet_v2", {}),
+        ("swin_tiny", {"head_width": 64}),
+        ("convnext_tiny", {}),
+        ("vit_small_dinov2", {}),
+    ],
 )
 def test_with_a_frozen_backbone_only_the_head_is_trainable(name, options):
     widen = {"widen.conv.weight", "widen.bn.gamma", "widen.bn.beta"} if options else set()

@@ -202,6 +202,37 @@ class TestInceptionResNetV2:
         assert [blocks(scaled_shapes, prefix) for prefix in ("repeat", "repeat_1", "repeat_2")] == expected
 
 
+class TestConvNeXt:
+    def test_channels_and_blocks(self):
+        narrow = shapes("convnext_tiny", width_multiplier=0.25, depth_multiplier=0.5)
+        stages = [f"stages.{i}" for i in range(4)]
+        assert out(narrow, "stem.0", *(f"{stage}.downsample.1" for stage in stages[1:])) == [24, 48, 96, 192]
+        assert out(narrow, *(f"{stage}.blocks.0.conv_dw" for stage in stages)) == [24, 48, 96, 192]
+        assert out(narrow, *(f"{stage}.blocks.0.mlp.fc1" for stage in stages)) == [96, 192, 384, 768]
+        assert [blocks(narrow, f"{stage}.blocks") for stage in stages] == [2, 2, 5, 2]  # of 3, 3, 9, 3
+        assert narrow["fc.weight"] == (5, 192)
+
+
+class TestViT:
+    @pytest.mark.parametrize(
+        ("multiplier", "channels", "heads"),
+        [(1.0, 384, 6), (2, 768, 12), (1 / 3, 128, 2), (0.25, 96, 2), (0.3, 116, 2), (0.9, 345, 5), (0.01, 4, 1)],
+    )
+    def test_channels_are_a_multiple_of_the_heads(self, multiplier, channels, heads):
+        with no_weights():
+            net = create_model("vit_small", 5, width_multiplier=multiplier, depth_multiplier=0.1)
+        scaled_shapes = {parameter.name: parameter.shape for parameter in net.get_parameters()}
+        assert (net.backbone.num_features, net.backbone.blocks[0].attn.heads) == (channels, heads)
+        parts = ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.0.mlp.fc1")
+        assert out(scaled_shapes, *parts) == [channels, 3 * channels, channels, 4 * channels]
+        assert scaled_shapes["pos_embed"] == (1, 197, channels)
+        assert scaled_shapes["fc.weight"] == (5, channels)
+
+    @pytest.mark.parametrize(("depth", "expected"), [(0.25, 3), (0.01, 1), (2, 24)])
+    def test_blocks(self, depth, expected):
+        assert blocks(shapes("vit_small", width_multiplier=0.1, depth_multiplier=depth), "blocks") == expected
+
+
 @pytest.mark.parametrize("key", ["width_multiplier", "depth_multiplier"])
 @pytest.mark.parametrize("value", [0, -1, 4.1, float("nan")])
 def test_multipliers_out_of_range_are_refused(key, value):

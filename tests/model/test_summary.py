@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab import PROJECT
 from rp2k_lab.model import list_models
 from rp2k_lab.model.layers import conv
-from rp2k_lab.model.summary import SOURCES, count_multiply_adds, summarize
+from rp2k_lab.model.summary import count_multiply_adds, summarize
+from rp2k_lab.model.zoo import families
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -43,4 +45,13 @@ def test_a_summary_has_the_published_figures(tmp_path, monkeypatch):
 
 
 def test_every_model_has_a_source():
-    assert set(SOURCES) == set(list_models())
+    assert all(name in families()[name].sources for name in list_models())
+
+
+def test_the_page_has_every_model_with_its_weights():
+    page = (PROJECT / "docs" / "models.md").read_text("utf-8")
+    for name in list_models():
+        source = families()[name].sources[name]
+        assert f"| {source} |\n" in page
+        _, of_timm, reference = source.partition("; timm ")
+        assert (f"| `{name}` | `{reference}` |" if of_timm else f"model={name} model.pretrained=") in page

@@ -2,15 +2,16 @@
 
     pip install -e '.[parity]'
     git clone https://github.com/Jongchan/attention-module FOLDER
-    python -m tests.parity.make FOLDER
+    python -m tests.parity.make FOLDER [MODEL …]
 
-Needs torch and timm (the `parity` extra); run by hand when a model is added.  Per model:
+Needs torch and timm (the `parity` extra); run by hand when a model is added, whose names alone keep the others' results
+as they are.  Per model:
     names, shapes               of the reference's state at 1000 classes
     logits_HxW                  float32 (2, 1000), evaluation mode
     loss, statistics, stem, classifier
                                 one SGD step in training mode of another instance with 10 classes: the loss before it;
                                 after it, evenly spaced elements of the running statistics (16 a norm, in the state's
-                                order) and of the first and last weight matrix
+                                order) and of the first (see parity_inputs.first_weight) and last weight matrix
 """
 
 import sys
@@ -37,12 +38,13 @@ def parameters(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def evaluation(name: str, attention_module: str) -> dict[str, np.ndarray]:
-    net = build(name, 1000, parity_inputs.SQUARE, attention_module).eval()
+    sizes = parity_inputs.evaluation_sizes(name)
+    net = build(name, 1000, sizes[0], attention_module).eval()
     state = parameters(net)
     shapes = [",".join(map(str, value.shape)) for value in state.values()]
     arrays = {"names": np.array(list(state)), "shapes": np.array(shapes)}
-    for size in (parity_inputs.SQUARE, parity_inputs.TALL):
-        if size != parity_inputs.SQUARE and name in ATTENTION_MODULE:
+    for size in sizes:
+        if size != sizes[0] and name in ATTENTION_MODULE:
             continue  # it pools over 7×7 only
         with torch.no_grad():
             logits = build(name, 1000, size, attention_module).eval()(
@@ -68,19 +70,20 @@ def training(name: str, attention_module: str) -> dict[str, np.ndarray]:
     return {
         "loss": np.float32(loss.item()),
         "statistics": np.concatenate(statistics) if statistics else np.zeros(0, np.float32),
-        "stem": parity_inputs.probe(state[matrices[0]], 512),
+        "stem": parity_inputs.probe(state[parity_inputs.first_weight(matrices)], 512),
         "classifier": parity_inputs.probe(state[matrices[-1]], 512),
     }
 
 
-def main(attention_module: str) -> None:
-    arrays = {}
-    for name in sorted(TIMM | ATTENTION_MODULE):
+def main(attention_module: str, *names: str) -> None:
+    file = Path(__file__).with_name("reference.npz")
+    arrays = dict(np.load(file)) if names else {}
+    for name in names or sorted(TIMM | ATTENTION_MODULE):
         results = evaluation(name, attention_module) | training(name, attention_module)
         arrays |= {f"{name}/{key}": value for key, value in results.items()}
         print(name, {key: float(np.std(v)) for key, v in results.items() if v.dtype == np.float32}, flush=True)
-    np.savez_compressed(Path(__file__).with_name("reference.npz"), **arrays)
+    np.savez_compressed(file, **arrays)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -20,13 +20,13 @@ RGB = tuple[float, float, float]
 
 
 class Normalization(Protocol):
-    """What has RGB mean and standard deviation, [0, 1]."""
+    """What has RGB mean and standard deviation, [0, 1]; None until they are measured."""
 
     @property
-    def mean(self) -> RGB: ...
+    def mean(self) -> RGB | None: ...
 
     @property
-    def std(self) -> RGB: ...
+    def std(self) -> RGB | None: ...
 
 
 class ModelChoice(Protocol):
@@ -71,6 +71,8 @@ IMAGENET = {
 def normalization(model: ModelChoice, dataset: Normalization) -> tuple[RGB, RGB]:
     """Return (mean, std) for the network's images: those of the packaged weights, else those of the data set."""
     source = _packaged(model) if model.pretrained == "imagenet" else dataset
+    assert source.mean is not None, "the data set is measured first"
+    assert source.std is not None, "the data set is measured first"
     return source.mean, source.std
 
 
@@ -94,6 +96,8 @@ def load_pretrained(network: Network, model: ModelChoice) -> None:
         raise RequestError(f"model.pretrained={model.pretrained}: not the weights of {model.name}\n{error}") from None
     head = "with its classifier" if with_head else f"the classifier keeps initial weights ({whole.problem()})"
     log.info("%s: %d parameters from %s; %s", model.name, len(match.loaded), file.name, head)
+    for line in match.resizing():
+        log.info(line)
     if model.pretrained != "imagenet":
         log.info("dataset.mean and dataset.std normalize the images: set them to the values of these weights")
 

@@ -4,8 +4,9 @@ Our names are timm's, except for norms (gamma and beta instead of weight and bia
 sources are mapped to them.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,16 @@ from rp2k_lab.model.weights.torch_unpickler import excerpt
 _NO_PARAMETER = re.compile(r"num_batches_tracked$|relative_position_index$|attn_mask$")
 _RENAMED = [
     (r"^(classifier|classif|head\.fc|head|last_linear|_fc)\.(weight|bias)$", r"fc.\2"),
+    # facebookresearch/ConvNeXt, then timm's
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv(\d)\.", r".mlp.fc\1."),
+    (r"^(stages\.\d\.blocks\.\d+)\.gamma$", r"\1.layer_scale.scale"),
+    (r"^head\.norm\.", "norm."),
+    # timm's ViT
+    (r"\.(ls\d)\.gamma$", r".\1.scale"),
     # Jongchan/attention-module: CBAM and BAM
     (r"\.cbam\.ChannelGate\.mlp\.1\.", ".se.fc1."),
     (r"\.cbam\.ChannelGate\.mlp\.3\.", ".se.fc2."),
@@ -50,6 +61,7 @@ class Match:
         foreign: unexpected names inside a part of the network, e.g. another block of a stage.  They indicate weights of
             another network; an optimizer's state is only unexpected.
         other_shape: (network name, network shape, file shape).
+        resized: the same for tables of positions that were resized for the network; they are in `loaded`.
     """
 
     loaded: dict[str, np.ndarray]
@@ -57,6 +69,7 @@ class Match:
     unexpected: list[str]
     foreign: list[str]
     other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    resized: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
 
     def problem(self) -> str | None:
         """Return one line on why the file does not fit the network; None if it has every parameter."""
@@ -71,6 +84,14 @@ class Match:
             return f"the file lacks {len(self.missing)} of the network's parameters, the first is {self.missing[0]}"
         return None
 
+    def resizing(self) -> list[str]:
+        """Return a line on each table of positions that was resized, with the option that avoids it."""
+        return [
+            f"{name}: {file_shape[1]} positions resized to {shape[1]}; model.grid={math.isqrt(file_shape[1] - 1)} "
+            "keeps the file's"
+            for name, shape, file_shape in self.resized
+        ]
+
 
 def match_torch_weights(net: Network, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
     """Match the parameters of a network and a PyTorch state by name and shape.
@@ -81,21 +102,26 @@ def match_torch_weights(net: Network, state: Mapping[str, np.ndarray], with_clas
     """
     entries = renamed(state)
     head = set() if with_classifier else {torch_name(parameter.name) for parameter in net.head.get_parameters()}
-    loaded, missing, other_shape = {}, [], []
+    fit: Callable[[str, np.ndarray], np.ndarray] = getattr(net.backbone, "resized", lambda _, value: value)
+    loaded, missing, other_shape, resized = {}, [], [], []
     for name, parameter in _parameters(net).items():
         if name in head:
             entries.pop(name, None)
         elif name not in entries:
             missing.append(name)
         else:
-            value = entries.pop(name)[1]
+            original = entries.pop(name)[1]
+            value = fit(name, original)
+            shapes = (name, parameter.shape, original.shape)
             if value.shape == parameter.shape:
                 loaded[name] = value
+                resized += [shapes] if original.shape != parameter.shape else []
             else:
-                other_shape.append((name, parameter.shape, value.shape))
+                other_shape.append(shapes)
     parts = {*net.backbone.name_cells(), *(net.head.name_cells() if with_classifier else ())}
     foreign = [original for name, (original, _) in entries.items() if name.partition(".")[0] in parts]
-    return Match(loaded, missing, [original for original, _ in entries.values()], foreign, other_shape)
+    unexpected = [original for original, _ in entries.values()]
+    return Match(loaded, missing, unexpected, foreign, other_shape, resized)
 
 
 def load_torch_weights(net: Network, state: Mapping[str, np.ndarray], with_classifier: bool = True) -> Match:
@@ -120,9 +146,9 @@ def _parameters(net: nn.Cell) -> dict[str, Parameter]:
 
 def torch_name(name: str) -> str:
     """Return the PyTorch name of a parameter: gamma is weight, moving_mean is running_mean."""
-    module, _, leaf = name.rpartition(".")
+    module, dot, leaf = name.rpartition(".")
     leaves = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-    return f"{module}.{leaves.get(leaf, leaf)}"
+    return f"{module}{dot}{leaves.get(leaf, leaf)}"
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:

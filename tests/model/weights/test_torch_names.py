@@ -43,6 +43,7 @@ def timm_form(name: str) -> str:
         ("layers.0.blocks.1.norm1.gamma", "layers.0.blocks.1.norm1.weight"),
         ("conv1.weight", "conv1.weight"),
         ("fc.bias", "fc.bias"),
+        ("cls_token", "cls_token"),
         ("layers.0.blocks.0.attn.relative_position_bias_table", "layers.0.blocks.0.attn.relative_position_bias_table"),
     ],
 )
@@ -76,6 +77,19 @@ TIMM = [
     ("fc.weight", "fc.weight"),
     ("norm.weight", "norm.weight"),
     ("layers.1.downsample.norm.bias", "layers.1.downsample.norm.bias"),
+    ("head.norm.bias", "norm.bias"),
+    ("stages.0.blocks.2.gamma", "stages.0.blocks.2.layer_scale.scale"),
+    ("stages.1.downsample.0.weight", "stages.1.downsample.0.weight"),
+    ("blocks.11.ls1.gamma", "blocks.11.ls1.scale"),
+    ("cls_token", "cls_token"),
+]
+FACEBOOK = [
+    ("downsample_layers.0.1.weight", "stem.1.weight"),
+    ("downsample_layers.3.0.bias", "stages.3.downsample.0.bias"),
+    ("stages.2.8.dwconv.weight", "stages.2.blocks.8.conv_dw.weight"),
+    ("stages.2.8.norm.weight", "stages.2.blocks.8.norm.weight"),
+    ("stages.2.8.pwconv2.bias", "stages.2.blocks.8.mlp.fc2.bias"),
+    ("stages.2.8.gamma", "stages.2.blocks.8.layer_scale.scale"),
 ]
 LUKEMELAS = [
     ("_conv_stem.weight", "conv_stem.weight"),
@@ -96,7 +110,7 @@ LUKEMELAS = [
 ]
 
 
-@pytest.mark.parametrize(("original", "name"), JONGCHAN + TIMM + LUKEMELAS)
+@pytest.mark.parametrize(("original", "name"), JONGCHAN + TIMM + FACEBOOK + LUKEMELAS)
 def test_names_of_other_sources_are_mapped_to_timms(original, name):
     assert timm_form(original) == name
 
@@ -138,10 +152,20 @@ def microsoft(name: str) -> str:
     return name.replace("head.fc.", "head.")
 
 
+def facebook(name: str) -> str:
+    """Return the ConvNeXt authors' form of timm's name of a parameter."""
+    name = re.sub(
+        r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", re.sub(r"^stem\.", "downsample_layers.0.", name)
+    )
+    name = re.sub(r"^(stages\.\d)\.blocks\.", r"\1.", name).replace("conv_dw", "dwconv")
+    return re.sub(r"mlp\.fc(\d)", r"pwconv\1", name).replace("head.norm.", "norm.").replace("head.fc.", "head.")
+
+
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("model", "source"),
     [
+        ("convnext_tiny", facebook),
         ("efficientnet_lite0", lukemelas),
         ("swin_tiny", microsoft),
     ],
