@@ -11,11 +11,11 @@ import pandas as pd
 from mindspore import nn
 from mindspore.amp import auto_mixed_precision
 
-from rp2k_lab.aug import build_augmentation
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.image_cache import open_cache
 from rp2k_lab.dataset.loader import EpochBatches, ImageViews, ResizedImages, TrainingBatches, view_batches
+from rp2k_lab.dataset.normalization import with_normalization as measured
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device import target
 from rp2k_lab.device.workers import ALONE, Workers
@@ -24,8 +24,9 @@ from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.model import Network, WithPreprocessing, create_model
 from rp2k_lab.model.dropout import seed_masks
 from rp2k_lab.model.weights.pretrained import load_pretrained, normalization
-from rp2k_lab.train.loss import build_loss
-from rp2k_lab.train.optimizer import build_optimizer
+from rp2k_lab.train.distillation import Distillation, WithImages, frozen
+from rp2k_lab.train.loss_cells import build_loss
+from rp2k_lab.train.updates import TRAINED, Plan, build_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +40,28 @@ class Training:
         model: the trained network with loss and optimizer.
         batches: training images, or their features from a frozen part of the network.
         learning_rate: float32 (steps,), for every step of the run.
+        teachers: frozen networks within the loss.
     """
 
     network: nn.Cell
     model: mindspore.Model
     batches: EpochBatches
     learning_rate: np.ndarray
+    teachers: Sequence[nn.Cell] = ()
 
     @property
     def steps(self) -> int:
         """Number of steps of the whole run."""
         return len(self.learning_rate)
+
+
+def with_normalization(config: Config, index: Index) -> Config:
+    """Return the configuration with measured `dataset.mean` and `dataset.std`, where they are null.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    return config.model_copy(update={"dataset": measured(config.dataset, index)})
 
 
 def build_images(config: Config, index: Index) -> ResizedImages:
@@ -86,7 +98,8 @@ def build_batches(
         RequestError: the batch is larger than the data.
     """
     check_batch_size(config.batch_size, len(rows), workers.world_size)
-    augmentation = build_augmentation(config.aug, config.size, config.dataset.mean)
+    assert config.dataset.mean is not None, "with_normalization comes first"
+    augmentation = config.aug.build(config.size, config.dataset.mean)
     return TrainingBatches(
         images,
         rows,
@@ -135,48 +148,58 @@ def check_batch_size(batch_size: int, num_images: int, world_size: int = 1) -> N
         )
 
 
-def build_training(config: Config, batches: TrainingBatches, workers: Workers = ALONE) -> Training:
+def build_training(
+    config: Config, batches: TrainingBatches, workers: Workers = ALONE, teachers: Sequence[nn.Cell] = ()
+) -> Training:
     """Return network, loss and optimizer of a run.
+
+    Args:
+        teachers: trained networks for `loss.distillation`, uint8 images to logits; they are frozen and renamed.
 
     Raises:
         RequestError: invalid options of the network, or more steps to accumulate than the run has.
     """
     network = trained = build_initial_network(config, batches.num_classes)
+    amp_level = target.amp_options(config.device)["amp_level"]
     if config.optimizer.ema_decay is not None:
         trained = build_initial_network(config, batches.num_classes)
         # The average has the network's names, so checkpoints of runs with and without it have the same form.
         for parameter in trained.get_parameters():
-            parameter.name = f"trained.{parameter.name}"
+            parameter.name = f"{TRAINED}{parameter.name}"
         # `Model` does the same to the trained network.
-        auto_mixed_precision(network, target.amp_options(config.device)["amp_level"])
+        auto_mixed_precision(network, amp_level)
+    teachers = [frozen(teacher, i, amp_level) for i, teacher in enumerate(teachers, 1)]
     if not workers.is_rank_zero:
         seed_masks(trained, config.seed, workers.rank)
-    model, learning_rate = build_model(config, trained, batches, network if trained is not network else None)
-    return Training(network, model, batches, learning_rate)
+    average = network if trained is not network else None
+    model, learning_rate = build_model(config, trained, batches, average, teachers)
+    return Training(network, model, batches, learning_rate, teachers)
 
 
 def build_model(
-    config: Config, trained: nn.Cell, batches: EpochBatches, average: nn.Cell | None = None
+    config: Config,
+    trained: nn.Cell,
+    batches: EpochBatches,
+    average: nn.Cell | None = None,
+    teachers: Sequence[nn.Cell] = (),
 ) -> tuple[mindspore.Model, np.ndarray]:
     """Return (a model that trains the trainable parameters of `trained`; its learning rates, float32 (steps,)).
 
     Args:
         average: with `ema_decay`, see `build_optimizer`.
+        teachers: see `train.distillation.frozen`; none: `loss.distillation` has no effect.
 
     Raises:
         RequestError: more steps to accumulate than the run has.
     """
     mindspore.set_seed(config.seed)
-    optimizer, learning_rate = build_optimizer(
-        config.optimizer,
-        trained,
-        config.epochs,
-        batches.steps_per_epoch,
-        batches.images_per_step,
-        config.device.loss_scale,
-        average=average,
-    )
-    loss = build_loss(config.loss, np.bincount(batches.labels, minlength=batches.num_classes))
+    plan = Plan(config.epochs, batches.steps_per_epoch, batches.images_per_step, config.device.loss_scale)
+    optimizer, learning_rate = build_optimizer(config.optimizer, config.schedule, trained, plan, average)
+    counts = np.bincount(batches.labels, minlength=batches.num_classes)
+    loss = build_loss(config.loss.build(counts), config.model, batches.steps_per_epoch, len(learning_rate))
+    if teachers:
+        loss = Distillation(loss, teachers, config.loss.distillation, config.loss.temperature)
+        trained = WithImages(trained)
     return mindspore.Model(trained, loss, optimizer, **target.amp_options(config.device)), learning_rate
 
 
@@ -208,7 +231,8 @@ def create_network(config: Config, num_classes: int) -> Network:
     Raises:
         RequestError: invalid options of the network.
     """
-    options = config.model.model_dump(exclude={"name", "pretrained"})
+    margin = {"head_margin", "head_margin_schedule", "head_margin_epochs"}  # the loss has it
+    options = config.model.model_dump(exclude={"name", "pretrained", *margin})
     try:
         return create_model(config.model.name, num_classes, seed=config.seed, **options)
     except ValueError as error:
@@ -252,5 +276,6 @@ def release(training: Training) -> None:
 
     MindSpore 2.10 keeps the compiled networks of a process: 200 MB for each training of a ResNet-18.
     """
-    for parameter in training.model.train_network.get_parameters():
-        parameter.set_data(mindspore.Tensor(np.zeros(1, np.float32)), slice_shape=True)
+    for net in (training.model.train_network, *training.teachers):
+        for parameter in net.get_parameters():
+            parameter.set_data(mindspore.Tensor(np.zeros(1, np.float32)), slice_shape=True)

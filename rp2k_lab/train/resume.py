@@ -24,6 +24,9 @@ from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition
 
 log = logging.getLogger(__name__)
 
+# Keys that `null` measures, and the tag that names those that were measured.
+NORMALIZATION = ("mean", "std")
+MEASURED = "measured"
 # Tag: the code version of each resume.
 RESUMED_WITH = "resumed_with"
 _CHANGED = " with changes"
@@ -49,9 +52,15 @@ class Start:
         return self.position.step if self.position else 0
 
     def tags(self, config: Config, earlier: RunInfo | None) -> dict[str, str]:
-        """Return the run's tags: fingerprint, the run that it verifies (`earlier`), step and code of each resume."""
+        """Return the run's tags: fingerprint, the run that it verifies (`earlier`), step and code of each resume.
+
+        Args:
+            config: the request, before the data were measured.
+        """
         if self.run is None:
-            return {FINGERPRINT: fingerprint(config)} | ({"verifies": earlier.run_id} if earlier else {})
+            measured = ",".join(key for key in NORMALIZATION if getattr(config.dataset, key) is None)
+            tags = {FINGERPRINT: fingerprint(config)} | ({MEASURED: measured} if measured else {})
+            return tags | ({"verifies": earlier.run_id} if earlier else {})
         tags, recorded = {"resumed_from": str(self.step), RESUMED_WITH: _code(git_state())}, self.run.tags
         return {tag: f"{recorded[tag]},{value}" if tag in recorded else value for tag, value in tags.items()}
 
@@ -62,7 +71,7 @@ def earlier_run(config: Config) -> RunInfo | None:
     Raises:
         RequestError: no such run, or an incomplete record.
     """
-    if config.runs:
+    if config.task.trains_earlier_run:
         run = lookup_run(config.tracking.uri, config.runs[0])
         if FINGERPRINT not in run.tags:
             raise RequestError(
@@ -107,9 +116,29 @@ def _has_fingerprint(uri: str | None, run: RunInfo, key: str) -> bool:
     except (OSError, RequestError):  # on another machine, or its store does not answer
         return run.tags[FINGERPRINT] == key
     try:
-        return fingerprint(parse_record(yaml.safe_load(recorded))) == key
+        config = parse_record(yaml.safe_load(recorded))
+        measured = dict.fromkeys(filter(None, run.tags.get(MEASURED, "").split(",")))
+        requested = config.model_copy(update={"dataset": config.dataset.model_copy(update=measured)})
+        return fingerprint(requested) == key
     except (ValueError, yaml.YAMLError, RequestError, KeyError, TypeError, AttributeError):
         return False  # damaged, or not a current configuration
+
+
+def with_recorded_normalization(config: Config, run: RunInfo) -> Config:
+    """Return a request with the mean and standard deviation that were measured for the run that it resumes or verifies.
+
+    Raises:
+        RequestError: the run's record is damaged.
+    """
+    missing = [key for key in NORMALIZATION if getattr(config.dataset, key) is None]
+    if not missing:
+        return config
+    try:
+        recorded = parse_record(yaml.safe_load(_read_record(config.tracking.uri, run))).dataset
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise RequestError(f"{run.name}: {CONFIG} of the run is damaged\nrestore it, or train a new run") from None
+    measured = {key: getattr(recorded, key) for key in missing}
+    return config.model_copy(update={"dataset": config.dataset.model_copy(update=measured)})
 
 
 def _read_record(uri: str | None, run: RunInfo) -> str:

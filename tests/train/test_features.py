@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from mindspore import Tensor
 
-from rp2k_lab.aug import Augmentation
+from rp2k_lab.aug.augmentation import Augmentation
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.loader import TrainingBatches
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset

@@ -1,7 +1,7 @@
 """Callbacks of `Model.train`, one concern a file."""
 
 from rp2k_lab.train.callbacks.base import Callback, Dispatch, TrainingState
-from rp2k_lab.train.callbacks.chance_guard import ChanceGuard, chance_loss
+from rp2k_lab.train.callbacks.chance_guard import ChanceGuard, mean_target
 from rp2k_lab.train.callbacks.checkpoint import SaveCheckpoints
 from rp2k_lab.train.callbacks.evaluate import Evaluate
 from rp2k_lab.train.callbacks.log_metrics import LogMetrics
@@ -24,5 +24,5 @@ __all__ = [
     "SyncWorkers",
     "Throughput",
     "TrainingState",
-    "chance_loss",
+    "mean_target",
 ]

@@ -105,7 +105,7 @@ class Dispatch(MindsporeCallback):
                 self._call("epoch_end")
                 state.epoch_open = False
             epochs = -(-(state.steps - state.step) // state.steps_per_epoch)
-            if epochs:
+            if epochs and not state.stop:
                 train(epochs)
         except Interrupted:
             self._call("interrupted")

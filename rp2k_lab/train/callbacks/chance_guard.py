@@ -13,7 +13,7 @@ from rp2k_lab.train.callbacks.base import Callback, TrainingState
 
 log = logging.getLogger(__name__)
 
-# The loss of a network that guesses by class frequency varies a little around the entropy of the classes.
+# The loss of a network that guesses by class frequency varies a little around the lowest loss of a constant prediction.
 _TOLERANCE = 0.99
 
 
@@ -24,7 +24,7 @@ class ChanceGuard(Callback):
 
     Args:
         tracker: has `train/loss`.
-        chance: loss of the best guess, see `chance_loss`.
+        chance: lowest loss of a constant prediction, from `chance` of a `conf/loss` choice.
         epochs: number of consecutive epochs; None: never act.
         action: stop (raise TrainingDiverged) or warn (once a sequence of epochs).
         record: called with (state, reason); writes a record and returns a text on it.
@@ -62,18 +62,15 @@ def epoch_means(losses: Sequence[tuple[int, float]], steps_per_epoch: int) -> It
         yield fmean(loss for _, loss in entries)
 
 
-def chance_loss(labels: np.ndarray, num_classes: int, sampler: str, smoothing: float) -> float:
-    """Return the entropy of the mean target: the lowest cross-entropy of a constant prediction.
+def mean_target(labels: np.ndarray, num_classes: int, sampler: str) -> np.ndarray:
+    """Return the mean target of training images without label smoothing, float64 (num_classes,), sum 1.
 
-    Mixup and CutMix have the same mean target.  Logit adjustment shifts constant logits, but not their lowest loss.
+    Mixup and CutMix have the same mean.
 
     Args:
         labels: int (rows,), labels of the training images.
         sampler: see `dataset.loader.EpochBatches`.
-        smoothing: label smoothing, [0, 1].
     """
     counts = np.bincount(labels, minlength=num_classes)
     drawn = (counts > 0) if sampler == "class_balanced" else counts
-    target = (1 - smoothing) * drawn / drawn.sum() + smoothing / num_classes
-    target = target[target > 0]
-    return float(-(target * np.log(target)).sum())
+    return drawn / drawn.sum()

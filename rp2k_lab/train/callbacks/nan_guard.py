@@ -28,5 +28,5 @@ class NanGuard(Callback):
         raise TrainingDiverged(
             f"loss={state.loss} at step {state.step} (epoch {state.epoch}), learning rate {rate:.3g}, "
             f"{self._record(state, 'the loss is NaN or infinite')}; {saved}\n"
-            "try a smaller optimizer.lr or more optimizer.warmup_epochs"
+            "try a smaller optimizer.lr or more schedule.warmup_epochs"
         )

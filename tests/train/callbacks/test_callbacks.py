@@ -14,6 +14,7 @@ from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train import callbacks
 from rp2k_lab.train.callbacks.nan_guard import TrainingDiverged
 from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition
+from rp2k_lab.train.loss.cross_entropy import CrossEntropy as CrossEntropyOptions
 
 
 @pytest.fixture
@@ -114,6 +115,10 @@ class TestChanceGuard:
         assert (len(caplog.records), self.written) == (2, [3, 12])
 
 
+def cross_entropy(smoothing):
+    return CrossEntropyOptions(name="cross_entropy", label_smoothing=smoothing, distillation=0.0, temperature=1.0)
+
+
 @pytest.mark.parametrize(
     ("sampler", "smoothing", "expected"),
     [
@@ -123,13 +128,14 @@ class TestChanceGuard:
     ],
 )
 def test_chance_is_the_entropy_of_the_mean_target(sampler, smoothing, expected):
-    labels = np.array([0, 0, 0, 1])
-    assert callbacks.chance_loss(labels, 3, sampler, smoothing) == pytest.approx(expected, rel=1e-6)
+    targets = callbacks.mean_target(np.array([0, 0, 0, 1]), 3, sampler)
+    assert targets.tolist() == ([0.75, 0.25, 0] if sampler == "uniform" else [0.5, 0.5, 0])
+    assert cross_entropy(smoothing).chance(targets) == pytest.approx(expected, rel=1e-6)
 
 
 def test_no_constant_prediction_is_below_chance():
     rng, labels = np.random.default_rng(0), np.repeat(np.arange(5), [50, 20, 10, 5, 1])
-    chance = callbacks.chance_loss(labels, 5, "uniform", 0.1)
+    chance = cross_entropy(0.1).chance(callbacks.mean_target(labels, 5, "uniform"))
     targets = 0.9 * np.eye(5)[labels] + 0.02
     losses = [-(targets * np.log(guess)).sum(1).mean() for guess in rng.dirichlet(np.ones(5), 2000)]
     assert chance <= min(losses) < 1.2 * chance
@@ -202,7 +208,7 @@ def train(graph_mode):
     import mindspore
     from mindspore import nn
 
-    from rp2k_lab.train.loss import CrossEntropy
+    from tests.helpers.losses import CrossEntropy
 
     def run(recorder, step=0, epoch_open=False):
         net = nn.Dense(5, 3)
