@@ -11,18 +11,14 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from benchmarks.input_pipeline import write_images
 from benchmarks.timing import interleave, median_interval, ratio_line
+from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.dataset import photo_index
+from rp2k_lab.dataset.source.rp2k import Rp2k
 
 CLASSES, ORIGINALS = 2388, 400
-OPTIONS = {
-    "name": "rp2k",
-    "val_fraction": 0.05, "val_seed": 0, "catch_all_class": None, "drop_catch_all": False, "min_images_per_class": 1,
-    "fraction": 1.0, "on_bad_image": "error", "fold": None, "relabel": None,
-}  # fmt: skip
 
 
 def main() -> None:
@@ -70,7 +66,8 @@ def microseconds_per_image(root: Path, start: str) -> float:
         for file in (photo_index.DATA_FOLDER / "index").glob(f"{root.name}-*"):
             file.unlink()
     started = time.perf_counter()
-    images = len(photo_index.build_index(SimpleNamespace(root=root, **OPTIONS)).table)
+    options = Rp2k.model_validate(defaults_of("dataset", "rp2k") | {"root": root})
+    images = len(photo_index.build_index(options).table)
     return (time.perf_counter() - started) / images * 1e6
 
 

@@ -23,15 +23,16 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timing import interleave, median_interval, ratio_line
-from rp2k_lab.aug import build_augmentation
-from rp2k_lab.config.schema import Cutout
+from rp2k_lab.aug.augmentation import Augmentation
+from rp2k_lab.aug.color import ColorJitter
+from rp2k_lab.aug.erase.cutout import Cutout
+from rp2k_lab.aug.geometry import HorizontalFlip, RandomResizedCrop
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.dataset.image_cache import ImageCache
 from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 
 BATCH_SIZE = 64
-AUGMENTATION = {"name": "cutout", "length": 14, "crop": [0.08, 1.0], "flip": 0.5, "color": 0.0}
 NATIVE, DECODING = "native, stretch", "decoding alone"
 
 
@@ -50,9 +51,9 @@ def main() -> None:
         uncached, cached = (ResizedImages(index, resized, "letterbox", each) for each in (None, cache))
         parts = {
             NATIVE: lambda: native(folder / "images", options.size),
-            "rp2k-lab, crop, flip, Cutout": lambda: training_loader(uncached, rows, size, AUGMENTATION),
-            "rp2k-lab, with color jitter": lambda: training_loader(uncached, rows, size, AUGMENTATION | {"color": 0.4}),
-            "rp2k-lab, from the cache": lambda: training_loader(cached, rows, size, AUGMENTATION),
+            "rp2k-lab, crop, flip, Cutout": lambda: training_loader(uncached, rows, size),
+            "rp2k-lab, with color jitter": lambda: training_loader(uncached, rows, size, ColorJitter(0.4)),
+            "rp2k-lab, from the cache": lambda: training_loader(cached, rows, size),
             DECODING: lambda: decoding(folder / "images", rows),
         }
         # A separate process, since importing torch slows the threads of a process.
@@ -90,8 +91,9 @@ def write_images(folder: Path, count: int) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "row": range(count), "label": np.zeros(count, np.int32)})
 
 
-def training_loader(source: ResizedImages, rows: pd.DataFrame, size: tuple[int, int], aug: dict) -> float:
-    augmentation = build_augmentation(Cutout(**aug), size, (0.5, 0.5, 0.5))
+def training_loader(source: ResizedImages, rows: pd.DataFrame, size: tuple[int, int], *color: ColorJitter) -> float:
+    cutout = Cutout(max(1, round(14 * min(size) / 224)), (128, 128, 128))
+    augmentation = Augmentation(RandomResizedCrop(size), (HorizontalFlip(), *color, cutout), None)
     batches = TrainingBatches(source, rows, augmentation, size, BATCH_SIZE, seed=0, num_classes=1)
     started = time.perf_counter()
     images = sum(len(labels) for _, labels in batches)

@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 TIMM = {
+    "convnext_tiny": "convnext_tiny",
     "efficientnet_b0": "efficientnet_b0",
     "efficientnet_lite0": "tf_efficientnet_lite0",
     "inception_resnet_v2": "inception_resnet_v2",
@@ -18,6 +19,8 @@ TIMM = {
     "seresnet50": "seresnet50",
     "seresnext50": "seresnext50_32x4d",
     "swin_tiny": "swin_tiny_patch4_window7_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_small_dinov2": "vit_small_patch14_dinov2",
 }
 ATTENTION_MODULE = {"resnet50_bam": "BAM", "resnet50_cbam": "CBAM"}
 
@@ -31,6 +34,7 @@ def build_reference(name: str, num_classes: int, size: tuple[int, int], attentio
     """
     if name in TIMM:
         options = {"img_size": size, "drop_path_rate": 0.0} if name == "swin_tiny" else {}
+        options |= {"dynamic_img_size": True} if name.startswith("vit_") else {}  # one table of positions, any size
         return timm.create_model(TIMM[name], num_classes=num_classes, **options)
     if attention_module is None:
         raise SystemExit(f"{name}: its reference is in Jongchan/attention-module\nuse --attention-module FOLDER")

@@ -89,13 +89,18 @@ def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: st
     from mindspore import Model, Tensor, nn, set_context, set_device
 
     from rp2k_lab.model import WithPreprocessing, create_model
-    from rp2k_lab.train.loss import CrossEntropy
+    from rp2k_lab.train.loss_cells import LossCell
+    from rp2k_lab.train.loss_functions import smoothed_cross_entropy
 
     set_context(mode=0)
     set_device("CPU")
     network = WithPreprocessing(create_model(name, 100), (0.5,) * 3, (0.25,) * 3)
     optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9, 1e-4)
-    train_step = Model(network, CrossEntropy(0.1), optimizer).train_network
+
+    def loss(logits, labels):
+        return smoothed_cross_entropy(logits, labels, 0.1)
+
+    train_step = Model(network, LossCell(loss), optimizer).train_network
     train_step.set_train()
     rng = np.random.default_rng(0)
     images = Tensor(rng.integers(0, 256, (batch_size, size, size, 3), np.uint8))

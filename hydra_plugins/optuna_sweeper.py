@@ -10,10 +10,10 @@ class OptunaSweeper(Sweeper):
         self._options = options
 
     def setup(self, *, hydra_context, task_function, config):
-        self._loader, self._config = hydra_context.config_loader, config
+        self._config = config
 
     def sweep(self, arguments):
         # Hydra imports this file at every start: keep the slow import of Optuna out of it.
         from rp2k_lab.sweep.command import run_study
 
-        return run_study(arguments, self._options, self._config, self._loader)
+        return run_study(arguments, self._options, self._config)

@@ -14,8 +14,14 @@ _PARENT = Path(__file__).resolve().parent.parent
 CLONE = _PARENT if (_PARENT / "run.py").is_file() else None
 """The clone that holds this package; None if it was installed from a wheel."""
 
-PROJECT = CLONE or Path.cwd()
-"""Default parent of data, outputs and the MLflow store: the clone, or without one the shell's folder."""
+PROJECT = Path(os.environ.get("RP2K_LAB_HOME") or CLONE or Path.cwd()).absolute()
+"""Parent of data, outputs and the MLflow store: RP2K_LAB_HOME, or the clone, or without one the shell's folder."""
+
+COMMAND = "python run.py" if CLONE else "rp2k-lab"
+"""The command that messages name."""
+
+SERVER_COMMAND = "make ui" if CLONE else "rp2k-lab-ui"
+"""The command that opens the MLflow page."""
 
 # On processors with AVX-512, oneDNN (inside MindSpore 2.10) sends float32 NCHW convolutions to its reference kernel;
 # its AVX2 kernels are many times faster (benchmarks/train_step.py measures the ratio).
@@ -44,4 +50,8 @@ def __getattr__(name: str) -> Any:
         from rp2k_lab import model
 
         return getattr(model, name)
+    if name == "register":
+        from rp2k_lab.plugins import register
+
+        return register
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

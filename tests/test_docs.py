@@ -121,8 +121,8 @@ def one_value(argument: str, folder: Path) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     key, _, value = argument.partition("=")
-    if key in ("dataset.root", "task.input", "dataset.relabel"):
-        is_list = value.endswith((".csv", ".pth", ".safetensors"))
+    if key == "task.input" or re.fullmatch(r"dataset\.(relabel|table|(val_)?(root|annotations))", key):
+        is_list = value.endswith((".csv", ".json", ".pth", ".safetensors"))
         return f"{key}={folder / ('list.csv' if is_list else 'photos')}"
     override = OverridesParser.create().parse_override(argument)
     if not override.is_sweep_override():
@@ -130,3 +130,11 @@ def one_value(argument: str, folder: Path) -> str:
     if override.is_choice_sweep():
         return f"{key}={next(override.sweep_string_iterator())}"
     return f"{key}=0.1" if key == "optimizer.lr" else f"{key}=1"
+
+
+def test_the_code_of_the_extension_page_is_the_example():
+    text = (PROJECT / "docs" / "extending.md").read_text("utf-8")
+    blocks = re.findall(r"`(shelf_parts/[\w/.]+)`:\n\n```\w+\n(.*?)\n```", text, re.DOTALL)
+    files = {name: (PROJECT / "tests" / "plugin_example" / name).read_text("utf-8").strip() for name, _ in blocks}
+    assert dict(blocks) == files
+    assert len(files) >= 18

@@ -11,12 +11,11 @@ import pytest
 
 import rp2k_lab
 from rp2k_lab import PROJECT
+from tests.helpers.plain_photos import plain_photos
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
-TINY = ("dataset.classes=8", "dataset.train_images=300", "dataset.val_images=60", "dataset.test_images=80",
-        "dataset.min_train_images=5", "epochs=1", "model.width_multiplier=0.25")  # fmt: skip
 
 
 def test_every_package_is_in_the_wheel():
@@ -39,24 +38,50 @@ def test_the_module_is_a_command_like_run_py(tmp_path):
     assert "name: cutout" in done.stdout
 
 
-@pytest.mark.soak
-def test_an_installed_wheel_trains_in_any_folder(tmp_path):
-    (tmp_path / "source").mkdir()
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+@pytest.fixture(scope="module")
+def wheel_environment(tmp_path_factory):
+    """A fresh environment with the wheel and its dependencies, as a user makes it; returns its folder of commands."""
+    folder = tmp_path_factory.mktemp("wheel")
+    (folder / "source").mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "rp2k_lab", "conf", "hydra_plugins"):  # pip builds in place
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        copy(PROJECT / name, tmp_path / "source" / name if copy is shutil.copytree else tmp_path / "source")
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(tmp_path / "source")], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+        copy(PROJECT / name, folder / "source" / name if copy is shutil.copytree else folder / "source")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(folder / "source")], check=True)
+    (wheel,) = folder.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"rp2k_lab/conf/config.yaml", "rp2k_lab/py.typed", "rp2k_lab/analysis/error_page.js"} <= names
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "fresh")], check=True)
+    commands = folder / "fresh" / "bin"
+    pip = [str(commands / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    subprocess.run([*pip, "--constraint", str(PROJECT / "constraints.txt"), str(wheel)], check=True)
+    return commands
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("home", [None, "elsewhere"])
+def test_an_installed_wheel_trains_on_a_folder_of_photos(wheel_environment, tmp_path, home):
+    """The path of a new user: one command, then one page of errors, without a clone."""
+    photos = plain_photos(tmp_path / "photos")
     (tmp_path / "work").mkdir()
-    for arguments in (TINY, ("-m", "hydra/sweeper=optuna", *TINY, "seed=1,2", "hydra.sweeper.n_trials=1")):
-        options = {"cwd": tmp_path / "work", "env": environment(tmp_path / "site"), "capture_output": True}
-        done = subprocess.run([sys.executable, "-m", "rp2k_lab", *arguments], **options, text=True)
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "RP2K_LAB_HOME")}
+    env |= {"RP2K_LAB_HOME": str(tmp_path / home)} if home else {}
+
+    def run(command: str, *arguments: str) -> str:
+        options = {"cwd": tmp_path / "work", "env": env, "capture_output": True, "text": True}
+        done = subprocess.run([str(wheel_environment / command), *arguments], **options)
         assert done.returncode == 0, done.stderr
-    assert {"data", "mlruns", "outputs"} <= {path.name for path in (tmp_path / "work").iterdir()}
+        return done.stdout
+
+    data = ("dataset=folder", f"dataset.root={photos}")
+    trained = run("rp2k-lab", *data, "epochs=2", "batch_size=8", "model.width_multiplier=0.25")
+    assert "rp2k-lab-ui" in trained
+    assert "run.py" not in trained
+    assert "page" in run("python", "-m", "rp2k_lab", "task=errors", "runs=last")
+    run("rp2k-lab", "-m", "hydra/sweeper=optuna", *data, "epochs=1", "batch_size=8", "seed=1,2",
+        "model.width_multiplier=0.25", "hydra.sweeper.n_trials=1")  # fmt: skip
+    where = tmp_path / (home or "work")
+    assert {"data", "mlruns", "outputs"} <= {path.name for path in where.iterdir()}
 
 
 def environment(packages) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Comparison of two runs on the same test images: accuracies, fixed and broken images, different settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,19 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from rp2k_lab import COMMAND
 from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
 from rp2k_lab.ablation.verdict import class_weights
 from rp2k_lab.ablation.wording import decimals
+from rp2k_lab.config.ablation import MACHINE_KEYS
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.migrations import migrate
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import percent
 from rp2k_lab.dataset.class_groups import GROUPS
+from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.pages.document import (
+    Block,
     Code,
     Document,
     Figure,
@@ -33,7 +37,9 @@ from rp2k_lab.pages.forest_plot import Bar, forest
 from rp2k_lab.tracking.run_lookup import CONFIG, locate
 
 PREDICTIONS, PER_CLASS = "test/predictions.parquet", "test/per_class.parquet"
-_NOT_COMPARED = ("task", "tracking", "runs", "debug", "dataset.root", "dataset.cache_gb")
+_NOT_COMPARED = ("task", "runs")  # besides the keys of the machine
+# Metrics whose difference has an interval, from the pairs of images.
+_PAIRED = ("top1", "macro_top1", *(f"{group}_top1" for group in GROUPS))
 _ONE_SEED = (
     "One run of each: the intervals hold for these two on new photos of the same kind, each at 95 % by itself. The "
     "spread between seeds is not in them, so they do not compare the two configurations. For that, run both with "
@@ -51,6 +57,7 @@ class TestedRun:
         config: flat keys to recorded values.
         predictions: path, true (class name) and correct; one row per test image.
         groups: class name to head, medium or tail.
+        metrics: each metric to its recorded value on test; empty for a checkpoint file.
     """
 
     __test__ = False  # for pytest: not a test class
@@ -60,6 +67,7 @@ class TestedRun:
     config: dict[str, Any]
     predictions: pd.DataFrame
     groups: dict[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class Pair:
         accuracies: top-1, macro top-1, head, medium, tail.
         fixed, broken: number of test images that only the second, or only the first, run has right.
         differing: differing configuration keys to their two values.
+        recorded: each other metric of both runs to its two values.
     """
 
     first: TestedRun
@@ -89,6 +98,7 @@ class Pair:
     fixed: int
     broken: int
     differing: dict[str, tuple[str, str]]
+    recorded: dict[str, tuple[float, float]]
 
     @property
     def images(self) -> int:
@@ -114,7 +124,10 @@ def load_run(uri: str | None, reference: str, downloads: Path) -> TestedRun:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{folder}: {str(error).splitlines()[0][:160]}\nrun it again") from None
     name = f"{run.name} ({run.run_id[:8]})" if run else reference
-    return TestedRun(reference, name, config, predictions, dict(zip(classes["class"], classes["group"], strict=True)))
+    groups = dict(zip(classes["class"], classes["group"], strict=True))
+    recorded = run.metrics if run else {}
+    values = {metric: recorded[f"test/{metric}"] for metric in metrics() if f"test/{metric}" in recorded}
+    return TestedRun(reference, name, config, predictions, groups, values)
 
 
 def compare(first: TestedRun, second: TestedRun) -> Pair:
@@ -140,6 +153,7 @@ def compare(first: TestedRun, second: TestedRun) -> Pair:
     accuracies = [_compared("top-1", *correct, all_images, None)]
     accuracies.append(_compared("macro top-1", *correct, all_images, class_weights(labels)))
     accuracies += [_compared(name, *correct, group == name, None) for name in GROUPS if (group == name).any()]
+    others = [name for name in first.metrics if name in second.metrics and name not in _PAIRED]
     return Pair(
         first=first,
         second=second,
@@ -147,6 +161,7 @@ def compare(first: TestedRun, second: TestedRun) -> Pair:
         fixed=int((correct[1] & ~correct[0]).sum()),
         broken=int((correct[0] & ~correct[1]).sum()),
         differing=_differing(first.config, second.config),
+        recorded={name: (first.metrics[name], second.metrics[name]) for name in others},
     )
 
 
@@ -162,7 +177,7 @@ def _compared(
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    keys = [key for key in dict.fromkeys([*first, *second]) if key not in _NOT_COMPARED]
+    keys = [key for key in dict.fromkeys([*first, *second]) if not MACHINE_KEYS.fullmatch(key)]
     keys = [key for key in keys if key.partition(".")[0] not in _NOT_COMPARED]
     text = lambda config, key: str(config[key]) if key in config else "–"  # noqa: E731
     both = {key: (text(first, key), text(second, key)) for key in keys}
@@ -207,13 +222,21 @@ def pair_document(pair: Pair, file: str) -> Document:
         f"{pair.second.name} against {pair.first.name}",
         summary(pair),
         [
-            Section("Test", [Items(names), grid(pair), Figure(figure(pair), file, _ONE_SEED)]),
+            Section("Test", [Items(names), grid(pair), Figure(figure(pair), file, _ONE_SEED), *_recorded(pair)]),
             Section("Configuration", [config]),
             Section("How to compute it again", [Code([report_command(pair)])]),
         ],
     )
 
 
+def _recorded(pair: Pair) -> list[Block]:
+    if not pair.recorded:
+        return []
+    known = metrics()
+    rows = [[known[name].heading, *map(known[name].text, values)] for name, values in pair.recorded.items()]
+    return [Text("Other metrics, as the runs recorded them:"), Grid(["", "first", "second"], rows)]
+
+
 def report_command(pair: Pair) -> str:
     """Return the command that writes the documents."""
-    return f"python run.py task=report 'runs=[{pair.first.reference},{pair.second.reference}]'"
+    return f"{COMMAND} task=report 'runs=[{pair.first.reference},{pair.second.reference}]'"

@@ -5,9 +5,19 @@ from pathlib import Path
 from markupsafe import Markup
 
 from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, JudgedTable
-from rp2k_lab.ablation.wording import METRICS, decimals, grid, numbers, report_command, run_command, sentence
+from rp2k_lab.ablation.wording import (
+    decimals,
+    grid,
+    heading,
+    numbers,
+    report_command,
+    run_command,
+    sentence,
+    value_text,
+)
+from rp2k_lab.config.ablation import find_scale
 from rp2k_lab.core.files import write_text
-from rp2k_lab.core.text import percent
+from rp2k_lab.dataset.class_groups import HEAD_FRACTION, TAIL_FRACTION
 from rp2k_lab.pages.document import (
     Block,
     Code,
@@ -35,8 +45,8 @@ _METHOD = (
 )
 _EXPLAINED = "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points."
 _GROUPS = (
-    "Means over seeds; choices were made on val. Head, medium and tail: classes with more than 100, 20 to 100 and "
-    "fewer than 20 training photos at RP2K's scale, and the same fractions of classes elsewhere."
+    "Means over seeds; choices were made on val. Head, medium and tail: the {:.0%} of the classes with the most "
+    "training photos, the rest, and the {:.0%} with the fewest; a data set may have its own limits."
 )
 
 
@@ -68,7 +78,7 @@ def figure(table: JudgedTable) -> Markup:
     images = max(row.images for row in table.rows)
     baselines = {row.baseline for row in table.rows if row.baseline}
     baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
-    label = f"{METRICS[table.ablation.metric]}: difference from {baseline}, points"
+    label = f"{heading(table.ablation.metric)}: difference from {baseline}, points"
     return forest(bars, label, decimals(images))
 
 
@@ -82,7 +92,7 @@ def document(table: JudgedTable, notes: str) -> Document:
     images = max(row.images for row in table.rows)
     lead = (
         f"{ablation.name} at scale {table.scale}: {len(table.rows)} levels, {len(table.seeds)} seeds, "
-        f"{images:,} test images; {METRICS[ablation.metric]}. Published: {ablation.source}."
+        f"{images:,} test images; {heading(ablation.metric)}. Published: {ablation.source}."
     )
     caption = "Measured differences with 95 % intervals, and published differences"
     verdict = [Items([sentence(row) for row in table.rows if row.baseline]), Figure(figure(table), FIGURE, caption)]
@@ -91,7 +101,7 @@ def document(table: JudgedTable, notes: str) -> Document:
     sections = [
         Section("Verdict", verdict),
         Section("Published and measured", [grid(table), Text(_EXPLAINED)]),
-        Section("By class size", [_by_group(table), Text(_GROUPS)]),
+        Section("By class size", [_by_group(table), Text(_GROUPS.format(HEAD_FRACTION, TAIL_FRACTION))]),
         *_published(table),
         *_missing(table),
         Section("What was run", _runs(table)),
@@ -103,10 +113,9 @@ def document(table: JudgedTable, notes: str) -> Document:
 
 
 def _by_group(table: JudgedTable) -> Grid:
-    names = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
-    counted = {name: f"{METRICS[name]} of {images:,}" for name, images in table.images_of.items()}
-    rows = [[row.level, *(percent(row.means[name]) for name in names)] for row in table.rows]
-    return Grid(["level", *(counted.get(name, METRICS[name]) for name in names)], rows)
+    rows = [[row.level, *(value_text(name, mean) for name, mean in row.means.items())] for row in table.rows]
+    counts = {name: f" of {images:,}" for name, images in table.images_of.items()}
+    return Grid(["level", *(heading(name) + counts.get(name, "") for name in table.rows[0].means)], rows)
 
 
 def _published(table: JudgedTable) -> list[Section]:
@@ -144,8 +153,7 @@ def _missing(table: JudgedTable) -> list[Section]:
 
 def _runs(table: JudgedTable) -> list[Block]:
     ablation, scale = table.ablation, table.scale
-    levels = {name: ablation.levels[name].at.get(scale) or ablation.levels[name].overrides for name in
-              ablation.level_names(scale)}  # fmt: skip
+    levels = {name: ablation.level_overrides(name, scale) for name in ablation.level_names(scale)}
     started = {name: "; ".join(sources) for name in levels if (sources := ablation.source_levels(name, scale))}
     commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
     facts = [
@@ -158,7 +166,7 @@ def _runs(table: JudgedTable) -> list[Block]:
         facts.append(Item("left out", None, f"{', '.join(table.ignored)}: in results.csv, but not at this scale"))
     return [
         Text("Settings of all levels, unless a level overrides them:"),
-        Code([" ".join(ablation.common(scale))]),
+        Code([" ".join(ablation.common(find_scale(scale)))]),
         *([Text("A level that starts from other runs keeps their training settings.")] if started else []),
         Grid(
             ["level", "overrides"] + ["starts from"] * bool(started),

@@ -2,12 +2,17 @@
 
 `results.csv` has one row per cell (level × seed), `images.csv` one row per set of test images.  Rows are sorted and the
 format is fixed: equal results give equal bytes, so that a git diff shows only what changed.
+
+`results.csv` may have more columns than `COLUMNS`, between `val_top1` and `correct`, sorted by name.  Those of
+registered metrics (`evaluation.metric_registry`) are numbers.  All others, such as the metrics of a package that is not
+installed, are text that is kept.
 """
 
 import base64
 import binascii
 import csv
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,11 +25,12 @@ import pandas as pd
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_text
 from rp2k_lab.core.text import escape_controls
+from rp2k_lab.evaluation.metric_registry import metrics
 
 RESULTS, IMAGES = "results.csv", "images.csv"
 STATES = ("complete", "failed", "running")
 ACCURACIES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
-COLUMNS = {  # column to kind; `level` is not escaped
+COLUMNS = {  # column of every file to its kind; `level` is not escaped
     "level": "name", "seed": "count", "state": "text", "reason": "text", "run_id": "text", "trial": "count",
     "commit": "text", "dirty": "boolean", "command": "text", "started": "text", "seconds": "seconds", "epochs": "count",
     "host": "text", "dataset_fingerprint": "text", "images_digest": "text", "images": "count",
@@ -40,7 +46,8 @@ class Results:
     """Checked results of a table.
 
     Attributes:
-        table: one row per cell, `COLUMNS`; a blank is "" in text columns and NA in others.  Sorted by seed in a level.
+        table: one row per cell, with the columns of `column_kinds`; a blank is "" in text columns and NA in others.
+            Sorted by seed in a level.
         labels: images_digest to the class of each test image, int64 (images,).
         groups: images_digest to the group of each test image, uint8 (images,): 0 head, 1 medium, 2 tail.
         images: one `image_row` per set of test images.
@@ -107,13 +114,26 @@ def accuracies(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"top1": float(np.mean(correct)), "macro_top1": float((hits[images > 0] / images[images > 0]).mean())}
 
 
+def column_kinds(columns: Iterable[str]) -> dict[str, str]:
+    """Return the kind of each column of a `results.csv` that has `COLUMNS` and these, in the order of the file."""
+    known, kinds = metrics(), dict(COLUMNS)
+    correct = kinds.pop("correct")
+    more = sorted(set(columns) - COLUMNS.keys())
+    return kinds | {name: known[name].kind if name in known else "text" for name in more} | {"correct": correct}
+
+
+def metric_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of `Results.table` that are metrics: `ACCURACIES`, then others by name."""
+    return [name for name, kind in column_kinds(table.columns).items() if kind in ("fraction", "number")]
+
+
 def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> Results:
     """Check that both tables are complete and consistent; return them typed and sorted.
 
     Rows are sorted by level (in order of appearance) and seed.
 
     Args:
-        results, images: with `COLUMNS` and `IMAGE_COLUMNS`, as text or typed; a blank is None, NaN or "".
+        results, images: with at least `COLUMNS` and `IMAGE_COLUMNS`, as text or typed; a blank is None, NaN or "".
         source: where they come from, for errors.
 
     Raises:
@@ -121,11 +141,11 @@ def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> R
             accuracies, or they contradict its correctness by image.
     """
     try:
-        table, images = _typed(results, COLUMNS), _typed(images, IMAGE_COLUMNS)
+        table, images = _typed(results, column_kinds(results.columns)), _typed(images, IMAGE_COLUMNS)
         order = {level: i for i, level in enumerate(dict.fromkeys(table["level"]))}
-        keys = ["rank", "seed"]
-        table = table.assign(rank=table["level"].map(order)).sort_values(keys, kind="stable", ignore_index=True)
-        checked = Results(table.drop(columns="rank"), {}, {}, images.sort_values("digest", ignore_index=True))
+        keys = pd.DataFrame({"rank": table["level"].map(order), "seed": table["seed"]})
+        table = table.loc[keys.sort_values(["rank", "seed"], kind="stable").index].reset_index(drop=True)
+        checked = Results(table, {}, {}, images.sort_values("digest", ignore_index=True))
         for row in checked.images.itertuples():
             checked.labels[row.digest], checked.groups[row.digest] = _image_arrays(row)
         _check_cells(checked)
@@ -160,6 +180,13 @@ def _fraction(value: Any) -> float:
     return fraction
 
 
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
 def _count(value: Any) -> int:
     number = int(value)
     if number != float(value) or number < 0:
@@ -173,6 +200,7 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "text": (lambda value: escape_controls(str(value)), object),
     "count": (_count, "Int64"),
     "fraction": (_fraction, float),
+    "number": (_number, float),
     "seconds": (float, float),
     "boolean": (lambda value: {"true": True, "false": False}[str(value).lower()], "boolean"),
 }
@@ -219,7 +247,7 @@ def write_results(folder: Path, results: pd.DataFrame, images: pd.DataFrame) -> 
     checked = check_results(results, images, str(folder / RESULTS))
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / IMAGES, checked.images, IMAGE_COLUMNS)
-    _write(folder / RESULTS, checked.table, COLUMNS)
+    _write(folder / RESULTS, checked.table, column_kinds(checked.table.columns))
     return checked
 
 
@@ -232,7 +260,7 @@ def _write(file: Path, table: pd.DataFrame, columns: dict[str, str]) -> None:
 def _format(value: Any, kind: str) -> str:
     if pd.isna(value):
         return ""
-    forms = {"fraction": "{:.8f}", "seconds": "{:.1f}"}
+    forms = {"fraction": "{:.8f}", "number": "{:.8g}", "seconds": "{:.1f}"}
     text = forms.get(kind, "{}").format(value)
     return text.lower() if kind == "boolean" else text
 

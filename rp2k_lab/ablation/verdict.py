@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.ablation.results import ACCURACIES, Results
+from rp2k_lab.ablation.results import Results, metric_columns
 from rp2k_lab.ablation.significance import (
     Difference,
     Verdict,
@@ -18,7 +18,7 @@ from rp2k_lab.ablation.significance import (
     seeds_to_settle,
 )
 from rp2k_lab.ablation.single_run import SingleRun, single_run_resolution
-from rp2k_lab.config.ablation import Ablation, Scale
+from rp2k_lab.config.ablation import Ablation
 from rp2k_lab.dataset.class_groups import GROUPS
 
 RP2K_TEST_IMAGES = 39_027  # of the published entry, after cleaning
@@ -55,7 +55,7 @@ class Row:
         missing, running: seeds without a result.
         failed: seed to reason.
         mean, sd: of the table's metric over seeds, fractions; mean is NaN without a seed, sd with fewer than two.
-        means: metric to its mean over seeds, a fraction; NaN without test images of the group.
+        means: metric of the results to its mean over seeds; NaN without a value, such as a group without test images.
         images: number of test images.
         seconds: total of all cells.
         published: top-1, a fraction, or None.
@@ -106,7 +106,7 @@ class JudgedTable:
     """
 
     ablation: Ablation
-    scale: Scale
+    scale: str
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     comparisons: int
@@ -126,7 +126,7 @@ class JudgedTable:
         return sum(len(row.missing) + len(row.running) + len(row.failed) for row in self.rows)
 
 
-def judge_table(ablation: Ablation, scale: Scale, results: Results) -> JudgedTable:
+def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable:
     """Compare every level of a scale with its baseline, on the seeds and images that both have.
 
     Pending comparisons also count in Holm's correction.
@@ -171,7 +171,7 @@ def _row(ablation: Ablation, name: str, cells: pd.DataFrame, seeds: Sequence[int
         failed=dict(zip(states["failed"]["seed"].tolist(), states["failed"]["reason"], strict=True)),
         mean=float(values.mean()),
         sd=float(values.std()),
-        means={metric: float(done[metric].mean()) for metric in ACCURACIES},
+        means={metric: float(done[metric].mean()) for metric in metric_columns(done)},
         images=int(done["images"].max()) if len(done) else 0,
         seconds=float(cells["seconds"].sum()),
         published=None if published is None else published / 100,

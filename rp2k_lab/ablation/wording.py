@@ -5,34 +5,37 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rp2k_lab.ablation.results import ACCURACIES
+from rp2k_lab import COMMAND
 from rp2k_lab.ablation.significance import Difference, Verdict
 from rp2k_lab.ablation.verdict import JudgedTable, Row
-from rp2k_lab.config.ablation import Ablation, Scale
+from rp2k_lab.config.ablation import Ablation, find_scale
 from rp2k_lab.core.text import percent
+from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.pages.document import Grid, Item, Tag, interval, points, points_above
 
-METRICS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "macro_top1": "macro top-1",
-    "head_top1": "head",
-    "medium_top1": "medium",
-    "tail_top1": "tail",
-    "val_top1": "val top-1",
-}
+
+def heading(column: str) -> str:
+    """Return the heading of a metric's column of results.csv."""
+    return "val top-1" if column == "val_top1" else metrics()[column].heading
 
 
-def run_command(ablation: Ablation, scale: Scale, seeds: Sequence[int]) -> str:
+def value_text(column: str, value: float) -> str:
+    """Return a value of a metric's column of results.csv for a page."""
+    return percent(value) if column == "val_top1" else metrics()[column].text(value)
+
+
+def run_command(ablation: Ablation, scale: str, seeds: Sequence[int]) -> str:
     """Return the command that runs a table with these seeds; it runs missing cells only."""
     seed = "" if tuple(seeds) == ablation.seeds else f" seed={','.join(map(str, seeds))}"
-    root = " dataset.root=FOLDER" if ablation.scales[scale]["dataset"] != "shelf" else ""
-    return f"python run.py -m ablation={ablation.name} scale={scale}{seed}{root}"
+    common = dict(override.split("=", 1) for override in ablation.common(find_scale(scale)))
+    needs_root = common.get("dataset", "shelf") != "shelf" and "dataset.root" not in common
+    root = " dataset.root=FOLDER" if needs_root else ""
+    return f"{COMMAND} -m ablation={ablation.name} scale={scale}{seed}{root}"
 
 
-def report_command(ablation: Ablation, scale: Scale) -> str:
+def report_command(ablation: Ablation, scale: str) -> str:
     """Return the command that writes the documents of a table."""
-    return f"python run.py task=report ablation={ablation.name} scale={scale}"
+    return f"{COMMAND} task=report ablation={ablation.name} scale={scale}"
 
 
 def decimals(images: int) -> int:
@@ -98,7 +101,7 @@ def _p(p: float) -> str:
 
 def grid(table: JudgedTable) -> Grid:
     """Return published and measured results side by side."""
-    metric = METRICS[table.ablation.metric]
+    metric = heading(table.ablation.metric)
     head = ["level", "seeds", f"{metric}, measured", "sd", "difference", "95 % interval", "verdict"]
     has_published = any(row.published is not None or row.published_difference for row in table.rows)
     if has_published:
@@ -142,7 +145,7 @@ def numbers(table: JudgedTable) -> str:
              "image_variance": difference.get("image_variance"),
              "residual_variance": difference.get("residual_variance"),
              "seeds_to_settle": row.seeds_needed, "images_to_settle": row.images_needed,
-             **{name: row.means[name] for name in ACCURACIES}, "published": row.published,
+             **row.means, "published": row.published,
              "published_difference": published and published.difference,
              "published_shown": published and published.unknown.answer,
              "published_shown_as_ours": published and published.as_measured and published.as_measured.answer,

@@ -6,7 +6,7 @@ Finished folds of earlier commands are reused, interrupted ones resumed.
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from rp2k_lab.train.checkpoint import load_checkpoint
 log = logging.getLogger(__name__)
 
 # The part of a request that defines a training; the rest belongs to the analysis.
-_GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "device", "tracking")
+_GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "schedule", "device", "tracking")
 _KEYS = ("seed", "epochs", "batch_size", "size", "resize", "crop_ratio")
 PROBABILITIES = "held_out.npy"
 
@@ -80,6 +80,11 @@ def held_out_probabilities(
             f"task.folds={folds}: {parent.name} is a fold itself (dataset.fold={config.dataset.fold})\n"
             "name the run in its tag parent"
         )
+    if config.loss.distillation:
+        raise RequestError(
+            f"task.folds={folds}: the teachers of {parent.name} have seen the photos of every fold\n"
+            "add loss.distillation=0, or leave out task.folds"
+        )
     train = index.split("train")
     probabilities = _nan_array(folder / PROBABILITIES, (len(train), len(index.classes)))
     network = build_network(config, len(index.classes))
@@ -109,16 +114,26 @@ def fold_overrides(config: Config, fold: str, guard: Mapping[str, Any]) -> list[
         fold: `i/k`.
         guard: `task.chance_guard` of the analyzed run, as recorded.
     """
-    settings = config.model_dump(mode="json", include={*_GROUPS, *_KEYS})
+    settings = config.model_dump(mode="json", include={*_GROUPS, *_KEYS, "callback"})
     settings["dataset"]["fold"] = fold
     settings["tracking"]["run_name"] = None
     settings["device"]["parallel"] = "none"  # the analysis is one process, too
     overrides = ["task=train", "task.test=false", *(f"{key}={_quoted(settings[key])}" for key in _KEYS)]
     overrides += [f"task.chance_guard.{key}={_quoted(value)}" for key, value in guard.items()]
-    for group in _GROUPS:
-        overrides.append(f"{group}={settings[group].pop('name')}")
-        overrides += [f"{group}.{key}={_quoted(value)}" for key, value in settings[group].items()]
-    return overrides
+    chosen = settings["callback"]
+    overrides += [f"callback=[{','.join(chosen)}]"] if chosen else []
+    for name, options in chosen.items():
+        overrides += [f"callback.{name}.{key}={_quoted(value)}" for key, value in options.items() if key != "name"]
+    return overrides + [override for group in _GROUPS for override in _group_overrides(group, settings[group])]
+
+
+def _group_overrides(group: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the overrides that choose and set a group and the groups within (`aug/erase=cutout`)."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _group_overrides(f"{group}/{key}", value)
+        else:
+            yield f"{group}={value}" if key == "name" else f"{group.replace('/', '.')}.{key}={_quoted(value)}"
 
 
 def _quoted(value: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.class_groups import class_groups
@@ -91,7 +92,7 @@ def inspection_page(config: Config, index: Index, inspection: Inspection) -> str
     embedder = ImageEmbedder(index.root)
     sheet = _sheet(config, index, embedder)  # first, so that the budget never leaves it out
     values = {
-        "name": config.dataset.name,
+        "name": config.dataset.title,
         "folder": index.root.name,
         "fingerprint": index.fingerprint,
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -99,7 +100,7 @@ def inspection_page(config: Config, index: Index, inspection: Inspection) -> str
         "copies": _copies(inspection, embedder),
         "samples": _samples(index, inspection.classes, embedder),
         "class_count": len(inspection.classes),
-        **_classes(inspection.classes),
+        **_classes(inspection.classes, index.long_tail_limits),
         **_shapes(config, index.table),
         **_missing(inspection),
         **_files(inspection),
@@ -145,7 +146,7 @@ def _in_train(classes: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     return rows["train"].to_numpy(), list(rows["group"])
 
 
-def _classes(classes: pd.DataFrame) -> dict:
+def _classes(classes: pd.DataFrame, limits: tuple[int, int] | None) -> dict:
     counts, _ = _in_train(classes)
     top = max(1, round(0.1 * len(counts)))
     imbalance = {
@@ -160,7 +161,7 @@ def _classes(classes: pd.DataFrame) -> dict:
     records = classes.to_dict("records")
     return {
         "imbalance": imbalance,
-        "cuts": class_groups(counts)[1],
+        "cuts": class_groups(counts, limits)[1],
         "largest": records if all_fit else records[:_CLASS_ROWS],
         "smallest": [] if all_fit else records[-_CLASS_ROWS:],
         "classes_between": None if all_fit else between,
@@ -172,7 +173,8 @@ def _shapes(config: Config, images: pd.DataFrame) -> dict:
     width, height, size = (images[name].to_numpy(float) for name in ("width", "height", "bytes"))
     ratio = height / width
     counts, square = ratio_counts(images), (ratio >= 2 / 3) & (ratio <= 1.5)
-    drawn = {"ratio": charts.ratio_chart(counts, RATIO_COUNTS)}
+    published = RATIO_COUNTS if config.dataset.compared_with_rp2k else None
+    drawn = {"ratio": charts.ratio_chart(counts, published)}
     drawn |= {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)} if len(images) else {}
     drawn = {"sizes": "", "bytes": ""} | drawn
     levels = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -192,6 +194,7 @@ def _shapes(config: Config, images: pd.DataFrame) -> dict:
             "square": fraction(square),
             "nearly_square": len(square) > 0 and square.mean() > 0.95,
             "rows": _ratio_rows(counts),
+            "published": published is not None,
         },
         "sizes": {
             "width": rows[0]["values"][3],
@@ -299,8 +302,9 @@ def _sheet(config: Config, index: Index, embedder: ImageEmbedder) -> dict:
     train = index.split("train")
     by_size = train["class"].value_counts(sort=True).rename_axis("class").reset_index()
     rows = _spread_over_classes(train, by_size, _SHEET_IMAGES).reset_index(drop=True)
-    keys = ", ".join(f"{key}={value}" for key, value in config.aug.model_dump(exclude={"name"}).items())
-    sheet = {"title": f"aug={config.aug.name} ({keys})", "resize": config.resize, "epochs": _SHEET_EPOCHS}
+    parts = {key.removesuffix(".name"): value for key, value in flatten(config.aug.model_dump(exclude={"name"}))}
+    keys = ", ".join(f"{key}={value}" for key, value in parts.items() if value != "none")
+    sheet = {"title": f"aug={config.aug.label} ({keys})", "resize": config.resize, "epochs": _SHEET_EPOCHS}
     sheet |= {"input": "{} × {}".format(*reversed(config.size)), "rows": []}
     if not len(rows):
         return sheet

@@ -190,7 +190,8 @@ const groups = new Pager("clusters", 8, ([, members, images, within, fraction]) 
 
 const option = (label, value) => { const node = element("option", "", label); node.value = value; return node; };
 byId("names").append(...names.map(name => option(null, name)));
-byId("cause").append(...causes.map((cause, i) => option(spaced(cause), i)));
+const listed = (cause) => document.querySelector(`[data-cause="${cause}"]`);  // others: only with a catch-all class
+byId("cause").append(...causes.flatMap((cause, i) => (listed(cause) ? [option(spaced(cause), i)] : [])));
 byId("state")?.append(...states.map((state, i) => option(state, i)));
 byId("filters").addEventListener("input", update);
 byId("filters").addEventListener("submit", event => event.preventDefault());

@@ -3,7 +3,9 @@
 The explained feature map is the last one before the global mean: the backbone's or, in a widened head, its
 convolution's.  With a head of a mean and a dense layer, Grad-CAM equals CAM (Zhou et al., CVPR 2016, arXiv 1512.04150;
 equality: Grad-CAM's appendix A): before clipping, a cell's value is its contribution to the class's logit.  This also
-holds for `swin_tiny`, whose tokens form a grid, but its maps are less local: attention mixes neighboring tokens.
+holds for `swin_tiny`, whose tokens form a grid, but its maps are less local: attention mixes neighboring tokens.  With
+a head of cosines a cell's value is its contribution to the change of the logit, and the values sum to 0: longer
+features do not change an angle.
 
 Backbones divide the sides by 32, which leaves too few cells of a small input: `explain` then uses occlusion.
 """
@@ -43,8 +45,8 @@ class _Score(nn.Cell):
 class GradCam(nn.Cell):
     """uint8 images (batch, height, width, 3), classes float32 one-hot (batch, classes) to maps, float32 (batch, h, w).
 
-    A value is the cell's contribution to the class's logit, clipped at 0; unclipped, a map sums to the logit without
-    its bias.  Only the head is differentiated.  The network must be in evaluation mode.
+    A value is the cell's contribution to the class's logit, clipped at 0; unclipped, a map of a linear head sums to the
+    logit without its bias.  Only the head is differentiated.  The network must be in evaluation mode.
     """
 
     def __init__(self, network: WithPreprocessing):

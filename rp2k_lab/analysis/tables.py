@@ -22,7 +22,6 @@ from rp2k_lab.analysis.accuracy_curves import accuracy_curves
 from rp2k_lab.analysis.causes import add_causes, cause_table, confused_pairs
 from rp2k_lab.analysis.clusters import cluster_table, look_alike_clusters
 from rp2k_lab.config.thresholds import Rules
-from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.metrics import Predictions, per_class, predictions_table
 
@@ -37,7 +36,7 @@ class ErrorTables:
             high (Wilson, 95 %), most_confused_with (its most frequent wrong prediction or ""), confused_images (their
             number), cluster (of look-alikes, -1: none).
         clusters: from `clusters.cluster_table`.
-        causes: from `causes.cause_table`.
+        causes: from `causes.cause_table`; without `others`, if there is no catch-all class.
         curves: from `accuracy_curves.accuracy_curves`.
     """
 
@@ -62,7 +61,7 @@ def image_table(
         p_true=p_true,
         row=rows["row"].to_numpy(),
         train_images=counts[predictions.labels],
-        group=class_groups(counts)[0][predictions.labels],
+        group=index.class_groups()[0][predictions.labels],
         height=rows["height"].to_numpy(),
         width=rows["width"].to_numpy(),
         ratio=(rows["height"] / rows["width"]).to_numpy(np.float32),
@@ -93,7 +92,10 @@ def analyze(
     cases = add_causes(images, pairs, typical, rules, catch_all_class)
     clusters = cluster_table(look_alike_clusters(pairs, catch_all_class), cases)
     table = class_table(per_class(predictions, classes, train_counts), cases, clusters)
-    return ErrorTables(cases, table, clusters, cause_table(cases), accuracy_curves(cases))
+    causes = cause_table(cases)
+    if catch_all_class is None:
+        causes = causes[causes["cause"] != "others"].reset_index(drop=True)
+    return ErrorTables(cases, table, clusters, causes, accuracy_curves(cases))
 
 
 def class_table(accuracies: pd.DataFrame, cases: pd.DataFrame, clusters: pd.DataFrame) -> pd.DataFrame:

@@ -1,23 +1,22 @@
 """Run a command line: Hydra composes the configuration, a task runs, an error becomes an exit code and two lines."""
 
-import argparse
 import difflib
 import importlib
 import io
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from rp2k_lab import PROJECT
-from rp2k_lab.cli.command_line import check_arguments
-from rp2k_lab.config.choices import choices, chosen_by_default, defaults_of, flatten, groups, plain, root_defaults
+from rp2k_lab import COMMAND, PROJECT, SERVER_COMMAND
+from rp2k_lab.cli.command_line import split_arguments
+from rp2k_lab.config.choices import CONF, choices, chosen_by_default, defaults_of, flatten, groups, plain, root_defaults
 from rp2k_lab.core.disk import explain_full_disk
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact, redact_args
@@ -28,15 +27,15 @@ log = logging.getLogger(__name__)
 
 _REPORTED = "already reported by the failed job of the sweep"
 
-_HELP = """\
+_HELP = f"""\
 rp2k-lab: train and compare image classifiers for retail products
 
-  python run.py                                     a quick run on synthetic shelf photos
-  python run.py model=seresnext50 aug=cutout        choose a network and an augmentation
-  python run.py -m aug=none,cutout seed=1,2         a sweep of four runs
-  python run.py -m ablation=augmentation            a table of levels and seeds; task=report adds the verdict
-  python run.py dataset=rp2k dataset.root=FOLDER device=gpu
-  make ui                                           open the MLflow page of all runs
+  {COMMAND}                                     a quick run on synthetic shelf photos
+  {COMMAND} model=seresnext50 aug=cutout        choose a network and an augmentation
+  {COMMAND} -m aug=none,cutout seed=1,2         a sweep of four runs
+  {COMMAND} -m ablation=augmentation            a table of levels and seeds; task=report adds the verdict
+  {COMMAND} dataset=rp2k dataset.root=FOLDER device=gpu
+  {SERVER_COMMAND}                                           open the MLflow page of all runs
 
 --cfg job prints the composed configuration without running it; --hydra-help lists more flags.
 """
@@ -71,6 +70,11 @@ def run_task(composed: DictConfig) -> float | None:
         check_launch(config, sweep)
         if config.ablation.name != "none" and config.task.name != "report":
             raise RequestError(f"ablation={config.ablation.name}: a table needs several runs\nadd -m, or task=report")
+        if config.runs:
+            from rp2k_lab.tracking.run_lookup import resolve
+
+            settings["runs"] = list(resolve(config))  # the record has ids, too
+            config = config.model_copy(update={"runs": tuple(settings["runs"])})
         more_configs = ()  # of the runs after the first, if a task takes several
         if config.runs and config.task.name not in ("report", "sync"):  # these two need no configuration of a run
             from rp2k_lab.tracking.run_lookup import restore
@@ -92,7 +96,11 @@ def run_task(composed: DictConfig) -> float | None:
 
 
 def main(hydra_main: Callable[[], None]) -> int:
-    """Run Hydra's entry point and return the exit code."""
+    """Run the command line and return the exit code.
+
+    Args:
+        hydra_main: Hydra's entry point, for a command with flags.
+    """
     claim_sigint()
     claim_sigterm()
     sys.argv[1:] = redact_args(sys.argv[1:])
@@ -100,21 +108,20 @@ def main(hydra_main: Callable[[], None]) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # msrun copies a worker's output from a file
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a page and exiting 1
     register_resolvers()
-    argparse.ArgumentParser.error = _refuse_arguments
-    _compose_once()
-    _check_jobs_together()
-    # argparse accepts flags only before or after all overrides; allow `run.py epochs=2 -m seed=1,2`.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    if {"-m", "--multirun"} & set(sys.argv[1:]) and any(a.startswith("ablation=") for a in sys.argv[1:]):
-        sys.argv.append("hydra/sweeper=optuna")  # a table's runs are a study
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        _show_help()
     try:
-        check_arguments(sys.argv[1:])
-        hydra_main()
+        flags, overrides = split_arguments(sys.argv[1:])
+        if "-m" in flags and any(override.startswith("ablation=") for override in overrides):
+            overrides.append("hydra/sweeper=optuna")  # a table's runs are a study
+        if flags and "-m" not in flags:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a message
+        if "-h" in flags:
+            _show_help()
+            flags = ["--cfg=job"]
+        sys.argv[1:] = [*flags, *overrides]
+        hydra_main() if flags else _run_job(overrides)
     except OSError as error:
         reported = _REPORTED in getattr(error, "__notes__", ())
-        if not reported and error.filename and not explain_full_disk(error):  # Hydra could not create the run folder
+        if not reported and error.filename and not explain_full_disk(error):  # the run folder cannot be created
             error = RequestError(f"{error.filename}: {error.strerror}\nuse another folder: hydra.run.dir=<folder>")
         return report_error(error)
     except (Exception, KeyboardInterrupt) as error:
@@ -122,39 +129,25 @@ def main(hydra_main: Callable[[], None]) -> int:
     return 0
 
 
-def _compose_once() -> None:
-    """Skip Hydra's first composition of each request: it only reads hydra.mode, which -m alone decides here."""
-    from hydra._internal.hydra import Hydra
+def _run_job(overrides: list[str]) -> None:
+    """Compose the configuration and run its task in its folder.
 
-    Hydra.get_mode = lambda *_, **__: None
+    `hydra.main` does the same, but composes twice (Hydra 1.3): once only to read hydra.mode.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
 
-
-def _check_jobs_together() -> None:
-    """Check the values of all jobs of -m before the first starts; Hydra itself only composes them then."""
-    from hydra.plugins.sweeper import Sweeper
-
-    def check(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
-        from rp2k_lab.config.schema import parse
-
-        context, config = self.hydra_context, self.config
-        assert context is not None  # both from Hydra's `setup`
-        assert config is not None
-        try:
-            for overrides in batch:
-                composed = context.config_loader.load_sweep_config(config, list(overrides))
-                without_hydra = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-                parse(plain(without_hydra, resolve=True))
-        except Exception:
-            folder = Path(config.hydra.sweep.dir)
-            (folder / "multirun.yaml").unlink(missing_ok=True)  # written by Hydra before this check
-            _remove_if_empty(folder)
-            raise
-
-    Sweeper.validate_batch_is_legal = check
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides, return_hydra_config=True)
+        folder = Path(composed.hydra.run.dir).absolute()
+        composed.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(composed)
+        folder.mkdir(parents=True, exist_ok=True)
+        run_task(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
 
 
 def _show_help() -> None:
-    """Print the help text and the choices, and let Hydra's --cfg print the keys.
+    """Print the help text and the choices; Hydra's --cfg prints the keys.
 
     Hydra's own list of choices is slow: it copies the whole configuration twice per group.
     """
@@ -163,12 +156,6 @@ def _show_help() -> None:
     for group in groups():
         print(f"  {group}: {', '.join(choices(group))}")
     print("\nKeys (key=value; meaning of each: docs/config.md)", flush=True)
-    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
-
-
-def _refuse_arguments(self: argparse.ArgumentParser, message: str) -> NoReturn:
-    """Replace argparse's page of usage by two lines."""
-    raise RequestError(f"{message}\nuse run.py [-m] group=choice key=value …; python run.py --help lists both")
 
 
 def report_error(error: BaseException) -> int:
@@ -218,19 +205,21 @@ def explain_composition_error(error: BaseException) -> str | None:
         return f"{error.override}: cannot be parsed\nuse {forms}"
     key = getattr(error, "full_key", None)
     first = (f"{key}: " if key else "") + str(error).strip().splitlines()[0]
-    return f"{first}\nuse group=choice or key=value; python run.py --help lists both"
+    return f"{first}\nuse group=choice or key=value; {COMMAND} --help lists both"
 
 
 def _unknown_key(key: str) -> str:
-    from rp2k_lab.config.migrations import RENAMED
+    from rp2k_lab.config.migrations import todays_key
 
-    if key in RENAMED:
-        return f"{key}: renamed to {RENAMED[key]}\nuse {RENAMED[key]}=…"
-    (group, in_group, _), parent = key.partition("."), key.rpartition(".")[0]
+    if (new := todays_key(key, " ".join(sys.argv[1:]))) != key:
+        return f"{key}: renamed to {new}\nuse {new}=…"
+    (group, _, in_group), parent = key.partition("."), key.rpartition(".")[0]
     known = _keys_of_the_request()
-    owners = [f"{group}={choice}" for choice in choices(group) if key in _keys_of(group, choice)] if in_group else []
+    inner = f"{group}/{in_group.partition('.')[0]}"
+    part = inner if inner in groups() else group  # aug.erase.length: choices of aug/erase have it
+    owners = [f"{part}={choice}" for choice in choices(part) if key in _keys_of(part, choice)] if in_group else []
     if owners:
-        return f"{key}: the {group} of this request has no such key\nleave it out, or use {' or '.join(owners)}"
+        return f"{key}: the {part} of this request has no such key\nleave it out, or use {' or '.join(owners)}"
     if close := difflib.get_close_matches(key, known, 3, 0.75):
         return f"{key}: there is no such key\ndid you mean {' or '.join(close)}?"
     siblings = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
@@ -242,19 +231,27 @@ def _keys_of_the_request() -> list[str]:
 
     They are read from the files, because the request cannot be composed.
     """
-    chosen = chosen_by_default() | {"hydra.sweeper": "optuna"}
-    chosen |= {a.partition("=")[0]: a.partition("=")[2] for a in sys.argv[1:] if a.partition("=")[0] in chosen}
+    given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
     keys = set(root_defaults()) | set(groups())
-    return sorted(keys.union(*(_keys_of(group, choice) for group, choice in chosen.items())))
+    for group, choice in (chosen_by_default() | {"hydra.sweeper": "optuna"}).items():
+        inner = {key.removeprefix(f"{group}/"): value for key, value in given.items() if key.startswith(f"{group}/")}
+        for name in re.findall(r"[^\s,\[\]]+", given.get(group, choice)):
+            keys |= _keys_of(group, name, inner)
+    return sorted(keys)
 
 
-def _keys_of(group: str, choice: str) -> set[str]:
-    """Return the keys of a choice (`aug.length` and others for aug=cutout); none for a sweep over several choices."""
+def _keys_of(group: str, choice: str, inner: Mapping[str, str] | None = None) -> set[str]:
+    """Return the keys of a choice (`aug.erase.length` and others for aug=cutout); none if there is no such choice.
+
+    Args:
+        inner: the choices of groups within the group.
+    """
     try:
-        keys = [key for key, _ in flatten(defaults_of(group.replace(".", "/"), choice))]
+        keys = [key for key, _ in flatten(defaults_of(group.replace(".", "/"), choice, inner))]
     except OSError:
         return set()
-    return {f"{group}.{key}" for key in keys if key not in ("name", "_target_")}
+    prefix = group.replace("/", ".")
+    return {f"{prefix}.{key}" for key in keys if key.rpartition(".")[2] not in ("name", "_target_")}
 
 
 def _remove_if_empty(folder: Path) -> None:

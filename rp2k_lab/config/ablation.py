@@ -1,4 +1,7 @@
-"""Ablations: a question, its levels, and the runs that answer it.  Each is a file of `conf/ablation/`."""
+"""Ablations: a question, its levels, and the runs that answer it.
+
+Each is a file of `conf/ablation/`, and each size of its runs a file of `conf/scale/`.
+"""
 
 import json
 import re
@@ -7,14 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rp2k_lab.config.choices import CONF
+from rp2k_lab.config.choices import choices, defaults_of
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.options import Seed
 
-Scale = Literal["paper", "laptop", "smoke"]
 Overrides = Annotated[tuple[str, ...], Field(strict=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Keys of the machine, not of the experiment: they may differ between the cells of a table.
-MACHINE_KEYS = re.compile(r"tracking(\..*)?|dataset\.(root|cache_gb)|device\.num_threads|debug")
+MACHINE_KEYS = re.compile(
+    r"tracking(\..*)?|dataset\.((\w+_)?root|table|(\w+_)?annotations|cache_gb)|device\.num_threads|debug"
+)
 # Keys of a training that do not change its result.
 _CHECKPOINT_KEYS = re.compile(r"task\.checkpoint\w+")
 
@@ -23,12 +27,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Scale(_Part):
+    """The size of an ablation's runs."""
+
+    name: str = Field(description="name of the scale, as in `at` of ablations and levels")
+    settings: dict[str, Any] = Field(description="what the runs of every table share: key or group to value")
+
+
 class Level(_Part):
     """One level of an ablation."""
 
     overrides: Overrides = Field(description="overrides of the level: group=choice or key=value")
-    at: dict[Scale, Overrides | None] = Field(
-        {}, description="other overrides at a scale; null: the level is not run there"
+    at: dict[str, Overrides | None] = Field(
+        {}, description="more overrides at a scale; the last value of a key counts; null: the level is not run there"
     )
     runs: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
@@ -49,9 +60,10 @@ class Ablation(_Part):
     source: str = Field(description="source of the published figures")
     metric: Literal["top1", "macro_top1"] = Field(description="metric of the verdict, on test")
     baseline: str | None = Field(description="level that the others are compared with")
+    overrides: Overrides = Field(description="overrides that all levels share")
+    at: dict[str, Overrides] = Field(description="more overrides that all levels share at a scale")
     levels: dict[str, Level] = Field(description="levels by name, in the order of the table")
     seeds: tuple[Seed, ...] = Field(strict=False, min_length=1, description="seeds of each level, all different")
-    scales: dict[Scale, dict[str, Any]] = Field(description="overrides of all cells, by scale: key or group to value")
 
     @model_validator(mode="after")
     def _check_level_names(self):
@@ -69,11 +81,18 @@ class Ablation(_Part):
             raise ValueError(f"seeds={list(self.seeds)}: duplicate seed")
         return self
 
-    def level_names(self, scale: Scale) -> list[str]:
-        """Return the levels that are run at a scale, in the order of the file."""
+    @model_validator(mode="after")
+    def _check_scale_names(self):
+        named = {name for part in (self, *self.levels.values()) for name in part.at}
+        if named and (unknown := sorted(named - set(choices("scale")))):
+            raise ValueError(f"at: there is no scale {unknown[0]}; choose one of {', '.join(choices('scale'))}")
+        return self
+
+    def level_names(self, scale: str) -> list[str]:
+        """Return the levels that are run at a scale (its name), in the order of the file."""
         return [name for name, level in self.levels.items() if level.at.get(scale, ()) is not None]
 
-    def source_levels(self, name: str, scale: Scale) -> list[str]:
+    def source_levels(self, name: str, scale: str) -> list[str]:
         """Return the levels whose runs a level takes as `runs=`, in order."""
         run_levels = self.level_names(scale)
         return [source for source in self.levels[name].runs if source in run_levels]
@@ -86,7 +105,12 @@ class Ablation(_Part):
         baselines = {self.baseline, *(other.against for other in self.levels.values())}
         return None if name in baselines else self.baseline
 
-    def overrides(self, name: str, scale: Scale, extra: Iterable[str] = ()) -> list[str]:
+    def level_overrides(self, name: str, scale: str) -> list[str]:
+        """Return the overrides that make the level, at a scale (its name)."""
+        level = self.levels[name]
+        return _last_values([*level.overrides, *(level.at.get(scale) or ())])
+
+    def run_overrides(self, name: str, scale: Scale, extra: Iterable[str] = ()) -> list[str]:
         """Return the overrides of a level's runs, without the seed; the last value of a key counts.
 
         A run that starts from others inherits their scale and their overrides from the command line.
@@ -97,24 +121,32 @@ class Ablation(_Part):
         Raises:
             RequestError: the command line sets a key that the level varies.
         """
-        level, extra = self.levels[name], list(extra)
-        varied = level.at.get(scale) or level.overrides
+        varied, extra = self.level_overrides(name, scale.name), list(extra)
         for override in extra:
             if _key(override) in map(_key, varied):
                 raise RequestError(f"{override}: ablation={self.name} varies {_key(override)}\nleave it out")
         if self.levels[name].runs:
             return [*varied, *(override for override in extra if MACHINE_KEYS.fullmatch(_key(override)))]
-        return list({_key(override): override for override in (*self.common(scale), *varied, *extra)}.values())
+        return _last_values([*self.common(scale), *varied, *extra])
 
     def common(self, scale: Scale) -> list[str]:
         """Return the overrides that all levels share at a scale."""
-        return [f"{key}={_text(value)}" for key, value in self.scales[scale].items()]
+        settings = (f"{key}={_text(value)}" for key, value in scale.settings.items())
+        return _last_values([*settings, *self.overrides, *self.at.get(scale.name, ())])
+
+
+def find_scale(name: str) -> Scale:
+    """Return the scale of this name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return Scale.model_validate(defaults_of("scale", name))
 
 
 def names() -> list[str]:
     """Return the names of all tables."""
-    files = (CONF / "ablation").glob("[!_]*.yaml")
-    return sorted(file.stem for file in files if file.stem not in ("none", "all"))
+    return [name for name in choices("ablation") if name not in ("none", "all")]
 
 
 def experiment_overrides(overrides: Iterable[str]) -> list[str]:
@@ -123,10 +155,16 @@ def experiment_overrides(overrides: Iterable[str]) -> list[str]:
     return sorted(o for o in overrides if not any(keys.fullmatch(_key(o)) for keys in without_effect))
 
 
+def _last_values(overrides: Iterable[str]) -> list[str]:
+    """Return the last override of each key, at the place of its first."""
+    return list({_key(override): override for override in overrides}.values())
+
+
 def _key(override: str) -> str:
     return override.lstrip("+").partition("=")[0]
 
 
 def _text(value: Any) -> str:
     """Return a value in the command line's syntax."""
-    return value if isinstance(value, str) else json.dumps(value)
+    is_plain = isinstance(value, str) and re.fullmatch(r"[\w./:+-]+", value)
+    return value if is_plain else json.dumps(value, ensure_ascii=False)

@@ -1,38 +1,114 @@
 """The groups of `conf/`, the choices of each, and the defaults of each choice, read from the files."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from rp2k_lab import CLONE
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.plugins import conf_folders
 
 CONF = CLONE / "conf" if CLONE else Path(__file__).parents[1] / "conf"  # a wheel carries it in the package
+# Groups of which a run chooses several: each choice's keys are under its name (`# @package` in its file).
+CHOSEN_AS_LIST = ("callback",)
 
 
 def groups() -> list[str]:
-    """Return the names of the groups: the folders of `conf/` without conf/hydra, whose groups are Hydra's."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+    """Return the names of the groups, also inner ones (`aug/erase`); conf/hydra is left out, its groups are Hydra's."""
+    top = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+    return [name for group in top for name in (group, *(f"{group}/{inner}" for inner in inner_groups(group)))]
+
+
+def inner_groups(group: str) -> list[str]:
+    """Return the groups within a group: policy, erase and mix of aug."""
+    folder = CONF / group
+    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir()) if folder.is_dir() else []
 
 
 def choices(group: str) -> list[str]:
-    """Return the names of the choices of a group."""
-    return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
+    """Return the names of the choices of a group, with those of installed packages.
+
+    Raises:
+        RequestError: two folders have a choice of the same name.
+    """
+    return sorted(_files(group))
 
 
-def defaults_of(group: str, choice: str) -> dict[str, Any]:
+def defaults_of(group: str, choice: str, overridden: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the keys of a choice as Hydra composes them, in plain containers and without Hydra.
+
+    Args:
+        overridden: inner group to its choice, as a file that builds on this one sets it.
 
     Raises:
         FileNotFoundError: the group has no such choice.
     """
-    own = _read(CONF / group / f"{choice}.yaml")
+    own = _read(_file(group, choice))
+    entries = own.pop("defaults", [])
+    inner = {k.rpartition("/")[2]: v for k, v in _pairs(entries, overrides=True)} | dict(overridden or {})
+    if group in CHOSEN_AS_LIST and own:
+        own = {choice: own}
     merged: dict[str, Any] = {}
-    bases = own.pop("defaults", [])
-    for base in bases if "_self_" in bases else [*bases, "_self_"]:
-        merged = with_defaults(merged, own if base == "_self_" else defaults_of(group, base))
+    for entry in entries if "_self_" in entries else [*entries, "_self_"]:
+        if entry == "_self_":
+            merged = with_defaults(merged, own)
+        elif isinstance(entry, str):
+            merged = with_defaults(merged, defaults_of(group, entry, inner))
+        for key, nested in _pairs([entry], overrides=False):
+            merged = with_defaults(merged, {key: defaults_of(f"{group}/{key}", inner.get(key, nested))})
     return merged
+
+
+def complete(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a choice with today's defaults for those that `values` (with its name) lacks.
+
+    Raises:
+        RequestError: no such choice is installed.
+    """
+    if "name" not in values:
+        return dict(values)
+    try:
+        merged = with_defaults(defaults_of(group, values["name"]), values)
+    except FileNotFoundError:
+        raise RequestError(
+            f"{group}={values['name']}: no installed package has this choice\n"
+            f"install the package that has it; installed are {', '.join(choices(group))}"
+        ) from None
+    for key in inner_groups(group):
+        if isinstance(values.get(key), Mapping) and "name" in values[key]:
+            merged[key] = complete(f"{group}/{key}", values[key])
+    return merged
+
+
+def _pairs(entries: Iterable[Any], overrides: bool) -> Iterator[tuple[str, str]]:
+    """Yield (group, choice) of a defaults list: of its entries `override group`, or of the others."""
+    for entry in entries:
+        for key, choice in entry.items() if isinstance(entry, Mapping) else ():
+            if key.startswith("override ") == overrides:
+                yield key.removeprefix("override "), choice
+
+
+def _files(group: str) -> dict[str, Path]:
+    """Return the file of each choice of a group."""
+    files: dict[str, Path] = {}
+    for folder in (CONF, *conf_folders()):
+        for file in (folder / group).glob("[!_]*.yaml"):
+            if file.stem in files:
+                raise RequestError(
+                    f"{group}={file.stem}: both {files[file.stem]} and {file} are this choice\n"
+                    "uninstall the package of one of the two, or rename its choice"
+                )
+            files[file.stem] = file
+    return files
+
+
+def _file(group: str, choice: str) -> Path:
+    if "/" in choice:  # records name choices, never files
+        raise FileNotFoundError(choice)
+    own = CONF / group / f"{choice}.yaml"
+    return own if own.exists() else _files(group).get(choice, own)
 
 
 def root_defaults() -> dict[str, Any]:

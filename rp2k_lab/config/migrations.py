@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rp2k_lab.config.choices import defaults_of, root_defaults, with_defaults
+from rp2k_lab.config.choices import complete, root_defaults
 from rp2k_lab.config.schema import Config, parse
 
 # Old key to today's key.
@@ -29,10 +29,24 @@ RENAMED = {
     "dataset.png_share": "dataset.png_fraction",
     "dataset.look_alike_noise_share": "dataset.look_alike_noise_fraction",
     "device.data_workers": "device.num_threads",
+    "optimizer.lr_end": "schedule.lr_end",
+    "optimizer.warmup_epochs": "schedule.warmup_epochs",
     "loss.stuck_epochs": "task.chance_guard.epochs",
     "loss.stuck": "task.chance_guard.action",
 }
-_OLD_KEY = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, RENAMED))})(?=[=\s]|$)")
+# Before `aug` had slots, its choices excluded each other and had their keys beside those of all: the slot of each
+# choice and key.  The key p had three meanings.
+_SLOT_OF_CHOICE = {
+    "none": None, "autoaugment": "policy", "randaugment": "policy", "cutout": "erase", "random_erasing": "erase",
+    "mixup": "mix", "cutmix": "mix",
+}  # fmt: skip
+_SLOT_OF_KEY = {
+    "operations": "policy", "num_ops": "policy", "magnitude": "policy", "magnitude_std": "policy",
+    "magnitude_max": "policy", "increasing": "policy", "length": "erase", "area": "erase", "ratio": "erase",
+    "fill": "erase", "alpha": "mix", "p": None,
+}  # fmt: skip
+_OLD_KEYS = (*RENAMED, *(f"aug.{key}" for key in _SLOT_OF_KEY))
+_OLD_KEY = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _OLD_KEYS))})(?=[=\s]|$)")
 # User attributes of a study's trials.
 _RENAMED_ATTRIBUTES = {"goes_on_with": "resumes"}
 
@@ -52,6 +66,10 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
         for name in path:
             node = node.setdefault(name, {})
         node.setdefault(last, value)
+    if isinstance(migrated.get("aug"), dict):
+        migrated["aug"] = _with_slots(migrated["aug"])
+    if "optimizer" in migrated:  # the only schedule before it was a group
+        migrated.setdefault("schedule", {}).setdefault("name", "cosine")
     return migrated
 
 
@@ -63,15 +81,36 @@ def parse_record(recorded: Mapping[str, Any]) -> Config:
         KeyError, TypeError, AttributeError: the record is not a configuration.
     """
     settings = root_defaults() | migrate(recorded)
-    for group, values in settings.items():
-        if isinstance(values, Mapping) and "name" in values:
-            settings[group] = with_defaults(defaults_of(group, values["name"]), values)
-    return parse(settings)
+    return parse(
+        {
+            group: complete(group, values) if isinstance(values, Mapping) else values
+            for group, values in settings.items()
+        }
+    )
 
 
 def migrate_command(text: str) -> str:
     """Return overrides (`key=value …`) with today's keys."""
-    return _OLD_KEY.sub(lambda match: RENAMED[match[1]], text)
+    return _OLD_KEY.sub(lambda match: todays_key(match[1], text), text)
+
+
+def todays_key(key: str, command: str = "") -> str:
+    """Return today's name of a key; the key itself if it has no other.
+
+    Args:
+        command: the overrides of the same run: `aug=` decides what `aug.p` was.
+    """
+    group, _, name = key.partition(".")
+    if group != "aug" or name not in _SLOT_OF_KEY:
+        return RENAMED.get(key, key)
+    chosen = re.findall(r"\w+", (re.findall(r"(?<!\S)aug=(\S*)", command) or [""])[-1])
+    if not _SLOT_OF_CHOICE.keys() >= set(chosen):
+        return key  # of another combination
+    slot = _SLOT_OF_KEY[name]
+    if slot is None:
+        slots = {_SLOT_OF_CHOICE[choice] for choice in chosen} - {None}
+        slot = slots.pop() if len(slots) == 1 else None
+    return f"aug.{slot}.{name}" if slot else key
 
 
 def migrate_definition(definition: Mapping[str, str]) -> dict[str, str]:
@@ -81,7 +120,20 @@ def migrate_definition(definition: Mapping[str, str]) -> dict[str, str]:
 
 def migrate_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trial's parameters under today's keys."""
-    return {RENAMED.get(key, key): value for key, value in params.items()}
+    command = f"aug={params['aug']}" if "aug" in params else ""
+    return {todays_key(key, command): value for key, value in params.items()}
+
+
+def _with_slots(aug: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded augmentation with the keys of its only choice in that choice's slot."""
+    name = aug.get("name")
+    if name not in _SLOT_OF_CHOICE or {"policy", "erase", "mix"} & aug.keys():
+        return dict(aug)
+    shared = {key: value for key, value in aug.items() if key in ("name", "crop", "flip", "color")}
+    slots: dict[str, Any] = {slot: {"name": "none"} for slot in ("policy", "erase", "mix")}
+    if slot := _SLOT_OF_CHOICE[name]:
+        slots[slot] = {"name": name} | {key: value for key, value in aug.items() if key not in shared}
+    return shared | slots
 
 
 def trial_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rp2k_lab.config.choices import choices, defaults_of, flatten, root_defaults
+from rp2k_lab.config.choices import choices, defaults_of, flatten, inner_groups, root_defaults
 from rp2k_lab.config.schema import Config
 
 _HEAD = """\
@@ -17,8 +17,8 @@ _HEAD = """\
 
 After this page you can look up any key: its meaning, unit, range and default.
 
-`make docs` writes this page from the schema ([rp2k_lab/config/schema.py](../rp2k_lab/config/schema.py)) and the files
-of [conf/](../conf). Set a key with `group.key=value`, choose a file with `group=choice`.
+`make docs` writes this page from the option classes, which [rp2k_lab/config/schema.py](../rp2k_lab/config/schema.py)
+puts together, and the files of [conf/](../conf). Set a key with `group.key=value`, choose a file with `group=choice`.
 """
 
 
@@ -27,30 +27,53 @@ def reference() -> str:
     root = {name: field for name, field in Config.model_fields.items() if not _options(field.annotation)}
     parts = [_HEAD, "## Root keys", _table(_rows("", root, [root_defaults()]))]
     for group, field in Config.model_fields.items():
-        if group != "ablation" and (classes := _options(field.annotation)):
+        if group == "callback":
+            parts += [f"## {group}", *_callbacks(_options(field.annotation)[0])]
+        elif group not in ("ablation", "scale") and (classes := _options(field.annotation)):
             parts += [f"## {group}", *_group(group, classes)]
+            for inner in inner_groups(group):
+                slot = _options(classes[0].model_fields[inner].annotation)
+                parts += [f"## {group}/{inner}", *_group(f"{group}/{inner}", slot)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _callbacks(chosen: type[BaseModel]) -> Iterator[str]:
+    """Yield the keys of each callback, of which a run chooses any number."""
+    yield f"Choose with `callback=[a,b]`: {', '.join(f'`{name}`' for name in choices('callback'))}."
+    for name, field in chosen.model_fields.items():
+        options = next(cls for cls in _options(field.annotation))
+        fields = {key: field for key, field in options.model_fields.items() if key != "name"}
+        yield f"### callback: {name}"
+        yield _table(_rows(f"callback.{name}.", fields, [defaults_of("callback", name)[name]]))
 
 
 def _group(group: str, classes: list[type[BaseModel]]) -> Iterator[str]:
     """Yield the keys that all choices of a group have, and what each choice adds or sets otherwise."""
-    of_class = {name: cls for cls in classes for name in get_args(cls.model_fields["name"].annotation)}
+    by_name = {name: cls for cls in classes for name in get_args(cls.model_fields["name"].annotation)}
+    inner, prefix = inner_groups(group), f"{group.replace('/', '.')}."
     defaults = {choice: dict(flatten(defaults_of(group, choice))) for choice in choices(group)}
+    of_class = {choice: by_name.get(keys["name"], classes[0]) for choice, keys in defaults.items()}
     yield f"Choices: {', '.join(f'`{choice}`' for choice in defaults)}."
+    if inner:
+        yield f"Each is a combination, of which `{group}/{inner[0]}=…` on the command line replaces a part:"
+        head = [("choice", *(f"`{group}/{name}`" for name in inner)), ("---",) * (1 + len(inner))]
+        yield _cells(head + [(f"`{c}`", *(f"`{keys[f'{n}.name']}`" for n in inner)) for c, keys in defaults.items()])
     common = {
         name: field
         for name, field in classes[0].model_fields.items()
-        if name != "name" and all(name in cls.model_fields for cls in classes)
+        if name not in ("name", *inner) and all(name in cls.model_fields for cls in classes)
     }
     if common and len(classes) > 1:
         yield "Every choice has:"
-        yield _table(_rows(f"{group}.", common, list(defaults.values())))
+        yield _table(_rows(prefix, common, list(defaults.values())))
     for cls in classes:
         names = [choice for choice in defaults if of_class[choice] is cls]
-        own = {k: f for k, f in cls.model_fields.items() if k != "name" and (len(classes) == 1 or k not in common)}
+        hidden = ("name", *inner, *(common if len(classes) > 1 else ()))
+        own = {key: field for key, field in cls.model_fields.items() if key not in hidden}
         if own:
-            yield f"### {group}: {', '.join(names)}" if len(classes) > 1 else ""
-            yield _table(_rows(f"{group}.", own, [defaults[name] for name in names]))
+            if len(classes) > 1:
+                yield f"### {group}: {', '.join(names)}"
+            yield _table(_rows(prefix, own, [defaults[name] for name in names]))
 
 
 def _rows(prefix: str, fields: dict[str, FieldInfo], defaults: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -68,7 +91,10 @@ def _rows(prefix: str, fields: dict[str, FieldInfo], defaults: list[dict[str, An
 
 
 def _table(rows: Iterator[tuple[str, ...]]) -> str:
-    cells = [("key", "default", "values", "meaning"), ("---",) * 4, *rows]
+    return _cells([("key", "default", "values", "meaning"), ("---",) * 4, *rows])
+
+
+def _cells(cells: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
 
 

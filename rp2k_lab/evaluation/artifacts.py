@@ -10,7 +10,7 @@ from rp2k_lab.core.redaction import redact_tree
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation import figures, metrics
 from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
-from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.tracking.provenance import environment, git_state
 from rp2k_lab.tracking.tracker import MemoryTracker
 
@@ -21,7 +21,7 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
     tracker.set_tags(
         {
             "dataset_fingerprint": index.fingerprint,
-            "class_groups": metrics.class_groups(index.train_counts())[1],
+            "class_groups": index.class_groups()[1],
         }
     )
     files = {"classes.txt": "\n".join(index.classes) + "\n"}
@@ -67,10 +67,9 @@ def record_evaluation(
     split, index = evaluator.split, evaluator.index
     predictions, table, scores = evaluation
     values = {f"{split}/{name}": score.value for name, score in scores.items()}
-    counted = {name: score.count for name, score in scores.items() if name not in ("top5", "macro_top1")}
     tracker.log_metrics(values, step)
     # Tags, because each metric would be a chart with one point.
-    tracker.set_tags({f"{split}/{name.replace('top1', 'count')}": count for name, count in counted.items()})
+    tracker.set_tags({f"{split}/{name}": count for name, count in _counts(scores).items()})
     details = metrics.predictions_table(predictions, evaluator.rows["path"], index.classes)
     tables = {
         "per_class": table,
@@ -89,6 +88,16 @@ def record_evaluation(
     for figure in filter(None, paths):
         tracker.log_artifact(figure, "figures")
     return scores
+
+
+def _counts(scores: dict[str, Score]) -> dict[str, int]:
+    """Return the number of images of the split, `count`, and that of each metric of a part of it: `head_count`, …"""
+    counts = {}
+    for name, score in scores.items():
+        tag = name.replace("top1", "count") if "top1" in name else f"{name}_count"
+        if name == "top1" or score.count != scores["top1"].count:
+            counts[tag] = score.count
+    return counts
 
 
 def record_training(tracker: MemoryTracker, best: Path, folder: Path) -> None:

@@ -7,7 +7,8 @@ import pandas as pd
 
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device.workers import ALONE, Workers
-from rp2k_lab.evaluation.metrics import Predictions, Score, per_class, scores, top_k
+from rp2k_lab.evaluation.metric_registry import Predictions, Score
+from rp2k_lab.evaluation.metrics import per_class, scores, top_k
 from rp2k_lab.evaluation.predictor import Predictor
 
 Evaluation = tuple[Predictions, pd.DataFrame, dict[str, Score]]
@@ -49,7 +50,7 @@ class Evaluator:
 
     def score(self, predictions: Predictions, catch_all_class: str | None) -> Evaluation:
         """Return given predictions with their table per class and scores."""
-        table = per_class(predictions, self.index.classes, self.index.train_counts())
+        table = per_class(predictions, self.index.classes, self.index.train_counts(), self.index.long_tail_limits)
         return predictions, table, scores(predictions, table, catch_all_class)
 
     def _collect(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Predictions]:

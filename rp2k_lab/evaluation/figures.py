@@ -1,6 +1,7 @@
 """Figures of a run, as PNG files."""
 
 import importlib.util
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -12,8 +13,10 @@ from matplotlib import font_manager
 from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.dataset.image import letterbox, read_image
 from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.evaluation.metric_registry import metrics
 
 matplotlib.use("Agg")
+CURVE_COLORS = ("#1f5fa8", "#9aa5b1", "#d1495b", "#2a9d6f", "#e9a03b", "#7b5ea7")
 GROUP_COLORS = {"head": "#1f5fa8", "medium": "#2a9d6f", "tail": "#d1495b"}
 IMAGE_SIDE = 96  # pixels
 MOST_CONFUSED = 20  # pairs
@@ -33,7 +36,7 @@ _use_readable_fonts()
 
 
 def plot_curves(history: dict[str, list[tuple[int, float]]], file: Path) -> Path:
-    """Plot loss and learning rate by step, and accuracies on val by epoch; return the file."""
+    """Plot loss and learning rate by step, and the fractions among the metrics of val by epoch; return the file."""
     figure, (loss, rate, accuracy) = plt.subplots(1, 3, figsize=(13, 3.6))
     steps, losses = np.array(history["train/loss"]).T
     loss.plot(steps, losses, color="#9aa5b1", linewidth=0.6, label="each step")
@@ -44,10 +47,11 @@ def plot_curves(history: dict[str, list[tuple[int, float]]], file: Path) -> Path
     loss.legend(frameon=False)
     rate.plot(*np.array(history["train/lr"]).T, color=GROUP_COLORS["medium"])
     rate.set(xlabel="step", ylabel="learning rate")
-    for name, color in (("top1", "#1f5fa8"), ("top5", "#9aa5b1"), ("macro_top1", "#d1495b")):
-        values = history.get(f"val/{name}")
-        if values:
-            accuracy.plot(*np.array(values).T, marker="o", markersize=3, color=color, label=f"val {name}")
+    shown = [metric.name for metric in metrics().values() if metric.in_curves and metric.kind == "fraction"]
+    shown = [name for name in shown if history.get(f"val/{name}")]
+    for name, color in zip(shown, cycle(CURVE_COLORS), strict=False):
+        values = np.array(history[f"val/{name}"]).T
+        accuracy.plot(*values, marker="o", markersize=3, color=color, label=f"val {name}")
     accuracy.set(xlabel="step", ylabel="accuracy", ylim=(0, 1))
     accuracy.legend(frameon=False)
     return _save(figure, file)

@@ -1,38 +1,13 @@
 """Metrics and tables from probabilities.  Pure NumPy: no network, no tracker."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.dataset.class_groups import GROUPS, class_groups
-from rp2k_lab.evaluation.intervals import macro_interval, wilson_interval
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A network's predictions for a split, one row an image, in the split's order.
-
-    Attributes:
-        labels: the true ones, int32 (images,).
-        top_labels: int32 (images, k), most probable first, k = min(5, classes).
-        top_probabilities: float32 (images, k).
-    """
-
-    labels: np.ndarray
-    top_labels: np.ndarray
-    top_probabilities: np.ndarray
-
-
-@dataclass(frozen=True)
-class Score:
-    """A fraction with the number of images it was measured on and its 95 % interval."""
-
-    value: float
-    count: int
-    low: float
-    high: float
+from rp2k_lab.dataset.class_groups import class_groups
+from rp2k_lab.evaluation.intervals import wilson_interval
+from rp2k_lab.evaluation.metric_registry import Predictions, Score, SplitResult, metrics
 
 
 def top_k(probabilities: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -47,8 +22,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def per_class(predictions: Predictions, classes: list[str], train_counts: np.ndarray) -> pd.DataFrame:
-    """Return one row a class: class, label, group, train_images, images, correct, accuracy (or NaN), low, high."""
+def per_class(
+    predictions: Predictions, classes: list[str], train_counts: np.ndarray, limits: tuple[int, int] | None = None
+) -> pd.DataFrame:
+    """Return one row a class: class, label, group, train_images, images, correct, accuracy (or NaN), low, high.
+
+    Args:
+        limits: of the groups, see `class_groups`.
+    """
     correct = predictions.top_labels[:, 0] == predictions.labels
     images = np.bincount(predictions.labels, minlength=len(classes))
     hits = np.bincount(predictions.labels[correct], minlength=len(classes))
@@ -57,7 +38,7 @@ def per_class(predictions: Predictions, classes: list[str], train_counts: np.nda
         {
             "class": classes,
             "label": np.arange(len(classes), dtype=np.int32),
-            "group": class_groups(train_counts)[0],
+            "group": class_groups(train_counts, limits)[0],
             "train_images": train_counts,
             "images": images,
             "correct": hits,
@@ -69,32 +50,20 @@ def per_class(predictions: Predictions, classes: list[str], train_counts: np.nda
 
 
 def scores(predictions: Predictions, table: pd.DataFrame, catch_all_class: str | None) -> dict[str, Score]:
-    """Return top1, top5, macro_top1, head_top1, medium_top1, tail_top1 (over images) and top1_without_others.
-
-    A group or a split without images has no score.
+    """Return the score of each metric (`metric_registry.metrics`) that the split has; none without images.
 
     Args:
         table: the predictions' `per_class` table.
-        catch_all_class: `top1_without_others` leaves out its images; None, or a class that is absent: no such score.
+        catch_all_class: the class that `top1_without_others` leaves out; None or an absent class: no such score.
+
+    Raises:
+        RequestError: a metric of an installed package gives an impossible value.
     """
-    count = len(predictions.labels)
-    if count == 0:
+    if len(predictions.labels) == 0:
         return {}
-    result = {"top1": _score(table["correct"].sum(), count)}
-    result["top5"] = _score((predictions.top_labels == predictions.labels[:, None]).any(1).sum(), count)
-    seen = table[table["images"] > 0]
-    low, high = macro_interval(seen["correct"].to_numpy(), seen["images"].to_numpy())
-    result["macro_top1"] = Score(float(seen["accuracy"].mean()), count, low, high)
-    parts = {f"{group}_top1": seen[seen["group"] == group] for group in GROUPS}
-    if catch_all_class in set(table["class"]):
-        parts["top1_without_others"] = seen[seen["class"] != catch_all_class]
-    result |= {name: _score(part["correct"].sum(), part["images"].sum()) for name, part in parts.items() if len(part)}
-    return result
-
-
-def _score(correct: int, count: int) -> Score:
-    correct, count = int(correct), int(count)  # NumPy's
-    return Score(correct / count, count, *wilson_interval(correct, count))
+    result = SplitResult(predictions, table, catch_all_class)
+    measured = {name: metric.measure(result) for name, metric in metrics().items()}
+    return {name: score for name, score in measured.items() if score is not None}
 
 
 def confusion_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame:

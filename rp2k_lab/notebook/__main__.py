@@ -10,6 +10,7 @@ from rp2k_lab import PROJECT
 from rp2k_lab.cli.app import report_error
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.redaction import redact
+from rp2k_lab.tracking.latest_runs import is_word
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.run_lookup import lookup_run
 
@@ -34,13 +35,20 @@ class CellFailed(Exception):
 def main(arguments: list[str]) -> int:
     """Execute every notebook, also after a failure; return the exit code of the first failure, or 0."""
     parser = argparse.ArgumentParser(prog="python -m rp2k_lab.notebook", allow_abbrev=False)
-    parser.add_argument("--run", help="id (6 characters are enough) or name of a run; default: the newest suitable run")
+    parser.add_argument(
+        "--run", help="id (6 characters are enough) or name of a run, last or best; default: the newest suitable run"
+    )
     parser.add_argument("--uri", help="the MLflow store; default: the clone's store")
     parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "notebooks", help="folder of the pages")
     request = parser.parse_args(arguments)
     parameters = {"run": request.run or None, "uri": request.uri or None}
     try:
-        lookup_run(parameters["uri"], parameters["run"]) if parameters["run"] else RunStore(parameters["uri"])
+        if request.run:
+            run = lookup_run(parameters["uri"], request.run)
+            print(f"run          {run.name}, id {run.run_id}", flush=True)
+            parameters["run"] = run.run_id if is_word(request.run) else request.run
+        else:
+            RunStore(parameters["uri"])
         codes = [_try(name, parameters, request.folder) for name in NOTEBOOKS]
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)

@@ -37,7 +37,7 @@ def summary(data: RunContext) -> CellOutput:
         }
     )
     run = f"{data.run.name} ({data.run.run_id[:8]}, {data.run.started:%Y-%m-%d %H:%M})"
-    text = f"The run {run} used the data set {data.config.dataset.name} with the fingerprint {data.fingerprint}."
+    text = f"The run {run} used the data set {data.config.dataset.title} with the fingerprint {data.fingerprint}."
     if data.fingerprint != data.index.fingerprint:
         text += f" Its photos have changed since ({data.index.fingerprint}); this page shows the current photos."
     return cells.stack(note(text), cells.table(counts))
@@ -74,11 +74,13 @@ def classes_of_each_group(data: RunContext, count: int = 7) -> CellOutput:
 
 
 def sizes_and_shapes(data: RunContext) -> CellOutput:
-    """Return charts of height / width beside RP2K's published histogram, and of width and height [pixels]."""
+    """Return charts of height / width, RP2K's beside the published histogram, and of width and height [pixels]."""
     images = data.index.table
+    compared = data.config.dataset.compared_with_rp2k
+    ratio = charts.ratio_chart(ratio_counts(images), RATIO_COUNTS if compared else None)
     return cells.charts(
         {
-            "height / width, RP2K as published in yellow": charts.ratio_chart(ratio_counts(images), RATIO_COUNTS),
+            "height / width" + (", RP2K as published in yellow" if compared else ""): ratio,
             "sizes": charts.size_chart(images["width"].to_numpy(float), images["height"].to_numpy(float)),
         }
     )
@@ -104,7 +106,7 @@ def augmentations(data: RunContext, draws: int = 6) -> CellOutput:
     lines = []
     for name, config in with_augmentations(data.config).items():
         views = training_views(config, data.index, resized, rows, draws)
-        title = f"aug={name}" + (" (this run)" if name == data.config.aug.name else "")
+        title = f"aug={name}" + (" (this run)" if name == data.config.aug.label else "")
         lines.append((title, [Thumbnail(images[0], _mixture(data, labels[0])) for images, labels in views]))
     return cells.stack(evaluated, cells.thumbnail_rows([f"epoch {epoch + 1}" for epoch in range(draws)], lines))
 
@@ -173,7 +175,7 @@ def planted(data: RunContext) -> CellOutput:
 def _ranked(data: RunContext) -> tuple[np.ndarray, np.ndarray]:
     """Return (training images of each class, largest first; its group)."""
     counts = np.sort(data.index.train_counts())[::-1]
-    return counts, class_groups(counts)[0]
+    return counts, class_groups(counts, data.index.long_tail_limits)[0]
 
 
 def _extremes(images: pd.DataFrame) -> dict[str, pd.Series]:

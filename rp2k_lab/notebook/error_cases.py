@@ -24,7 +24,7 @@ def summary(errors: ErrorsContext) -> CellOutput:
         "run": f"{run.name} ({run.run_id[:8]}, {run.started:%Y-%m-%d %H:%M})",
         "analyzed run": run.tags.get("parent", ""),
         "network": errors.config.model.name,
-        "data set": f"{errors.config.dataset.name}, {len(errors.index.classes):,} classes",
+        "data set": f"{errors.config.dataset.title}, {len(errors.index.classes):,} classes",
         "photos": f"{count:,} of {errors.split}",
         "errors": f"{count - correct:,}",
         "top-1": _rate(correct, count),

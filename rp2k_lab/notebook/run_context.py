@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from rp2k_lab import COMMAND
 from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.cli.app import register_resolvers
-from rp2k_lab.config.choices import CONF, defaults_of, plain
+from rp2k_lab.config.choices import CONF, choices, defaults_of, plain
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import escape_controls
@@ -85,7 +86,7 @@ def open_data(reference: str | None = None, uri: str | None = None) -> RunContex
     """
     store = RunStore(uri)
     if reference is None:
-        return _open(_newest(store, "train", "python run.py"), uri)
+        return _open(_newest(store, "train", COMMAND), uri)
     return _open(lookup_run(uri, reference), uri)
 
 
@@ -102,13 +103,13 @@ def open_errors(reference: str | None = None, uri: str | None = None) -> ErrorsC
     """
     store = RunStore(uri)
     if reference is None:
-        run = _newest(store, "errors", "python run.py task=errors runs=<a training run's id>")
+        run = _newest(store, "errors", f"{COMMAND} task=errors runs=<a training run's id>")
     else:
         run = lookup_run(uri, reference)
         if run.tags.get("task") != "errors":
             name, run = f"{run.run_id[:8]} {run.name}", store.finished("errors", run.run_id)
             if run is None:
-                command = f"python run.py task=errors runs={name.split()[0]}"
+                command = f"{COMMAND} task=errors runs={name.split()[0]}"
                 raise RequestError(f"{name}: it has no finished run of task=errors\nstart one: {command}")
     context = _open(run, uri)
     if context.fingerprint != context.index.fingerprint:  # the tables refer to rows of the index
@@ -129,15 +130,14 @@ def open_errors(reference: str | None = None, uri: str | None = None) -> ErrorsC
 
 
 def with_augmentations(config: Config) -> dict[str, Config]:
-    """Return the configuration with each `conf/aug` choice, by name; crop, flip and color stay as recorded."""
-    names = sorted(file.stem for file in (CONF / "aug").glob("*.yaml"))
+    """Return the configuration with each `conf/aug` choice, by name; crop, flip and color stay as recorded.
+
+    The recorded one is under its label, which may be a choice's name.
+    """
     settings = config.model_dump()
     shared = {key: settings["aug"][key] for key in ("crop", "flip", "color")}
-    choices = {name: defaults_of("aug", name) for name in names}
-    return {
-        name: config if name == config.aug.name else parse(settings | {"aug": choice | shared})
-        for name, choice in choices.items()
-    }
+    combinations = {name: parse(settings | {"aug": defaults_of("aug", name) | shared}) for name in choices("aug")}
+    return combinations | {config.aug.label: config}
 
 
 def _newest(store: RunStore, task: str, command: str) -> RunInfo:

@@ -82,24 +82,27 @@ def _round_steps(most: float, about: int = 5) -> list[int]:
     return list(range(0, int(most) + 1, step))
 
 
-def ratio_chart(counts: np.ndarray, published: np.ndarray) -> Markup:
-    """Return the distribution of height/width beside RP2K's published one.
+def ratio_chart(counts: np.ndarray, published: np.ndarray | None) -> Markup:
+    """Return the distribution of height/width, beside RP2K's published one.
 
     Args:
         counts: images per bin of width 0.5; the last bin holds 5 and more.
-        published: counts of RP2K for all bins but the last.
+        published: counts of RP2K for all bins but the last; None: draw the data's alone.
     """
-    measured = counts / max(1, counts.sum())
-    reference = np.r_[published / published.sum(), 0]
-    top = max(measured.max(), reference.max()) * 1.05
+    bars = [("ours", counts / max(1, counts.sum()))]
+    if published is not None:
+        bars.append(("published", np.r_[published / published.sum(), 0]))
+    measured, width = bars[0][1], 0.84 / len(bars)
+    top = max(fractions.max() for _, fractions in bars) * 1.05 or 1.0
     marks = []
     for i in range(len(measured)):
         upper = "5 and more" if i == len(measured) - 1 else f"{i / 2:g} to {(i + 1) / 2:g}"
-        for side, (name, fraction) in enumerate((("ours", measured[i]), ("published", reference[i]))):
-            left, width = _x((i + 0.1 + 0.42 * side) / len(measured)), 0.38 * (_x(1) - _x(0)) / len(measured)
+        for side, (name, fractions) in enumerate(bars):
+            left, fraction = _x((i + 0.1 + width * side) / len(measured)), fractions[i]
+            wide = (width - 0.04) * (_x(1) - _x(0)) / len(measured)
             title = f"{upper}: {100 * fraction:.1f} %" + (f" ({counts[i]:,} photos)" if not side else " in RP2K")
             marks.append(
-                f'<rect class="{name}" x="{left:.1f}" width="{width:.1f}" y="{_y(fraction / top):.1f}" '
+                f'<rect class="{name}" x="{left:.1f}" width="{wide:.1f}" y="{_y(fraction / top):.1f}" '
                 f'height="{_y(0) - _y(fraction / top):.1f}"><title>{title}</title></rect>'
             )
     x_ticks = [(i / len(measured), f"{i / 2:g}") for i in range(0, len(measured), 2)]

@@ -162,8 +162,11 @@ def plain(cell: str | Tag) -> str:
 
 
 def points(difference: float, decimals: int = 1) -> str:
-    """Return a difference of fractions in points with its sign: +1.2."""
-    text = f"{100 * difference:+.{decimals}f}".replace("-", "−")
+    """Return a difference of fractions in points with its sign: +1.2.
+
+    The last digits of a sum depend on the processor: they must not decide how a tie is rounded.
+    """
+    text = f"{round(100 * difference, 9):+.{decimals}f}".replace("-", "−")
     return text if text.strip("+−0.") else text[1:]
 
 

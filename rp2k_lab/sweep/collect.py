@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from rp2k_lab.ablation.results import image_row, images_digest, pack
-from rp2k_lab.config.ablation import Ablation, Scale
+from rp2k_lab.ablation.results import COLUMNS, IMAGE_COLUMNS, image_row, images_digest, pack
+from rp2k_lab.config.ablation import Ablation
 from rp2k_lab.config.migrations import trial_attributes
 from rp2k_lab.config.schema import Tracking
 from rp2k_lab.dataset.class_groups import GROUPS
+from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
-SCORES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1")
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
 
 
 def collect(
-    ablation: Ablation, scale: Scale, study: str | None, storage: str | None, tracking: Tracking
+    ablation: Ablation, scale: str, study: str | None, storage: str | None, tracking: Tracking
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Return the results and the test images of a table's study (see `ablation.results`), or None without a study.
 
@@ -45,7 +45,9 @@ def collect(
             row, image = _cell(trial, store, definition, Path(downloads))
             results.append({"level": level, "seed": seed} | _time_taken(trial, trials) | row)
             images |= {image["digest"]: image} if image else {}
-    return pd.DataFrame(results), pd.DataFrame(images.values())
+    table = pd.DataFrame(results)
+    columns = list(dict.fromkeys([*COLUMNS, *table.columns]))  # also of a study without a complete trial
+    return table.reindex(columns=columns), pd.DataFrame(images.values(), columns=list(IMAGE_COLUMNS))
 
 
 def _command(trial: FrozenTrial, definition: dict[str, str]) -> str:
@@ -92,7 +94,8 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
     }
     if row["state"] != "complete":
         return row, None
-    row |= {name: run.metrics.get(f"test/{name}", np.nan) for name in SCORES}
+    collected = {metric.name: f"test/{metric.name}" for metric in metrics().values() if metric.in_tables}
+    row |= {name: run.metrics[key] for name, key in collected.items() if key in run.metrics}
     folder = store.fetch(run, (PREDICTIONS, CLASSES), downloads)
     predictions, classes = pd.read_parquet(folder / PREDICTIONS), pd.read_parquet(folder / CLASSES)
     digest = images_digest(predictions["path"], predictions["true"])

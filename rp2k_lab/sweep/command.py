@@ -2,21 +2,21 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
-from hydra.core.config_loader import ConfigLoader
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rp2k_lab import COMMAND, SERVER_COMMAND
 from rp2k_lab.config.choices import plain
 from rp2k_lab.config.migrations import migrate_params
 from rp2k_lab.config.schema import Config, parse
@@ -47,14 +47,13 @@ class Options(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
 
-def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig, loader: ConfigLoader) -> None:
+def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig) -> None:
     """Start or resume the study of a command line.
 
     Args:
         arguments: overrides of the command line, including `key=a,b`.
         options: the composed `hydra.sweeper`, without `_target_`.
         config: composed configuration of the sweep, with `hydra`.
-        loader: configuration loader for the trials.
 
     Raises:
         RequestError: the request is wrong, or differs from the existing study.
@@ -62,8 +61,9 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig,
         Interrupted: a signal arrived; the running trials were stopped.
     """
     settings = _parse_options(options)
-    plan = _plan(OverridesParser.create(config_loader=loader).parse_overrides(arguments), config)
-    first = _check(plan, lambda overrides: _compose(overrides, config, loader))
+    # The parser of Hydra's own sweepers and of its example of a sweeper plugin; there is no function for it.
+    plan = _plan(OverridesParser.create().parse_overrides(arguments), config)
+    first = _check(plan, config.hydra.job.config_name)
     n_trials = len(plan.points) if isinstance(plan, AblationGrid) else int(min(settings.n_trials, plan.size))
     name = settings.study or plan.name
     default_experiment = not any(argument.startswith("tracking.experiment=") for argument in arguments)
@@ -129,7 +129,7 @@ def _plan(overrides: list[Override], config: DictConfig) -> AblationGrid | Searc
     parsed = parse(_settings(config))
     ablation, seeds = parsed.ablation, parsed.ablation.seeds
     if not ablation.levels:
-        raise RequestError("ablation=all: a study runs one table\nname it: python run.py -m ablation=resize")
+        raise RequestError(f"ablation=all: a study runs one table\nname it: {COMMAND} -m ablation=resize")
     extra = []
     for override in overrides:
         key = override.get_key_element()
@@ -145,19 +145,19 @@ def _plan(overrides: list[Override], config: DictConfig) -> AblationGrid | Searc
     return AblationGrid(ablation, parsed.scale, seeds, tuple(extra))
 
 
-def _check(plan: AblationGrid | Search, compose: Callable[[list[str]], Config]) -> Config:
+def _check(plan: AblationGrid | Search, config_name: str) -> Config:
     """Compose a run of every level, or at every bound, before the first one starts; return the first configuration."""
     configs = []
     for point in _corners(plan):
         runs = [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # placeholders: the runs do not exist yet
-        configs.append(compose(plan.overrides(point, runs)))
+        configs.append(parse(_settings(compose(config_name, plan.overrides(point, runs)))))
         check_launch(configs[-1], sweep=True)
     return configs[0]
 
 
 def _corners(plan: AblationGrid | Search) -> Iterator[Params]:
     if isinstance(plan, AblationGrid):
-        yield from ({"level": level, "seed": plan.seeds[0]} for level in plan.ablation.level_names(plan.scale))
+        yield from ({"level": level, "seed": plan.seeds[0]} for level in plan.ablation.level_names(plan.scale.name))
         return
     ends = {key: _ends(distribution) for key, distribution in plan.space.items()}
     first = {key: values[0] for key, values in ends.items()}
@@ -170,10 +170,6 @@ def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
         return distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     return distribution.low, distribution.high
-
-
-def _compose(overrides: list[str], config: DictConfig, loader: ConfigLoader) -> Config:
-    return parse(_settings(loader.load_configuration(config.hydra.job.config_name, overrides, RunMode.RUN)))
 
 
 def _settings(composed: DictConfig) -> dict[str, Any]:
@@ -201,11 +197,11 @@ def _print_next(plan: AblationGrid | Search, study: optuna.Study, tracker: Study
     if tracker.run_id:
         print(f"run         {tracker.run_id}, the parent of the trials' runs")
     if isinstance(plan, AblationGrid):
-        print(f"next        python run.py task=report ablation={plan.ablation.name} scale={plan.scale}")
+        print(f"next        {COMMAND} task=report ablation={plan.ablation.name} scale={plan.scale.name}")
     elif done:
         best = study.best_trial
         run_id = best.user_attrs.get("run_id")
         print(f"best        val top-1 {100 * study.best_value:.1f} %, trial {best.number}, run {run_id}")
         params = [f"{key}={value}" for key, value in migrate_params(best.params).items()]
-        print(f"next        python run.py {shlex.join([*plan.fixed, *params])}")
-    print(f"            {f'make ui, then {tracker.page}' if tracker.page else 'python run.py task=sync'}")
+        print(f"next        {COMMAND} {shlex.join([*plan.fixed, *params])}")
+    print(f"            {f'{SERVER_COMMAND}, then {tracker.page}' if tracker.page else '{COMMAND} task=sync'}")

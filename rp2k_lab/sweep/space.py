@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from rp2k_lab import COMMAND
 from rp2k_lab.config.ablation import Ablation, Scale, experiment_overrides
 from rp2k_lab.core.errors import RequestError
 
@@ -31,22 +32,23 @@ class AblationGrid:
 
     @property
     def name(self) -> str:
-        return f"{self.ablation.name}_{self.scale}"
+        return f"{self.ablation.name}_{self.scale.name}"
 
     @property
     def space(self) -> dict[str, BaseDistribution]:
         # All possible seeds, so that a table can get more of them later.
-        levels = self.ablation.level_names(self.scale)
+        levels = self.ablation.level_names(self.scale.name)
         return {"level": CategoricalDistribution(levels), "seed": IntDistribution(0, _LAST_SEED)}
 
     @property
     def points(self) -> list[Params]:
         """All cells, seed by seed, so that an unfinished table compares all levels."""
-        return [{"level": level, "seed": s} for s in self.seeds for level in self.ablation.level_names(self.scale)]
+        levels = self.ablation.level_names(self.scale.name)
+        return [{"level": level, "seed": seed} for seed in self.seeds for level in levels]
 
     def sources(self, point: Params) -> list[Params]:
         """Return the points whose runs are the input of a point's run."""
-        return [{**point, "level": level} for level in self.ablation.source_levels(point["level"], self.scale)]
+        return [{**point, "level": level} for level in self.ablation.source_levels(point["level"], self.scale.name)]
 
     def overrides(self, point: Params, runs: Sequence[str] = ()) -> list[str]:
         """Return the command line of a point's run.
@@ -55,7 +57,8 @@ class AblationGrid:
             runs: run ids of its `sources`, in order.
         """
         started = [f"runs=[{','.join(runs)}]"] if runs else []
-        return [*self.ablation.overrides(point["level"], self.scale, self.extra), *started, f"seed={point['seed']}"]
+        overrides = self.ablation.run_overrides(point["level"], self.scale, self.extra)
+        return [*overrides, *started, f"seed={point['seed']}"]
 
     def label(self, point: Params) -> str:
         """Return a short name of a point."""
@@ -63,10 +66,10 @@ class AblationGrid:
 
     def definition(self) -> dict[str, Any]:
         """Return what must not change during a study."""
-        levels = self.ablation.level_names(self.scale)
-        overrides = {n: self.ablation.overrides(n, self.scale, self.extra) for n in levels}
+        levels = self.ablation.level_names(self.scale.name)
+        overrides = {n: self.ablation.run_overrides(n, self.scale, self.extra) for n in levels}
         commands = {n: " ".join(experiment_overrides(own)) for n, own in overrides.items()}
-        sources = {n: ", ".join(self.ablation.source_levels(n, self.scale)) for n in levels}
+        sources = {n: ", ".join(self.ablation.source_levels(n, self.scale.name)) for n in levels}
         return commands | {f"{n} starts from": names for n, names in sources.items() if names}
 
 
@@ -127,7 +130,7 @@ def parse_search(overrides: list[Override]) -> Search:
     """
     swept = {o.get_key_element(): _distribution(o) for o in overrides if o.is_sweep_override()}
     if "ablation" in swept:
-        raise RequestError("ablation: a study runs one table\nname it: python run.py -m ablation=resize")
+        raise RequestError(f"ablation: a study runs one table\nname it: {COMMAND} -m ablation=resize")
     if not swept:
         raise RequestError(
             "hydra/sweeper=optuna: nothing to search\ngive a key several values, for example aug=none,cutout or "

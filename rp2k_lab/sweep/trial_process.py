@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rp2k_lab import PROJECT
+from rp2k_lab import CLONE
 from rp2k_lab.core.errors import Interrupted
 from rp2k_lab.tracking.trial_client import VARIABLE
 
 # The script that a trial runs.
-ENTRY = PROJECT / "run.py"
+ENTRY = CLONE / "run.py" if CLONE else None  # None: of an installed package
 _POLL_SECONDS = 0.5
 # Time for a run to finish its step and save, before it is killed.
 _STOP_SECONDS = 60
@@ -65,7 +65,7 @@ def run_trial(
     environment[VARIABLE] = json.dumps({**link, "descriptor": child_end.fileno()})
     if device is not None:
         environment |= dict.fromkeys(_DEVICE_VARIABLES, str(device))
-    entry = [str(ENTRY)] if ENTRY.is_file() else ["-m", "rp2k_lab"]  # of an installed package
+    entry = [str(ENTRY)] if ENTRY else ["-m", "rp2k_lab"]
     command = [sys.executable, *entry, *overrides, f"hydra.run.dir='{folder}'"]
     folder.mkdir(parents=True, exist_ok=True)
     with connection, (folder / "log.txt").open("ab") as log:

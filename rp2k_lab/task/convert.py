@@ -6,6 +6,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 
+from rp2k_lab import COMMAND
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.files import sha256_of
@@ -24,6 +25,11 @@ def run(config: Config, folder: Path) -> None:
         DataError: an unreadable file, or one that holds anything but weights.
     """
     task = config.task
+    if task.with_classifier and config.model.head != "linear":
+        raise RequestError(
+            f"model.head={config.model.head}: task=convert reads the classifiers of linear heads\n"
+            "add task.with_classifier=false, or leave out model.head"
+        )
     output = task.output or folder / f"{task.input.stem}.ckpt"
     state = read_torch_file(task.input)
     network = create_network(config, class_count(state) if task.with_classifier else 1)
@@ -37,7 +43,7 @@ def run(config: Config, folder: Path) -> None:
     save_checkpoint(network, output, step=0, leave_out=left_out)
     output.with_suffix(".json").write_text(json.dumps(record(config, match), indent=2) + "\n", encoding="utf-8")
     print(f"\ncheckpoint  {output}\nrecord      {output.with_suffix('.json')}")
-    print(f"next        python run.py model={config.model.name} model.pretrained={output}")
+    print(f"next        {COMMAND} model={config.model.name} model.pretrained={output}")
 
 
 def class_count(state: dict[str, np.ndarray]) -> int:
@@ -63,6 +69,8 @@ def print_report(match: Match, file: Path, model: str, with_classifier: bool) ->
         print(f"  only in the file: {excerpt(name)}")
     for name, shape, file_shape in match.other_shape:
         print(f"  of another shape: {name} is {file_shape} in the file, {shape} in the network")
+    for line in match.resizing():
+        print(f"  {line}")
 
 
 def record(config: Config, match: Match) -> dict:

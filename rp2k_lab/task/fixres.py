@@ -17,7 +17,8 @@ import pandas as pd
 
 from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
 from rp2k_lab.ablation.wording import gain_text
-from rp2k_lab.config.schema import Config, NoAug
+from rp2k_lab.config.choices import defaults_of
+from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.disk import check_disk_space
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.signals import StopSignal
@@ -40,7 +41,6 @@ from rp2k_lab.train.resume import Start
 from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
 
 SPLITS = ("val", "test")
-NO_AUGMENTATION = NoAug(name="none", crop=None, flip=0.0, color=0.0)
 _UNTUNED = ("old", "new")  # preprocessings of the untuned network
 
 
@@ -97,7 +97,8 @@ def without_augmentation(config: Config) -> Config:
             f"optimizer.ema_decay={config.optimizer.ema_decay:g}: task=fixres averages no weights\n"
             "add optimizer.ema_decay=null"
         )
-    return config.model_copy(update={"aug": NO_AUGMENTATION})
+    nothing = defaults_of("aug", "none") | {"crop": None, "flip": 0.0, "color": 0.0}
+    return parse(config.model_dump() | {"aug": nothing})
 
 
 def recorded_preprocessing(run: EarlierRun) -> Preprocessing:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rp2k_lab import COMMAND
 from rp2k_lab.analysis.data_page import Inspection, inspection_page
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
@@ -24,7 +25,7 @@ from rp2k_lab.model import list_models
 from rp2k_lab.model.summary import Summary, summarize
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.tracking.tracker import MemoryTracker
-from rp2k_lab.train.build import build_images
+from rp2k_lab.train.build import build_images, with_normalization
 
 
 def run(config: Config, folder: Path) -> None:
@@ -47,7 +48,9 @@ def inspect_data(config: Config, folder: Path) -> None:
     """
     listing = list_images(config.dataset, decode=True)
     index = readable_index(listing)
-    with open_tracker(config, f"inspect_{config.dataset.name}", folder) as tracker:
+    if len(index.split("train")):
+        config = with_normalization(config, index)
+    with open_tracker(config, f"inspect_{config.dataset.title}", folder) as tracker:
         record_origin(tracker, config, index, folder)
         inspection = inspect_listing(config, listing)
         tracker.log_metrics(inspection.counts, 0)
@@ -58,15 +61,14 @@ def inspect_data(config: Config, folder: Path) -> None:
     print_summary(inspection)
     print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
     print(f"page        {page}")
-    print(f"next        open the page in a browser, then python run.py dataset={config.dataset.name}", end="")
-    print("" if config.dataset.name == "shelf" else f" dataset.root={config.dataset.root}")
+    print("next        open the page in a browser, then the same command without task=inspect")
 
 
 def readable_index(listing: Listing) -> Index:
     """Return the index of the readable images, for the augmentation sheet and the run's tags."""
     table = listing.table[listing.table["problem"].isna()]
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
-    index = make_index(listing.root, table, classes, listing.table[listing.table["problem"].notna()])
+    index = make_index(listing, table, classes, listing.table[listing.table["problem"].notna()])
     return replace(index, classes=[escape_controls(name) for name in classes])
 
 
@@ -76,7 +78,7 @@ def inspect_listing(config: Config, listing: Listing) -> Inspection:
     readable = images[images["problem"].isna()]
     num_threads = config.device.num_threads or os.cpu_count() or 1
     copies = find_copies(listing.root, readable, num_threads).join(images[["path", "class", "split"]])
-    return Inspection(listing, class_table(images), copies, copies_by_relation(copies))
+    return Inspection(listing, class_table(images, listing.long_tail_limits), copies, copies_by_relation(copies))
 
 
 def record_tables(tracker: MemoryTracker, inspection: Inspection, folder: Path) -> None:
@@ -162,7 +164,7 @@ def print_models(config: Config, folder: Path) -> None:
     print(
         f"{os.cpu_count()} cores\nwider: model.final_width (ResNet family, Inception-ResNet-v2), model.head_width (all)"
     )
-    print(f"next        python run.py model={rows[-1].name}")
+    print(f"next        {COMMAND} model={rows[-1].name}")
 
 
 def models_table(rows: Iterable[Summary], size: int) -> str:

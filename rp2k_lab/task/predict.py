@@ -15,8 +15,8 @@ from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.files import write_atomically
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset.folder import IMAGE_SUFFIXES
 from rp2k_lab.dataset.image import read_views
+from rp2k_lab.dataset.image_formats import SUFFIXES
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metrics import top_k
@@ -86,7 +86,7 @@ def find_images(source: Path) -> tuple[Path, list[str]]:
         root, names = source.parent, [source.name]
     if not names:
         raise DataError(
-            f"{escape_controls(source)}: names no photo\nuse files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{escape_controls(source)}: names no photo\nuse files that end in {', '.join(sorted(SUFFIXES))}"
         )
     return root, names
 
@@ -95,7 +95,7 @@ def _walk(root: Path) -> list[str]:
     paths = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [f for f in files if f[f.rfind(".") :].lower() in IMAGE_SUFFIXES and not f.startswith(".")]
+        images = [f for f in files if f[f.rfind(".") :].lower() in SUFFIXES and not f.startswith(".")]
         paths += [os.path.relpath(os.path.join(folder, name), root) for name in images]
     return paths
 

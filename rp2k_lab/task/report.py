@@ -3,16 +3,15 @@
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
 
-from rp2k_lab import PROJECT
+from rp2k_lab import COMMAND, PROJECT
 from rp2k_lab.ablation import compare_runs
 from rp2k_lab.ablation.report import FIGURE, PAGE, README, write_documents
 from rp2k_lab.ablation.results import RESULTS, Results, read_results, write_results
 from rp2k_lab.ablation.verdict import JudgedTable, judge_table
 from rp2k_lab.ablation.wording import grid, run_command, sentence, summary
-from rp2k_lab.config.ablation import Ablation, Scale, names
-from rp2k_lab.config.choices import defaults_of
+from rp2k_lab.config.ablation import Ablation, names
+from rp2k_lab.config.choices import choices, defaults_of
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.files import write_text
@@ -40,13 +39,13 @@ def run(config: Config, folder: Path) -> None:
     elif config.ablation.name == "all":
         report_all(config, config.task.output or EXPERIMENTS)
     else:
-        ablation, scale = config.ablation, config.scale
+        ablation, scale = config.ablation, config.scale.name
         report_one(config, config.task.output or EXPERIMENTS / ablation.name / scale)
 
 
 def report_one(config: Config, folder: Path) -> None:
     """Write the documents of one table and print its verdict."""
-    ablation, scale = config.ablation, config.scale
+    ablation, scale = config.ablation, config.scale.name
     table = judge(config, ablation, folder)
     if table is None:
         raise RequestError(
@@ -68,32 +67,33 @@ def report_one(config: Config, folder: Path) -> None:
 
 def report_all(config: Config, folder: Path) -> None:
     """Write the documents of each table with results at the scale, and an overview of all scales into `folder`."""
+    shown = config.scale.name
     tables = {name: Ablation.model_validate(defaults_of("ablation", name)) for name in names()}
-    judged = {name: judge(config, ablation, folder / name / config.scale) for name, ablation in tables.items()}
+    judged = {name: judge(config, ablation, folder / name / shown) for name, ablation in tables.items()}
     if not any(judged.values()):
         raise RequestError(
-            f"ablation=all scale={config.scale}: no table has results\nmake the first: python run.py -m ablation=resize"
+            f"ablation=all scale={shown}: no table has results\nmake the first: {COMMAND} -m ablation=resize"
         )
     for name, table in judged.items():
         if table:
-            write_documents(table, folder / name / config.scale)
+            write_documents(table, folder / name / shown)
     sections = []
-    for scale in get_args(Scale):
-        current = scale == config.scale
+    for scale in choices("scale"):
+        current = scale == shown
         known = judged if current else {n: judge_committed(a, scale, folder) for n, a in tables.items()}
         items = [_overview_item(table) for table in known.values() if table]
         sections += [Section(f"Scale {scale}", [Items(items)])] if items else []
-    without = [Item(name, None, run_command(tables[name], config.scale, tables[name].seeds))
+    without = [Item(name, None, run_command(tables[name], shown, tables[name].seeds))
                for name, table in judged.items() if not table]  # fmt: skip
-    sections += [Section(f"Without results at scale {config.scale}", [Items(without)])] if without else []
-    again = Section("How to compute it again", [Code([f"python run.py task=report ablation=all scale={config.scale}"])])
+    sections += [Section(f"Without results at scale {shown}", [Items(without)])] if without else []
+    again = Section("How to compute it again", [Code([f"{COMMAND} task=report ablation=all scale={shown}"])])
     write_text(folder / README, to_markdown(Document("Experiments", _LEAD, [*sections, again])))
     for section in sections:
         print(f"\n{section.title}")
         for item in section.blocks[0].items:
             print(f"  {item.lead:14} {item.text}")
     print(f"\noverview    {folder / README}")
-    print(f"next        open {folder / next(n for n, table in judged.items() if table) / config.scale / PAGE}")
+    print(f"next        open {folder / next(n for n, table in judged.items() if table) / shown / PAGE}")
 
 
 def _overview_item(table: JudgedTable) -> Item:
@@ -101,7 +101,7 @@ def _overview_item(table: JudgedTable) -> Item:
     return Item(name, None, f"{table.ablation.question} {summary(table)}", f"{name}/{table.scale}/{README}")
 
 
-def judge_committed(ablation: Ablation, scale: Scale, folder: Path) -> JudgedTable | None:
+def judge_committed(ablation: Ablation, scale: str, folder: Path) -> JudgedTable | None:
     """Judge the committed results in `folder`/<name>/<scale>; return None without results."""
     folder = folder / ablation.name / scale
     return judge_table(ablation, scale, read_results(folder)) if (folder / RESULTS).is_file() else None
@@ -113,7 +113,7 @@ def judge(config: Config, ablation: Ablation, folder: Path) -> JudgedTable | Non
     if results is None and (folder / RESULTS).is_file():
         log.info("%s: no study; reading %s", ablation.name, folder / RESULTS)
         results = read_results(folder)
-    return results and judge_table(ablation, config.scale, results)
+    return results and judge_table(ablation, config.scale.name, results)
 
 
 def collect_results(config: Config, ablation: Ablation, folder: Path) -> Results | None:
@@ -121,7 +121,7 @@ def collect_results(config: Config, ablation: Ablation, folder: Path) -> Results
     from rp2k_lab.sweep.collect import collect
 
     task = config.task
-    results = collect(ablation, config.scale, task.study, task.storage, config.tracking)
+    results = collect(ablation, config.scale.name, task.study, task.storage, config.tracking)
     if results is None:
         return None
     table, images = results

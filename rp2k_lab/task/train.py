@@ -1,16 +1,15 @@
 """task=train: train, evaluate and record a network."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mindspore import nn
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.disk import SpaceNeed, check_disk_space
-from rp2k_lab.core.errors import Pruned
+from rp2k_lab.core.errors import Pruned, RequestError
 from rp2k_lab.core.signals import StopSignal
-from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.loader import ImageViews
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import Index, build_index
@@ -23,7 +22,8 @@ from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.tracking.local_runs import check_unused
 from rp2k_lab.tracking.mlflow_runs import RunInfo
 from rp2k_lab.tracking.mlflow_store import store_uri
-from rp2k_lab.tracking.tracker import MemoryTracker, MlflowTracker
+from rp2k_lab.tracking.run_lookup import EarlierRun
+from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train import callbacks
 from rp2k_lab.train.build import (
@@ -34,10 +34,21 @@ from rp2k_lab.train.build import (
     build_training,
     preprocessing,
     release,
+    with_normalization,
 )
 from rp2k_lab.train.checkpoint import CheckpointFolder, load_checkpoint
 from rp2k_lab.train.failure_dump import FailureDump
-from rp2k_lab.train.resume import Start, acquire_run_folder, check_record, check_state, earlier_run, is_finished
+from rp2k_lab.train.optional_callbacks import CallbackContext
+from rp2k_lab.train.resume import (
+    Start,
+    acquire_run_folder,
+    check_record,
+    check_state,
+    earlier_run,
+    is_finished,
+    with_recorded_normalization,
+)
+from rp2k_lab.train.trained_models import check_held_out, class_differences, load_members, parents
 from rp2k_lab.train.verify import verify
 
 log = logging.getLogger(__name__)
@@ -48,12 +59,13 @@ _BYTES_AN_IMAGE, _BYTES_OF_FIGURES = 200, 20_000_000
 _METRICS_A_STEP, _BYTES_A_METRIC = 2, 250
 
 
-def run(config: Config, folder: Path) -> float:
+def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     """Train, evaluate and dump, or resume; return val top-1 of the best epoch.
 
     Args:
         config: the whole configuration.
         folder: a new run's folder, for checkpoints, tables and figures; only rank 0 writes.
+        teacher_configs: see `rp2k_lab.tracking.run_lookup.restore`.
 
     Raises:
         RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being
@@ -69,22 +81,34 @@ def run(config: Config, folder: Path) -> float:
     trial = Trial.from_environment()
     target.set_up(config.device)
     workers = join_workers(config.device)
+    teachers = load_members(teacher_configs) if teacher_configs else ([], [])
     with acquire_run_folder(config, None if config.task.verify else earlier, folder, workers) as start:
-        return run_from(start, earlier, config, trial, workers)
+        return run_from(start, earlier, config, teachers, trial, workers)
 
 
-def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial, workers: Workers) -> float:
+def run_from(
+    start: Start,
+    earlier: RunInfo | None,
+    config: Config,
+    teachers: tuple[list[EarlierRun], list[Member]],
+    trial: Trial,
+    workers: Workers,
+) -> float:
     """Train, evaluate and record from a start; return val top-1 of the best epoch.
 
     Args:
         earlier: the run to resume or verify.
+        teachers: runs and their networks, for `loss.distillation`.
     """
-    folder, index = start.folder, build_index(config.dataset)
+    folder, index, request = start.folder, build_index(config.dataset), config
     if earlier:
         check_record(earlier, index)
+        config = with_recorded_normalization(config, earlier)
+    config = with_normalization(config, index)
+    check_teachers(config, index, teachers[0])
     images = build_images(config, index)
     batches = build_batches(config, index, images, index.split("train"), workers, start.step)
-    training = build_training(config, batches, workers)
+    training = build_training(config, batches, workers, [member.network for member in teachers[1]])
     if workers.is_rank_zero:
         cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
         check_disk_space(required_space(config, training, len(images.paths), folder) + cache)
@@ -105,7 +129,9 @@ def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial
         announce(config, index, training)
         if workers.is_rank_zero and not start.run:
             record_origin(tracker, config, index, folder)
-        tracker.set_tags(trial.tags | {"workers": workers.world_size} | start.tags(config, earlier))
+        tracker.set_tags(trial.tags | {"workers": workers.world_size} | start.tags(request, earlier))
+        if teachers[0]:
+            tracker.set_tags(parents(teachers[0]))
         tracker.deliver()  # from here on, task.resume=auto finds the run
         trial.started(tracker.run_id, folder)
         catch_all_class = config.dataset.catch_all_class
@@ -134,6 +160,22 @@ def run_from(start: Start, earlier: RunInfo | None, config: Config, trial: Trial
     return scores["val"]["top1"].value
 
 
+def check_teachers(config: Config, index: Index, teachers: Sequence[EarlierRun]) -> None:
+    """Raise RequestError unless the teachers have the data set's classes; warn of one that may have seen val."""
+    for run in teachers:
+        if run.classes != tuple(index.classes):
+            dataset = f"dataset={config.dataset.name}"
+            differences = class_differences(index.classes, run.classes, dataset, "the teacher")
+            raise RequestError(
+                f"runs={run.reference}: a teacher with other classes than {dataset} ({differences})\n"
+                "use a run that was trained on these classes"
+            )
+    if teachers:
+        names = ", ".join(run.name for run in teachers)
+        log.info("taught by %s, weight %g, temperature %g", names, config.loss.distillation, config.loss.temperature)
+    check_held_out(config, teachers)
+
+
 def open_tracker(
     config: Config, name: str | None, folder: Path, workers: Workers = ALONE, run_id: str | None = None
 ) -> MemoryTracker:
@@ -151,8 +193,8 @@ def open_tracker(
         return MemoryTracker()
     if run_id is None:
         check_unused(folder)
-    name = name or f"{config.model.name}_{config.dataset.name}_{config.aug.name}_seed{config.seed}"
-    return MlflowTracker(config.tracking, config.tracking.run_name or name, folder, run_id)
+    name = name or f"{config.model.name}_{config.dataset.title}_{config.aug.label}_seed{config.seed}"
+    return config.tracking.build(config.tracking.run_name or name, folder, run_id)
 
 
 def required_space(config: Config, training: Training, images: int, folder: Path) -> list[SpaceNeed]:
@@ -179,8 +221,8 @@ def _bytes_of(net: nn.Cell) -> int:
 def announce(config: Config, index: Index, training: Training) -> None:
     """Log what is about to run."""
     counts = ", ".join(f"{n} {split}" for split, n in index.table["split"].value_counts().items())
-    log.info("%s: %d classes, %s photos (%s)", config.dataset.name, len(index.classes), counts, index.root)
-    log.info("groups: %s", class_groups(index.train_counts())[1])
+    log.info("%s: %d classes, %s photos (%s)", config.dataset.title, len(index.classes), counts, index.root)
+    log.info("groups: %s", index.class_groups()[1])
     parameters = sum(p.size for p in training.network.trainable_params())
     log.info("%s: %.1f M parameters on %s", config.model.name, parameters / 1e6, target.describe(config.device))
     log.info("%d epochs of %d steps; the first step compiles", config.epochs, training.batches.steps_per_epoch)
@@ -258,13 +300,12 @@ def build_callbacks(
     workers: Workers = ALONE,
 ) -> list[callbacks.Callback]:
     """Return the callbacks in order: the NaN guard comes before the checkpoints."""
-    task, loss, batches = config.task, config.loss, training.batches
+    task = config.task
     nets = (training.model.train_network, training.network)
     save = callbacks.SaveCheckpoints(checkpoints, *nets, tracker, task.checkpoint_epochs, task.checkpoint_minutes)
     dump = (
         FailureDump(training, tracker, checkpoints.folder.parent) if workers.is_rank_zero else lambda *_: "see rank 0"
     )
-    chance = callbacks.chance_loss(batches.labels, batches.num_classes, batches.sampler, loss.label_smoothing)
     observers = [
         callbacks.SyncWorkers(workers, signals),
         callbacks.NanGuard(checkpoints.last, dump),
@@ -273,11 +314,24 @@ def build_callbacks(
         callbacks.Prune(trial),
         callbacks.LogMetrics(tracker),
     ]
+    context = CallbackContext(training, tracker, checkpoints.folder.parent, workers)
+    chosen = [options.build(context) for options in config.callback.chosen()]
     if not workers.is_rank_zero:
-        return observers
-    guard = task.chance_guard
-    chance_guard = callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, dump)
-    return [*observers, chance_guard, save, callbacks.ProgressBar()]
+        return [*observers, *chosen]
+    guard, chance = task.chance_guard, chance_loss(config, training)
+    if chance is not None:
+        chosen.append(callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, dump))
+    elif guard.epochs is not None:
+        log.info("no chance guard: the lowest loss of a constant prediction is unknown with these options")
+    return [*observers, *chosen, save, callbacks.ProgressBar()]
+
+
+def chance_loss(config: Config, training: Training) -> float | None:
+    """Return the lowest loss of a constant prediction; None: unknown, as with a margin or teachers, which change it."""
+    if config.model.final_margin or training.teachers:
+        return None
+    batches = training.batches
+    return config.loss.chance(callbacks.mean_target(batches.labels, batches.num_classes, batches.sampler))
 
 
 def print_closing_lines(tracker: MemoryTracker, folder: Path, best: Path | None = None) -> None:

@@ -1,5 +1,6 @@
 """Runs that are not fully uploaded, read from the journals in their folders."""
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ OUTPUTS = PROJECT / "outputs"
 
 def find_journals(folder: Path) -> list[Path]:
     """Return the journals in and below a folder, sorted; one without a record is left out."""
-    return [file for file in sorted(folder.absolute().rglob(f"*{SUFFIX}")) if next(read(file), None)]
+    return [file for file in _files(folder) if next(read(file), None)]
 
 
 def matches(file: Path, reference: str) -> bool:
@@ -31,7 +32,14 @@ def matches(file: Path, reference: str) -> bool:
 def unsent_journals(uri: str | None) -> list[Path]:
     """Return the incompletely uploaded journals under outputs/ whose store is `uri`, or that have none."""
     stores = (None, redact(store_uri(uri)))
-    return [file for file in find_journals(OUTPUTS) if read_header(file)["store"] in stores and not is_uploaded(file)]
+    incomplete = [file for file in _files(OUTPUTS) if not is_uploaded(file) and next(read(file), None)]
+    return [file for file in incomplete if read_header(file)["store"] in stores]
+
+
+def _files(folder: Path) -> list[Path]:
+    # Path.rglob of Python 3.11 reads each folder twice, and there may be thousands of run folders.
+    names = (os.path.join(parent, name) for parent, _, names in os.walk(folder.absolute()) for name in names)
+    return [Path(name) for name in sorted(name for name in names if name.endswith(SUFFIX))]
 
 
 def read_run(file: Path) -> RunInfo:

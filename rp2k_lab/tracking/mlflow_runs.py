@@ -1,19 +1,25 @@
 """Read recorded runs from MLflow."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from rp2k_lab import COMMAND
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.tracking.mlflow_store import quiet_loggers, store_exists, store_uri, unreachable
 from rp2k_lab.tracking.uploader import LOCAL_ID
 
+# Artifact of a finished run with a network: the weights of its best epoch.
+CHECKPOINT = "checkpoints/best.ckpt"
 # Metric name to its (step, value) pairs in order.
 History = dict[str, list[tuple[int, float]]]
+_NEWEST_FIRST = ("start_time DESC",)
+# Runs a request.
+_PAGE = 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class RunStore:
 
         self._uri = store_uri(uri)
         if not store_exists(uri):
-            raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: python run.py")
+            raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: {COMMAND}")
         quiet_loggers()
         self._client = mlflow.MlflowClient(self._uri)
 
@@ -111,6 +117,43 @@ class RunStore:
         of_parent = f" and tags.parent LIKE '%{parent}'" if parent else ""  # a pair's parents are `first,second`
         return next(iter(self._search(f"attributes.status = 'FINISHED' and tags.task = '{task}'{of_parent}", 1)), None)
 
+    def search(
+        self, query: str, order: Sequence[str] = _NEWEST_FIRST, experiment: str | None = None
+    ) -> Iterator[RunInfo]:
+        """Yield the runs that match a filter of MLflow, and ask for more only when they are needed.
+
+        Args:
+            order: MLflow's `order_by`.
+            experiment: the name of the only experiment to search; None: all.
+        """
+        from mlflow.exceptions import MlflowException
+
+        token = None
+        try:
+            experiments = self._experiments(experiment)
+            while experiments and token != "":
+                runs = self._client.search_runs(
+                    experiments, query, max_results=_PAGE, order_by=list(order), page_token=token
+                )
+                yield from map(_run_info, runs)
+                token = runs.token or ""
+        except MlflowException as error:
+            raise unreachable(self._uri, error) from None
+
+    def has(self, run: RunInfo, file: str) -> bool:
+        """Return whether `file` (folder/name) is an artifact of a run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            entries = self._client.list_artifacts(run.run_id, file.rpartition("/")[0] or None)
+        except MlflowException as error:
+            raise unreachable(self._uri, error) from None
+        return file in {entry.path for entry in entries}
+
+    def is_deleted(self, run: RunInfo) -> bool:
+        """Return whether the run was uploaded to this store and is deleted there."""
+        return self.get(run.local_id) is None and bool(self._search(f"tags.{LOCAL_ID} = '{run.local_id}'", 1, True))
+
     def fetch(self, run: RunInfo, files: Iterable[str], downloads: Path) -> Path:
         """Return a folder that holds those of `files` (folder/name) that are artifacts of a run.
 
@@ -125,22 +168,43 @@ class RunStore:
         try:
             for file in files:
                 parent = file.rpartition("/")[0]
-                if file in {entry.path for entry in self._client.list_artifacts(run.run_id, parent or None)}:
+                if self.has(run, file):
                     (folder / parent).mkdir(parents=True, exist_ok=True)
                     self._client.download_artifacts(run.run_id, file, str(folder / parent))  # MLflow drops its path
         except MlflowException as error:
             raise unreachable(self._uri, error) from None
         return folder
 
-    def _search(self, query: str, limit: int = 1000) -> list[RunInfo]:
+    def _search(self, query: str, limit: int = 1000, deleted: bool = False) -> list[RunInfo]:
+        """Return the newest runs that match a filter, or of the deleted ones.
+
+        Args:
+            limit: their largest number.
+        """
+        from mlflow.entities import ViewType
         from mlflow.exceptions import MlflowException
 
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         try:
-            experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-            runs = self._client.search_runs(experiments, query, max_results=limit, order_by=["start_time DESC"])
+            experiments = self._experiments(deleted=deleted)
+            runs = self._client.search_runs(experiments, query, view, max_results=limit, order_by=list(_NEWEST_FIRST))
         except MlflowException as error:
             raise unreachable(self._uri, error) from None
         return [_run_info(run) for run in runs]
+
+    def _experiments(self, name: str | None = None, deleted: bool = False) -> list[str]:
+        """Return the id of the experiment of this name, or of all; deleted ones only with `deleted`."""
+        from mlflow.entities import ViewType
+
+        if name is not None:
+            experiment = self._client.get_experiment_by_name(name)
+            return [experiment.experiment_id] if experiment and experiment.lifecycle_stage == "active" else []
+        view, token, ids = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY, None, []
+        while token != "":
+            page = self._client.search_experiments(view, page_token=token)
+            ids += [experiment.experiment_id for experiment in page]
+            token = page.token or ""
+        return ids
 
 
 def _run_info(run) -> RunInfo:

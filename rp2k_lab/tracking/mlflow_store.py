@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import psutil
 from filelock import FileLock
 
-from rp2k_lab import PROJECT
+from rp2k_lab import PROJECT, SERVER_COMMAND
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact, restore_uri
 
@@ -47,7 +48,7 @@ def page_location(uri: str | None, experiment_id: str, run_id: str) -> str:
     page = f"#/experiments/{experiment_id}/runs/{run_id}"
     if uri is not None and uri.startswith(("http://", "https://")):
         return f"{redact(uri).rstrip('/')}/{page}"
-    return f"make ui, then {_LOCAL_PAGE}/{page}"
+    return f"{SERVER_COMMAND}, then {_LOCAL_PAGE}/{page}"
 
 
 def connect(uri: str | None, experiment: str) -> tuple["MlflowClient", str]:
@@ -111,7 +112,7 @@ def unreachable(store: str, error: Exception) -> RequestError:
     """Return the error for a request that needs the store."""
     return RequestError(
         f"tracking.uri={redact(store)}: {error_line(error)}\n"
-        "start the server (make ui), or leave out tracking.uri to use the clone's store"
+        f"start the server ({SERVER_COMMAND}), or leave out tracking.uri to use the clone's store"
     )
 
 
@@ -135,18 +136,18 @@ def mark_dead_runs(client: "MlflowClient", experiment_id: str) -> None:
     """Mark this host's RUNNING runs whose process is gone (kill -9, power cut) as KILLED."""
     query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
     for run in client.search_runs([experiment_id], query):
-        if not _is_alive(int(run.data.tags["pid"]), float(run.data.tags["pid_started"])):
+        if not is_alive(run.data.tags):
             client.set_tag(run.info.run_id, "status", "KILLED")
             client.set_terminated(run.info.run_id, "KILLED")
             log.info("run %s: its process is gone; marked KILLED", run.info.run_name)
 
 
-def _is_alive(pid: int, started: float) -> bool:
-    """Return whether process `pid` is the one that started at `started` (s since the epoch, ± 10).
+def is_alive(tags: Mapping[str, str]) -> bool:
+    """Return whether the process of `process_tags` runs on this host: the same pid, started at the same time ± 10 s.
 
     The system reuses pids; the start is computed from the boot time and drifts with the clock.
     """
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 10
+        return abs(psutil.Process(int(tags["pid"])).create_time() - float(tags["pid_started"])) < 10
     except psutil.NoSuchProcess:
         return False

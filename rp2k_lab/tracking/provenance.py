@@ -9,14 +9,14 @@ import subprocess
 from typing import Any
 
 from rp2k_lab import CLONE
-from rp2k_lab.config.choices import chosen_by_default, defaults_of, flatten, root_defaults
+from rp2k_lab.config.choices import chosen_by_default, complete, defaults_of, flatten, root_defaults
 from rp2k_lab.config.schema import Config
 
 # The tag that identifies a training's configuration; set when its record is complete.
 FINGERPRINT = "config_fingerprint"
-# Version of `fingerprint`.  Values without it come from a version that hashed every key under its former name; their
-# configuration must be read from the run's record.
-_SCHEME = "2:"
+# Version of `fingerprint`.  Values with another prefix or none come from versions that hashed keys under former names;
+# their configuration must be read from the run's record.
+_SCHEME = "3:"
 _NO_DEFAULT = object()
 # Keys without effect on a training's metrics.
 _WITHOUT_EFFECT = {
@@ -58,19 +58,36 @@ def environment() -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """Return a hash of the settings that a training's metrics depend on: `2:` and 16 hexadecimal digits.
+    """Return a hash of the settings that a training's metrics depend on: `3:` and 16 hexadecimal digits.
 
     Keys at their defaults are left out, so that a new key does not orphan older runs.
     """
-    defaults = {}
-    for group, values in config.model_dump(mode="json").items():
-        if isinstance(values, dict) and "name" in values and group != "ablation":
-            defaults |= dict(flatten(defaults_of(group, values["name"]), f"{group}."))
-    defaults |= {key: value for key, value in root_defaults().items() if not isinstance(value, dict)}
-    defaults |= {f"{group}.name": choice for group, choice in chosen_by_default().items()}
+    defaults = _defaults(config.model_dump(mode="json"))
     settings = {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
     text = json.dumps(settings, sort_keys=True)
     return _SCHEME + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the default of each key of a configuration, except for choices that are not the default ones."""
+    defaults = {key: value for key, value in root_defaults().items() if not isinstance(value, dict)}
+    for group, values in settings.items():
+        if not isinstance(values, dict) or group == "ablation":
+            continue
+        if group == "callback":
+            for name in values:
+                keys = flatten(defaults_of(group, name), f"{group}.")
+                defaults |= {key: value for key, value in keys if key != f"{group}.{name}.name"}
+        elif "name" in values:
+            names = {
+                key: {"name": inner["name"]}
+                for key, inner in values.items()
+                if isinstance(inner, dict) and "name" in inner
+            }
+            defaults |= flatten(complete(group, {"name": values["name"], **names}), f"{group}.")
+            chosen = flatten(defaults_of(group, values["name"]), f"{group}.")
+            defaults |= {key: value for key, value in chosen if key.endswith(".name")}
+    return defaults | {f"{group}.name": choice for group, choice in chosen_by_default().items()}
 
 
 def is_current(fingerprint: str) -> bool:
@@ -84,10 +101,11 @@ def differences(former: Config, config: Config) -> list[str]:
     The folder of the images may differ: `dataset_fingerprint` covers its content.
     """
     recorded, current = _settings(former), _settings(config)
-    keys = sorted((recorded.keys() | current.keys()) - {"dataset.root"})
+    keys = sorted((recorded.keys() | current.keys()) - {f"dataset.{key}" for key in config.dataset.file_keys})
     return [f"{k}={recorded.get(k)} (here {current.get(k)})" for k in keys if recorded.get(k) != current.get(k)]
 
 
 def _settings(config: Config) -> dict[str, Any]:
     settings = flatten(config.model_dump(mode="json", exclude=_WITHOUT_EFFECT))
-    return {key: value for key, value in settings if not key.startswith("task.checkpoint")}
+    settings = {key: value for key, value in settings if not key.startswith("task.checkpoint")}
+    return settings | ({"teachers": list(config.teachers)} if config.teachers else {})

@@ -1,6 +1,7 @@
-"""`runs=`: find earlier runs by id, name, folder or checkpoint file, and restore their configuration."""
+"""`runs=`: find earlier runs by id, name, folder, checkpoint file, `last` or `best`; restore their configuration."""
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,19 +9,20 @@ from typing import Any
 
 import yaml
 
-from rp2k_lab.config.choices import choices, defaults_of, with_defaults
+from rp2k_lab.config.choices import choices, complete, defaults_of, with_defaults
 from rp2k_lab.config.migrations import migrate
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.tracking.latest_runs import NETWORKS, TO_RESUME, TO_VERIFY, choose, is_word
 from rp2k_lab.tracking.local_runs import find_journals, matches, read_run, unsent_journals
-from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
+from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
 from rp2k_lab.tracking.provenance import differences
 
-CHECKPOINT, CONFIG, CLASSES = "checkpoints/best.ckpt", "config.yaml", "classes.txt"
-FORMS = "an id (6 characters are enough), a name or a run's folder"
+CONFIG, CLASSES = "config.yaml", "classes.txt"
+FORMS = "an id (6 characters are enough), a name, a run's folder, last, last:2 or best"
 # Keys that the request sets, never the record.
 _REQUEST_KEYS = ("task", "tracking", "runs", "ablation", "scale")
-_GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "device")
+_GROUPS = ("dataset", "model", "aug", "loss", "optimizer", "schedule", "device")
 # Keys that belong to the trained network, whatever the data set.
 _NORMALIZATION = ("mean", "std")
 
@@ -46,6 +48,24 @@ class EarlierRun:
     config: dict[str, Any]
     checkpoint: Path
     classes: tuple[str, ...]
+
+
+def resolve(request: Config) -> tuple[str, ...]:
+    """Return `request.runs` with an id in place of each `last`, `last:N` and `best`, which a later run may change.
+
+    `task.resume=continue` chooses from the unfinished trainings, `task.verify` from the finished ones, and every other
+    task from the finished runs with a network.
+
+    Raises:
+        RequestError: from `choose`.
+    """
+    uri, experiment, wanted = request.tracking.uri, request.tracking.experiment, NETWORKS
+    if request.task.name == "train" and request.task.trains_earlier_run:
+        wanted = TO_VERIFY if request.task.verify else TO_RESUME
+    return tuple(
+        choose(uri, reference, experiment, wanted).run_id if is_word(reference) else reference
+        for reference in request.runs
+    )
 
 
 def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
@@ -81,24 +101,32 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
         composed: the same, as Hydra composed it.
         overrides: the command line, `group=choice` and `key=value`.
 
+    Returns:
+        One configuration for each run.  For task=train the configuration of the training, then one for each teacher.
+
     Raises:
         RequestError: no such run, normalization on the command line, augmentation without effect, or the merged
             configuration is invalid or differs from the run to resume.
     """
     if request.task.name == "train":
-        return (_restore_training(request, composed, overrides),)
+        if request.task.trains_earlier_run:
+            config = _restore_training(request, composed, overrides)
+        else:
+            ids = tuple(_lasting_reference(request.tracking.uri, reference) for reference in request.runs)
+            config = request.model_copy(update={"runs": ids})
+        return config, *_teacher_configs(config, composed)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key in [f"dataset.{name}" for name in _NORMALIZATION]:
             raise RequestError(f"{override}: a trained network keeps its normalization (mean, std)\nleave out {key}")
-        if request.task.name == "fixres" and key.partition(".")[0] == "aug":
+        if request.task.name == "fixres" and re.split(r"[./]", key)[0] == "aug":
             raise RequestError(f"{override}: task=fixres trains without augmentation\nleave out {key}")
     merged, normalizations = [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:
             _, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
             recorded = _read_config(folder, reference)
-            merged.append(merge(composed, recorded, overrides, defaults_of))
+            merged.append(merge(composed, recorded, overrides, complete))
             normalizations.append({key: recorded["dataset"][key] for key in _NORMALIZATION})
     dataset = merged[0]["dataset"]
     return tuple(
@@ -107,8 +135,36 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
     )
 
 
+def _lasting_reference(uri: str | None, reference: str) -> str:
+    """Return the id of a run or the absolute path of a checkpoint file: a name may have another meaning later."""
+    if reference.endswith(".ckpt"):
+        return str(Path(reference).absolute())
+    return lookup_run(uri, reference, f"a .ckpt file, {FORMS}").local_id
+
+
+def _teacher_configs(config: Config, composed: dict[str, Any]) -> Iterator[Config]:
+    """Yield the training's configuration with the network of each teacher and with its normalization.
+
+    Args:
+        composed: any valid configuration, as Hydra composed it.
+    """
+    with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        for reference in config.teachers:
+            _, folder = locate(config.tracking.uri, reference, (CONFIG,), Path(downloads))
+            recorded = _read_config(folder, reference)
+            model = parse(composed | {"model": complete("model", recorded["model"])}).model
+            normalization = {key: tuple(recorded["dataset"][key]) for key in _NORMALIZATION}
+            dataset = config.dataset.model_copy(update=normalization)
+            yield config.model_copy(update={"model": model, "dataset": dataset, "runs": config.teachers})
+
+
 def _restore_training(request: Config, composed: dict[str, Any], overrides: Sequence[str]) -> Config:
     """Return the configuration of the training to resume; only keys without effect on its metrics may change."""
+    if len(request.runs) != 1:
+        raise RequestError(
+            f"runs={','.join(request.runs)}: one run is resumed or verified, its record names its teachers\n"
+            f"use runs={request.runs[0]}"
+        )
     (reference,), stated = request.runs, [override.lstrip("+~").partition("=")[0] for override in overrides]
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         run, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
@@ -121,8 +177,11 @@ def _restore_training(request: Config, composed: dict[str, Any], overrides: Sequ
     current = with_defaults(task, {key: composed["task"][key] for key in task if f"task.{key}" in stated})
     guard = {k: v for k, v in composed["task"]["chance_guard"].items() if f"task.chance_guard.{k}" in stated}
     current = with_defaults(current, {"chance_guard": guard})
-    former = parse(merge(composed, recorded, (), defaults_of) | {"task": task})
-    config = parse(merge(composed, recorded, overrides, defaults_of) | {"task": current})
+    # The record of a verification begins with the run that it verified.
+    teachers = (recorded.get("runs") or [])["verifies" in run.tags :] if recorded["loss"].get("distillation") else []
+    former = parse(merge(composed, recorded, (), complete) | {"task": task, "runs": [reference, *teachers]})
+    merged = merge(composed, recorded, overrides, complete) | {"task": current}
+    config = parse(merged | {"runs": [reference, *(teachers if merged["loss"]["distillation"] else ())]})
     if changes := differences(former, config):
         shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
         raise RequestError(f"runs={reference}: was trained with {shown}\nleave out these keys, or train a new run")
@@ -133,14 +192,14 @@ def merge(
     composed: dict[str, Any],
     recorded: dict[str, Any],
     overrides: Iterable[str],
-    defaults: Callable[[str, str], dict[str, Any]],
+    defaults: Callable[[str, Mapping[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
     """Return `recorded` with the overridden groups and keys taken from `composed`.
 
     A key that the record lacks gets today's default.
 
     Args:
-        defaults: (group, choice) to today's values of that choice.
+        defaults: (group, values of a choice) to these values and today's defaults of the keys that they lack.
 
     Raises:
         RequestError: a recipe, which cannot overlay recorded values.
@@ -148,18 +207,36 @@ def merge(
     merged = composed | {key: value for key, value in recorded.items() if key not in _REQUEST_KEYS}
     for group, settings in merged.items():
         if isinstance(settings, dict) and group not in _REQUEST_KEYS:
-            same = group in composed and composed[group]["name"] == settings["name"]
-            merged[group] = (composed[group] if same else defaults(group, settings["name"])) | settings
+            same = group in composed and composed[group].get("name") == settings.get("name")
+            merged[group] = _filled(settings, composed[group]) if same else defaults(group, settings)
     for override in overrides:
-        group, _, key = override.lstrip("+~").partition("=")[0].partition(".")
-        if group == "recipe":
+        path = override.lstrip("+~").partition("=")[0].replace("/", ".").split(".")
+        if path[0] == "recipe":
             recipe = recorded.get("recipe", "none")
             raise RequestError(f"{override}: runs= brings its own recipe ({recipe})\nname the keys to change")
-        if key and group not in _REQUEST_KEYS:
-            merged[group] = merged[group] | {key: composed[group].get(key)}
-        elif group in composed:
-            merged[group] = composed[group]
+        if path[0] in composed and (len(path) == 1 or path[0] not in _REQUEST_KEYS):
+            merged = _with_value(merged, path, composed)
     return merged
+
+
+def _filled(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with the keys of `base` that it lacks; a group within is filled if it is the same choice."""
+    filled = dict(base) | dict(values)
+    for key, value in values.items():
+        inner = base.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping) and value.get("name") == inner.get("name"):
+            filled[key] = _filled(value, inner)
+    return filled
+
+
+def _with_value(tree: dict[str, Any], path: Sequence[str], source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `tree` with the value that `source` has at a path of keys; None where it has none."""
+    key, *rest = path
+    value = source.get(key) if isinstance(source, Mapping) else None
+    if not rest:
+        return tree | {key: value}
+    inner = tree.get(key)
+    return tree | {key: _with_value(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
 def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Path) -> tuple[RunInfo | None, Path]:
@@ -181,12 +258,17 @@ def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Pat
 def lookup_run(uri: str | None, reference: str, forms: str = FORMS) -> RunInfo:
     """Return the run with this id, unique id prefix, name or folder, uploaded or not.
 
+    `last`, `last:N` and `best` are finished runs with a network, `best` in the default experiment; `resolve` knows the
+    request.
+
     Args:
         forms: the valid kinds of reference, for the error message.
 
     Raises:
         RequestError: no such run, or several.
     """
+    if is_word(reference):
+        return choose(uri, reference, defaults_of("tracking", "mlflow")["experiment"])
     is_folder = Path(reference).is_dir()
     if is_folder:
         files = find_journals(Path(reference))
@@ -218,7 +300,7 @@ def _no_checkpoint(reference: str, run: RunInfo) -> str:
     """Return the message; a stopped run logs no best weights, but its folder may have them."""
     file = Path(run.folder) / CHECKPOINT
     way_out = f"use those in its folder: runs={file}" if run.folder and file.is_file() else "use a FINISHED run"
-    if parent := run.tags.get("parent"):
+    if (parent := run.tags.get("parent")) and run.tags.get("task") != "train":
         way_out = f"it trained nothing: use its parent, runs=[{parent}]"
     return f"runs={reference}: the run is {run.status} and logged no best weights\n{way_out}"
 
@@ -227,12 +309,19 @@ def _read_config(folder: Path, reference: str) -> dict[str, Any]:
     """Return the recorded configuration as plain data; its groups are choices of `conf/`, `parse` checks the rest."""
     try:
         recorded = migrate(yaml.safe_load(_read(folder / CONFIG, reference)))
-        known = all(recorded[group]["name"] in choices(group) for group in _GROUPS if group in recorded)
+        names = {group: recorded[group]["name"] for group in _GROUPS if group in recorded}
+        known = all(re.fullmatch(r"\w[\w.-]*", name) for name in names.values())
         known = known and set(_NORMALIZATION) <= set(recorded["dataset"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise RequestError(f"runs={reference}: {folder / CONFIG} is not a run's configuration\nrestore the file")
+    for group, name in names.items():
+        if name not in choices(group):
+            raise RequestError(
+                f"runs={reference}: was made with {group}={name}, and no installed package has this choice\n"
+                "install the package that has it, or name another run"
+            )
     return recorded
 
 

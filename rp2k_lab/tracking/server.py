@@ -1,4 +1,4 @@
-"""`make ui`: the MLflow page of the clone's store."""
+"""`make ui` and the command `rp2k-lab-ui`: the MLflow page of the store."""
 
 import os
 import subprocess
@@ -29,5 +29,11 @@ def serve(port: int, host: str = LOOPBACK) -> int:
     return subprocess.call(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
+def main() -> int:
+    """Serve with the command line's port and host, both optional; return the exit code."""
+    port, *host = sys.argv[1:] or ["5000"]
+    return serve(int(port), *host)
+
+
 if __name__ == "__main__":
-    sys.exit(serve(int(sys.argv[1]), *sys.argv[2:]))
+    sys.exit(main())

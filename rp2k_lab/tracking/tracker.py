@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rp2k_lab.config.schema import Tracking
+from rp2k_lab import COMMAND
 from rp2k_lab.core.errors import Pruned, RequestError
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls
@@ -23,6 +23,7 @@ from rp2k_lab.tracking.mlflow_store import (
     store_uri,
     unreachable,
 )
+from rp2k_lab.tracking.options import Tracking
 from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, page_url
 from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, UploadThread, is_uploaded, read_header
 
@@ -217,7 +218,7 @@ class MlflowTracker(MemoryTracker):
     def sync_hint(self) -> str:
         """Return the reason for an incomplete upload and the command that completes it."""
         reason = "offline" if self._uploader is None else f"the upload is incomplete ({self._thread.problem})"
-        return f"{reason}: python run.py task=sync runs={shlex.quote(str(self._folder))}"
+        return f"{reason}: {COMMAND} task=sync runs={shlex.quote(str(self._folder))}"
 
     @property
     def _upload_state(self) -> UploadState:

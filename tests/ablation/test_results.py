@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rp2k_lab import PROJECT
 from rp2k_lab.ablation import results as module
 from rp2k_lab.ablation.results import (
     COLUMNS,
@@ -11,6 +12,7 @@ from rp2k_lab.ablation.results import (
     RESULTS,
     image_row,
     images_digest,
+    metric_columns,
     pack,
     read_results,
     unpack,
@@ -97,6 +99,28 @@ def test_equal_results_give_equal_bytes(tmp_path, frames):
     for name in (RESULTS, IMAGES):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+
+
+@pytest.mark.parametrize("folder", sorted(file.parent for file in PROJECT.glob("experiments/*/*/results.csv")), ids=str)
+def test_committed_results_are_rewritten_byte_for_byte(tmp_path, folder):
+    read = read_results(folder)
+    write_results(tmp_path, read.table, read.images)
+    for name in (RESULTS, IMAGES):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_unknown_columns_are_kept_as_text(tmp_path, frames):
+    """Metrics of a package that is not installed, say; names that the code uses itself are not special."""
+    cells, images = frames
+    more = {"zeta": ["0.5000", None, "NA", "", "1e400", 'x,"y"'], "rank": range(6), "Index": "a", "two words": 1}
+    written = write_results(tmp_path / "a", cells.assign(**more), images)
+    assert list(written.table.columns[-6:]) == ["val_top1", "Index", "rank", "two words", "zeta", "correct"]
+    read = read_results(tmp_path / "a")
+    assert read.table["zeta"].tolist() == ["", "0.5000", "", "NA", "1e400", 'x,"y"']  # seed 2 before 10
+    assert read.table["rank"].tolist() == written.table["rank"].tolist() == ["1", "0", "3", "2", "4", "5"]
+    write_results(tmp_path / "b", read.table, read.images)
+    assert (tmp_path / "a" / RESULTS).read_bytes() == (tmp_path / "b" / RESULTS).read_bytes()
+    assert metric_columns(read.table) == list(module.ACCURACIES)
 
 
 def test_files_are_replaced_atomically(tmp_path, frames, monkeypatch):

@@ -39,12 +39,18 @@ def measures(images: int) -> pd.DataFrame:
     return pd.DataFrame({name: np.full(images, value, np.float32) for name, value in values.items()})
 
 
-def small_tables():
+def small_tables(catch_all_class="丙"):
     index = build_index(small().labels, ["甲", "乙", "丙"])
     images = image_table(index, index.split("test"), small(), np.float32([0.25, 0.25, 0.25, 0.75, 0.75]), measures(5))
     images = images.assign(suspicion=np.float32(0), suggested="")
     means = np.float32([[1, 0], [0.8, 0.6], [-1, 0]])
-    return analyze(images, small(), index.classes, index.train_counts(), means, typical(index.classes), RULES, "丙")
+    return analyze(
+        images, small(), index.classes, index.train_counts(), means, typical(index.classes), RULES, catch_all_class
+    )
+
+
+def test_data_without_a_catch_all_class_have_no_such_cause():
+    assert set(small_tables(None).causes["cause"]) == set(CAUSES) - {"others"}
 
 
 def test_cases_have_predictions_rows_and_measures():

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from rp2k_lab.analysis.thumbnails import SIDE, Thumbnails
-from rp2k_lab.dataset.photo_index import make_index
+from rp2k_lab.dataset.photo_index import Listing, make_index
 from rp2k_lab.evaluation.predictor import Preprocessing
 
 PREPROCESSING = Preprocessing((64, 64), "letterbox", 1.0)
@@ -25,7 +25,7 @@ def index(tmp_path):
         rows.append((path.name, name, split, width, height, 100, 0))
     (tmp_path / "3.png").write_bytes(b"")
     table = pd.DataFrame(rows, columns=["path", "class", "split", "width", "height", "bytes", "changed"])
-    return make_index(tmp_path, table, ["a", "b"], table.assign(problem="")[:0])
+    return make_index(Listing(tmp_path, table, []), table, ["a", "b"], table.assign(problem="")[:0])
 
 
 def test_thumbnails_are_small_and_keep_the_aspect_ratio(index):

@@ -1,6 +1,7 @@
 """Wrong requests: the exit code, at most two lines, no files left."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,7 +43,10 @@ REFUSED = [
     (["recipe=giantpandas"], 2, ["recipe=giantpandas", "giantpanda, none"]),
     (["+recipe=giantpanda"], 2, ["leave out the +"]),
     (["model.name=vgg"], 2, ["model.name=vgg"]),
-    (["aug.length=8"], 2, ["aug.length", "aug=cutout"]),
+    (["aug.length=8"], 2, ["aug.length", "use aug.erase.length=…"]),
+    (["aug.erase.length=8"], 2, ["aug.erase.length", "aug/erase=cutout"]),
+    (["aug=randaugment", "aug.p=1"], 2, ["aug.p", "use aug.policy.p=…"]),
+    (["aug/erase=cutot"], 2, ["aug/erase=cutot", "cutout"]),
     (["task.output=x"], 2, ["task.output", "task=export"]),
     (["dataset.root=伊利"], 2, ["dataset.root=伊利", "'other text'"]),
     (["runs=earlier"], 2, ["runs=earlier", "task=train"]),
@@ -56,6 +60,11 @@ REFUSED = [
     (["epochs="], 2, ["epochs="]),
     (["size=[64,"], 2, ["size=[64,"]),
     (["--no-such-flag"], 2, ["--no-such-flag"]),
+    (["--cfg", "nothing"], 2, ["--cfg", "'nothing'", "--help"]),
+    (["scale=overnight"], 2, ["scale=overnight", "laptop, paper, smoke"]),
+    (["task=evaluate", "runs=last:0"], 2, ["runs=last:0", "from 1"]),
+    (["-m", "optimizer.lr=interval(0.1,0.2)"], 2, ["optimizer.lr=interval(0.1,0.2)", "hydra/sweeper=optuna"]),
+    (["-m", "epochs=1,0"], 2, ["epochs=0", "greater"]),
     (["-m", "seed=1,2", "model=resnet18,resnet19"], 2, ["model=resnet19"]),
     (["ablation=resize"], 2, ["ablation=resize", "-m"]),
     (["-m", "ablation=resize", "aug=none,cutout"], 2, ["aug=none,cutout", "its own levels"]),
@@ -151,6 +160,15 @@ def test_help_and_wrong_options_take_less_than_a_second(tmp_path, arguments):
         run_py(tmp_path, *arguments)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 1.0
+
+
+@pytest.mark.parametrize("flag", ["--help", "--info"])
+def test_a_closed_pipe_ends_the_command_without_a_message(flag):
+    """As `run.py --help | head`: SIGPIPE ends it, and the shell shows 141."""
+    with subprocess.Popen([sys.executable, str(PROJECT / "run.py"), flag], stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(300) == -signal.SIGPIPE
 
 
 def test_help_lists_choices_and_keys(tmp_path):

@@ -1,14 +1,19 @@
-"""Ablations: every YAML at every scale, and invalid tables."""
+"""Ablations and scales: every YAML at every scale, and invalid tables."""
+
+import shutil
 
 import pytest
 from pydantic import ValidationError
 
 from rp2k_lab.config import ablation
-from rp2k_lab.config.ablation import Ablation, Level, experiment_overrides
+from rp2k_lab.config.ablation import Ablation, Level, Scale, experiment_overrides, find_scale
+from rp2k_lab.config.choices import choices
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 
-SCALES = ("paper", "laptop", "smoke")
+PAPER = Scale(name="paper", settings={"size": 224})
+LAPTOP = Scale(name="laptop", settings={"size": 48, "aug.crop": [0.25, 1.0]})
+SMOKE = Scale(name="smoke", settings={})
 # As published (published.md, tables 1 to 4, and the three networks' average).
 PUBLISHED = {
     ("augmentation", "none"): 95.23,
@@ -34,8 +39,8 @@ PUBLISHED = {
 
 def make_table(levels: dict, **changes) -> Ablation:
     values = {"name": "t", "question": "?", "source": "", "metric": "top1", "baseline": "a", "seeds": [0]}
-    scales = {"paper": {"size": 224}, "laptop": {"size": 48, "aug.crop": [0.25, 1.0]}, "smoke": {}}
-    return Ablation.model_validate(values | {"levels": levels, "scales": scales} | changes)
+    values |= {"overrides": [], "at": {}}
+    return Ablation.model_validate(values | {"levels": levels} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,15 @@ def test_published_tables_exist_with_their_figures(composed_tables):
 
 
 @pytest.mark.parametrize("name", ablation.names())
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", choices("scale"))
 def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     """The configuration of every level is valid, and no two levels of a table are the same run."""
     table = composed_tables[name]
     configs = {}
     for level in table.level_names(scale):
-        overrides = table.overrides(level, scale, [f"dataset.root={tmp_path}"] if scale == "paper" else [])
+        overrides = table.run_overrides(
+            level, find_scale(scale), [f"dataset.root={tmp_path}"] if scale == "paper" else []
+        )
         sources = table.source_levels(level, scale)
         earlier = [f"runs={[list(table.levels).index(source) for source in sources]}"] if sources else []
         config = parse(compose(*overrides, *earlier, "seed=0"))
@@ -80,26 +87,28 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
 
 
 def test_paper_scale_is_the_published_recipe(composed_tables, compose, tmp_path):
-    overrides = composed_tables["augmentation"].overrides("none", "paper", [f"dataset.root={tmp_path}"])
+    overrides = composed_tables["augmentation"].run_overrides("none", find_scale("paper"), [f"dataset.root={tmp_path}"])
     config = parse(compose(*overrides))
     assert (config.epochs, config.batch_size, config.size, config.crop_ratio) == (75, 128, (224, 224), 0.875)
     assert (config.aug.crop, config.aug.color, config.aug.flip) == ((0.08, 1.0), 0.4, 0.5)
-    assert (config.optimizer.momentum, config.optimizer.weight_decay, config.optimizer.lr_end) == (0.9, 1e-4, 1e-6)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay, config.schedule.lr_end) == (0.9, 1e-4, 1e-6)
     assert (config.model.name, config.loss.label_smoothing, config.device.name) == ("seresnext50", 0.1, "gpu")
 
 
 def test_later_overrides_win():
     table = make_table({"a": {"overrides": ["size=64"]}, "b": {"overrides": ["resize=stretch"]}})
-    assert table.overrides("a", "laptop") == ["size=64", "aug.crop=[0.25, 1.0]"]
-    assert table.overrides("b", "paper", ["size=32"]) == ["size=32", "resize=stretch"]
+    assert table.run_overrides("a", LAPTOP) == ["size=64", "aug.crop=[0.25, 1.0]"]
+    assert table.run_overrides("b", PAPER, ["size=32"]) == ["size=32", "resize=stretch"]
 
 
-def test_level_can_differ_or_be_skipped_at_a_scale():
-    levels = {"a": {"overrides": ["epochs=25"], "at": {"smoke": ["epochs=1"]}}}
-    levels["b"] = {"overrides": [], "at": {"paper": None}, "against": "a"}
-    table = make_table(levels)
-    assert table.overrides("a", "smoke") == ["epochs=1"]
-    assert "epochs=25" in table.overrides("a", "paper")
+def test_at_adds_overrides_or_leaves_the_level_out():
+    levels = {"a": {"overrides": ["resize=stretch", "epochs=25"], "at": {"smoke": ["epochs=1", "seed=7"]}}}
+    levels["b"] = {"overrides": ["epochs=2"], "at": {"paper": None}, "against": "a"}
+    table = make_table(levels, overrides=["batch_size=8", "epochs=9"], at={"smoke": ["batch_size=4"]})
+    assert table.run_overrides("a", SMOKE) == ["batch_size=4", "epochs=1", "resize=stretch", "seed=7"]
+    assert table.level_overrides("a", "smoke") == ["resize=stretch", "epochs=1", "seed=7"]
+    assert table.run_overrides("a", PAPER) == ["size=224", "batch_size=8", "epochs=25", "resize=stretch"]
+    assert table.common(SMOKE) == ["batch_size=4", "epochs=9"]
     assert table.level_names("paper") == ["a"]
     assert table.level_names("laptop") == ["a", "b"]
 
@@ -112,22 +121,34 @@ def test_each_level_has_its_baseline():
 
 def test_level_that_starts_from_others_inherits_their_overrides():
     levels = {"a": {"overrides": []}, "b": {"overrides": [], "at": {"laptop": None}}}
-    levels["c"] = {"overrides": ["task=ensemble"], "runs": ["a", "b"]}
+    levels["c"] = {
+        "overrides": ["task=ensemble", "crop_ratio=1"],
+        "runs": ["a", "b"],
+        "at": {"paper": ["crop_ratio=0.5"]},
+    }
     table = make_table(levels)
     assert table.source_levels("c", "paper") == ["a", "b"]
     assert table.source_levels("c", "laptop") == ["a"]
-    assert table.overrides("a", "paper", ["epochs=3", "dataset.root=/x"]) == [
+    assert table.run_overrides("a", PAPER, ["epochs=3", "dataset.root=/x"]) == [
         "size=224",
         "epochs=3",
         "dataset.root=/x",
     ]
-    assert table.overrides("c", "paper", ["epochs=3", "dataset.root=/x"]) == ["task=ensemble", "dataset.root=/x"]
+    assert table.run_overrides("c", PAPER, ["epochs=3", "dataset.root=/x"]) == [
+        "task=ensemble",
+        "crop_ratio=0.5",
+        "dataset.root=/x",
+    ]
 
 
 def test_varied_keys_cannot_be_set():
     table = make_table({"a": {"overrides": ["aug=none"]}, "b": {"overrides": ["aug=cutout"]}})
     with pytest.raises(RequestError, match="aug=mixup: ablation=t varies aug"):
-        table.overrides("a", "paper", ["aug=mixup"])
+        table.run_overrides("a", PAPER, ["aug=mixup"])
+    table = make_table({"a": {"overrides": [], "at": {"smoke": ["size=32"]}}})
+    with pytest.raises(RequestError, match="size=64: ablation=t varies size"):
+        table.run_overrides("a", SMOKE, ["size=64"])
+    assert table.run_overrides("a", PAPER, ["size=64"]) == ["size=64"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +160,9 @@ def test_varied_keys_cannot_be_set():
         ({"a": {"overrides": []}}, {"seeds": [1, 1]}, "duplicate seed"),
         ({"a": {"overrides": []}}, {"seeds": []}, "seeds"),
         ({"a": {"override": []}}, {}, "override"),
+        ({"a": {"overrides": [], "at": {"labtop": []}}}, {}, "there is no scale labtop; choose one of laptop, paper"),
+        ({"a": {"overrides": []}}, {"at": {"labtop": []}}, "there is no scale labtop"),
+        ({"a": {"overrides": []}}, {"at": {"smoke": None}}, r"at\.smoke"),
         ({"a": {"overrides": [], "runs": ["b"]}, "b": {"overrides": []}}, {}, "a starts from b, which is not above it"),
     ],
 )
@@ -157,3 +181,28 @@ def test_machine_keys_are_no_experiment_overrides():
 def test_a_level_needs_its_overrides():
     with pytest.raises(ValidationError):
         Level.model_validate({"published": 95.0})
+
+
+def test_a_scale_is_a_file_that_may_build_on_another(tmp_path, monkeypatch, compose):
+    """`conf/scale/overnight.yaml` is a scale: ablations name it, and its settings are overrides."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from rp2k_lab.config import choices as files
+
+    conf = tmp_path / "conf"
+    shutil.copytree(files.CONF, conf)
+    settings = "{epochs: 40, tracking.run_name: my night, aug.crop: [0.5, 1.0]}"
+    (conf / "scale" / "overnight.yaml").write_text(f"defaults: [laptop]\nname: overnight\nsettings: {settings}\n")
+    monkeypatch.setattr(files, "CONF", conf)
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        composed = OmegaConf.to_container(hydra_compose("config", ["scale=overnight"]), resolve=True)
+    scale = parse(composed).scale
+    assert scale == find_scale("overnight")
+    table = make_table({"a": {"overrides": ["epochs=80"], "at": {"overnight": ["size=64"]}}})
+    overrides = table.run_overrides("a", scale)
+    assert overrides[:2] == ["dataset=shelf", "dataset.cache_gb=1"]
+    assert set(overrides) >= {"epochs=80", "size=64", 'tracking.run_name="my night"', "aug.crop=[0.5, 1.0]"}
+    config = parse(compose(*overrides))
+    assert (config.tracking.run_name, config.aug.crop, config.epochs) == ("my night", (0.5, 1.0), 80)

@@ -8,6 +8,7 @@ from rp2k_lab.config.migrations import (
     migrate,
     migrate_command,
     migrate_definition,
+    migrate_params,
     parse_record,
     trial_attributes,
 )
@@ -36,7 +37,7 @@ def test_old_keys_are_renamed():
 
 def test_every_renamed_key_exists_today():
     known = {key for key, _ in flatten(root_defaults())}
-    for group in ("dataset", "loss", "device", "task"):
+    for group in ("aug", "dataset", "loss", "device", "task"):
         known |= {f"{group}.{key}" for choice in choices(group) for key, _ in flatten(defaults_of(group, choice))}
     assert set(RENAMED.values()) <= known
     assert not set(RENAMED) & known
@@ -60,10 +61,67 @@ def test_task_without_training_gets_no_chance_guard():
         ("loss.stuck_epochs=3", "task.chance_guard.epochs=3"),
         ("dataset.others_share=0.1 dataset.others=x", "dataset.others_fraction=0.1 dataset.catch_all_class=x"),
         ("my.dataset.others=1 model=resnet18", "my.dataset.others=1 model=resnet18"),
+        ("aug=cutout aug.length=7", "aug=cutout aug.erase.length=7"),
+        (
+            "aug.crop=[0.25, 1.0] aug.length=28 recipe=giantpanda",
+            "aug.crop=[0.25, 1.0] aug.erase.length=28 recipe=giantpanda",
+        ),
+        ("aug=random_erasing aug.p=1 aug.fill=mean", "aug=random_erasing aug.erase.p=1 aug.erase.fill=mean"),
+        (
+            "aug.increasing=true aug.magnitude=9 aug.magnitude_std=0.5 aug.operations=timm aug.p=0.5 aug=randaugment",
+            "aug.policy.increasing=true aug.policy.magnitude=9 aug.policy.magnitude_std=0.5 aug.policy.operations=timm "
+            "aug.policy.p=0.5 aug=randaugment",
+        ),
+        ("aug=mixup aug.alpha=1", "aug=mixup aug.mix.alpha=1"),
+        ("aug=cutmix aug.alpha=1 aug.p=0.5", "aug=cutmix aug.mix.alpha=1 aug.mix.p=0.5"),
+        ("aug=none,cutmix aug.p=0.5", "aug=none,cutmix aug.mix.p=0.5"),
+        ("aug.alpha=1 aug.p=0.5", "aug.mix.alpha=1 aug.p=0.5"),
+        ("aug=random_erasing,cutmix aug.p=0.5", "aug=random_erasing,cutmix aug.p=0.5"),
+        ("aug=of_a_package aug.p=0.5 aug.length=3", "aug=of_a_package aug.p=0.5 aug.length=3"),
+        ("aug=cutout aug.erase.length=7", "aug=cutout aug.erase.length=7"),
     ],
 )
 def test_commands(old, new):
     assert migrate_command(old) == new
+
+
+OLD_AUG = {"crop": [0.25, 1.0], "flip": 0.0, "color": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("slot", "values"),
+    [
+        (None, {"name": "none"}),
+        ("erase", {"name": "cutout", "length": 7}),
+        ("erase", {"name": "random_erasing", "p": 0.1, "area": [0.1, 0.2], "ratio": 0.5, "fill": "mean"}),
+        ("policy", {"name": "autoaugment"}),
+        (
+            "policy",
+            {
+                "name": "randaugment", "operations": "timm", "num_ops": 3, "p": 0.5, "magnitude": 8.0,
+                "magnitude_std": 0.5, "magnitude_max": 9.0, "increasing": True,
+            },
+        ),
+        ("mix", {"name": "mixup", "alpha": 0.3}),
+        ("mix", {"name": "cutmix", "alpha": 0.3, "p": 0.4}),
+    ],
+)  # fmt: skip
+def test_keys_of_an_augmentation_move_to_its_slot(slot, values):
+    old = OLD | {"aug": OLD_AUG | values}
+    expected = {each: {"name": "none"} for each in ("policy", "erase", "mix")} | ({slot: values} if slot else {})
+    migrated = migrate(old)
+    assert migrated["aug"] == OLD_AUG | {"name": values["name"]} | expected
+    assert migrate(migrated) == migrated
+    assert parse_record(old).aug.model_dump(mode="json") == migrated["aug"]
+
+
+def test_keys_of_another_combination_stay():
+    assert migrate({"aug": OLD_AUG | {"name": "of_a_package", "p": 0.5}})["aug"]["p"] == 0.5
+
+
+def test_params_of_a_trial_with_its_augmentation():
+    assert migrate_params({"aug": "cutmix", "aug.p": 0.5, "seed": 1}) == {"aug": "cutmix", "aug.mix.p": 0.5, "seed": 1}
+    assert migrate_params({"aug.magnitude": 5, "aug.p": 0.5}) == {"aug.policy.magnitude": 5, "aug.p": 0.5}
 
 
 def test_definitions_and_attributes_of_studies():
@@ -82,4 +140,7 @@ def test_defaults_equal_hydras(compose, defaults):
     for group in set(groups()) - {"recipe"}:
         for choice in choices(group):
             overrides = [f"{group}={choice}"]
-            assert defaults_of(group, choice) == compose(*overrides)[group], overrides
+            composed = compose(*overrides)
+            for part in group.split("/"):
+                composed = composed[part]
+            assert defaults_of(group, choice) == composed, overrides

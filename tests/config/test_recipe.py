@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from rp2k_lab import PROJECT
 from rp2k_lab.config import ablation
+from rp2k_lab.config.ablation import find_scale
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.image import resized_size
@@ -22,13 +23,14 @@ PUBLISHED = {
     "aug.flip": 0.5,
     "aug.color": 0.4,
     "aug.name": "cutout",
-    "aug.length": 14,
+    "aug.erase.name": "cutout",
+    "aug.erase.length": 14,
     "batch_size": 128,
     "epochs": 75,
     "optimizer.name": "sgd",
     "optimizer.lr": 0.05,
-    "optimizer.lr_end": 1e-6,
-    "optimizer.warmup_epochs": 0,
+    "schedule.lr_end": 1e-6,
+    "schedule.warmup_epochs": 0,
     "optimizer.momentum": 0.9,
     "optimizer.weight_decay": 1e-4,
     "loss.name": "cross_entropy",
@@ -90,7 +92,7 @@ def test_default_is_no_recipe(defaults):
         ("batch_size=64", "batch_size", 64),
         ("optimizer.lr=0.1", "optimizer.lr", 0.1),
         ("aug.crop=[0.25,1.0]", "aug.crop", [0.25, 1.0]),
-        ("aug.length=28", "aug.length", 28),
+        ("aug.erase.length=28", "aug.erase.length", 28),
         ("loss=logit_adjusted", "loss.tau", 1.0),
         ("model.cardinality=7", "model.cardinality", 7),
         ("resize=stretch", "resize", "stretch"),
@@ -102,21 +104,27 @@ def test_the_command_line_wins_in_either_order(compose, override, key, value, fi
     assert at(compose(*overrides), key) == value
 
 
+def test_another_optimizer_and_schedule_have_the_keys_of_their_own(compose, tmp_path):
+    config = parse(compose(*PAPER, f"dataset.root={tmp_path}", "optimizer=adamw", "schedule=one_cycle"))
+    assert (config.optimizer.name, config.optimizer.weight_decay, config.epochs) == ("adamw", 0.05, 75)
+    assert (config.schedule.name, config.schedule.warmup_epochs) == ("one_cycle", 0)
+
+
 @pytest.mark.parametrize("choice", ["none", "cutmix", "autoaugment", "randaugment", "random_erasing"])
 def test_other_augmentations_keep_the_published_crop_flip_and_color(compose, choice):
     settings = compose("recipe=giantpanda", f"aug={choice}")["aug"]
     alone = compose(f"aug={choice}")["aug"]
     assert settings == alone | {"crop": [0.08, 1.0], "flip": 0.5, "color": 0.4}
-    assert "length" not in settings
+    assert "length" not in settings["erase"]
 
 
 def test_augmentation_levels_of_the_paper_scale(compose, tmp_path):
     table = parse(compose("ablation=augmentation")).ablation
     lengths = {}
     for level in table.level_names("paper"):
-        config = parse(compose(*table.overrides(level, "paper", [f"dataset.root={tmp_path}"])))
-        assert (config.recipe, config.aug.crop, config.optimizer.warmup_epochs) == ("giantpanda", (0.08, 1.0), 0)
-        lengths[level] = getattr(config.aug, "length", None)
+        config = parse(compose(*table.run_overrides(level, find_scale("paper"), [f"dataset.root={tmp_path}"])))
+        assert (config.recipe, config.aug.crop, config.schedule.warmup_epochs) == ("giantpanda", (0.08, 1.0), 0)
+        lengths[level] = getattr(config.aug.erase, "length", None)
     cutout = {"Cutout 28": 28, "Cutout 14": 14, "Cutout 7": 7}
     assert lengths == dict.fromkeys(table.level_names("paper")) | cutout
 
@@ -124,7 +132,7 @@ def test_augmentation_levels_of_the_paper_scale(compose, tmp_path):
 @pytest.mark.parametrize("name", sorted(set(ablation.names()) - {"augmentation"}))
 def test_other_tables_have_no_cutout_at_the_paper_scale(compose, tmp_path, name):
     table = parse(compose(f"ablation={name}")).ablation
-    config = parse(compose(*table.overrides(table.baseline, "paper", [f"dataset.root={tmp_path}"])))
+    config = parse(compose(*table.run_overrides(table.baseline, find_scale("paper"), [f"dataset.root={tmp_path}"])))
     assert (config.recipe, config.aug.name, config.aug.crop) == ("giantpanda", "none", (0.08, 1.0))
 
 

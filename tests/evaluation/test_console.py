@@ -3,8 +3,8 @@ from dataclasses import fields
 import numpy as np
 
 from rp2k_lab.ablation.significance import judge, paired_difference
-from rp2k_lab.evaluation.console import ROWS, closing_table
-from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.console import closing_table
+from rp2k_lab.evaluation.metric_registry import Score, metrics
 from rp2k_lab.task.ensemble import ensemble_table
 from rp2k_lab.task.fixres import fixres_table
 
@@ -34,8 +34,11 @@ def test_columns_are_aligned():
 
 def test_rows_have_a_fixed_order():
     score = VAL["top1"]
-    lines = closing_table({"val": dict.fromkeys(reversed(ROWS), score)}).splitlines()[3:]
-    assert [line.split("  ")[0] for line in lines] == list(ROWS.values())
+    lines = closing_table({"val": dict.fromkeys(reversed(metrics()), score)}).splitlines()[3:]
+    assert [line.split("  ")[0] for line in lines] == [metric.label for metric in metrics().values()]
+    assert [line.split("  ")[0] for line in lines][:7] == [
+        "top-1", "top-5", "macro top-1", "head top-1", "medium top-1", "tail top-1", "top-1 without catch-all"
+    ]  # fmt: skip
 
 
 def test_score_has_count_and_interval():

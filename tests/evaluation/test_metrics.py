@@ -60,15 +60,19 @@ def test_groups_of_few_classes_are_fractions_of_the_ranking():
 
 def test_groups_at_rp2k_scale_are_cut_at_100_and_20_images():
     counts = np.resize([1, 19, 20, 100, 101, 9600], 2388)
-    groups, cuts = class_groups(counts)
+    groups, cuts = class_groups(counts, (20, 100))
     assert groups[:6].tolist() == ["tail", "tail", "medium", "medium", "head", "head"]
     assert "100" in cuts
     assert "20" in cuts
 
 
 def test_group_rule_changes_at_1000_classes():
-    assert set(class_groups(np.full(1000, 50))[0]) == {"medium"}
-    assert set(class_groups(np.full(999, 50))[0]) == {"head", "medium", "tail"}
+    assert set(class_groups(np.full(1000, 50), (20, 100))[0]) == {"medium"}
+    assert set(class_groups(np.full(999, 50), (20, 100))[0]) == {"head", "medium", "tail"}
+
+
+def test_other_data_are_ranked_whatever_their_size():
+    assert set(class_groups(np.full(1000, 50))[0]) == {"head", "medium", "tail"}
 
 
 def test_groups_break_ties_by_label():

@@ -7,7 +7,7 @@
 import sys
 from pathlib import Path
 
-from rp2k_lab.config.ablation import Ablation
+from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.sweep import trial_process
 from rp2k_lab.sweep.progress import Display
 from rp2k_lab.sweep.space import AblationGrid
@@ -17,10 +17,9 @@ from rp2k_lab.sweep.worker import StudyWorker, missing
 
 trial_process.ENTRY = Path(__file__).with_name("fake_run.py")
 levels = {name: {"overrides": [f"aug={name}"]} for name in ("none", "cutout", "mixup", "cutmix")}
-ablation = Ablation(
-    name="a", question="?", source="", metric="top1", baseline="none", levels=levels, seeds=[0], scales={"smoke": {}}
-)
-plan = AblationGrid(ablation, "smoke", (0,), ())
+facts = {"name": "a", "question": "?", "source": "", "metric": "top1", "baseline": "none", "overrides": [], "at": {}}
+ablation = Ablation(**facts, levels=levels, seeds=[0])
+plan = AblationGrid(ablation, Scale(name="smoke", settings={}), (0,), ())
 task, url, *folder = sys.argv[1:]
 print("ready", flush=True)
 if task == "refill":

@@ -21,7 +21,7 @@ def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = rng.uniform(0.4, 0.6, shape) if name.startswith("blocks.") else rng.uniform(0.5, 1.5, shape)
     elif leaf in ("running_mean", "bias"):
         values = rng.normal(0, 0.03, shape)
-    elif leaf == "relative_position_bias_table":
+    elif leaf in ("relative_position_bias_table", "pos_embed", "cls_token"):
         values = rng.normal(0, 0.5, shape)
     elif name.startswith("layer") and name.endswith("bn3.weight"):
         values = rng.uniform(0.05, 0.2, shape)
@@ -47,14 +47,32 @@ def draw_labels() -> np.ndarray:
     return np.random.default_rng(1).integers(0, TRAINING_CLASSES, TRAINING_BATCH).astype(np.int32)
 
 
+def evaluation_sizes(model: str) -> tuple[tuple[int, int], ...]:
+    """Return the (height, width) at which the logits are compared: square, then taller.
+
+    ViT-S has its own grid of positions first, then another; DINOv2's table is always resized.
+    """
+    sizes = {"convnext_tiny": ((64, 64), (96, 64)), "vit_small": (SQUARE, (96, 64))}
+    return (sizes | {"vit_small_dinov2": ((70, 70), (98, 70))}).get(model, (SQUARE, TALL))
+
+
 def training_size(model: str) -> tuple[int, int]:
     """Return the smallest size that leaves the last batch norms more than one value a channel."""
-    return {"inception_resnet_v2": (107, 107), "swin_tiny": SQUARE}.get(model, (64, 64))
+    sizes = {"inception_resnet_v2": (107, 107), "swin_tiny": SQUARE, "vit_small_dinov2": (70, 70)}
+    return sizes.get(model, (64, 64))
 
 
 def learning_rate(model: str) -> float:
     """Return a learning rate whose step shows in the weights, but without PyTorch's rounding errors."""
     return {"inception_resnet_v2": 0.005, "swin_tiny": 0.05}.get(model, 0.01)
+
+
+def first_weight(names: list[str]) -> str:
+    """Return the parameter near the images whose step is compared, of the names of matrices: a position table if any.
+
+    At the training size it is resized inside the network.
+    """
+    return "pos_embed" if "pos_embed" in names else names[0]
 
 
 def probe(values: np.ndarray, count: int) -> np.ndarray:

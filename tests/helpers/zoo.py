@@ -5,8 +5,7 @@ import contextlib
 import pytest
 from mindspore.nn.utils import no_init_parameters
 
-from rp2k_lab import model as zoo
-from rp2k_lab.model import list_models
+from rp2k_lab.model import list_models, zoo
 
 # Tests of seconds per model: make test has these, make soak the others.
 _OFTEN = ("efficientnet_b0", "resnet18")

@@ -162,6 +162,8 @@ def curve(*bins):
         pytest.param(lambda: charts.rank_chart(np.zeros(0, int), []), id="no class"),
         pytest.param(lambda: charts.ratio_chart(np.arange(11), RATIO_COUNTS), id="ratio"),
         pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), RATIO_COUNTS), id="no ratio"),
+        pytest.param(lambda: charts.ratio_chart(np.arange(11), None), id="ratio alone"),
+        pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), None), id="no ratio alone"),
         pytest.param(lambda: charts.size_chart(np.array([8.0, 4000]), np.array([30.0, 10])), id="sizes"),
         pytest.param(lambda: charts.size_chart(np.array([32.0]), np.array([32.0])), id="one size"),
         pytest.param(lambda: charts.bytes_chart(np.array([100.0, 10**7])), id="bytes"),
@@ -187,6 +189,16 @@ def test_charts_are_within_their_frame(chart):
     for path in svg.iter("path"):
         ys = [float(y) for y in re.findall(r"V(-?[\d.]+)", path.get("d"))]
         assert all(0 <= y <= height for y in ys)
+
+
+@pytest.mark.parametrize("choice", ["shelf", "folder"])
+def test_other_photos_are_not_compared_with_rp2k(tmp_path, write_photo, compose, choice):
+    index, inspection = inspected(tmp_path / "photos", ["tea", "milk"], write_photo)
+    request = [f"dataset={choice}", f"dataset.root={tmp_path}/photos", "dataset.mean=[0.5,0.5,0.5]"]
+    page = inspection_page(parse(compose("task=inspect", *request)), index, inspection)
+    title = {"shelf": "shelf", "folder": "photos"}[choice]
+    assert f"<title>{title}: inspection</title>" in page
+    assert ("rp2k" in page.lower()) == (choice == "shelf")
 
 
 def test_ratio_chart_titles_have_numbers():

@@ -184,12 +184,16 @@ def test_recorded_hash_equals_the_files_hash(folder):
 
 def test_optimizer_between_two_updates_resumes_with_its_gradient_sums(folder):
     """The accumulated gradients are in the checkpoint with the weights."""
-    from rp2k_lab.train.optimizer import Sgd
+    from rp2k_lab.config.choices import defaults_of
+    from rp2k_lab.train.optimizer.sgd import Sgd
+    from rp2k_lab.train.schedule.constant import Constant
+    from rp2k_lab.train.updates import Plan, build_optimizer
 
-    cell = net(1.0)
-    optimizer = Sgd([{"params": cell.trainable_params()}], [0.1] * 4, 0.9, accumulate_steps=2)
+    options = Sgd.model_validate(defaults_of("optimizer", "sgd") | {"accumulate_steps": 2})
+    schedule = Constant(name="constant", warmup_epochs=0.0)
+    optimizer, _ = build_optimizer(options, schedule, net(1.0), Plan(1, 4, 8))
     optimizer.sums[0].set_data(Tensor(np.full((3, 2), 7, np.float32)))
     folder.save(optimizer, replace(POSITION, best=None))
-    other = Sgd([{"params": net().trainable_params()}], [0.1] * 4, 0.9, accumulate_steps=2)
+    other, _ = build_optimizer(options, schedule, net(), Plan(1, 4, 8))
     assert load_checkpoint(other, folder.last) == 3
     assert (other.sums[0].asnumpy() == 7).all()

@@ -15,7 +15,7 @@ def trained(start, tmp_path_factory, write_photo):
             for i in range(count):
                 write_photo(root / split / name / f"{i}\n{name}.png", seed=10 * number + i)
     options = ["dataset=rp2k", f"dataset.root={root}", "size=32", "epochs=1", "batch_size=8", "dataset.cache_gb=0"]
-    command = start(*options, "model.width_multiplier=0.25", "optimizer.warmup_epochs=0")
+    command = start(*options, "model.width_multiplier=0.25", "schedule.warmup_epochs=0")
     command.result = command.wait()
     (command.run,) = command.store.runs()
     return command

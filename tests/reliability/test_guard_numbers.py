@@ -14,7 +14,7 @@ from tests.helpers.tiny_runs import TINY
 @pytest.mark.parametrize(
     ("arguments", "step", "messages"),
     [
-        (["optimizer.lr=1e38", "optimizer.warmup_epochs=0"], None, "loss=nan|loss=inf"),
+        (["optimizer.lr=1e38", "schedule.warmup_epochs=0"], None, "loss=nan|loss=inf"),
         (["optimizer.lr=1e-12", "task.chance_guard.epochs=1"], 9, "loss=2"),
     ],
     ids=["nan", "stuck"],

@@ -166,5 +166,6 @@ def test_wrong_requests(defaults, task, message):
 
 
 def test_runs_without_an_option_lists_the_options(defaults):
-    with pytest.raises(RequestError, match=r"\nadd task\.resume=continue or task\.verify=true, or leave out runs="):
+    ways_out = r"\nadd task\.resume=continue, task\.verify=true or loss\.distillation=0\.5, or leave out runs="
+    with pytest.raises(RequestError, match=ways_out):
         parse(defaults | {"runs": "abc"})

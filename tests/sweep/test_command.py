@@ -45,7 +45,7 @@ def sweep(tmp_path, empty_store, behave, monkeypatch):
             options = OmegaConf.to_container(config.hydra.sweeper)
             overrides = [argument for argument in arguments if not argument.startswith("hydra.")]
             options.pop("_target_")
-            run_study(overrides, options, config, loader)
+            run_study(overrides, options, config)
 
         sweep.folder = tmp_path
         yield sweep

@@ -9,7 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from rp2k_lab.config.ablation import Ablation
+from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep.space import AblationGrid, parse_search, point_key
 from rp2k_lab.sweep.study import (
@@ -30,9 +30,9 @@ LEVELS = {"none": ["aug=none"], "cutout": ["aug=cutout"], "cutmix": ["aug=cutmix
 def table(seeds=(0, 1, 2), levels=LEVELS, extra=()):
     levels = {name: {"overrides": overrides} for name, overrides in levels.items()}
     facts = {"name": "a", "question": "?", "source": "", "metric": "top1", "baseline": "none", "seeds": [0]}
-    return AblationGrid(
-        Ablation(**facts, levels=levels, scales={"smoke": {"epochs": 1}}), "smoke", tuple(seeds), tuple(extra)
-    )
+    facts |= {"overrides": [], "at": {}}
+    scale = Scale(name="smoke", settings={"epochs": 1})
+    return AblationGrid(Ablation(**facts, levels=levels), scale, tuple(seeds), tuple(extra))
 
 
 def search(*overrides):

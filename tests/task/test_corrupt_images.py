@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.corrupt_images import folder_state
 
-RUN = ("dataset=rp2k", "model=resnet18", "size=32", "epochs=1", "batch_size=8", "optimizer.warmup_epochs=0")
+RUN = ("dataset=rp2k", "model=resnet18", "size=32", "epochs=1", "batch_size=8", "schedule.warmup_epochs=0")
 
 
 @pytest.fixture(scope="module")

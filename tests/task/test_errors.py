@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from rp2k_lab.analysis import cross_validation
 from rp2k_lab.analysis.causes import CAUSES
@@ -40,6 +41,8 @@ def test_analysis_is_recorded_with_parent_tables_and_counts(first_run, analyzed_
     run = store.run_of(out)
     assert (run.data.tags["parent"], run.info.status) == (parent.info.run_id, "FINISHED")
     folder = store.artifacts(run)
+    assert f"runs=last: {parent.info.run_name}, id {parent.info.run_id[:8]}\n" in out
+    assert yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["runs"] == [parent.info.run_id]
     files = {path.name for path in folder.iterdir()}
     assert files >= TABLES | {"photo_score.csv", "config.yaml", "classes.txt"}
     assert {f.name for f in (analyzed_run.folder / "out").iterdir()} >= TABLES

@@ -18,7 +18,8 @@ from mindspore import Tensor, nn, ops
 from rp2k_lab.config.schema import parse
 from rp2k_lab.dataset.image import center_crop, letterbox
 from rp2k_lab.dataset.loader import evaluation_batches
-from rp2k_lab.model import layers
+from rp2k_lab.evaluation.predictor import Classifier
+from rp2k_lab.model import WithPreprocessing, create_model, layers
 from rp2k_lab.task import export
 from rp2k_lab.train.build import build_images
 
@@ -198,6 +199,30 @@ def test_exact_gelu_is_exported_without_erf(images):
     difference, problem = export.write_onnx(network, images, predictions(network, images))
     assert problem is None
     assert difference < 1e-6
+
+
+def test_layer_norm_is_exported(images):
+    network = Pooled(layers.LayerNorm(3))
+    difference, problem = export.write_onnx(network, images, predictions(network, images))
+    assert problem is None
+    assert difference < 1e-6
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("convnext_tiny", (64, 96)), ("swin_tiny", (64, 96)), ("vit_small", (224, 224)), ("vit_small_dinov2", (70, 98))],
+)
+def test_networks_with_layer_norms_are_exported(images, name, size):
+    """Also a position table that is resized inside the graph."""
+    network = WithPreprocessing(create_model(name, 5, depth_multiplier=0.25), (0.5,) * 3, (0.2,) * 3)
+    classifier = Classifier(network).set_train(False)
+    photos = export.probe_images((1, *size, 3), 2)
+    expected = predictions(classifier, photos)
+    assert export.write_mindir(classifier, photos, expected) < 1e-5
+    difference, problem = export.write_onnx(classifier, photos, expected)
+    assert problem is None
+    assert difference < 1e-5
 
 
 def test_erf_free_gelu_is_gelu(graph_mode):

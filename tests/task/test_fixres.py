@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.config.schema import Source, parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.evaluation.intervals import wilson_interval
@@ -47,7 +48,7 @@ def test_fixres_is_a_training_with_parent(later_store, tuned, record):
     names = {str(file.relative_to(artifacts)) for file in artifacts.rglob("*") if file.is_file()}
     assert names >= {"config.yaml", "classes.txt", "checkpoints/best.ckpt", "fixres.csv", "test/predictions.parquet"}
     recorded = yaml.safe_load((artifacts / "config.yaml").read_text("utf-8"))
-    assert recorded["aug"] == {"name": "none", "crop": None, "flip": 0.0, "color": 0.0}
+    assert recorded["aug"] == defaults_of("aug", "none") | {"crop": None, "flip": 0.0, "color": 0.0}
     assert (recorded["size"], recorded["crop_ratio"], recorded["epochs"]) == ([40, 40], 0.8, 2)
 
 
@@ -108,10 +109,10 @@ def test_needs_exactly_one_run(compose, runs):
         parse(compose("task=fixres", *runs))
 
 
-@pytest.mark.parametrize("override", ["aug=cutout", "aug.flip=0.5", "++aug.flip=0.5"])
+@pytest.mark.parametrize("override", ["aug=cutout", "aug/erase=cutout", "aug.flip=0.5", "++aug.flip=0.5"])
 def test_augmentation_on_the_command_line_is_refused(compose, override):
     composed = compose("task=fixres", "runs=a", override)
-    refusal = r"aug.*: task=fixres trains without augmentation\nleave out aug(\.flip)?$"
+    refusal = r"aug.*: task=fixres trains without augmentation\nleave out aug(\.flip|/erase)?$"
     with pytest.raises(RequestError, match=refusal):
         restore(parse(composed), composed, ["task=fixres", "runs=a", override])
 

@@ -93,7 +93,7 @@ def test_inspection_records_page_tables_and_counts(inspected, index):
     page = inspected.folder / "out" / "inspection.html"
     assert f"page        {page}" in out
     assert page.read_bytes() == (folder / "inspection.html").read_bytes()
-    assert "aug=cutout (crop=(0.5, 1.0), flip=0.5, color=0.4, length=14)" in page.read_text("utf-8")
+    assert "aug=cutout (crop=(0.5, 1.0), flip=0.5, color=0.4, erase=cutout, erase.length=14)" in page.read_text("utf-8")
 
 
 def test_fingerprint_equals_that_of_a_training(inspected, index):

@@ -11,6 +11,8 @@ import pytest
 
 from rp2k_lab import PROJECT
 from rp2k_lab.analysis.label_issue_score import precision_recall
+from rp2k_lab.config.choices import choices, defaults_of
+from rp2k_lab.config.migrations import parse_record
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.dataset.relabel import write_relabels
 from rp2k_lab.notebook import data_tour
@@ -107,9 +109,20 @@ def test_default_is_the_newest_suitable_run(store, trained, analyzed):
 def test_augmentations_keep_the_recorded_crop_and_flip(first_run):
     config = open_data(None, first_run.store.uri).config
     changed = config.model_copy(update={"aug": config.aug.model_copy(update={"crop": None, "flip": 0.0})})
-    choices = with_augmentations(changed)
-    assert set(choices) == {file.stem for file in (PROJECT / "conf" / "aug").glob("*.yaml")}
-    assert {(c.aug.name, c.aug.crop, c.aug.flip) for c in choices.values()} == {(n, None, 0.0) for n in choices}
+    combinations = with_augmentations(changed)
+    assert set(combinations) == set(choices("aug"))
+    for name, combination in combinations.items():
+        assert (combination.aug.name, combination.aug.crop, combination.aug.flip) == (name, None, 0.0)
+
+
+def test_the_recorded_augmentation_is_among_them(first_run):
+    config = open_data(None, first_run.store.uri).config
+    mix = parse_record({"aug": defaults_of("aug", "mixup")}).aug.mix
+    changed = config.model_copy(update={"aug": config.aug.model_copy(update={"mix": mix})})
+    assert with_augmentations(changed)["mixup"] == changed
+    both = defaults_of("aug", "cutout") | {"mix": defaults_of("aug/mix", "mixup")}
+    changed = config.model_copy(update={"aug": parse_record({"aug": both}).aug})
+    assert with_augmentations(changed)["cutout+mixup"] == changed
 
 
 def test_missing_analysis_names_the_command(first_run, trained, capsys):

@@ -20,7 +20,7 @@ from tests.helpers.tiny_runs import TINY, Command, Store
 
 pytestmark = pytest.mark.slow
 
-SMALL = (*TINY, "dataset.val_images=61", "dataset.test_images=81", "model=swin_tiny", "optimizer.warmup_epochs=0")
+SMALL = (*TINY, "dataset.val_images=61", "dataset.test_images=81", "model=swin_tiny", "schedule.warmup_epochs=0")
 # All options that read a gradient, a rate or a random number; each update clips the norm.
 EVERYTHING = (
     "aug.flip=0.5",

@@ -222,7 +222,7 @@ def test_second_signal_ends_the_run_at_once(start):
 
 @pytest.mark.soak
 def test_nan_loss_ends_the_run_as_failed(start):
-    command = start(*TINY, "optimizer.lr=1e30", "optimizer.warmup_epochs=0")
+    command = start(*TINY, "optimizer.lr=1e30", "schedule.warmup_epochs=0")
     code, _, err = command.wait()
     assert code == 1
     first, second = err.strip().splitlines()

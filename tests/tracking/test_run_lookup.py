@@ -21,7 +21,7 @@ CLASSES = ("others", "冰炫", " b", "a\x85c", "a b")  # in label order, not sor
 
 @pytest.fixture(scope="module")
 def recorded(compose):
-    settings = compose("aug=cutout", "aug.length=20", "batch_size=7", "optimizer.lr=0.2", "dataset.classes=12")
+    settings = compose("aug=cutout", "aug.erase.length=20", "batch_size=7", "optimizer.lr=0.2", "dataset.classes=12")
     return parse(settings).model_dump(mode="json")
 
 
@@ -124,7 +124,8 @@ def no_defaults(group, choice):
 
 
 def test_recorded_values_hold_without_overrides(defaults, recorded):
-    composed = defaults | {"runs": "x", "task": {"name": "export"}, "aug": recorded["aug"] | {"length": 14}}
+    aug = recorded["aug"] | {"erase": {"name": "cutout", "length": 14}}
+    composed = defaults | {"runs": "x", "task": {"name": "export"}, "aug": aug}
     merged = merge(composed, recorded, ["task=export", "runs=x"], no_defaults)
     same = {key for key in recorded if key not in ("task", "tracking", "runs")}
     assert {key: merged[key] for key in same} == {key: recorded[key] for key in same}
@@ -148,7 +149,7 @@ def test_override_of_a_key_changes_only_that_key(defaults, recorded, override):
 
 
 def test_override_of_a_choice_replaces_its_group(defaults, recorded):
-    merged = merge(defaults, recorded, ["aug=none", "aug.flip=0"], lambda group, choice: recorded[group])
+    merged = merge(defaults, recorded, ["aug=none", "aug.flip=0"], lambda group, values: values)
     assert merged["aug"] == defaults["aug"]
     assert merged["optimizer"] == recorded["optimizer"]
 
@@ -156,7 +157,7 @@ def test_override_of_a_choice_replaces_its_group(defaults, recorded):
 def test_missing_key_gets_the_default_of_its_choice(defaults, recorded):
     older = copy.deepcopy(recorded)
     del older["crop_ratio"], older["optimizer"]["momentum"], older["aug"]["color"]
-    merged = merge(defaults, older, [], lambda group, choice: {"color": f"of {group}={choice}"})
+    merged = merge(defaults, older, [], lambda group, values: {"color": f"of {group}={values['name']}"} | values)
     assert merged["crop_ratio"] == defaults["crop_ratio"]
     assert merged["optimizer"] == recorded["optimizer"] | {"momentum": defaults["optimizer"]["momentum"]}
     assert merged["aug"] == recorded["aug"] | {"color": "of aug=cutout"}
@@ -171,15 +172,15 @@ def test_unknown_recorded_key_is_refused(defaults, recorded):
 @pytest.mark.parametrize("name", ["none", "giantpanda"])
 def test_recipe_is_restored_by_name_and_cannot_be_overridden(compose, defaults, recorded, name):
     by_recipe = parse(compose("recipe=giantpanda")).model_dump(mode="json")
-    config = parse(merge(defaults, by_recipe, ["batch_size=32"], lambda group, choice: {}))
+    config = parse(merge(defaults, by_recipe, ["batch_size=32"], lambda group, values: values))
     assert (config.recipe, config.epochs, config.batch_size, config.aug.crop) == ("giantpanda", 75, 32, (0.08, 1.0))
     with pytest.raises(RequestError, match=rf"^recipe={name}: runs= brings its own recipe \(none\)\nname the keys"):
-        merge(defaults, recorded, [f"recipe={name}"], lambda group, choice: {})
+        merge(defaults, recorded, [f"recipe={name}"], lambda group, values: values)
 
 
 def test_merge_does_not_modify_its_arguments(defaults, recorded, compose):
     before = copy.deepcopy(recorded)
-    merge(defaults, recorded, ["optimizer.lr=1", "aug=none"], lambda group, choice: {})
+    merge(defaults, recorded, ["optimizer.lr=1", "aug=none"], lambda group, values: values)
     assert recorded == before
     assert defaults == compose()
 
@@ -198,7 +199,7 @@ def test_restore_composes_recorded_choices_without_a_data_folder(compose, record
     assert (config.dataset.name, str(config.dataset.root)) == ("rp2k", "/no/such/folder")
     assert config.dataset.val_fraction == 0.05
     assert (config.batch_size, config.task.batch_size) == (9, 3)
-    assert (config.aug.length, config.optimizer.lr) == (20, 0.2)
+    assert (config.aug.erase.length, config.optimizer.lr) == (20, 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +289,7 @@ def test_resume_keeps_the_recorded_configuration(resumed, compose, recorded):
     # A study may pass the recorded normalization.
     normalization = [f"dataset.{key}={recorded['dataset'][key]}" for key in ("mean", "std")]
     config = resumed("device.num_threads=3", "task.checkpoint_minutes=1", "batch_size=7", *normalization)
-    assert (config.batch_size, config.optimizer.lr, config.aug.length) == (7, 0.2, 20)
+    assert (config.batch_size, config.optimizer.lr, config.aug.erase.length) == (7, 0.2, 20)
     assert (config.task.test, config.task.resume) == (False, "continue")
     assert config.task.checkpoints_kept == compose()["task"]["checkpoints_kept"]
     assert (config.device.num_threads, config.task.checkpoint_minutes) == (3, 1.0)
@@ -298,8 +299,8 @@ def test_resume_with_a_changed_configuration_lists_three_differences(resumed):
     with pytest.raises(RequestError) as error:
         resumed("batch_size=8", "aug=none", "task.test=true", "optimizer.lr=0.1")
     assert str(error.value) == (
-        "runs=run: was trained with aug.length=20 (here None), aug.name=cutout (here none), batch_size=7 (here 8) "
-        "and 2 more\nleave out these keys, or train a new run"
+        "runs=run: was trained with aug.erase.length=20 (here None), aug.erase.name=cutout (here none), "
+        "aug.name=cutout (here none) and 3 more\nleave out these keys, or train a new run"
     )
 
 

@@ -1,0 +1,226 @@
+"""Options of the tasks: `task.name` chooses one; conf/task/ has the defaults."""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from rp2k_lab.config.thresholds import Rules
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.options import AbsolutePath, Count, Group, NonNegativeFloat, PositiveFloat, Side
+
+Split = Literal["train", "val", "test"]
+# A single split needs no brackets; an empty list is refused.
+Splits = Annotated[
+    tuple[Split, ...],
+    Field(strict=False),
+    BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) and value else (value,)),
+]
+Tta = Literal["none", "hflip"]
+Average = Literal["probabilities", "logits"]
+MAX_RUNS = 1000
+
+
+class Task(Group):
+    """A task.
+
+    Attributes:
+        reads_images: whether it reads the dataset.
+        earlier_runs: the possible numbers of earlier runs (`runs=`).
+    """
+
+    reads_images: ClassVar[bool]
+    earlier_runs: ClassVar[Sequence[int]]
+
+
+class ChanceGuard(Group):
+    """The reaction to a loss that stays at chance level, that is of guessing by the class frequencies."""
+
+    epochs: Count | None = Field(
+        description="consecutive epochs with the loss at chance level before `action`; null: no guard"
+    )
+    action: Literal["stop", "warn"] = Field(description="stop: end the run; warn: log a warning and continue")
+
+
+class TrainingTask(Task):
+    """A task that trains."""
+
+    chance_guard: ChanceGuard
+    checkpoint_epochs: Count = Field(description="epochs between two checkpoints; the last epoch always has one")
+    checkpoint_minutes: PositiveFloat | None = Field(
+        description="minutes since the last checkpoint that cause another within an epoch; null: never"
+    )
+    checkpoints_kept: Count = Field(
+        description="number of checkpoints kept, the newest; each holds the best weights so far too"
+    )
+
+
+class Train(TrainingTask):
+    name: Literal["train"]
+    test: bool = Field(description="evaluate on test once, at the end of the run; trials of a search never do")
+    resume: Literal["never", "auto", "continue"] = Field(
+        description="never: start a new run; auto: resume the unfinished run of this configuration, if there is one; "
+        "continue: resume the run given by runs="
+    )
+    verify: bool = Field(description="train the run given by runs= again from its record and compare all metrics")
+    reads_images = True
+
+    @property
+    def trains_earlier_run(self) -> bool:
+        """Whether the first of `runs` is to be resumed or verified."""
+        return self.verify or self.resume == "continue"
+
+    @property
+    def earlier_runs(self) -> Sequence[int]:
+        return (1,) if self.trains_earlier_run else (0,)
+
+    @model_validator(mode="after")
+    def _check_verify_without_resume(self):
+        if self.verify and self.resume != "never":
+            raise RequestError(
+                f"task.verify=true: trains from the first step, so task.resume={self.resume} does not apply\n"
+                "leave out one of the two"
+            )
+        return self
+
+
+class Evaluate(Task):
+    name: Literal["evaluate"]
+    split: Splits = Field(description="train, val or test, or a list of them; a study optimizes the top-1 of the first")
+    tta: Tta = Field(
+        description="test-time augmentation; hflip: average the probabilities of each image and its mirror image"
+    )
+    reads_images = True
+    earlier_runs = (1,)
+
+
+class Ensemble(Task):
+    name: Literal["ensemble"]
+    tta: Tta = Field(description="test-time augmentation of every member; hflip: each image and its mirror image")
+    average: Average = Field(description="average probabilities or logits over members and views")
+    reads_images = True
+    earlier_runs = range(2, MAX_RUNS)
+
+
+class FixRes(TrainingTask):
+    name: Literal["fixres"]
+    tune: Literal["classifier", "classifier_bn"] = Field(
+        description="classifier: train the last dense layer; classifier_bn: and the batch norm before it"
+    )
+    reads_images = True
+    earlier_runs = (1,)
+
+
+class Predict(Task):
+    name: Literal["predict"]
+    input: AbsolutePath | None = Field(
+        description="an image, a folder of images with its subfolders, or a list of images (.txt, .csv)"
+    )
+    output: AbsolutePath | None = Field(
+        description="file for the predictions, .csv or .parquet; null: predictions.csv in the run folder"
+    )
+    top_k: Count = Field(description="number of classes listed for each image, the most probable first")
+    tta: Tta = Field(description="test-time augmentation; hflip: average each image and its mirror image")
+    average: Average = Field(description="average probabilities or logits over runs and views")
+    reads_images = False
+    earlier_runs = range(1, MAX_RUNS)
+
+    @model_validator(mode="after")
+    def _check_files(self):
+        if self.input is None:
+            raise RequestError("task.input: task=predict needs photos\nadd task.input=<photo, folder or list>")
+        if not self.input.exists():
+            raise RequestError(f"task.input={self.input}: there is no such file or folder")
+        if self.output and self.output.suffix not in (".csv", ".parquet"):
+            raise RequestError(f"task.output={self.output}: neither .csv nor .parquet\nuse task.output=<name>.csv")
+        if self.output == self.input:
+            raise RequestError(f"task.output={self.output}: is the input\nuse another file")
+        return self
+
+
+class Export(Task):
+    name: Literal["export"]
+    output: AbsolutePath | None = Field(description="folder for the exported graphs; null: the run folder")
+    batch_size: Count = Field(description="images per call, a constant of the exported graph")
+    reads_images = False
+    earlier_runs = (1,)
+
+
+class Convert(Task):
+    name: Literal["convert"]
+    input: AbsolutePath | None = Field(description="PyTorch weights: .pth, .pt, .bin or .safetensors")
+    output: AbsolutePath | None = Field(description="file for the MindSpore weights, .ckpt; null: in the run folder")
+    with_classifier: bool = Field(
+        description="false: leave out the classifier, for a dataset with another number of classes"
+    )
+    reads_images = False
+    earlier_runs = (0,)
+
+    @model_validator(mode="after")
+    def _check_files(self):
+        if self.input is None:
+            raise RequestError("task.input: task=convert needs a file\nadd task.input=<name>.pth")
+        if self.output and self.output.suffix != ".ckpt":
+            raise RequestError(f"task.output={self.output}: not a .ckpt file\nuse task.output=<name>.ckpt")
+        return self
+
+
+class Inspect(Task):
+    name: Literal["inspect"]
+    what: Literal["data", "models", "cache"] = Field(
+        description="data: a page about the dataset; models: a table of the networks; cache: resize all images once"
+    )
+    models: tuple[str, ...] | None = Field(strict=False, description="models: names of networks, as a list; null: all")
+    size: Side = Field(description="models: side of the input [pixels]")
+    batch_size: Count = Field(description="models: images per batch")
+    seconds: NonNegativeFloat = Field(description="models: seconds to time each network; 0: no timing")
+    earlier_runs = (0,)
+
+    @property
+    def reads_images(self) -> bool:
+        return self.what != "models"
+
+
+class Errors(Task, Rules):
+    name: Literal["errors"]
+    split: Split | None = Field(description="split whose errors are analyzed; null: val, or train with `folds`")
+    folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        description="folds of train: as many networks each predict the part they were not trained on; null: none"
+    )
+    reads_images = True
+    earlier_runs = (1, 2)
+
+    @property
+    def analyzed_split(self) -> Split:
+        """The split whose errors are analyzed."""
+        return self.split or ("train" if self.folds else "val")
+
+    @model_validator(mode="after")
+    def _check_folds_split(self):
+        if self.folds and self.analyzed_split != "train":
+            raise RequestError(
+                f"task.folds={self.folds}: folds predict photos of train, but task.split is {self.split}\n"
+                "leave out one of the two"
+            )
+        return self
+
+
+class Report(Task):
+    name: Literal["report"]
+    output: AbsolutePath | None = Field(
+        description="folder; null: experiments/<ablation>/<scale> for a table, the run folder for two runs"
+    )
+    study: str | None = Field(
+        description="Optuna study whose trials are the cells of the table; null: <ablation>_<scale>"
+    )
+    storage: str | None = Field(
+        description="database of studies, an address; null: sqlite in the clone (mlruns/optuna.db)"
+    )
+    reads_images = False
+    earlier_runs = (0, 2)
+
+
+class Sync(Task):
+    name: Literal["sync"]
+    reads_images = False
+    earlier_runs = range(MAX_RUNS)

@@ -1,0 +1,149 @@
+"""`runs=last`, `runs=last:2` and `runs=best`: choose an earlier run by its age or by its score."""
+
+import heapq
+import logging
+import math
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from rp2k_lab import COMMAND
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.redaction import redact
+from rp2k_lab.core.text import percent
+from rp2k_lab.tracking.journal import SUFFIX
+from rp2k_lab.tracking.local_runs import read_run, unsent_journals
+from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
+from rp2k_lab.tracking.mlflow_store import is_alive, store_exists, store_uri
+from rp2k_lab.tracking.provenance import FINGERPRINT
+from rp2k_lab.tracking.uploader import read_header
+
+log = logging.getLogger(__name__)
+
+# Tasks whose finished runs have a network.
+WITH_NETWORK = ("train", "fixres", "extend")
+_SCORE = "val/top1"
+_LAST, _BEST = "last", "best"
+# Tags of trainings that belong to another command: a fold of task=errors, a trial of a study, task.verify=true.
+_FOLD, _TRIAL, _VERIFIES = "fold", "study", "verifies"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The runs that a word chooses from.
+
+    Attributes:
+        what: the runs in words.
+        tasks: tasks of the runs.
+        unfinished: trainings that can be resumed on this machine, instead of finished runs with a checkpoint.
+        excluded: runs with one of these tags do not count.
+    """
+
+    what: str
+    tasks: tuple[str, ...]
+    unfinished: bool
+    excluded: tuple[str, ...]
+
+    def accepts(self, run: RunInfo) -> bool:
+        """Return whether a run may be chosen; the checkpoint of a finished one is not checked."""
+        if run.tags.get("task") not in self.tasks or any(tag in run.tags for tag in self.excluded):
+            return False
+        return _is_resumable_here(run) if self.unfinished else run.status == "FINISHED"
+
+
+NETWORKS = Wanted("finished runs with a network", WITH_NETWORK, False, (_FOLD,))
+TO_RESUME = Wanted("unfinished trainings that can be resumed here", ("train",), True, (_FOLD, _TRIAL, _VERIFIES))
+TO_VERIFY = Wanted("finished trainings", ("train",), False, (_FOLD, _VERIFIES))
+
+
+def is_word(reference: str) -> bool:
+    """Return whether a reference is `last`, `last:…` or `best`: no name, whatever the runs are called."""
+    return reference.partition(":")[0] == _LAST or reference == _BEST
+
+
+def choose(uri: str | None, word: str, experiment: str, wanted: Wanted = NETWORKS) -> RunInfo:
+    """Return the run that a word means now, and log it.
+
+    `last:N` is the N-th newest by start, in all experiments; `best` has the highest val top-1 in one experiment, and of
+    equal ones it is the newest.  Runs whose upload is not complete count too, deleted ones do not.
+
+    Args:
+        uri: the store; None: the clone's store.
+        experiment: the name of the MLflow experiment for `best`.
+
+    Raises:
+        RequestError: there is no such run, N is not a position, or the store does not answer.
+    """
+    position, only = _position(word), experiment if word == _BEST else None
+    found = list(islice(_candidates(uri, only, wanted), position))
+    if len(found) < position:
+        where = redact(store_uri(uri)) + (f", experiment {only}" if only else "")
+        number, way_out = f"fewer than {position}", f"use runs=last:{len(found)}, or an id"
+        if not found:
+            other = "experiment: tracking.experiment=NAME" if only else "store: tracking.uri=ADDRESS"
+            number, way_out = "no", f"train one: {COMMAND}; or name another {other}"
+        raise RequestError(f"runs={word}: {number} {wanted.what} in {where}\n{way_out}")
+    run = found[-1]
+    score = f", val top-1 {percent(run.metrics[_SCORE])}" if only else ""
+    log.info("runs=%s: %s, id %s%s", word, run.name, run.run_id[:8], score)
+    return run
+
+
+def _position(word: str) -> int:
+    _, is_given, number = word.partition(":")
+    if is_given and not re.fullmatch("0*[1-9][0-9]{0,5}", number):
+        raise RequestError(
+            f"runs={word}: needs a whole number from 1\nuse runs=last for the newest run, runs=last:2 for the second"
+        )
+    return int(number) if is_given else 1
+
+
+def _candidates(uri: str | None, experiment: str | None, wanted: Wanted) -> Iterator[RunInfo]:
+    """Yield the runs to choose from: by score within an experiment, or by age in all (None)."""
+    key = _age if experiment is None else _rank
+    order, is_scored = ["start_time DESC"], ""
+    if experiment is not None:  # the filter makes MLflow 3.17 sort five times faster
+        order, is_scored = [f"metrics.`{_SCORE}` DESC", *order], f" and metrics.`{_SCORE}` >= 0"
+    store = RunStore(uri) if store_exists(uri) else None
+    files = [file for file in unsent_journals(uri) if experiment in (None, read_header(file)["experiment"])]
+    here = {file.stem for file in files}  # their journals hold more than the store
+    sources = [iter(sorted(filter(wanted.accepts, map(read_run, files)), key=key))]
+    if store:
+        is_finished = "!=" if wanted.unfinished else "="
+        for task in wanted.tasks:
+            query = f"tags.task = '{task}' and attributes.status {is_finished} 'FINISHED'{is_scored}"
+            runs = store.search(query, order, experiment)
+            sources.append(run for run in runs if run.local_id not in here and wanted.accepts(run))
+    for run in heapq.merge(*sources, key=key):
+        if experiment is not None and not math.isfinite(run.metrics.get(_SCORE, math.nan)):
+            return  # the last ones
+        is_deleted = store and run.local_id in here and store.is_deleted(run)
+        if not is_deleted and (wanted.unfinished or _has_checkpoint(run, store)):
+            yield run
+
+
+def _age(run: RunInfo) -> float:
+    return -run.started.timestamp()
+
+
+def _rank(run: RunInfo) -> tuple[float, float]:
+    score = run.metrics.get(_SCORE, math.nan)
+    return -score if math.isfinite(score) else math.inf, _age(run)
+
+
+def _has_checkpoint(run: RunInfo, store: RunStore | None) -> bool:
+    if run.artifact_folder:
+        return (run.artifact_folder / CHECKPOINT).is_file()
+    return store is not None and store.has(run, CHECKPOINT)
+
+
+def _is_resumable_here(run: RunInfo) -> bool:
+    """Return whether a training is recorded and unfinished, its folder is on this machine, and no process trains it."""
+    if FINGERPRINT not in run.tags or run.status == "FINISHED" or run.tags.get("status") == "PRUNED":
+        return False
+    if run.status == "RUNNING" and (run.tags.get("host") != socket.gethostname() or is_alive(run.tags)):
+        return False
+    return bool(run.folder) and (Path(run.folder) / f"{run.local_id}{SUFFIX}").is_file()
