@@ -24,6 +24,7 @@ from rp2k_lab.core.errors import RequestError, StudyIncomplete
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.device.msrun import check_launch
+from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.sweep.progress import Display, failure_table
 from rp2k_lab.sweep.space import AblationGrid, Params, Search, parse_search, parse_seeds
 from rp2k_lab.sweep.storage import exclusive, open_storage
@@ -74,7 +75,7 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig)
                 check_same_study(storage, plan, name)
                 facts = {"command": shlex.join(sys.argv), "storage": storage.url}
                 facts = {key: redact(value) for key, value in facts.items()}
-                tracker = StudyTracker(tracking, name, facts, plan.factor, plan.metrics)
+                tracker = StudyTracker(tracking, name, facts, plan.factor, _charts(plan))
                 study = open_study(storage, plan, name, settings.pruner, settings.seed)
             if not missing(study, plan, n_trials):
                 print(f"study {name}: nothing to run, all {n_trials} are finished")
@@ -99,6 +100,13 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig)
             f"study {name}: {left} of {n_trials} are not finished\n"
             f"run the same command again with hydra.sweeper.retries above {settings.retries}"
         )
+
+
+def _charts(plan: AblationGrid | Search) -> list[str]:
+    """Return the metrics that the study's page shows: the plan's, and those of installed packages."""
+    split = plan.metrics[0].partition("/")[0]
+    added = [m.name for m in metrics().values() if m.in_tables and not m.compute.__module__.startswith("rp2k_lab.")]
+    return [*plan.metrics, *(f"{split}/{name}" for name in added)]
 
 
 def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Wanted:
     """The runs that a word chooses from.
 
     Attributes:
-        what: the runs in words.
+        what: what the runs are, for the message.
         tasks: tasks of the runs.
         unfinished: trainings that can be resumed on this machine, instead of finished runs with a checkpoint.
         excluded: runs with one of these tags do not count.

@@ -100,7 +100,7 @@ def moving_average(average: Tensor, value: Tensor, decay: float) -> Tensor:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with one weight decay and one learning rate, `factor` times that of the schedule."""
+    """Parameters with one weight decay and one learning rate: `factor` times the schedule's."""
 
     parameters: list[Parameter]
     decay: float

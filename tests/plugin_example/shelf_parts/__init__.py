@@ -1,1 +1,1 @@
-"""Choices for rp2k-lab in a package of their own."""
+"""Choices for rp2k-lab in a separate package."""
