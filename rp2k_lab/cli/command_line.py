@@ -74,7 +74,8 @@ def _check_override(argument: str) -> None:
     if name.startswith("~"):
         _refuse(f"{argument}: keys cannot be removed", "set another value: <key>=<value>")
     group, _, last = key.rpartition(".")
-    if last == "name" and group.replace(".", "/") in groups():  # the keys would be those of another choice
+    plain = re.fullmatch(r"\w[\w,.-]*", value)
+    if last == "name" and plain and group.replace(".", "/") in groups():  # the keys would be those of another choice
         _refuse(f"{argument}: a name cannot be set alone", f"use {group.replace('.', '/')}={value}")
     if not key or "@" in key:
         _refuse(f"{argument}: there is no such key", f"{COMMAND} --help lists them")

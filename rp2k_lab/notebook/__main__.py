@@ -45,8 +45,9 @@ def main(arguments: list[str]) -> int:
     try:
         if request.run:
             run = lookup_run(parameters["uri"], request.run)
-            print(f"run          {run.name}, id {run.run_id}", flush=True)
-            parameters["run"] = run.run_id if is_word(request.run) else request.run
+            if is_word(request.run):
+                print(f"run          {run.name}, id {run.run_id}", flush=True)
+                parameters["run"] = run.run_id
         else:
             RunStore(parameters["uri"])
         codes = [_try(name, parameters, request.folder) for name in NOTEBOOKS]

@@ -78,7 +78,7 @@ def report_all(config: Config, folder: Path) -> None:
         if table:
             write_documents(table, folder / name / shown)
     sections = []
-    for scale in choices("scale"):
+    for scale in sorted(choices("scale"), key=lambda name: (name != "paper", name)):
         current = scale == shown
         known = judged if current else {n: judge_committed(a, scale, folder) for n, a in tables.items()}
         items = [_overview_item(table) for table in known.values() if table]

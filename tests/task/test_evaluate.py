@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.config.schema import Source
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.options import Source
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task import evaluate

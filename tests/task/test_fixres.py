@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from rp2k_lab.config.choices import defaults_of
-from rp2k_lab.config.schema import Source, parse
+from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.dataset.options import Source
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.task import evaluate, fixres
 from rp2k_lab.tracking.run_lookup import restore
