@@ -181,6 +181,8 @@ def _restore_training(request: Config, composed: dict[str, Any], overrides: Sequ
     teachers = (recorded.get("runs") or [])["verifies" in run.tags :] if recorded["loss"].get("distillation") else []
     former = parse(merge(composed, recorded, (), complete) | {"task": task, "runs": [reference, *teachers]})
     merged = merge(composed, recorded, overrides, complete) | {"task": current}
+    measured = {key: recorded["dataset"].get(key) for key in _NORMALIZATION if merged["dataset"].get(key) is None}
+    merged["dataset"] = merged["dataset"] | measured  # the request has null, the run has what was measured for it
     config = parse(merged | {"runs": [reference, *(teachers if merged["loss"]["distillation"] else ())]})
     if changes := differences(former, config):
         shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
