@@ -146,8 +146,9 @@ def run_from(
         workers.broadcast_parameters(training.network)
         evaluations = {split: evaluator.evaluate(catch_all_class) for split, evaluator in evaluators.items()}
         if workers.is_rank_zero:
+            last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
             for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, evaluations[split], training.steps, folder)
+                record_evaluation(tracker, evaluator, evaluations[split], last_step, folder)
             record_training(tracker, best, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:
