@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rp2k_lab import PROJECT
+from rp2k_lab import CLONE, PROJECT
 from rp2k_lab.cli.app import report_error
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.redaction import redact
@@ -79,7 +79,9 @@ def write_page(name: str, parameters: dict[str, str | None], folder: Path) -> Pa
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
-    notebook = execute(PROJECT / "notebooks" / f"{name}.py", parameters)
+    if CLONE is None:
+        raise RequestError("notebooks: an installed package has none\nrun them in a clone of the repository")
+    notebook = execute(CLONE / "notebooks" / f"{name}.py", parameters)
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"offline.html.j2": _TEMPLATE})],
         template_file="offline.html.j2",
@@ -113,7 +115,7 @@ def execute(source: Path, parameters: dict[str, str | None]):
         with TemporaryDirectory(prefix="rp2k-lab-") as sockets:
             # The kernel uses sockets in a private folder instead of ports, which every user of the machine can reach.
             connection = {"transport": "ipc", "ip": f"{sockets}/socket", "connection_file": f"{sockets}/kernel.json"}
-            options = {"timeout": _CELL_SECONDS, "resources": {"metadata": {"path": str(PROJECT)}}}
+            options = {"timeout": _CELL_SECONDS, "resources": {"metadata": {"path": str(source.parents[1])}}}
             NotebookClient(notebook, config=TraitletsConfig({"ConnectionFileMixin": connection}), **options).execute()
     except CellExecutionError as error:
         kinds = {kind.__name__: kind for kind in (RequestError, DataError)}
