@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import ctypes
+import functools
 import gc
 import multiprocessing.process
 import os
@@ -144,11 +145,12 @@ def compose():
 
     register_resolvers()
 
-    def composed(*overrides: str) -> dict:
+    @functools.cache  # Hydra takes a tenth of a second, and hundreds of tests compose the same few requests
+    def once(*overrides: str) -> dict:
         with initialize_config_dir(str(rp2k_lab.PROJECT / "conf"), version_base="1.3"):
             return OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True)
 
-    return composed
+    return lambda *overrides: copy.deepcopy(once(*overrides))
 
 
 @pytest.fixture(scope="session")
