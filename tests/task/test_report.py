@@ -160,6 +160,7 @@ def checkpoints(tested, *names):
     return ",".join(str(tested[name] / "checkpoints" / "best.ckpt") for name in names)
 
 
+@pytest.mark.slow  # the first import of MLflow starts a process
 def test_two_runs_of_a_store_are_compared(compose, request_of, tested, tmp_path, capsys):
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     for name in ("plain", "better"):
