@@ -26,11 +26,11 @@ NETWORKS := tests/model tests/train
 quick: $(INSTALLED)  ## the tests without processes, compiled networks and browsers: about a minute, 2 GB
 	$(TESTS) -m "not slow and not soak and not alone"
 
-test: $(INSTALLED)  ## every behavior once: under ten minutes on two cores, 6 GB
+test: $(INSTALLED)  ## every behavior once: about eleven minutes on two cores, 6 GB
 	$(TESTS) -m "not soak and not alone" --durations=10 $(NETWORKS)
 	$(TESTS) -m "not soak and not alone" --durations=25 $(NETWORKS:%=--ignore=%)
 
-soak: $(INSTALLED)  ## what make test leaves out: 200 kills, every model, every table, times in seconds: half an hour
+soak: $(INSTALLED)  ## what make test leaves out: 200 kills, every choice, model and table, a wheel: half an hour and more
 	$(TESTS) -m "soak and not alone" --durations=25
 	$(BIN)/python -m pytest -m alone
 
