@@ -2,7 +2,7 @@
 
 import pytest
 
-from rp2k_lab.config.choices import choices, defaults_of, flatten, groups, root_defaults
+from rp2k_lab.config.choices import choices, defaults_of, flatten, root_defaults
 from rp2k_lab.config.migrations import (
     RENAMED,
     migrate,
@@ -133,14 +133,6 @@ def test_definitions_and_attributes_of_studies():
     assert found == {"resumes": 3, "point": '{"dataset.catch_all_class": "x", "seed": 1}', "run_id": "a"}
 
 
-@pytest.mark.slow
-def test_defaults_equal_hydras(compose, defaults):
+def test_root_defaults_equal_hydras(defaults):
     assert root_defaults() == defaults
     parse(root_defaults())
-    for group in set(groups()) - {"recipe"}:
-        for choice in choices(group):
-            overrides = [f"{group}={choice}"]
-            composed = compose(*overrides)
-            for part in group.split("/"):
-                composed = composed[part]
-            assert defaults_of(group, choice) == composed, overrides

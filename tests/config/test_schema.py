@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from rp2k_lab import PROJECT, plugins
+from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.options import Source
@@ -62,6 +63,10 @@ class TestEveryChoice:
         settings, value = composed, parse(composed)
         for part in group.split("/"):
             settings, value = settings[part], getattr(value, part)
+        needed = {need.partition("=")[0] for need in NEEDS.get((group, choice), ())}
+        defaults = defaults_of(group, choice)
+        assert defaults.keys() == settings.keys(), "defaults_of composes as Hydra does"
+        assert {k: v for k, v in defaults.items() if f"{group}.{k}" not in needed and v != settings[k]} == {}
         if group != "callback":
             assert settings["name"] == value.name
         elif choice != "none":
