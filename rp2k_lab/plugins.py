@@ -51,7 +51,7 @@ def register(group: str) -> Callable[[Options], Options]:
         group: one of `GROUPS`.
 
     Raises:
-        RequestError: no such group, a class without `name`, or a name that another class has.
+        RequestError: no such group, a class without `name` or a method of its base, or a name that another class has.
     """
 
     def add(options: Options) -> Options:
@@ -62,6 +62,8 @@ def register(group: str) -> Callable[[Options], Options]:
         names = (_ANY,) if annotation is str else get_args(annotation)
         if not names:
             raise RequestError(f'{where}: has no names\nadd name: Literal["…"], the names of its choices')
+        if missing := sorted(getattr(options, "__abstractmethods__", ())):
+            raise RequestError(f"{where}: has no {missing[0]}()\nwrite it, as docs/extending.md shows")
         for name in names:
             other = _registered[group].setdefault(name, options)
             # A module that failed half-way is imported again, with new classes of the same places.

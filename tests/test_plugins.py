@@ -114,6 +114,13 @@ def test_a_package_that_cannot_be_imported_is_named(run, tmp_path):
     assert len(done.stderr.splitlines()) == 2
 
 
+def test_a_choice_without_its_method_is_refused(run, tmp_path):
+    text = (EXAMPLE / "shelf_parts" / "poly_loss.py").read_text().replace("def build(", "def biuld(")
+    done = run("epochs=1", packages=other_package(tmp_path / "half", "half_a_loss", text))
+    assert done.returncode == 2
+    assert done.stderr == "half_a_loss.Poly: has no build()\nwrite it, as docs/extending.md shows\n"
+
+
 def test_the_options_of_all_choices_import_nothing_slow():
     """--help and a wrong option must answer at once."""
     slow = {"numpy", "cv2", "pandas", "mindspore", "mlflow"}

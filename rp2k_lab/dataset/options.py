@@ -5,6 +5,7 @@ images without reading them.  Everything else is common: sizes, problems, splits
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,7 @@ class Source(Group):
         if self.relabel is not None and not self.relabel.is_file():
             raise RequestError(f"dataset.relabel={escape_controls(self.relabel)}: there is no such file")
 
+    @abstractmethod
     def scan(self) -> Scan:
         """List the images without opening them.
 
@@ -185,7 +187,6 @@ class Source(Group):
             RequestError: the files have another layout than the choice reads.
             DataError: an unreadable folder or list, or contradictions in it.
         """
-        raise NotImplementedError
 
 
 class OwnPhotos(Source):

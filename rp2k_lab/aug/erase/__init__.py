@@ -1,5 +1,6 @@
 """Erasing: overwrite a part of each image (`aug.erase`).  One file each."""
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from rp2k_lab.core.options import Group
@@ -15,6 +16,7 @@ class Erase(Group):
     if TYPE_CHECKING:
         name: str
 
+    @abstractmethod
     def build(self, size: tuple[int, int], fill: "Color") -> "Operation | None":
         """Return the operation; None: nothing.
 
@@ -22,4 +24,3 @@ class Erase(Group):
             size: (height, width) of the images [pixels]; lengths at 224 pixels scale with its smaller side.
             fill: the data set's mean, RGB (0 to 255).
         """
-        raise NotImplementedError

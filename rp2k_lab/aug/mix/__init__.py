@@ -4,6 +4,7 @@ The papers draw one weight per batch and mix with a random permutation.  Here ea
 generator, so that a batch does not depend on threads; its partner is random since the batch's order is.
 """
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from rp2k_lab.core.options import Group
@@ -18,10 +19,10 @@ class Mix(Group):
     if TYPE_CHECKING:
         name: str
 
+    @abstractmethod
     def build(self) -> "MixOperation | None":
         """Return the operation; None: nothing.
 
         It takes images, uint8 (n, height, width, 3), and a generator per image.  It returns new images of the same
         shape and the weight of each original image, float32 (n,), 0 to 1.
         """
-        raise NotImplementedError

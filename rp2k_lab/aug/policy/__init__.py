@@ -1,5 +1,6 @@
 """Policies: random transformations of each image (`aug.policy`).  One file each."""
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from rp2k_lab.core.options import Group
@@ -15,6 +16,7 @@ class Policy(Group):
     if TYPE_CHECKING:
         name: str
 
+    @abstractmethod
     def build(self, size: tuple[int, int], fill: "Color") -> "Operation | None":
         """Return the operation; None: nothing.
 
@@ -22,4 +24,3 @@ class Policy(Group):
             size: (height, width) of the images [pixels].
             fill: RGB (0 to 255) of pixels from outside the image.
         """
-        raise NotImplementedError

@@ -4,6 +4,7 @@ The cells are in rp2k_lab/model/<family>.py: they import MindSpore, which takes 
 """
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -48,12 +49,12 @@ class Model(HeadOptions):
         description="imagenet (efficientnet_lite0) or a file: .ckpt (task=convert), .pth, .safetensors; null: none"
     )
 
+    @abstractmethod
     def backbone(self) -> "nn.Cell":
         """Build the backbone: normalized images (batch, 3, height, width) to a feature map (batch, channels, h, w).
 
         rp2k_lab.model.network.Network says what attributes it needs.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no backbone()")
 
     @classmethod
     def backbone_keys(cls) -> set[str]:

@@ -3,6 +3,7 @@
 The formulas are in rp2k_lab/train/loss_functions.py: they import MindSpore, which takes two seconds.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,6 +37,7 @@ class Loss(Group):
         description="divisor of the logits in `distillation`; a high one raises the weight of small probabilities"
     )
 
+    @abstractmethod
     def build(self, train_counts: "np.ndarray") -> "Callable[[Tensor, Tensor], Tensor]":
         """Return the loss as a cell, or as a function that MindSpore compiles.
 
@@ -46,7 +48,6 @@ class Loss(Group):
         Args:
             train_counts: training images by class, int (classes,).
         """
-        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
     def chance(self, targets: "np.ndarray") -> float | None:
         """Return the lowest loss of a constant prediction, for the chance guard; None: unknown, so there is no guard.

@@ -4,6 +4,7 @@ Accumulation, clipping, averaged weights and parameter groups are the same for a
 imports MindSpore.
 """
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -43,6 +44,6 @@ class Optimizer(Group):
         description="learning rate of the backbone / learning rate of the head (classifier, widening convolution)"
     )
 
+    @abstractmethod
     def rule(self) -> "Rule":
         """Return what an update does with a parameter, its gradient and its state."""
-        raise NotImplementedError(f"{type(self).__name__} has no rule()")

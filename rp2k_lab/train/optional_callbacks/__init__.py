@@ -1,5 +1,6 @@
 """Callbacks that a run adds by name: `callback=early_stopping`, `callback=[a,b]`.  One file each."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,6 @@ class CallbackOptions(Group):
     if TYPE_CHECKING:
         name: str  # each choice declares its own
 
+    @abstractmethod
     def build(self, context: CallbackContext) -> "Callback":
         """Return the callback; it runs after evaluation and logging, before the checkpoint of an epoch."""
-        raise NotImplementedError

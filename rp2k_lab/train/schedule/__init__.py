@@ -1,6 +1,7 @@
 """Options of the learning rate schedules: `schedule.name` chooses one; each module is a choice, conf/schedule/ has the
 defaults."""
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -21,6 +22,7 @@ class Schedule(Group):
         description="epochs of linear warm-up to the schedule's first rate, may be fractional; 0: none"
     )
 
+    @abstractmethod
     def rates(self, updates: int, peak: float, warmup_updates: int) -> "np.ndarray":
         """Return the learning rate of every update of a run, float32 (updates,).
 
@@ -28,7 +30,6 @@ class Schedule(Group):
             peak: the highest rate, `optimizer.lr` after its scaling with the batch.
             warmup_updates: `warmup_epochs` in updates; more than the run has: the warm-up takes the whole run.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no rates()")
 
 
 def after_warmup(warmup_updates: int, target: float, rates: "np.ndarray") -> "np.ndarray":

@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rp2k_lab import register
-from rp2k_lab.core.options import Count, Fraction, Group
+from rp2k_lab.aug.erase import Erase
+from rp2k_lab.core.options import Count, Fraction
 
 
 @register("aug/erase")
-class GridMask(Group):
+class GridMask(Erase):
     """Options of GridMask."""
 
     name: Literal["gridmask"]
