@@ -23,7 +23,7 @@ run: $(INSTALLED)  ## make the embedded data set, train, evaluate, print where t
 TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal
 NETWORKS := tests/model tests/train
 
-quick: $(INSTALLED)  ## the tests without processes, compiled networks and browsers: about a minute, 2 GB
+quick: $(INSTALLED)  ## the tests without processes, compiled networks and browsers: a minute and a half, 2 GB
 	$(TESTS) -m "not slow and not soak and not alone"
 
 test: $(INSTALLED)  ## every behavior once: about eleven minutes on two cores, 6 GB
