@@ -19,8 +19,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=32, le=2048)]
-# A relative path starts at the shell's folder.
-AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(lambda path: Path(os.path.abspath(path)))]
+# A relative path starts at the shell's folder, ~ is the home folder.
+AbsolutePath = Annotated[
+    Path, Field(strict=False), AfterValidator(lambda path: Path(os.path.abspath(os.path.expanduser(path))))
+]
 
 
 class Group(BaseModel):

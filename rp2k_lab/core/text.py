@@ -18,6 +18,14 @@ def escape_controls(name: Path | str) -> str:
     return text if text.isprintable() else "".join(map(_escape, text))
 
 
+def escape_lines(text: str) -> str:
+    """Return a text of several lines for a terminal: control characters other than line breaks become escape codes.
+
+    Names from a store, a disk or a command line could otherwise clear the screen or forge lines.
+    """
+    return "\n".join(map(escape_controls, text.split("\n")))
+
+
 def _escape(character: str) -> str:
     if character.isprintable() or character == _IDEOGRAPHIC_SPACE:
         return character
@@ -29,6 +37,12 @@ def _escape(character: str) -> str:
 def shorten(text: str, limit: int) -> str:
     """Return at most `limit` characters of a text; an ellipsis replaces the rest."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shorten_middle(text: str, limit: int) -> str:
+    """Return at most `limit` characters of a text; an ellipsis replaces the middle, since a reason is at the end."""
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
 
 
 def percent(fraction: float) -> str:
@@ -52,6 +66,7 @@ def text_table(rows: Sequence[Sequence[str]], align: str = "<", rule: bool = Tru
         align: < or > for each column; the last one also applies to all further columns.
         rule: draw a line below the head.
     """
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
     columns = range(len(rows[0]))
     sides = align.ljust(len(rows[0]), align[-1])
     widths = [max(len(row[column]) for row in rows) for column in columns]

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.helpers.forked_run import Process
 
 KILL_AT_EVENT = Path(__file__).with_name("kill_at_event.py")
+POOR_DISK = Path(__file__).with_name("poor_disk.py")
 # Eight classes, 300 training images.
 FEW_PHOTOS = (
     "dataset.classes=8",

@@ -1,16 +1,20 @@
-"""Full disks: a run without space is refused, a disk that fills up is reported, earlier files stay intact."""
+"""Full disks and disks without a feature: a run is refused, or does without; earlier files stay intact."""
 
 import contextlib
 import errno
+import logging
+import os
+from pathlib import Path
 
 import mindspore
 import mlflow
 import pytest
 
-from rp2k_lab.core.disk import SpaceNeed, check_disk_space, explain_full_disk
+from rp2k_lab.core.disk import SpaceNeed, check_disk_features, check_disk_space, explain_full_disk
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.tracking.journal import Journal, read
-from tests.helpers.tiny_runs import TINY
+from tests.helpers.forked_run import start_run
+from tests.helpers.tiny_runs import POOR_DISK, TINY
 
 
 def fill(disk) -> None:
@@ -97,3 +101,68 @@ def test_full_disk_is_found_in_the_chain_of_causes(number):
     assert explain_full_disk(error).startswith("a\\nb.ckpt: no space left on device\n")
     assert explain_full_disk(RuntimeError("(sqlite3.OperationalError) database or disk is full")) is not None
     assert explain_full_disk(OSError(errno.EACCES, "Permission denied")) is None
+
+
+class TestDiskWithoutFeatures:
+    """exFAT has no links and no permissions, NFS may have no locks, and others cannot flush folders."""
+
+    @pytest.mark.slow
+    def test_run_does_without_and_says_so(self, tmp_path):
+        arguments = [*TINY, "epochs=1", "tracking=offline", f"hydra.run.dir={tmp_path}/out"]
+        process = start_run(arguments, tmp_path, POOR_DISK)
+        out, err = process.communicate(300)
+        assert (process.returncode, err) == (0, "")
+        assert f"{tmp_path}/out: the disk has no links, best.ckpt and last.ckpt are copies\n" in out
+        assert f"{tmp_path}/out: the disk has no locks, files named .owner replace them\n" in out
+        folder = tmp_path / "out" / "checkpoints"
+        last, (saved,) = folder / "last.ckpt", folder.glob("step-*.ckpt")
+        assert not last.is_symlink()
+        assert last.read_bytes() == saved.read_bytes()
+        assert "step" in mindspore.load_checkpoint(str(folder / "best.ckpt"))
+        assert not [file for file in (tmp_path / "out").rglob(".*")]
+
+    @pytest.mark.soak
+    def test_killed_run_is_resumed_and_a_living_one_is_not(self, tmp_path):
+        arguments = [*TINY, "epochs=2000", "tracking=offline"]
+        process = start_run([*arguments, f"hydra.run.dir={tmp_path}/out"], tmp_path, POOR_DISK)
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        resume = [*arguments, "task.resume=continue", f"runs={tmp_path}/out"]
+        second = start_run(resume, tmp_path, POOR_DISK)
+        _, err = second.communicate(300)
+        assert second.returncode == 2
+        marker = f"{tmp_path}/out/.lock.owner"
+        assert err.splitlines() == [
+            f"{tmp_path}/out: another process trains this run",
+            f"wait for it, or stop it first; if its machine is gone, delete {marker}",
+        ]
+        process.kill()
+        process.wait(60)
+        process.communicate(60)
+        third = start_run(resume, tmp_path, POOR_DISK)
+        for line in third.stdout:
+            if line.startswith("epoch "):
+                break
+        third.send_signal(2)
+        third.communicate(300)
+        assert third.returncode == 130
+        assert not [file for file in (tmp_path / "out").rglob(".*")]
+
+    def test_disk_that_cannot_replace_a_file_is_refused_in_two_lines(self, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(Path, "replace", refuse)
+        with pytest.raises(RequestError) as error:
+            check_disk_features(tmp_path)
+        assert str(error.value).splitlines() == [
+            f"{tmp_path}: its disk cannot keep a run (operation not permitted)",
+            "use a folder on another disk: hydra.run.dir=<folder>",
+        ]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_disk_with_all_features_is_silent(self, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
+        assert check_disk_features(tmp_path)
+        assert (caplog.messages, list(tmp_path.iterdir())) == ([], [])
