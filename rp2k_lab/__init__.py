@@ -1,12 +1,15 @@
 """Train and compare image classifiers for retail products, with Hydra, MindSpore, MLflow and Optuna.
 
 Every entry point (run.py, tests, benchmarks, notebooks) imports this package before MindSpore, so the process-wide
-settings are here and nowhere else.  Each is a default: a value set by the user wins.
+settings are here and nowhere else.  Each is a default: a value set by the user wins, except for variables that would
+change a run's numbers against its record (`core.environment`).
 """
 
 import os
 from pathlib import Path
 from typing import Any
+
+from rp2k_lab.core.environment import force
 
 __version__ = "0.1.0"
 
@@ -23,9 +26,12 @@ COMMAND = "python run.py" if CLONE else "rp2k-lab"
 SERVER_COMMAND = "make ui" if CLONE else "rp2k-lab-ui"
 """The command that opens the MLflow page."""
 
+IGNORED_VARIABLES = force(os.environ)
+"""Variables of the user that were removed or replaced, as `NAME=value`."""
+
 # On processors with AVX-512, oneDNN (inside MindSpore 2.10) sends float32 NCHW convolutions to its reference kernel;
 # its AVX2 kernels are many times faster (benchmarks/train_step.py measures the ratio).
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "AVX2"))  # DNNL_ is its former name
 # MindSpore logs errors only: its warnings are about its internals and fill a screen at every start.
 os.environ.setdefault("GLOG_v", "3")
 # OpenCV logs nothing: rp2k_lab reports every image that cannot be decoded.

@@ -104,18 +104,10 @@ def _device():
 
 @pytest.fixture(scope="session")
 def _first_pynative_operation():
-    """Absorb an error of MindSpore 2.10 with NumPy 2: a process's first PyNative operation on a Python number fails.
+    """Let tests of single layers run in PyNative mode, as `create_model` lets its networks."""
+    from rp2k_lab.model.first_operation import absorb_first_failure
 
-    Runs use only graph mode (device/target.py).
-    """
-    import mindspore
-    import numpy as np
-
-    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
-    for operation in (lambda x: x * 1.0, lambda x: mindspore.ops.transpose(x, (1, 0))):
-        with contextlib.suppress(SystemError):
-            operation(mindspore.Tensor(np.ones((1, 1), np.float32)))
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    absorb_first_failure()
 
 
 @pytest.fixture

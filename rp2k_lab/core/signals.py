@@ -1,44 +1,74 @@
-"""Signals: the first one stops the run cleanly, the second one ends the process at once.
+"""Signals: the first one that ends a process stops the run cleanly, a later one ends the process at once.
+
+Every signal that another process, a scheduler, a limit or a lost terminal may send counts, unless it was ignored when
+the process started, as nohup does.  Faults (SIGSEGV, SIGABRT and others) end the process as always.
 
 While a graph runs, MindSpore 2.10 installs a SIGINT handler that sends the process a SIGTERM: Ctrl-C would skip every
-`finally`, and look like a scheduler's stop to a SIGTERM handler.  `claim_sigint` bypasses it.
+`finally`, and look like a scheduler's stop to a SIGTERM handler.  `claim_signals` bypasses it.
 """
 
+import atexit
 import os
 import signal
 import socket
-import sys
 import threading
+import time
 
 from rp2k_lab.core.errors import Interrupted
+from rp2k_lab.core.streams import write_at_once
 
 # A claimed SIGINT is forwarded as this one: a real-time signal, since schedulers use SIGUSR1 and SIGUSR2.
 _FORWARDED_SIGINT = signal.SIGRTMIN
-SIGNALS = (signal.SIGINT, signal.SIGTERM, _FORWARDED_SIGINT)
+_NAMES = "HUP QUIT USR1 USR2 ALRM TERM STKFLT XCPU VTALRM PROF IO PWR"
+# Signals other than SIGINT whose default action ends a process, without faults such as SIGSEGV.
+ENDING = (*(signal.Signals[f"SIG{name}"] for name in _NAMES.split()), *range(signal.SIGRTMIN + 1, signal.SIGRTMAX + 1))
+# Repeated for one reason: a lost terminal sends SIGHUP by the shell and by the kernel, a limit of processor time sends
+# SIGXCPU after every further second.
+_REPEATED = (signal.SIGHUP, signal.SIGXCPU)
+# `timeout` signals the process and then its group; service managers send SIGTERM and SIGHUP.
+_SAME_STOP_SECONDS = 1.0
+
+_claimed: set[int] = set()
 
 
-def claim_sigint() -> None:
-    """Receive SIGINT in a separate thread, which raises KeyboardInterrupt in the main thread.
+def claim_signals() -> None:
+    """Raise KeyboardInterrupt on a SIGINT, and Interrupted on each other ending signal, in the main thread.
 
-    Call it at the start of a process: later threads inherit the blocked SIGINT, so that a library's handler never runs.
-    Child processes inherit it too; their parent ends them.
+    Call it at the start of a process.  The default action would skip every `finally`.  A forked child gets it back: its
+    parent ends it that way.
+    """
+    _claim_sigint()
+    for signum in ENDING:
+        if signal.getsignal(signum) == signal.SIG_DFL:
+            signal.signal(signum, _receive)
+            _claimed.add(signum)
+    os.register_at_fork(after_in_child=_release)
+    atexit.register(_ignore_repeated)
+
+
+def ignore_signals(*kept: int) -> None:
+    """Ignore all ending signals except SIGINT and `kept`, in a process that its parent ends."""
+    for signum in set(ENDING) - set(kept):
+        signal.signal(signum, signal.SIG_IGN)
+    _claimed.intersection_update(kept)
+
+
+def signal_name(signum: int) -> str:
+    """Return SIGTERM for 15, SIGRTMIN+3 for 37."""
+    if signal.SIGRTMIN < signum < signal.SIGRTMAX:
+        return f"SIGRTMIN+{signum - signal.SIGRTMIN}"
+    return signal.Signals(signum).name
+
+
+def _claim_sigint() -> None:
+    """Receive SIGINT in a separate thread.
+
+    Later threads inherit the blocked SIGINT, so that a library's handler never runs.  Child processes inherit it too;
+    their parent ends them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(_FORWARDED_SIGINT, signal.default_int_handler)
     threading.Thread(target=_forward_sigint, daemon=True, name="ctrl-c").start()
-
-
-def claim_sigterm() -> None:
-    """Raise Interrupted on a SIGTERM outside a StopSignal; the default action would skip every `finally`.
-
-    A forked child gets the default action back: its parent ends it that way.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-
-
-def _interrupt(signum, frame):
-    raise Interrupted(signum)
 
 
 def _forward_sigint() -> None:
@@ -49,12 +79,60 @@ def _forward_sigint() -> None:
         signal.pthread_kill(main, _FORWARDED_SIGINT)
 
 
+def _release() -> None:
+    for signum in _claimed:
+        signal.signal(signum, signal.SIG_DFL)
+    _claimed.clear()
+
+
+def _ignore_repeated() -> None:
+    """Ignore them from here on: Python's end restores the default actions, and MindSpore takes a second to end."""
+    for signum in _claimed.intersection(_REPEATED):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _receive(signum, frame) -> None:
+    if StopSignal.current is not None:
+        StopSignal.current.remember(signum, frame)
+    elif _stops.is_first():
+        raise Interrupted(signum)
+    elif _stops.is_second(signum):
+        os._exit(Interrupted(signum).exit_code)
+
+
+class _Stops:
+    """Whether a signal is the first, the second, or a repetition of the first."""
+
+    def __init__(self):
+        self._first: float | None = None
+
+    def is_first(self) -> bool:
+        """Return whether no signal came before; this one did."""
+        if self._first is not None:
+            return False
+        self._first = time.monotonic()
+        return True
+
+    def is_second(self, signum: int) -> bool:
+        """Return whether a later signal asks to end at once."""
+        assert self._first is not None
+        late = time.monotonic() - self._first > _SAME_STOP_SECONDS
+        return signum == signal.SIGINT or (late and signum not in _REPEATED)
+
+
+_stops = _Stops()
+
+
 class StopSignal:
-    """Context that records the first SIGINT or SIGTERM in `signum` instead of acting on it.
+    """Context that records the first ending signal in `signum` instead of acting on it.
+
+    Without `claim_signals` these are SIGINT and SIGTERM.
 
     Python runs handlers only between two bytecode instructions, so not during a step or a compilation.  A thread that
     reads Python's wake-up descriptor acknowledges the first signal at once and ends the process on the second.
     """
+
+    current: "StopSignal | None" = None
 
     def __init__(self):
         self.signum: int | None = None
@@ -65,9 +143,13 @@ class StopSignal:
         if signal.getsignal(_FORWARDED_SIGINT) is signal.default_int_handler:
             # multiprocessing, which draws the shelf photos, unblocks SIGINT when it first starts a process.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self._former = {s: signal.signal(s, self._remember) for s in SIGNALS}
+        self._outer, StopSignal.current = StopSignal.current, self
+        own = {signal.SIGINT, signal.SIGTERM, _FORWARDED_SIGINT}
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+            own.remove(signal.SIGTERM)
+        self._former = {s: signal.signal(s, self.remember) for s in own}
         self._former_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._listener = threading.Thread(target=self._listen, daemon=True, name="signals")
+        self._listener = threading.Thread(target=self._listen, args=[own | _claimed], daemon=True, name="signals")
         self._listener.start()
         return self
 
@@ -75,6 +157,7 @@ class StopSignal:
         signal.set_wakeup_fd(self._former_fd)
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
+        StopSignal.current = self._outer
         self._writer.close()  # ends the thread once it has reported what it received
         self._listener.join(timeout=1)
 
@@ -83,19 +166,23 @@ class StopSignal:
         if self.signum is not None:
             raise Interrupted(self.signum)
 
-    def _remember(self, signum, frame):
+    def remember(self, signum, frame) -> None:
+        """Record the first signal; a handler as `signal.signal` takes it."""
         self.signum = self.signum or _original(signum)
 
-    def _listen(self):
-        received = 0
+    def _listen(self, signums: set[int]):
+        stops = _stops if _claimed else _Stops()
         with self._reader:
             while data := self._reader.recv(1):
-                if data[0] not in SIGNALS:
+                signum = _original(data[0])
+                if data[0] not in signums:
                     continue
-                received += 1
-                if received > 1:
-                    os._exit(Interrupted(_original(data[0])).exit_code)
-                print("\nstopping after the current step; press Ctrl-C again to stop now", file=sys.stderr, flush=True)
+                if stops.is_first():
+                    name = "" if signum == signal.SIGINT else f"{signal_name(signum)}: "
+                    line = f"\n{name}stopping after the current step; press Ctrl-C again to stop now\n"
+                    write_at_once(2, line)
+                elif stops.is_second(signum):
+                    os._exit(Interrupted(signum).exit_code)
 
 
 def _original(signum: int) -> int:

@@ -45,7 +45,8 @@ def set_up(device: DeviceOptions) -> None:
             f"device={device.name}: MindSpore finds no such device here\nuse device={' or '.join(available)}"
         )
     # MindSpore's default is PyNative, at half the speed; with NumPy 2 it does not even run (2.10.0, NumPy 2.4.6).
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    # The cache of compiled programs is off for the reason in core/environment.py, also if a notebook has turned it on.
+    mindspore.set_context(mode=mindspore.GRAPH_MODE, enable_compile_cache=False)
     mindspore.set_device(target)
 
 

@@ -5,7 +5,6 @@ same on all workers.  This module combines whatever a run decides by (loss, sign
 the same at the same step, because one that stops alone blocks the others for ever.
 """
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from rp2k_lab.core.errors import Interrupted, TrainingDiverged
-from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.core.signals import StopSignal, ignore_signals
 from rp2k_lab.device.msrun import is_scheduler
 
 _BATCH_STATISTICS = ("moving_mean", "moving_variance")
@@ -139,7 +138,7 @@ def join_workers(device: ParallelOptions) -> Workers:
         return ALONE
     if is_scheduler():
         # A batch system signals every process of a job; the workers need the scheduler to end cleanly.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ignore_signals()
     mindspore.communication.init()
     mindspore.set_auto_parallel_context(parallel_mode=mindspore.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     return Workers(mindspore.communication.get_rank(), mindspore.communication.get_group_size())

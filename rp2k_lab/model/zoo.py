@@ -6,6 +6,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from rp2k_lab.model.dropout import seed_masks
 from rp2k_lab.model.family import Model
+from rp2k_lab.model.first_operation import absorb_first_failure
 from rp2k_lab.model.head import HEADS, HeadName
 from rp2k_lab.model.init import initialize
 from rp2k_lab.model.network import Head, Network, classifier_of, freeze_backbone
@@ -68,6 +69,7 @@ def create_model(
     if unknown := options.keys() - family.backbone_keys():
         raise TypeError(f"{name} has no option {min(unknown)}\nuse {', '.join(sorted(family.backbone_keys()))}")
     check_multipliers(**options)
+    absorb_first_failure()
     with no_init_parameters():  # otherwise every layer draws weights that `initialize` replaces
         multipliers = {"width_multiplier": 1.0, "depth_multiplier": 1.0}
         backbone = family.model_construct(None, name=name, **(multipliers | options)).backbone()

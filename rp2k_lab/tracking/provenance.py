@@ -6,11 +6,15 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from typing import Any
 
 from rp2k_lab import CLONE
 from rp2k_lab.config.choices import chosen_by_default, complete, defaults_of, flatten, root_defaults
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.environment import cores, processor, variables, variables_with_effect
+from rp2k_lab.core.redaction import redact
+from rp2k_lab.core.text import escape_controls, shorten
 
 # The tag that identifies a training's configuration; set when its record is complete.
 FINGERPRINT = "config_fingerprint"
@@ -18,6 +22,12 @@ FINGERPRINT = "config_fingerprint"
 # their configuration must be read from the run's record.
 _SCHEME = "3:"
 _NO_DEFAULT = object()
+# The tag with the environments that a run has been trained in.
+ENVIRONMENT = "environment"
+# Another version of these may compute or decode other bits.
+_NUMERIC_PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "opencv-python", "pillow")
+_UNSET = "unset"
+_LONGEST_VALUE = 200  # [characters]; MLflow's tags have 8000
 # Keys without effect on a training's metrics.
 _WITHOUT_EFFECT = {
     "runs": True,
@@ -49,12 +59,55 @@ def _git(*arguments: str) -> str | None:
 
 
 def environment() -> str:
-    """Return Python, machine, thread settings and all installed packages with their versions, one a line."""
+    """Return Python, machine, variables and all installed packages with their versions, one a line."""
     packages = {d.name: d.version for d in importlib.metadata.distributions() if d.name}  # a broken one has no name
-    threads = {name: value for name, value in os.environ.items() if name in ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")}
     head = [f"# Python {platform.python_version()}", f"# {platform.platform()}, {os.cpu_count()} cores"]
-    head += [f"# {name}={value}" for name, value in sorted(threads.items())]
+    head += [f"# processor={processor()}", f"# cores={cores()}"]
+    head += [f"# {name}={_public(value)}" for name, value in variables().items()]
     return "\n".join(head + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
+
+
+def numeric_environment() -> dict[str, str]:
+    """Return all that decides a training's last bits beside configuration, data and code: name to value."""
+    facts = {"cores": str(cores()), "processor": processor(), "Python": platform.python_version()}
+    for package in _NUMERIC_PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            facts[package] = importlib.metadata.version(package)
+    return facts | {name: _public(value) for name, value in variables_with_effect().items()}
+
+
+def environment_tag(former: str | None = None) -> str:
+    """Return the tag ENVIRONMENT: the environments that a run has been trained in, as a JSON list.
+
+    Args:
+        former: the tag of the run that is resumed; None: of a new run.
+    """
+    known, now = _environments(former), numeric_environment()
+    return json.dumps(known if now in known else [*known, now])
+
+
+def environment_changes(tag: str | None) -> list[str]:
+    """Return `the run has cores=2, now 1` for each fact that differs; nothing for a run without the tag."""
+    known, now, changes = _environments(tag), numeric_environment(), []
+    for name in sorted({*now, *(name for facts in known for name in facts)} if known else ()):
+        values = sorted({str(facts.get(name, _UNSET)) for facts in known})
+        if values != [now.get(name, _UNSET)]:
+            recorded = " and ".join(map(escape_controls, values))
+            changes.append(f"the run has {escape_controls(name)}={recorded}, now {now.get(name, _UNSET)}")
+    return changes
+
+
+def _environments(tag: str | None) -> list[dict[str, Any]]:
+    """Return the environments of a tag; none of a damaged one."""
+    try:
+        found = json.loads(tag or "[]")
+    except (ValueError, RecursionError):
+        return []
+    return [facts for facts in found if isinstance(facts, dict)] if isinstance(found, list) else []
+
+
+def _public(value: str) -> str:
+    return shorten(escape_controls(redact(value)), _LONGEST_VALUE)
 
 
 def fingerprint(config: Config) -> str:

@@ -7,19 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
-from filelock import FileLock, Timeout
-
-from rp2k_lab.config.migrations import parse_record
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.locks import owner_hint, try_lock
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device.workers import Workers
 from rp2k_lab.tracking.local_runs import with_tag
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
 from rp2k_lab.tracking.mlflow_store import store_exists
-from rp2k_lab.tracking.provenance import FINGERPRINT, fingerprint, git_state, is_current
-from rp2k_lab.tracking.run_lookup import CONFIG, lookup_run
+from rp2k_lab.tracking.provenance import (
+    ENVIRONMENT,
+    FINGERPRINT,
+    environment_changes,
+    environment_tag,
+    fingerprint,
+    git_state,
+    is_current,
+)
+from rp2k_lab.tracking.run_files import CONFIG
+from rp2k_lab.tracking.run_lookup import lookup_run, read_record
 from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition
 
 log = logging.getLogger(__name__)
@@ -52,17 +58,20 @@ class Start:
         return self.position.step if self.position else 0
 
     def tags(self, config: Config, earlier: RunInfo | None) -> dict[str, str]:
-        """Return the run's tags: fingerprint, the run that it verifies (`earlier`), step and code of each resume.
+        """Return the run's tags: fingerprint, environment, the run that it verifies (`earlier`), resumes.
 
         Args:
             config: the request, before the data were measured.
         """
         if self.run is None:
             measured = ",".join(key for key in NORMALIZATION if getattr(config.dataset, key) is None)
-            tags = {FINGERPRINT: fingerprint(config)} | ({MEASURED: measured} if measured else {})
+            tags = {FINGERPRINT: fingerprint(config), ENVIRONMENT: environment_tag()}
+            tags |= {MEASURED: measured} if measured else {}
             return tags | ({"verifies": earlier.run_id} if earlier else {})
         tags, recorded = {"resumed_from": str(self.step), RESUMED_WITH: _code(git_state())}, self.run.tags
-        return {tag: f"{recorded[tag]},{value}" if tag in recorded else value for tag, value in tags.items()}
+        tags = {tag: f"{recorded[tag]},{value}" if tag in recorded else value for tag, value in tags.items()}
+        # An older run's first environment is unknown.
+        return tags | ({ENVIRONMENT: environment_tag(recorded[ENVIRONMENT])} if ENVIRONMENT in recorded else {})
 
 
 def earlier_run(config: Config) -> RunInfo | None:
@@ -112,41 +121,40 @@ def _has_fingerprint(uri: str | None, run: RunInfo, key: str) -> bool:
     if not _may_have_fingerprint(run, key):
         return False
     try:
-        recorded = _read_record(uri, run)
+        config = _read_record(uri, run)
     except (OSError, RequestError):  # on another machine, or its store does not answer
         return run.tags[FINGERPRINT] == key
-    try:
-        config = parse_record(yaml.safe_load(recorded))
-        measured = dict.fromkeys(filter(None, run.tags.get(MEASURED, "").split(",")))
-        requested = config.model_copy(update={"dataset": config.dataset.model_copy(update=measured)})
-        return fingerprint(requested) == key
-    except (ValueError, yaml.YAMLError, RequestError, KeyError, TypeError, AttributeError):
-        return False  # damaged, or not a current configuration
+    except DataError:  # damaged, or not a current configuration
+        return False
+    measured = dict.fromkeys(filter(None, run.tags.get(MEASURED, "").split(",")))
+    requested = config.model_copy(update={"dataset": config.dataset.model_copy(update=measured)})
+    return fingerprint(requested) == key
 
 
 def with_recorded_normalization(config: Config, run: RunInfo) -> Config:
     """Return a request with the mean and standard deviation that were measured for the run that it resumes or verifies.
 
     Raises:
-        RequestError: the run's record is damaged.
+        RequestError: the run has no record.
+        DataError: it is damaged.
     """
     missing = [key for key in NORMALIZATION if getattr(config.dataset, key) is None]
     if not missing:
         return config
     try:
-        recorded = parse_record(yaml.safe_load(_read_record(config.tracking.uri, run))).dataset
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise RequestError(f"{run.name}: {CONFIG} of the run is damaged\nrestore it, or train a new run") from None
+        recorded = _read_record(config.tracking.uri, run).dataset
+    except OSError:
+        raise RequestError(f"{run.name}: {CONFIG} of the run is missing\nrestore it, or train a new run") from None
     measured = {key: getattr(recorded, key) for key in missing}
     return config.model_copy(update={"dataset": config.dataset.model_copy(update=measured)})
 
 
-def _read_record(uri: str | None, run: RunInfo) -> str:
-    """Return the run's config.yaml from its folder or else from its store."""
-    if run.folder and (Path(run.folder) / CONFIG).is_file():
-        return (Path(run.folder) / CONFIG).read_text("utf-8")
+def _read_record(uri: str | None, run: RunInfo) -> Config:
+    """Return the configuration of the run's record in its folder or else in its store."""
+    if run.own_folder and (run.own_folder / CONFIG).is_file():
+        return read_record(run.own_folder)
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
-        return (RunStore(uri).fetch(run, (CONFIG,), Path(downloads)) / CONFIG).read_text("utf-8")
+        return read_record(RunStore(uri).fetch(run, (CONFIG,), Path(downloads)))
 
 
 def is_finished(run: RunInfo) -> bool:
@@ -156,7 +164,7 @@ def is_finished(run: RunInfo) -> bool:
 
 def check_state(config: Config, run: RunInfo) -> None:
     """Raise RequestError unless the run can be resumed, or with `task.verify` verified."""
-    state = run.tags["status"] if is_finished(run) else run.status
+    state = run.tags.get("status", run.status) if is_finished(run) else run.status
     if config.task.verify and run.status != "FINISHED":
         raise RequestError(
             f"runs={config.runs[0]}: the run is {state}, not FINISHED\nuse a FINISHED run for task.verify"
@@ -168,12 +176,12 @@ def check_state(config: Config, run: RunInfo) -> None:
 
 
 def check_record(run: RunInfo, index: Index) -> None:
-    """Compare images and code with those of the run; warn about different code.
+    """Compare images, code and environment with those of the run; warn about different code or environment.
 
     Raises:
         DataError: different images.
     """
-    recorded, current = run.tags["dataset_fingerprint"], index.fingerprint
+    recorded, current = run.tags.get("dataset_fingerprint", "not recorded"), index.fingerprint  # a tag can be removed
     if recorded != current:
         raise DataError(
             f"{index.root}: not the photos of run {run.name} (fingerprint {current}, was {recorded})\n"
@@ -185,11 +193,13 @@ def check_record(run: RunInfo, index: Index) -> None:
         log.info("code: commit %s, unchanged", code)
     else:
         log.warning("code: the run has commit %s, now it is %s", " and ".join(sorted(recorded_code)), code)
+    for change in environment_changes(run.tags.get(ENVIRONMENT)):
+        log.warning("environment: %s", change)
 
 
 def _code(state: Mapping[str, str]) -> str:
     """Return the short commit of `git_state` or of a run's tags, and whether it has changes."""
-    return state["git_commit"][:12] + (_CHANGED if state["git_dirty"] == "true" else "")
+    return state.get("git_commit", "unknown")[:12] + (_CHANGED if state.get("git_dirty") == "true" else "")
 
 
 @contextmanager
@@ -204,9 +214,9 @@ def acquire_run_folder(config: Config, run: RunInfo | None, folder: Path, worker
     """
     if run:
         folder = Path(run.folder)
-        if workers.is_rank_zero and not folder.is_dir():
+        if workers.is_rank_zero and not run.own_folder:
             raise RequestError(
-                f"{folder}: the folder of run {run.name} is not on this machine\n"
+                f"{folder}: the folder of run {run.name} is not on this machine, or has no journal of it\n"
                 "resume where it was trained, or name the folder that it was moved to: runs=FOLDER"
             )
     folder = Path(workers.broadcast_text(str(folder)))
@@ -215,11 +225,11 @@ def acquire_run_folder(config: Config, run: RunInfo | None, folder: Path, worker
         yield Start(folder, run, position)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RequestError(f"{folder}: another process trains this run\nwait for it, or stop it first") from None
+        lock = try_lock(folder / ".lock")
+    except BlockingIOError:
+        hint = f"wait for it, or stop it first{owner_hint(folder / '.lock')}"
+        raise RequestError(f"{folder}: another process trains this run\n{hint}") from None
     try:
         yield Start(folder, run, _restart_position(config, folder, run) if run else None)
     finally:

@@ -49,7 +49,7 @@ def run_forks(commands: list[list[str]]) -> None:
 def _execute(arguments: list[str], stderr: int) -> None:
     """Run a command in this process and exit."""
     code = 1
-    signal.alarm(_LIMIT_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _LIMIT_SECONDS, 5)  # the first one stops in order
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(stderr, 2)

@@ -1,5 +1,7 @@
 """task.verify, and the checks of a run to resume, without training."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import DataError, NotReproduced, RequestError
 from rp2k_lab.device.workers import ALONE
+from rp2k_lab.tracking import provenance
 from rp2k_lab.tracking.provenance import differences, fingerprint
 from rp2k_lab.train import resume
 from rp2k_lab.train.verify import changes, verify
@@ -45,13 +48,26 @@ def test_a_changed_bit_is_reported(name, values, message):
     assert change.startswith(message)
 
 
+def test_groups_of_another_version_are_not_compared(monkeypatch):
+    """Its tail was a part of the classes of equal size, by name."""
+    recorded = RECORDED | {"val/tail_top1": [(2, 0.5)]}
+    store = SimpleNamespace(history=lambda run_id: recorded)
+    monkeypatch.setattr("rp2k_lab.train.verify.RunStore", lambda uri: store)
+    now, earlier = recorded | {"val/tail_top1": [(2, 0.25)]}, run_with(class_groups="tail 12 classes")
+    line = verify(None, earlier, now, "tail 20 classes")
+    assert line.startswith("4 values of 2 metrics equal run earlier")
+    assert line.endswith("head, medium and tail were other classes then and are not compared")
+    with pytest.raises(NotReproduced, match="val/tail_top1 at step 2"):
+        verify(None, earlier, now, "tail 12 classes")
+
+
 def test_differences_are_listed_and_counted_in_two_lines(monkeypatch):
     store = SimpleNamespace(history=lambda run_id: RECORDED)
     monkeypatch.setattr("rp2k_lab.train.verify.RunStore", lambda uri: store)
-    assert verify(None, run_with(), RECORDED).startswith("4 values of 2 metrics equal run earlier, id 000000")
+    assert verify(None, run_with(), RECORDED, "").startswith("4 values of 2 metrics equal run earlier, id 000000")
     now = {f"m{i}": [(i, 0.5)] for i in range(5)}
     with pytest.raises(NotReproduced) as error:
-        verify(None, run_with(), now)
+        verify(None, run_with(), now, "")
     first, second = str(error.value).splitlines()
     assert "7 of 7 metrics differ: " in first
     assert "; and 4 more" in first
@@ -104,6 +120,31 @@ def test_other_images_are_refused_and_other_code_is_reported(caplog, monkeypatch
         resume.check_record(run_with(), SimpleNamespace(root="photos", fingerprint="g"))
 
 
+def test_another_number_of_cores_is_reported_and_an_equal_environment_is_not(caplog, monkeypatch):
+    monkeypatch.setattr(resume, "git_state", lambda: {"git_commit": "a" * 40, "git_dirty": "false"})
+    index, run = SimpleNamespace(root="photos", fingerprint="f"), run_with(environment=provenance.environment_tag())
+    resume.check_record(run, index)
+    resume.check_record(run_with(), index)  # of an earlier version
+    assert not caplog.records
+    monkeypatch.setattr(provenance, "cores", lambda: 64)
+    resume.check_record(run, index)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("environment: the run has cores=")
+    assert record.getMessage().endswith(", now 64")
+
+
+def test_a_resume_records_its_environment_unless_the_first_one_is_unknown(monkeypatch, defaults):
+    monkeypatch.setattr(resume, "git_state", lambda: {"git_commit": "a" * 40, "git_dirty": "false"})
+    config = parse(defaults)
+    first = resume.Start(Path(), None).tags(config, None)["environment"]
+    assert provenance.environment_changes(first) == []
+    monkeypatch.setattr(provenance, "cores", lambda: 64)
+    again = resume.Start(Path(), run_with(environment=first)).tags(config, None)["environment"]
+    assert json.loads(again)[:-1] == json.loads(first)
+    assert json.loads(again)[-1]["cores"] == "64"
+    assert "environment" not in resume.Start(Path(), run_with()).tags(config, None)
+
+
 @pytest.mark.parametrize(
     ("status", "verify", "message"),
     [
@@ -135,9 +176,9 @@ def test_run_folder_is_locked_and_removed_when_empty(tmp_path):
 
 
 def test_run_whose_folder_is_missing_is_refused_with_a_hint(tmp_path):
-    run = SimpleNamespace(name="earlier", folder=str(tmp_path / "gone"))
+    run = SimpleNamespace(name="earlier", folder=str(tmp_path / "gone"), own_folder=None)
     with (
-        pytest.raises(RequestError, match=r"gone: the folder of run earlier is not on this machine\n.*runs=FOLDER"),
+        pytest.raises(RequestError, match=r"gone: the folder of run earlier is not on this machine.*\n.*runs=FOLDER"),
         resume.acquire_run_folder(None, run, tmp_path / "out", ALONE),
     ):
         pass

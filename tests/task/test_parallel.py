@@ -135,12 +135,13 @@ def test_killed_ranks_resume_and_equal_an_uninterrupted_run(one_and_two, launch)
 
 
 @pytest.mark.soak
-def test_signal_to_one_rank_stops_both_at_the_same_step(launch):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_to_one_rank_stops_both_at_the_same_step(launch, signum):
     import mindspore
 
     command = launch("batch_size=16", "epochs=2000")
     _, second = workers(command)
-    second.send_signal(signal.SIGTERM)
+    second.send_signal(signum)
     command.wait(60)
     (run,) = command.store.runs()
     assert run.info.status == run.data.tags["status"] == "KILLED"

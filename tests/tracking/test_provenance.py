@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.tracking import provenance
-from rp2k_lab.tracking.provenance import environment, git_state
+from rp2k_lab.tracking.provenance import environment, environment_changes, environment_tag, git_state
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +53,42 @@ def test_environment_names_python_settings_and_packages(monkeypatch):
     packages = [line for line in lines if not line.startswith("#")]
     assert packages == sorted(packages, key=lambda line: line.split("==")[0].lower())
     assert "hidden" not in "\n".join(lines)
+
+
+def test_environment_has_the_usable_cores_and_no_password(monkeypatch):
+    monkeypatch.setenv("MS_CACHE_HOST", "http://user:secret@host/\x1b[2J")
+    text = environment()
+    assert f"# cores={len(os.sched_getaffinity(0))}" in text.splitlines()
+    assert "secret" not in text
+    assert "\x1b" not in text
+
+
+def test_equal_environments_have_no_changes_and_old_or_damaged_tags_say_nothing():
+    assert environment_changes(environment_tag()) == []
+    assert environment_tag(environment_tag()) == environment_tag()
+    for tag in (None, "", "[]", "{", "7", '"x"', "[1, null]", "[" * 100_000):
+        assert environment_changes(tag) == []
+
+
+def test_each_change_is_one_line_also_after_several_resumes(monkeypatch):
+    first = environment_tag()
+    monkeypatch.setattr(provenance, "cores", lambda: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = json.loads(first)[0]["cores"]
+    assert environment_changes(first) == [
+        "the run has OMP_NUM_THREADS=unset, now 3",
+        f"the run has cores={before}, now 64",
+    ]
+    both = environment_tag(first)
+    assert [facts["cores"] for facts in json.loads(both)] == [before, "64"]
+    monkeypatch.undo()  # as at the start; a part of the run was trained otherwise
+    assert f"the run has cores={before} and 64, now {before}" in environment_changes(both)
+
+
+def test_names_of_a_foreign_tag_are_escaped():
+    changes = environment_changes(json.dumps([{"\x1b[2J": "\n\x07"}]))
+    assert r"the run has \x1b[2J=\n\x07, now unset" in changes
+    assert all(line.isprintable() for line in changes)
 
 
 def test_flatten():
