@@ -13,10 +13,12 @@ from rp2k_lab.ablation.results import COLUMNS, IMAGE_COLUMNS, image_row, images_
 from rp2k_lab.config.ablation import Ablation
 from rp2k_lab.config.migrations import trial_attributes
 from rp2k_lab.config.schema import Tracking
+from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
+from rp2k_lab.tracking.run_files import damage_named
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
@@ -96,10 +98,21 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
         return row, None
     collected = {metric.name: f"test/{metric.name}" for metric in metrics().values() if metric.in_tables}
     row |= {name: run.metrics[key] for name, key in collected.items() if key in run.metrics}
-    folder = store.fetch(run, (PREDICTIONS, CLASSES), downloads)
-    predictions, classes = pd.read_parquet(folder / PREDICTIONS), pd.read_parquet(folder / CLASSES)
-    digest = images_digest(predictions["path"], predictions["true"])
-    row |= {"images_digest": digest, "images": len(predictions), "correct": pack(predictions["correct"].to_numpy())}
-    by_name = classes.set_index("class").loc[predictions["true"]]
-    groups = by_name["group"].map({group: code for code, group in enumerate(GROUPS)}).to_numpy()
-    return row, image_row(digest, by_name["label"].to_numpy(), groups)
+    try:
+        tested, images = _tested_images(store.fetch(run, (PREDICTIONS, CLASSES), downloads))
+    except (DataError, FileNotFoundError) as error:  # the other trials count
+        return row | {"state": "failed", "reason": str(error).splitlines()[0]}, None
+    return row | tested, images
+
+
+def _tested_images(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (the columns about a run's test images, the row of its test images)."""
+    with damage_named(folder / PREDICTIONS):
+        predictions = pd.read_parquet(folder / PREDICTIONS)
+        digest = images_digest(predictions["path"], predictions["true"])
+        packed = pack(predictions["correct"].to_numpy())
+    with damage_named(folder / CLASSES):
+        by_name = pd.read_parquet(folder / CLASSES).set_index("class").loc[predictions["true"]]
+        groups = by_name["group"].map({group: code for code, group in enumerate(GROUPS)}).to_numpy()
+        images = image_row(digest, by_name["label"].to_numpy(), groups)
+    return {"images_digest": digest, "images": len(predictions), "correct": packed}, images

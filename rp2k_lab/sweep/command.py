@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rp2k_lab import COMMAND, SERVER_COMMAND
+from rp2k_lab import COMMAND
 from rp2k_lab.config.choices import plain
 from rp2k_lab.config.migrations import migrate_params
+from rp2k_lab.config.overrides import check_overrides
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
 from rp2k_lab.core.redaction import redact
@@ -158,7 +159,9 @@ def _check(plan: AblationGrid | Search, config_name: str) -> Config:
     configs = []
     for point in _corners(plan):
         runs = [f"run{i}" for i, _ in enumerate(plan.sources(point))]  # placeholders: the runs do not exist yet
-        configs.append(parse(_settings(compose(config_name, plan.overrides(point, runs)))))
+        overrides = plan.overrides(point, runs)
+        check_overrides(overrides)  # those of a table are not in the command
+        configs.append(parse(_settings(compose(config_name, overrides))))
         check_launch(configs[-1], sweep=True)
     return configs[0]
 
@@ -212,4 +215,4 @@ def _print_next(plan: AblationGrid | Search, study: optuna.Study, tracker: Study
         print(f"best        val top-1 {100 * study.best_value:.1f} %, trial {best.number}, run {run_id}")
         params = [f"{key}={value}" for key, value in migrate_params(best.params).items()]
         print(f"next        {COMMAND} {shlex.join([*plan.fixed, *params])}")
-    print(f"            {f'{SERVER_COMMAND}, then {tracker.page}' if tracker.page else '{COMMAND} task=sync'}")
+    print(f"            {tracker.page or f'{COMMAND} task=sync'}")

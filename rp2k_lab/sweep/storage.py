@@ -1,5 +1,6 @@
 """Database of studies: connections, locks between workers on several machines, retries, heartbeats."""
 
+import shlex
 import threading
 import time
 import warnings
@@ -11,11 +12,13 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from rp2k_lab.core import database
+from rp2k_lab.core.database import is_missing, make_aside
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.quoting import sqlite_file, sqlite_query, sqlite_url
 from rp2k_lab.core.redaction import redact, restore_uri
 from rp2k_lab.tracking.mlflow_store import STORE
 
@@ -34,11 +37,11 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
     Raises:
         RequestError: it cannot be opened.
     """
-    url = restore_uri(url) if url else _default_url()
+    url = _absolute(url)
     option = f"hydra.sweeper.storage={redact(url)}"
     # Each worker thread holds one or two connections.
     options: dict[str, Any] = {"pool_pre_ping": True, "max_overflow": -1}
-    if url.startswith("sqlite:///"):
+    if sqlite_file(url):
         options["connect_args"] = {"timeout": 60}  # seconds to wait for a write of another worker
     elif url.startswith("postgresql"):
         options["connect_args"] = {"connect_timeout": 10}
@@ -51,9 +54,11 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
         storage = _create_storage(url, options, heartbeat_seconds)
     except ImportError as error:
         raise RequestError(f"{option}: {error}\ninstall it: pip install 'psycopg[binary]'") from error
+    except RequestError:
+        raise
     except Exception as error:  # each database driver has its exceptions
         reason = redact(str(error).strip().split("\n")[0])[:160]
-        raise RequestError(f"{option}: {reason}\nleave it out to use a file in the clone") from error
+        raise RequestError(f"{option}: {reason}\n{_way_out(url, error)}") from error
     try:
         yield storage
     finally:
@@ -63,8 +68,8 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
 @contextmanager
 def read_study(url: str | None, name: str) -> Iterator[optuna.Study | None]:
     """Open an existing study to read it; None if there is no such study.  Never creates a database."""
-    url = url or _default_url()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    file = sqlite_file(_absolute(url))
+    if file and is_missing(file):
         yield None
         return
     with open_storage(url, None) as storage:
@@ -72,22 +77,37 @@ def read_study(url: str | None, name: str) -> Iterator[optuna.Study | None]:
         yield optuna.load_study(study_name=name, storage=storage) if exists else None
 
 
-def _default_url() -> str:
-    return f"sqlite:///{STORE / 'optuna.db'}"
+def _way_out(url: str, error: Exception) -> str:
+    if "storage upgrade" in str(error):  # made by an older Optuna
+        return f"upgrade it: optuna storage upgrade --storage {shlex.quote(redact(url))}"
+    if url == _absolute(None):
+        return "use another file: hydra.sweeper.storage=sqlite:///FILE"
+    return "leave it out to use a file in the clone"
+
+
+def _absolute(url: str | None) -> str:
+    """Return the database's URL with its credentials; by default the clone's file; a file has its absolute path."""
+    url = restore_uri(url) if url else sqlite_url(STORE / "optuna.db")
+    file = sqlite_file(url)
+    return sqlite_url(file, sqlite_query(url)) if file else url
 
 
 def _create_storage(url: str, options: dict[str, Any], heartbeat_seconds: int | None) -> optuna.storages.RDBStorage:
     engine = sqlalchemy.create_engine(url, **options)
-    if engine.dialect.name == "sqlite":
-        Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    grace = heartbeat_seconds and 3 * heartbeat_seconds
     try:
         # Optuna crashes when two processes create the tables of a new database at the same time.
         with _lock(engine, "tables"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            grace = heartbeat_seconds and 3 * heartbeat_seconds
+            if (file := sqlite_file(url)) and is_missing(file):
+                make_aside(file, _make_tables)
             return optuna.storages.RDBStorage(url, options, heartbeat_interval=heartbeat_seconds, grace_period=grace)
     finally:
         engine.dispose()
+
+
+def _make_tables(url: str) -> None:
+    optuna.storages.RDBStorage(url).engine.dispose()
 
 
 def exclusive(storage: optuna.storages.RDBStorage, name: str) -> AbstractContextManager[None]:
@@ -98,7 +118,7 @@ def exclusive(storage: optuna.storages.RDBStorage, name: str) -> AbstractContext
 @contextmanager
 def _lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
     if engine.dialect.name == "sqlite":
-        with FileLock(f"{engine.url.database}.lock"):
+        with database.exclusive(Path(engine.url.database or "")):
             yield
         return
     # A transaction lock ends with its connection, and works through poolers (PgBouncer).

@@ -14,6 +14,8 @@ from typing import Any
 
 from rp2k_lab import CLONE
 from rp2k_lab.core.errors import Interrupted
+from rp2k_lab.core.quoting import hydra_value
+from rp2k_lab.core.signals import signal_name
 from rp2k_lab.tracking.trial_client import VARIABLE
 
 # The script that a trial runs.
@@ -66,7 +68,7 @@ def run_trial(
     if device is not None:
         environment |= dict.fromkeys(_DEVICE_VARIABLES, str(device))
     entry = [str(ENTRY)] if ENTRY else ["-m", "rp2k_lab"]
-    command = [sys.executable, *entry, *overrides, f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, *entry, *overrides, f"hydra.run.dir={hydra_value(folder)}"]
     folder.mkdir(parents=True, exist_ok=True)
     with connection, (folder / "log.txt").open("ab") as log:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
@@ -139,7 +141,7 @@ def _receive(connection: socket.socket) -> bytes | None:
 
 def _reason(code: int, log: Path) -> str:
     if code < 0:
-        name = signal.Signals(-code).name
+        name = signal_name(-code)
         return f"killed by {name}" + (" (a user, or the out-of-memory killer)" if name == "SIGKILL" else "")
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"exit code {code}: {'; '.join(lines[-2:])[:300] or 'no message'}"

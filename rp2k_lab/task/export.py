@@ -17,8 +17,9 @@ from mindspore import Tensor, nn, ops
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.files import sha256_of
+from rp2k_lab.core.files import make_folder, part_of, replace_folder, restore_folder, sha256_of, sync_tree
 from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.predictor import Classifier
@@ -88,6 +89,8 @@ def run(config: Config, folder: Path) -> None:
 
 def check_replaceable(output: Path) -> None:
     """Raise RequestError unless `output` is absent, empty or an earlier export."""
+    if restore_folder(output.resolve()):
+        log.info("%s: an export was killed while it replaced the folder; the former files are back", output)
     if output.is_dir():
         foreign = sorted({file.name for file in output.iterdir()} - set(FILES))
         problem = f"holds other files ({foreign[0]})" if foreign else None
@@ -107,20 +110,23 @@ def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarr
 
 @contextlib.contextmanager
 def replacing(output: Path) -> Iterator[Path]:
-    """Yield a new folder beside `output`; after the block, its FILES replace `output`."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{output.name}.part-", dir=output.parent))
+    """Yield a new folder; after the block, its FILES replace `output` in one step that outlives a power cut.
+
+    The yielded folder is on the system's disk: MindSpore sets permissions, which exFAT refuses.
+    """
+    output = output.resolve()  # the folder that a link leads to is replaced, not the link
+    make_folder(output.parent)
+    part = part_of(output)
     try:
-        yield part
-        whole = part / "export"
-        whole.mkdir(mode=output.parent.stat().st_mode & 0o777)
-        for name in FILES:
-            if (part / name).exists():
-                (part / name).chmod(0o644)  # MindSpore writes 0o400
-                (part / name).rename(whole / name)
-        if output.exists():
-            output.rename(part / "former")
-        whole.rename(output)
+        with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as scratch:
+            yield Path(scratch)
+            shutil.rmtree(part, ignore_errors=True)  # of a killed process with the same id, as in a container
+            part.mkdir()
+            for name in FILES:
+                if (Path(scratch) / name).exists():
+                    shutil.copyfile(Path(scratch) / name, part / name)  # MindSpore's are read-only
+        sync_tree(part)
+        replace_folder(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -239,7 +245,7 @@ def print_closing_table(
         if (output / name).exists():
             print(f"{name:14}{(output / name).stat().st_size:12,}  {_comparison(name, differences)}".rstrip())
     shape = ", ".join(map(str, (config.task.batch_size, *config.size, 3)))
-    print(f"\nrun         {earlier.name}" + (f", id {earlier.run_id}" if earlier.run_id else ""))
+    print(f"\nrun         {escape_controls(earlier.name)}" + (f", id {earlier.run_id}" if earlier.run_id else ""))
     print(f"folder      {output}")
     if (output / ONNX).exists():
         print(f'next        onnxruntime.InferenceSession("{output / ONNX}").run(None, {{"images": photos}})')

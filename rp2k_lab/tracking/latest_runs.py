@@ -8,13 +8,11 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from rp2k_lab import COMMAND
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact
-from rp2k_lab.core.text import percent
-from rp2k_lab.tracking.journal import SUFFIX
+from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.tracking.local_runs import read_run, unsent_journals
 from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
 from rp2k_lab.tracking.mlflow_store import is_alive, store_exists, store_uri
@@ -88,7 +86,7 @@ def choose(uri: str | None, word: str, experiment: str, wanted: Wanted = NETWORK
         raise RequestError(f"runs={word}: {number} {wanted.what} in {where}\n{way_out}")
     run = found[-1]
     score = f", val top-1 {percent(run.metrics[_SCORE])}" if only else ""
-    log.info("runs=%s: %s, id %s%s", word, run.name, run.run_id[:8], score)
+    log.info("runs=%s: %s, id %s%s", word, escape_controls(run.name), run.run_id[:8], score)
     return run
 
 
@@ -146,4 +144,4 @@ def _is_resumable_here(run: RunInfo) -> bool:
         return False
     if run.status == "RUNNING" and (run.tags.get("host") != socket.gethostname() or is_alive(run.tags)):
         return False
-    return bool(run.folder) and (Path(run.folder) / f"{run.local_id}{SUFFIX}").is_file()
+    return run.own_folder is not None

@@ -1,16 +1,20 @@
 """Read recorded runs from MLflow."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import mkdtemp
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from rp2k_lab import COMMAND
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.tracking.mlflow_store import quiet_loggers, store_exists, store_uri, unreachable
+from rp2k_lab.core.redaction import redact
+from rp2k_lab.tracking.journal import LATEST, SUFFIX
+from rp2k_lab.tracking.mlflow_store import StoreUnavailable, open_client, store_exists, store_uri, unreachable
 from rp2k_lab.tracking.uploader import LOCAL_ID
 
 # Artifact of a finished run with a network: the weights of its best epoch.
@@ -20,6 +24,7 @@ History = dict[str, list[tuple[int, float]]]
 _NEWEST_FIRST = ("start_time DESC",)
 # Runs a request.
 _PAGE = 10
+QUOTES = re.compile(r"['\"`\\]")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,14 @@ class RunInfo:
         uri = urlsplit(self.artifact_uri)
         return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
+    @property
+    def own_folder(self) -> Path | None:
+        """The run's folder, if it is on this machine and holds the run's journal: anyone can set a tag in a store."""
+        journal = os.path.join(self.folder, f"{self.local_id}{SUFFIX}")
+        is_named = self.folder and re.fullmatch(r"\w+", self.local_id)
+        is_here = is_named and os.path.isfile(journal) and not os.path.islink(journal)
+        return Path(self.folder) if is_here else None
+
 
 class RunStore:
     """Read-only access to the runs of a store.
@@ -67,21 +80,24 @@ class RunStore:
     """
 
     def __init__(self, uri: str | None):
-        import mlflow
-
         self._uri = store_uri(uri)
         if not store_exists(uri):
-            raise RequestError(f"tracking.uri={self._uri}: there is no such store\ntrain a first run: {COMMAND}")
-        quiet_loggers()
-        self._client = mlflow.MlflowClient(self._uri)
+            shown = redact(self._uri)
+            raise RequestError(f"tracking.uri={shown}: there is no such store\ntrain a first run: {COMMAND}")
+        try:
+            self._client = open_client(uri)
+        except StoreUnavailable as error:
+            raise unreachable(self._uri, error) from None
 
     def find(self, reference: str) -> list[RunInfo]:
         """Return the runs of all experiments with this name, or with this id or id prefix, newest first.
 
         An id is MLflow's or the local one; a prefix has at least six characters.
         """
-        quote = '"' if "'" in reference else "'"
-        runs = self._search(f"attributes.run_name = {quote}{reference}{quote}")
+        # MLflow's filters have no escape for a quote; in LIKE, _ is any character.
+        comparator, pattern = ("LIKE" if QUOTES.search(reference) else "="), QUOTES.sub("_", reference)
+        named = self._search(f"attributes.run_name {comparator} '{pattern}'")
+        runs = [run for run in named if run.name == reference]
         if re.fullmatch("[0-9a-f]{6,32}", reference):
             runs += self._search(f"attributes.run_id LIKE '{reference}%'")
             runs += self._search(f"tags.{LOCAL_ID} LIKE '{reference}%'")
@@ -89,6 +105,8 @@ class RunStore:
 
     def get(self, run_id: str) -> RunInfo | None:
         """Return the run with this id, MLflow's or the local one, or None."""
+        if not re.fullmatch(r"[\w-]+", run_id):
+            return None
         runs = self._search(f"attributes.run_id = '{run_id}'") or self._search(f"tags.{LOCAL_ID} = '{run_id}'")
         return next(iter(runs), None)
 
@@ -163,8 +181,7 @@ class RunStore:
 
         if run.artifact_folder:
             return run.artifact_folder
-        folder = downloads / run.run_id
-        folder.mkdir(exist_ok=True)
+        folder = Path(mkdtemp(dir=downloads))  # a server's ids are no names of folders
         try:
             for file in files:
                 parent = file.rpartition("/")[0]
@@ -208,13 +225,14 @@ class RunStore:
 
 
 def _run_info(run) -> RunInfo:
-    started = datetime.fromtimestamp(run.info.start_time / 1000)
+    # Other code may record no start, and no name.
+    started = datetime.fromtimestamp(min(max(run.info.start_time or 0, 0), LATEST) / 1000)
     info, data = run.info, run.data
     folder = data.tags.get("folder", "")
     return RunInfo(
         info.run_id,
         info.experiment_id,
-        info.run_name,
+        info.run_name or "",
         info.status,
         started,
         folder,

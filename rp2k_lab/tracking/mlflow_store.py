@@ -1,54 +1,129 @@
-"""The MLflow store: its address, how to open it, what its errors mean."""
+"""The MLflow store: its address, how to open it, and which of its runs are dead."""
 
 import logging
+import math
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import psutil
-from filelock import FileLock
 
 from rp2k_lab import PROJECT, SERVER_COMMAND
+from rp2k_lab.core.database import exclusive, is_missing
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.locks import lock_descriptor
+from rp2k_lab.core.quoting import sqlite_file, sqlite_query, sqlite_url
 from rp2k_lab.core.redaction import redact, restore_uri
+from rp2k_lab.core.text import escape_controls
+from rp2k_lab.tracking.address import (
+    URI_VARIABLE,
+    StoreUnavailable,
+    check_address,
+    error_line,
+    is_transient,
+    refusal,
+    way_out,
+)
+from rp2k_lab.tracking.journal import SUFFIX
+from rp2k_lab.tracking.store_file import prepare_store, quiet_loggers
 
 if TYPE_CHECKING:  # imported where it is needed: it takes seconds
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+__all__ = [
+    "StoreUnavailable",
+    "connect",
+    "error_line",
+    "is_alive",
+    "is_local",
+    "is_transient",
+    "mark_dead_runs",
+    "open_client",
+    "page_location",
+    "process_tags",
+    "server_location",
+    "store_exists",
+    "store_uri",
+    "unreachable",
+]
 
 log = logging.getLogger(__name__)
 
 STORE = PROJECT / "mlruns"
 # The page that `make ui` serves.
 _LOCAL_PAGE = "http://127.0.0.1:5000"
-# MLflow's error codes that are worth a retry, besides failed connections.
-_TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-
-
-class StoreUnavailable(Exception):
-    """The store does not answer, or cannot take data now.  One line: the reason."""
 
 
 def store_uri(uri: str | None) -> str:
-    """Return the tracking URI; by default the clone's sqlite store, as an absolute path."""
-    return restore_uri(uri) if uri else f"sqlite:///{STORE / 'mlflow.db'}"
+    """Return the tracking URI; by default that of MLflow's own variable, or the clone's sqlite store.
+
+    The path of an sqlite file is absolute.
+    """
+    address = restore_uri(uri) if uri else os.environ.get(URI_VARIABLE, "").strip() or _clone_store()
+    file = sqlite_file(address)
+    return sqlite_url(file, sqlite_query(address)) if file else address
+
+
+def _clone_store() -> str:
+    return sqlite_url(STORE / "mlflow.db")
+
+
+def is_local(uri: str | None) -> bool:
+    """Return whether the store is a file of this machine."""
+    return sqlite_file(store_uri(uri)) is not None
 
 
 def store_exists(uri: str | None) -> bool:
     """Return whether a sqlite file exists; True for every server, without asking it."""
-    store = store_uri(uri)
-    return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
+    file = sqlite_file(store_uri(uri))
+    return file is None or not is_missing(file)
 
 
 def page_location(uri: str | None, experiment_id: str, run_id: str) -> str:
-    """Return where to see a run: its address on a server, or `make ui` and the address then."""
-    page = f"#/experiments/{experiment_id}/runs/{run_id}"
-    if uri is not None and uri.startswith(("http://", "https://")):
-        return f"{redact(uri).rstrip('/')}/{page}"
-    return f"{SERVER_COMMAND}, then {_LOCAL_PAGE}/{page}"
+    """Return where to see a run: its address on a server, or the command that serves the store and the address then."""
+    return server_location(uri, f"#/experiments/{experiment_id}/runs/{run_id}")
+
+
+def server_location(uri: str | None, page: str) -> str:
+    """Return where to see a page of MLflow (`#/…`), as `page_location`."""
+    store = store_uri(uri)
+    if store.startswith(("http://", "https://")):
+        return f"{redact(store).rstrip('/')}/{page}"
+    variable = "" if store == store_uri(None) else f"{URI_VARIABLE}={shlex.quote(redact(store))} "
+    return f"{variable}{SERVER_COMMAND}, then {_LOCAL_PAGE}/{page}"
+
+
+def open_client(uri: str | None) -> "MlflowClient":
+    """Return a client; make a missing sqlite store, and complete one that an earlier start left incomplete.
+
+    Raises:
+        RequestError: the store is impossible.
+        StoreUnavailable: its file is locked.
+    """
+    import mlflow
+
+    store = store_uri(uri)
+    check_address(store)
+    quiet_loggers()
+    if file := sqlite_file(store):
+        prepare_store(file)
+    # The shell's value would make the client drop what fails, after the uploader has counted it as sent.
+    os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
+    address = client_address(store)
+    return mlflow.MlflowClient(address, registry_uri=address)  # not the shell's MLFLOW_REGISTRY_URI
+
+
+def client_address(store: str) -> str:
+    """Return a store's address for MLflow.
+
+    MLflow 3.17 creates the folder that an address with `sqlite:///` spells, with its percent codes.
+    """
+    return store.replace("sqlite:///", "sqlite+pysqlite:///", 1) if "%" in store else store
 
 
 def connect(uri: str | None, experiment: str) -> tuple["MlflowClient", str]:
@@ -58,96 +133,146 @@ def connect(uri: str | None, experiment: str) -> tuple["MlflowClient", str]:
         RequestError: the store is impossible, or refuses access.
         StoreUnavailable: it does not answer.
     """
-    import mlflow
-
-    quiet_loggers()
-    store, lock, location = store_uri(uri), nullcontext(), None
+    store = store_uri(uri)
+    check_address(store)
+    file = sqlite_file(store)
     try:
-        if store.startswith("sqlite:///"):
-            # One process at a time: two that migrate a fresh sqlite database at once crash.
-            file = Path(store.removeprefix("sqlite:///")).absolute()
-            lock, location = FileLock(f"{file}.lock"), (file.parent / "artifacts").as_uri()
-            file.parent.mkdir(parents=True, exist_ok=True)
-        elif (parts := urlsplit(store)).scheme in ("http", "https") and not (parts.hostname and parts.port != 0):
-            raise ValueError("not an address of the form http://host:port")
-        with lock:
-            client = mlflow.MlflowClient(store)
+        if not file:
+            _ask_database(store)
+        client = open_client(uri)
+        # One process at a time creates the experiment.
+        with exclusive(file) if file else nullcontext():
             existing = client.get_experiment_by_name(experiment)
             if existing is not None and existing.lifecycle_stage == "deleted":
-                raise ValueError(f"the experiment {experiment} is deleted")
+                raise _deleted(store, existing)
             if existing is not None:
                 return client, existing.experiment_id
             # This kind opens the page on training runs, not on language models.
             tags = {"mlflow.experimentKind": "custom_model_development"}
+            location = (file.parent / "artifacts").as_uri() if file else None
             return client, client.create_experiment(experiment, location, tags)
+    except (RequestError, StoreUnavailable):
+        raise
     except Exception as error:  # each kind of store raises its own classes
-        if is_transient(error) and not store.startswith("sqlite:///"):
-            raise StoreUnavailable(error_line(error)) from None
+        if problem := refusal(error):
+            raise RequestError(f"tracking.uri={redact(store)}: {problem[0]}\n{problem[1]}") from None
+        if is_transient(error) and (file is None or "locked" in str(error)):
+            raise StoreUnavailable(error_line(error, store)) from None
         raise unreachable(store, error) from None
 
 
-def is_transient(error: Exception) -> bool:
-    """Return whether a retry may succeed after this error of a store's client.
+def _ask_database(store: str) -> None:
+    """Connect to a database once: MLflow 3.17 tries ten times in two minutes and keeps the reason for itself."""
+    scheme = store.partition(":")[0].partition("+")[0]
+    if scheme not in ("postgresql", "mysql", "mssql"):
+        return
+    import sqlalchemy
 
-    HTTP 4xx (artifacts) are final, except those about credentials, time and rate.
-    """
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.error_code in _TRANSIENT
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is None:
-        return not isinstance(error, ValueError)
-    return status >= 500 or status in (401, 403, 407, 408, 429)
+    options = {"connect_args": {"connect_timeout": 10}} if scheme != "mssql" else {}
+    engine = sqlalchemy.create_engine(store, **options)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
-def quiet_loggers() -> None:
-    """Silence the progress messages of MLflow and Alembic; the uploader warns about retries itself."""
-    for noisy in ("alembic", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+def _deleted(store: str, experiment: "Experiment") -> RequestError:
+    restore = f"python -m mlflow experiments restore --experiment-id {experiment.experiment_id}"
+    return RequestError(
+        f"tracking.experiment={experiment.name}: this experiment is deleted\n"
+        f"use another name, or restore it: {URI_VARIABLE}={shlex.quote(redact(client_address(store)))} {restore}"
+    )
 
 
 def unreachable(store: str, error: Exception) -> RequestError:
     """Return the error for a request that needs the store."""
-    return RequestError(
-        f"tracking.uri={redact(store)}: {error_line(error)}\n"
-        f"start the server ({SERVER_COMMAND}), or leave out tracking.uri to use the clone's store"
-    )
-
-
-def error_line(error: Exception) -> str:
-    """Return an error as one line of at most 160 characters without credentials; the system's text for connections."""
-    root: BaseException | None = error
-    while root is not None:
-        if isinstance(root, (ConnectionError, TimeoutError, socket.gaierror)):
-            return root.strerror or str(root)
-        root = root.__cause__ or root.__context__
-    return redact((str(error).strip() or type(error).__name__).split("\n")[0])[:160]
+    if problem := refusal(error):
+        return RequestError(f"tracking.uri={redact(store)}: {problem[0]}\n{problem[1]}")
+    action = way_out(store)
+    if sqlite_file(store):
+        action = (
+            "run the same command again later"
+            if "locked" in str(error)
+            else "use another file: tracking.uri=sqlite:///FILE"
+        )
+    reason = str(error) if isinstance(error, StoreUnavailable) else error_line(error, store)
+    return RequestError(f"tracking.uri={redact(store)}: {reason}\n{action}")
 
 
 def process_tags() -> dict[str, str]:
     """Return the tags that identify this process, so that `mark_dead_runs` can tell whether it is alive."""
     process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
-    return {"host": socket.gethostname(), **process}
+    return {"host": socket.gethostname(), **process, **_pid_space()}
+
+
+def _pid_space() -> dict[str, str]:
+    """Return tags of what a process id belongs to: a start of the system, and a container.
+
+    Several machines and containers may have one host name.  Empty where the system has no /proc.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return {"boot_id": boot, "pid_namespace": str(os.stat("/proc/self/ns/pid").st_ino)}
+    except OSError:
+        return {}
 
 
 def mark_dead_runs(client: "MlflowClient", experiment_id: str) -> None:
-    """Mark this host's RUNNING runs whose process is gone (kill -9, power cut) as KILLED."""
-    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], query):
-        if not is_alive(run.data.tags):
-            client.set_tag(run.info.run_id, "status", "KILLED")
-            client.set_terminated(run.info.run_id, "KILLED")
-            log.info("run %s: its process is gone; marked KILLED", run.info.run_name)
+    """Mark this host's RUNNING runs whose process is gone (kill -9, power cut) as KILLED.
+
+    A run that cannot be marked is named; the others go on.
+    """
+    host = socket.gethostname().replace("'", "_")
+    for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and tags.host = '{host}'"):
+        name = escape_controls(run.info.run_name or run.info.run_id)
+        try:
+            if not is_alive(run.data.tags):
+                client.set_tag(run.info.run_id, "status", "KILLED")
+                client.set_terminated(run.info.run_id, "KILLED")
+                log.info("run %s: its process is gone; marked KILLED", name)
+        except Exception as error:  # each kind of store raises its own classes
+            if is_transient(error):
+                raise
+            log.warning("run %s: cannot be marked KILLED (%s)", name, error_line(error))
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
-    """Return whether the process of `process_tags` runs on this host: the same pid, started at the same time ± 10 s.
+    """Return whether the process of `process_tags` may run: True unless it is known to be gone.
 
-    The system reuses pids; the start is computed from the boot time and drifts with the clock.
+    It is gone if no process here has its id and its start ± 10 s: the system reuses ids, and the start is computed from
+    the boot time and drifts with the clock.  Ids of another start of the system or of another container tell nothing;
+    the lock of the run's journal does, if its folder is here.
     """
+    if any(tags.get(name, value) != value for name, value in _pid_space().items()):
+        return not _is_journal_free(tags)
     try:
-        return abs(psutil.Process(int(tags["pid"])).create_time() - float(tags["pid_started"])) < 10
+        pid, started = int(tags["pid"]), float(tags["pid_started"])
+        if pid < 0 or not math.isfinite(started):
+            return True
+        return abs(psutil.Process(pid).create_time() - started) < 10
     except psutil.NoSuchProcess:
         return False
+    except (KeyError, ValueError, OverflowError, psutil.Error):  # a tag was removed or changed, or is of other code
+        return True
+
+
+def _is_journal_free(tags: Mapping[str, str]) -> bool:
+    """Return whether a run's journal is here and no process writes it."""
+    folder, local_id = tags.get("folder", ""), tags.get("local_id", "")
+    file = Path(folder) / f"{local_id}{SUFFIX}"
+    if not folder or not local_id.isalnum() or not file.is_file():
+        return False
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except OSError:
+        return False
+    lock = None
+    try:
+        lock = lock_descriptor(descriptor, file)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        if lock:
+            lock.release()
+    return True

@@ -3,13 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rp2k_lab.core.options import Group, PositiveFloat
 from rp2k_lab.plugins import register
+from rp2k_lab.tracking.address import check_address
 
 if TYPE_CHECKING:
     from rp2k_lab.tracking.tracker import MemoryTracker
+
+
+def _checked(address: str) -> str:
+    """Return an address that MLflow has stores for; `check_address` raises for others."""
+    check_address(address)
+    return address
 
 
 class Tracking(Group):
@@ -18,10 +25,13 @@ class Tracking(Group):
     if TYPE_CHECKING:
         name: str  # each choice declares its own
 
-    uri: str | None = Field(
-        description="MLflow store: http://host:port or sqlite:///file; null: sqlite and a folder in the clone (mlruns/)"
+    uri: Annotated[str, AfterValidator(_checked)] | None = Field(
+        description="MLflow store: http://host:port or sqlite:///file; null: MLFLOW_TRACKING_URI, or without it sqlite "
+        "and a folder in the clone (mlruns/)"
     )
-    experiment: Annotated[str, Field(min_length=1)] = Field(description="MLflow experiment of the run")
+    experiment: Annotated[str, Field(min_length=1)] = Field(
+        description="MLflow experiment of the run; MLFLOW_EXPERIMENT_NAME replaces the default"
+    )
     run_name: Annotated[str, Field(min_length=1)] | None = Field(
         description="name of the run; null: <model>_<dataset>_<aug>_seed<seed>"
     )

@@ -1,5 +1,6 @@
 """`runs=`: find earlier runs by id, name, folder, checkpoint file, `last` or `best`; restore their configuration."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +8,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from rp2k_lab.config.choices import choices, complete, defaults_of, with_defaults
-from rp2k_lab.config.migrations import migrate
+from rp2k_lab.config.migrations import migrate, parse_record
 from rp2k_lab.config.schema import Config, parse
-from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.quoting import shell_override
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.tracking.latest_runs import NETWORKS, TO_RESUME, TO_VERIFY, choose, is_word
-from rp2k_lab.tracking.local_runs import find_journals, matches, read_run, unsent_journals
+from rp2k_lab.tracking.local_runs import find_journals, matches, named_folder, read_run, unsent_journals
 from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
 from rp2k_lab.tracking.provenance import differences
+from rp2k_lab.tracking.run_files import CLASSES, CONFIG, damage_named, read_settings, read_text, real_path
 
-CONFIG, CLASSES = "config.yaml", "classes.txt"
 FORMS = "an id (6 characters are enough), a name, a run's folder, last, last:2 or best"
 # Keys that the request sets, never the record.
 _REQUEST_KEYS = ("task", "tracking", "runs", "ablation", "scale")
@@ -81,9 +82,12 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
     run, folder = locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT), downloads)
     if run and not (folder / CHECKPOINT).is_file():
         raise RequestError(_no_checkpoint(reference, run))
-    checkpoint = folder / CHECKPOINT if run else Path(reference).absolute()
+    checkpoint = folder / CHECKPOINT if run else Path(os.path.abspath(os.path.expanduser(reference)))
     config = _read_config(folder, reference)
-    classes = tuple(_read(folder / CLASSES, reference).removesuffix("\n").split("\n"))
+    try:
+        classes = tuple(read_text(folder, CLASSES).removesuffix("\n").split("\n"))
+    except FileNotFoundError:
+        raise _no_file(folder / CLASSES, reference) from None
     if run is None:
         return EarlierRun(reference, reference, None, None, config, checkpoint, classes)
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}" if run.experiment_id else None
@@ -121,24 +125,45 @@ def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str])
             raise RequestError(f"{override}: a trained network keeps its normalization (mean, std)\nleave out {key}")
         if request.task.name == "fixres" and re.split(r"[./]", key)[0] == "aug":
             raise RequestError(f"{override}: task=fixres trains without augmentation\nleave out {key}")
-    merged, normalizations = [], []
+    merged, normalizations, files = [], [], []
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for reference in request.runs:
             _, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
             recorded = _read_config(folder, reference)
-            merged.append(merge(composed, recorded, overrides, complete))
+            with damage_named(folder / CONFIG):
+                merged.append(merge(composed, recorded, overrides, complete))
             normalizations.append({key: recorded["dataset"][key] for key in _NORMALIZATION})
+            files.append(folder / CONFIG)
     dataset = merged[0]["dataset"]
     return tuple(
-        parse(settings | {"dataset": dataset | normalization})
-        for settings, normalization in zip(merged, normalizations, strict=True)
+        _parse_recorded(settings | {"dataset": dataset | normalization}, file, overrides)
+        for settings, normalization, file in zip(merged, normalizations, files, strict=True)
     )
+
+
+def _parse_recorded(settings: dict[str, Any], file: Path, overrides: Sequence[str]) -> Config:
+    """Return the configuration that a record and the command line make.
+
+    Args:
+        file: the record, which the message names unless the command line has set the wrong key.
+    """
+    try:
+        with damage_named(file):
+            return parse(settings)
+    except RequestError as error:
+        reason, _, way_out = str(error).partition("\n")
+        key = re.match(r"[\w.]*", reason)
+        stated = [override.lstrip("+~").partition("=")[0].replace("/", ".") for override in overrides]
+        if key and any(key[0] == name or key[0].startswith(f"{name}.") for name in stated):
+            raise
+        more = f"; {way_out}" if way_out else ""
+        raise DataError(f"{escape_controls(file)}: {reason}\nrestore the file, or name another run{more}") from None
 
 
 def _lasting_reference(uri: str | None, reference: str) -> str:
     """Return the id of a run or the absolute path of a checkpoint file: a name may have another meaning later."""
     if reference.endswith(".ckpt"):
-        return str(Path(reference).absolute())
+        return os.path.abspath(os.path.expanduser(reference))
     return lookup_run(uri, reference, f"a .ckpt file, {FORMS}").local_id
 
 
@@ -152,8 +177,11 @@ def _teacher_configs(config: Config, composed: dict[str, Any]) -> Iterator[Confi
         for reference in config.teachers:
             _, folder = locate(config.tracking.uri, reference, (CONFIG,), Path(downloads))
             recorded = _read_config(folder, reference)
-            model = parse(composed | {"model": complete("model", recorded["model"])}).model
-            normalization = {key: tuple(recorded["dataset"][key]) for key in _NORMALIZATION}
+            with damage_named(folder / CONFIG):
+                model_settings = {"model": complete("model", recorded["model"])}
+            model = _parse_recorded(composed | model_settings, folder / CONFIG, ()).model
+            with damage_named(folder / CONFIG):
+                normalization = {key: tuple(map(float, recorded["dataset"][key])) for key in _NORMALIZATION}
             dataset = config.dataset.model_copy(update=normalization)
             yield config.model_copy(update={"model": model, "dataset": dataset, "runs": config.teachers})
 
@@ -165,29 +193,45 @@ def _restore_training(request: Config, composed: dict[str, Any], overrides: Sequ
             f"runs={','.join(request.runs)}: one run is resumed or verified, its record names its teachers\n"
             f"use runs={request.runs[0]}"
         )
-    (reference,), stated = request.runs, [override.lstrip("+~").partition("=")[0] for override in overrides]
+    (reference,) = request.runs
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         run, folder = locate(request.tracking.uri, reference, (CONFIG,), Path(downloads))
         if run is None:
             raise RequestError(f"runs={reference}: cannot resume from a checkpoint file\nuse the id of its run")
-        recorded = migrate(yaml.safe_load(_read(folder / CONFIG, reference)))
+        recorded = _read_config(folder, reference)
     if recorded["task"]["name"] != "train":
         raise RequestError(f"runs={reference}: a run of task={recorded['task']['name']}\nname a run of task=train")
+    with damage_named(folder / CONFIG):
+        former, config = _former_and_current(recorded, run, reference, composed, overrides, folder / CONFIG)
+    if changes := differences(former, config):
+        shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+        raise RequestError(f"runs={reference}: was trained with {shown}\nleave out these keys, or train a new run")
+    return config
+
+
+def _former_and_current(
+    recorded: dict[str, Any],
+    run: RunInfo,
+    reference: str,
+    composed: dict[str, Any],
+    overrides: Sequence[str],
+    file: Path,
+) -> tuple[Config, Config]:
+    """Return a training's configuration as `recorded` in a file, and with the overrides."""
+    stated = [override.lstrip("+~").partition("=")[0] for override in overrides]
     task = with_defaults(composed["task"], recorded["task"])
     current = with_defaults(task, {key: composed["task"][key] for key in task if f"task.{key}" in stated})
     guard = {k: v for k, v in composed["task"]["chance_guard"].items() if f"task.chance_guard.{k}" in stated}
     current = with_defaults(current, {"chance_guard": guard})
     # The record of a verification begins with the run that it verified.
     teachers = (recorded.get("runs") or [])["verifies" in run.tags :] if recorded["loss"].get("distillation") else []
-    former = parse(merge(composed, recorded, (), complete) | {"task": task, "runs": [reference, *teachers]})
+    settings = merge(composed, recorded, (), complete) | {"task": task, "runs": [reference, *teachers]}
+    former = _parse_recorded(settings, file, ())
     merged = merge(composed, recorded, overrides, complete) | {"task": current}
     measured = {key: recorded["dataset"].get(key) for key in _NORMALIZATION if merged["dataset"].get(key) is None}
     merged["dataset"] = merged["dataset"] | measured  # the request has null, the run has what was measured for it
-    config = parse(merged | {"runs": [reference, *(teachers if merged["loss"]["distillation"] else ())]})
-    if changes := differences(former, config):
-        shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-        raise RequestError(f"runs={reference}: was trained with {shown}\nleave out these keys, or train a new run")
-    return config
+    merged["runs"] = [reference, *(teachers if merged["loss"]["distillation"] else ())]
+    return former, _parse_recorded(merged, file, overrides)
 
 
 def merge(
@@ -250,11 +294,15 @@ def locate(uri: str | None, reference: str, files: Iterable[str], downloads: Pat
         RequestError: no such run, or several.
     """
     if reference.endswith(".ckpt"):
-        if not Path(reference).is_file():
+        file = os.path.expanduser(reference)
+        if not os.path.isfile(file):
             raise RequestError(f"runs={reference}: there is no such file")
-        return None, Path(reference).absolute().parent.parent
+        return None, Path(os.path.abspath(file)).parent.parent
     run = lookup_run(uri, reference, f"a .ckpt file, {FORMS}")
-    return run, run.artifact_folder or RunStore(uri).fetch(run, files, downloads)
+    folder = run.artifact_folder or RunStore(uri).fetch(run, files, downloads)
+    for file in files:
+        real_path(folder, file)
+    return run, folder
 
 
 def lookup_run(uri: str | None, reference: str, forms: str = FORMS) -> RunInfo:
@@ -271,13 +319,12 @@ def lookup_run(uri: str | None, reference: str, forms: str = FORMS) -> RunInfo:
     """
     if is_word(reference):
         return choose(uri, reference, defaults_of("tracking", "mlflow")["experiment"])
-    is_folder = Path(reference).is_dir()
-    if is_folder:
-        files = find_journals(Path(reference))
+    if folder := named_folder(reference):
+        files = find_journals(folder)
     else:
         files = [file for file in unsent_journals(uri) if matches(file, reference)]
     runs = {run.local_id: run for run in map(read_run, files)}
-    if not (is_folder and runs):
+    if not (folder and runs):
         try:
             store = RunStore(uri)
             runs = {run.local_id: run for run in store.find(reference)} | runs
@@ -286,7 +333,7 @@ def lookup_run(uri: str | None, reference: str, forms: str = FORMS) -> RunInfo:
                 raise
     matching = sorted(runs.values(), key=lambda run: run.started, reverse=True)
     if not matching:
-        newest = ", ".join(f"{run.run_id[:8]} {run.name}" for run in store.newest(3)) or "none"
+        newest = ", ".join(f"{run.run_id[:8]} {escape_controls(run.name)}" for run in store.newest(3)) or "none"
         raise RequestError(f"runs={reference}: there is no such run\ngive {forms}; the newest runs are {newest}")
     if len(matching) > 1:
         raise RequestError(f"runs={reference}: {len(matching)} runs match\ngive an id: {_list_ids(matching)}")
@@ -301,7 +348,8 @@ def _list_ids(runs: list[RunInfo], limit: int = 8) -> str:
 def _no_checkpoint(reference: str, run: RunInfo) -> str:
     """Return the message; a stopped run logs no best weights, but its folder may have them."""
     file = Path(run.folder) / CHECKPOINT
-    way_out = f"use those in its folder: runs={file}" if run.folder and file.is_file() else "use a FINISHED run"
+    in_folder = run.folder and file.is_file()
+    way_out = f"use those in its folder: {shell_override('runs', file)}" if in_folder else "use a FINISHED run"
     if (parent := run.tags.get("parent")) and run.tags.get("task") != "train":
         way_out = f"it trained nothing: use its parent, runs=[{parent}]"
     return f"runs={reference}: the run is {run.status} and logged no best weights\n{way_out}"
@@ -310,14 +358,16 @@ def _no_checkpoint(reference: str, run: RunInfo) -> str:
 def _read_config(folder: Path, reference: str) -> dict[str, Any]:
     """Return the recorded configuration as plain data; its groups are choices of `conf/`, `parse` checks the rest."""
     try:
-        recorded = migrate(yaml.safe_load(_read(folder / CONFIG, reference)))
+        settings = read_settings(folder)
+    except FileNotFoundError:
+        raise _no_file(folder / CONFIG, reference) from None
+    with damage_named(folder / CONFIG):
+        recorded = migrate(settings)
+        _check_names(recorded)
         names = {group: recorded[group]["name"] for group in _GROUPS if group in recorded}
-        known = all(re.fullmatch(r"\w[\w.-]*", name) for name in names.values())
-        known = known and set(_NORMALIZATION) <= set(recorded["dataset"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise RequestError(f"runs={reference}: {folder / CONFIG} is not a run's configuration\nrestore the file")
+        for group, key in [("task", "name"), *(("dataset", key) for key in _NORMALIZATION)]:
+            if key not in recorded[group]:
+                raise KeyError(f"{group}.{key}")
     for group, name in names.items():
         if name not in choices(group):
             raise RequestError(
@@ -327,8 +377,30 @@ def _read_config(folder: Path, reference: str) -> dict[str, Any]:
     return recorded
 
 
-def _read(file: Path, reference: str) -> str:
-    try:
-        return file.read_bytes().decode()  # read_text would translate carriage returns
-    except FileNotFoundError:
-        raise RequestError(f"runs={reference}: the run has no {file.name} (looked for {file})") from None
+def read_record(folder: Path) -> Config:
+    """Return the configuration that the record in a folder alone describes; missing keys get today's defaults.
+
+    Raises:
+        FileNotFoundError: there is no record.
+        DataError: it is damaged, or no valid configuration today.
+    """
+    settings = read_settings(folder)
+    with damage_named(folder / CONFIG):
+        _check_names(settings)
+        try:
+            return parse_record(settings)
+        except RequestError as error:
+            raise ValueError(str(error).splitlines()[0]) from None
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    """Raise ValueError unless each `name`, of a choice at any depth, can be the name of a file of `conf/`."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _check_names(value)
+        elif key == "name" and not (isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value)):
+            raise ValueError(f"no name of a choice: {value!r}")
+
+
+def _no_file(file: Path, reference: str) -> RequestError:
+    return RequestError(f"runs={reference}: the run has no {file.name} (looked for {escape_controls(file)})")

@@ -53,10 +53,10 @@ def grouped_view(group: str, metrics: Sequence[str]) -> tuple[str, str]:
     return hashlib.sha256(content).hexdigest(), json.dumps(view)
 
 
-def page_url(experiment_id: str, key: str, port: int = 5000) -> str:
-    """Return the address of a view on the page that `make ui` serves."""
+def view_page(experiment_id: str, key: str) -> str:
+    """Return the page of a view, behind the address of a server."""
     view = f"viewStateShareKey={key}&compareRunsMode=CHART&workflowType=machine_learning"
-    return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs?{view}"
+    return f"#/experiments/{experiment_id}/runs?{view}"
 
 
 def _chart(kind: str, metric: str) -> dict:

@@ -1,9 +1,12 @@
 """Trackers: the record of a run in memory (`MemoryTracker`, also for tests) or in MLflow (`MlflowTracker`)."""
 
 import logging
-import shlex
+import os
+import re
+import shutil
 import uuid
-from collections import defaultdict
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,20 +14,24 @@ from typing import Any
 
 from rp2k_lab import COMMAND
 from rp2k_lab.core.errors import Pruned, RequestError
+from rp2k_lab.core.files import write_atomically
+from rp2k_lab.core.quoting import shell_override
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.tracking.journal import SUFFIX, Journal, read
+from rp2k_lab.tracking.journal import SUFFIX, Journal, damage_line, read
+from rp2k_lab.tracking.mlflow_runs import QUOTES
 from rp2k_lab.tracking.mlflow_store import (
     StoreUnavailable,
     connect,
     error_line,
     page_location,
     process_tags,
+    server_location,
     store_uri,
     unreachable,
 )
 from rp2k_lab.tracking.options import Tracking
-from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, page_url
+from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, view_page
 from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, UploadThread, is_uploaded, read_header
 
 log = logging.getLogger(__name__)
@@ -48,7 +55,9 @@ class MemoryTracker:
         self.tags: dict[str, str] = {}
         self.artifacts: list[str] = []
         self.status = "RUNNING"
-        self._repeats: dict[str, int] = {}  # metric name to the number of its next values that are recorded already
+        # Metric name to the number of values at each step that a reopened run has recorded already.
+        self._repeats: dict[str, Counter[int]] = {}
+        self._is_damaged = False
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Record the run's configuration: flat key to value."""
@@ -67,17 +76,24 @@ class MemoryTracker:
         """Return the number of values of each metric, for a checkpoint."""
         return {name: len(values) for name, values in self.history.items()}
 
-    def rewind(self, logged: dict[str, int]) -> None:
+    def rewind(self, logged: dict[str, int], step: int = 0) -> None:
         """Rewind to a checkpoint, so that replayed steps are not logged twice.
 
-        It counts values instead of steps: val's scores of the last epoch and of the best weights share a step.
+        It counts values instead of steps: val's scores of the last epoch and of the best weights share a step.  Where
+        values are lost, a count names another value than before, so the checkpoint's step limits it.
 
         Args:
             logged: the result of `logged` at the checkpoint.
+            step: its step.
         """
         for name, values in self.history.items():
-            self._repeats[name] = max(0, len(values) - logged.get(name, 0))
-            del values[logged.get(name, 0) :]
+            count = logged.get(name, 0)
+            if self._is_damaged:
+                values.sort(key=lambda value: value[0])  # replayed steps come after later ones
+                steps = [at for at, _ in values]
+                count = min(max(count, bisect_left(steps, step)), bisect_right(steps, step))
+            self._repeats[name] = Counter(at for at, _ in values[count:])
+            del values[count:]
 
     def flush(self) -> None:
         """Write everything logged so far to the disk."""
@@ -89,11 +105,11 @@ class MemoryTracker:
     def deliver(self) -> None:
         """Upload everything logged so far, unless the store does not answer."""
 
-    def _unrecorded(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics that are new to a reopened run."""
-        new = {name: value for name, value in metrics.items() if not self._repeats.get(name)}
+    def _unrecorded(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """Return the metrics that are new to a reopened run at a step."""
+        new = {name: value for name, value in metrics.items() if not self._repeats.get(name, Counter())[step]}
         for name in metrics.keys() - new.keys():
-            self._repeats[name] -= 1
+            self._repeats[name][step] -= 1
         return new
 
     def log_artifact(self, file: Path, folder: str = "") -> None:
@@ -170,7 +186,10 @@ class MlflowTracker(MemoryTracker):
     @property
     def is_uploaded(self) -> bool:
         """Whether everything is uploaded."""
-        return is_uploaded(self.journal)
+        try:
+            return is_uploaded(self.journal)
+        except OSError:  # removed, or its disk
+            return False
 
     def log_params(self, params: dict[str, Any]) -> None:
         new = {name: str(value) for name, value in params.items() if name not in self.params}  # immutable in MLflow
@@ -183,7 +202,7 @@ class MlflowTracker(MemoryTracker):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         super().log_metrics(metrics, step)
-        if new := self._unrecorded(metrics):
+        if new := self._unrecorded(metrics, step):
             self._journal.append("metrics", step=step, metrics={name: float(value) for name, value in new.items()})
 
     def flush(self) -> None:
@@ -195,10 +214,16 @@ class MlflowTracker(MemoryTracker):
 
     def log_artifact(self, file: Path, folder: str = "") -> None:
         super().log_artifact(file, folder)
-        file = file.absolute()
-        folder_path = self._folder.absolute()  # may be moved before the upload: store relative paths
-        name = file.relative_to(folder_path) if file.is_relative_to(folder_path) else file
-        self._journal.append("artifact", file=str(name), folder=folder)
+        file, run_folder = Path(os.path.abspath(file)), Path(os.path.abspath(self._folder))
+        if not file.is_relative_to(run_folder):  # only files of the run's folder are uploaded
+            copy = run_folder / folder / file.name
+            with suppress(OSError):  # the upload reports a missing file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with write_atomically(copy) as part:
+                    shutil.copyfile(file, part)
+            file = copy
+        # The folder may be moved before the upload: store relative paths.
+        self._journal.append("artifact", file=str(file.relative_to(run_folder)), folder=folder)
 
     def close(self, status: str) -> None:
         super().close(status)
@@ -218,20 +243,26 @@ class MlflowTracker(MemoryTracker):
     def sync_hint(self) -> str:
         """Return the reason for an incomplete upload and the command that completes it."""
         reason = "offline" if self._uploader is None else f"the upload is incomplete ({self._thread.problem})"
-        return f"{reason}: {COMMAND} task=sync runs={shlex.quote(str(self._folder))}"
+        # Another store than the clone's must be named: a record alone opens none.
+        uri = f" {shell_override('tracking.uri', redact(store_uri(self._uri)))}" if self._uri else ""
+        return f"{reason}: {COMMAND} task=sync {shell_override('runs', self._folder)}{uri}"
 
     @property
     def _upload_state(self) -> UploadState:
         return self._uploader.state if self._uploader else UploadState.load(self.journal)
 
     def _reopen(self) -> None:
-        for record, _ in read(self.journal):
+        damaged: list[int] = []
+        for record, _ in read(self.journal, damaged=damaged):
             if record["kind"] == "metrics":
                 super().log_metrics(record["metrics"], record["step"])
             elif record["kind"] == "params":
                 super().log_params(record["params"])
             elif record["kind"] == "tags":
                 super().set_tags(record["tags"])
+        self._is_damaged = bool(damaged)
+        if damaged:
+            log.warning("%s", damage_line(self.journal, damaged))
         self.set_tags(process_tags() | {"status": "RUNNING"})
         self._journal.append("resumed")
 
@@ -241,7 +272,7 @@ class StudyTracker:
 
     Attributes:
         run_id, experiment_id: MLflow's ids, or None.
-        page: the study's address on the page of `make ui`, or None.
+        page: where to see the study, as `mlflow_store.server_location`, or None.
 
     Args:
         tracking: the `conf/tracking` choice.
@@ -262,7 +293,10 @@ class StudyTracker:
             self._client, self.experiment_id = connect(tracking.uri, tracking.experiment)
         except StoreUnavailable as error:
             raise unreachable(store_uri(tracking.uri), error) from None
-        runs = self._client.search_runs([self.experiment_id], f"tags.kind = 'study' and tags.study = '{study}'")
+        # MLflow's filters have no escape for a quote: _ is any character.
+        query = f"tags.kind = 'study' and tags.study LIKE '{re.sub(QUOTES, '_', study)}'"
+        runs = self._client.search_runs([self.experiment_id], query)
+        runs = [run for run in runs if run.data.tags["study"] == study]
         tags = {"kind": "study", "study": study} | tags | process_tags()
         if runs:
             self.run_id = runs[0].info.run_id
@@ -271,11 +305,12 @@ class StudyTracker:
                 self._client.set_tag(self.run_id, name, value)
         else:
             self.run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=study).info.run_id
-        self.page = f"http://127.0.0.1:5000/#/experiments/{self.experiment_id}"
+        page = f"#/experiments/{self.experiment_id}"
         if group:
             key, view = grouped_view(f"tags.{group}", metrics)
             self._client.set_experiment_tag(self.experiment_id, VIEW_TAG + key, view)
-            self.page = page_url(self.experiment_id, key)
+            page = view_page(self.experiment_id, key)
+        self.page = server_location(tracking.uri, page)
 
     def close(self, status: str) -> None:
         """Record the study's status: FINISHED, FAILED (incomplete) or KILLED.

@@ -8,11 +8,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore
 from mindspore import nn
 
-from rp2k_lab.core.files import rename, sha256_of, write_text
+from rp2k_lab.core.errors import DataError
+from rp2k_lab.core.files import link_or_copy, make_folder, sha256_of, write_atomically, write_text
+from rp2k_lab.core.text import escape_controls
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +32,31 @@ def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[s
     Raises:
         OSError: the file cannot be written; an earlier one is unchanged.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.tmp.ckpt")  # save_checkpoint insists on the suffix
+    make_folder(file.parent)
     kept = [{"name": p.name, "data": p} for p in net.get_parameters() if p.name not in leave_out]
     try:
-        with _quiet_mindspore():
-            mindspore.save_checkpoint(kept, str(temporary), append_dict={"step": step})
-        temporary.chmod(0o644)
-        digest = sha256_of(temporary)
-        rename(temporary, file, sync=True)
+        with write_atomically(file, sync=True, suffix=".ckpt") as part:  # save_checkpoint insists on the suffix
+            _save(kept, part, step)
+            with suppress(PermissionError):  # exFAT has no permissions
+                part.chmod(0o644)
+            return sha256_of(part)
     except OSError as error:
-        for part in file.parent.glob(f".{file.stem}.*"):  # it would take the rest of a full disk
-            part.unlink()
         if error.errno and not error.filename:
             error.filename = str(file)
         raise
-    return digest
+
+
+def _save(parameters: list[dict[str, Any]], part: Path, step: int) -> None:
+    """Write parameters to a new file; MindSpore writes to another name, renames that and forbids writing last."""
+    part.unlink(missing_ok=True)
+    try:
+        with _quiet_mindspore():
+            mindspore.save_checkpoint(parameters, str(part), append_dict={"step": step})
+    except PermissionError:
+        if not part.exists():  # else only the last of the three failed: exFAT has no permissions
+            raise
+    finally:
+        part.with_suffix(".tmp").unlink(missing_ok=True)  # after an error it would take the rest of a full disk
 
 
 def load_checkpoint(net: nn.Cell, file: Path) -> int:
@@ -94,7 +106,8 @@ class CheckpointFolder:
     """The checkpoints of one run.
 
     `step-N.ckpt` has weights and optimizer.  `step-N.json`, written after it, has its TrainingPosition and the SHA-256
-    of its files.  `best-N.ckpt` has only the best weights.  `last.ckpt` and `best.ckpt` link to the newest of each.
+    of its files.  `best-N.ckpt` has only the best weights.  `last.ckpt` and `best.ckpt` link to the newest of each;
+    on a disk without links they are copies.
 
     Args:
         folder: created by the first save.
@@ -109,7 +122,7 @@ class CheckpointFolder:
         """Save the weights of the best epoch so far; a `save` must follow to record them."""
         digest = save_checkpoint(network, self._best_file(step), step)
         write_text(self._best_file(step).with_suffix(".sha256"), digest, sync=True)
-        _link(self.best, self._best_file(step))
+        link_or_copy(self.best, self._best_file(step))
 
     def save(self, train_network: nn.Cell, position: TrainingPosition) -> None:
         """Save weights, optimizer and position, and remove old checkpoints."""
@@ -117,10 +130,10 @@ class CheckpointFolder:
         digests = {file.name: save_checkpoint(train_network, file, position.step)}
         if position.best:
             best = self._best_file(position.best[1])
-            digests[best.name] = best.with_suffix(".sha256").read_text(encoding="utf-8")
+            digests[best.name] = _digest_of(best)
         record = {"point": asdict(position), "sha256": digests}
         write_text(file.with_suffix(".json"), json.dumps(record | {"seal": _seal(record)}), sync=True)
-        _link(self.last, file)
+        link_or_copy(self.last, file)
         self._prune()
 
     def newest(self) -> TrainingPosition | None:
@@ -147,7 +160,7 @@ class CheckpointFolder:
                 record.unlink()
         for link, file in links.items():
             if file:
-                _link(link, file)
+                link_or_copy(link, file)
             else:
                 link.unlink(missing_ok=True)
         self._prune()
@@ -200,16 +213,18 @@ def _quiet_mindspore() -> Iterator[None]:
         mindspore_log.disabled = False
 
 
+def _digest_of(best: Path) -> str:
+    """Return the recorded SHA-256 of saved weights; raise DataError if someone removed them while the run trained."""
+    try:
+        return best.with_suffix(".sha256").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        way_out = "run the same command with task.resume=auto: it trains the lost part again"
+        raise DataError(f"{escape_controls(best)}: was removed while the run trained\n{way_out}") from None
+
+
 def _step_of(file: Path) -> int:
     return int(file.stem.partition("-")[2])
 
 
 def _seal(record: dict) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _link(link: Path, file: Path) -> None:
-    temporary = link.with_name(f".{link.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(file.name)
-    temporary.replace(link)

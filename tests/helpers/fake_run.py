@@ -22,7 +22,7 @@ EPOCHS = 3
 
 def main() -> int | None:
     overrides = sys.argv[1:]
-    folder = Path(overrides[-1].removeprefix("hydra.run.dir='").removesuffix("'"))
+    folder = Path(overrides[-1].removeprefix("hydra.run.dir='").removesuffix("'").replace("\\'", "'"))
     behaviors = json.loads(os.environ.get("BEHAVIOR", "[]"))
     behavior = next((word for override, word in behaviors if override in ["", *overrides]), "fine")
     devices = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")]
@@ -51,8 +51,8 @@ def main() -> int | None:
         header = {"local_id": "0" * 32, "name": "", "experiment": "", "store": None, "tags": {FINGERPRINT: "0" * 16}}
         Journal(folder / "0.journal").append("run", **header)
         os.kill(os.getpid(), signal.SIGKILL)
-    if behavior == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if behavior in ("killed", "killed by a real-time signal"):
+        os.kill(os.getpid(), signal.SIGKILL if behavior == "killed" else signal.SIGRTMIN + 3)
     if behavior == "hung up":
         os.dup2(os.open(os.devnull, os.O_RDWR), trial._socket.fileno())
         signal.pause()
@@ -76,7 +76,7 @@ def hang(trial: Trial, fifo: Path) -> None:
         os.write(writer, f"{signal.Signals(signum).name}\n".encode())
         sys.exit(75)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, stop)
     trial._send({"top1": 0.5, "epoch": 1, "epochs": EPOCHS})
     os.write(writer, f"{os.getpid()} {os.getppid()}\n".encode())

@@ -234,3 +234,21 @@ def test_a_terminal_shows_a_table_and_ctrl_c_stops_the_study(sweep, script, beha
     states = [trial.state.name for trial in study_of(sweep, "a").trials]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL"]
     assert runs(sweep)[0].info.status == "FINISHED"
+
+
+def test_a_study_whose_output_is_not_read_goes_on_and_a_scheduler_stops_it(sweep, script, behave, fifo):
+    """Its trial gets the signal, too; the study prints before and after."""
+    behave(("seed=0", fifo.behavior))
+    options = [f"tracking.uri=sqlite:///{sweep.folder}/store/mlflow.db", f"hydra.sweep.dir={sweep.folder}/out"]
+    options += ["hydra/sweeper=optuna", f"hydra.sweeper.storage=sqlite:///{sweep.folder}/optuna.db"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipes = {"stdout": writing, "stderr": writing}
+    process = script("study_of_fake_runs.py", "-m", "seed=0,1", "hydra.sweeper.study=a", *options, **pipes)
+    os.close(writing)
+    fifo.read()  # of the second trial
+    process.send_signal(signal.SIGUSR1)
+    assert fifo.read() == "SIGUSR1\n"
+    assert process.wait(60) == 75
+    assert runs(sweep)[0].info.status == "KILLED"
+    assert [trial.state.name for trial in study_of(sweep, "a").trials] == ["COMPLETE", "FAIL"]

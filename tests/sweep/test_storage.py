@@ -5,10 +5,11 @@ import threading
 
 import optuna
 import pytest
+import sqlalchemy
 
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep import storage as module
-from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, with_retries
+from rp2k_lab.sweep.storage import exclusive, heartbeat, open_storage, read_study, with_retries
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,51 @@ def test_a_database_that_cannot_be_opened_is_refused(url, words):
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_database_whose_making_is_interrupted_does_not_exist(tmp_path, monkeypatch):
+    """Optuna's tables are made by many statements; a database is there with all of them, or not at all."""
+    url, statements = f"sqlite:///{tmp_path}/o'brien/100%252F/optuna.db", []
+
+    def strike(*arguments):
+        statements.append(1)
+        if len(statements) == 20:
+            raise KeyboardInterrupt
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", strike)
+    try:
+        with pytest.raises(KeyboardInterrupt), open_storage(url, 1):
+            pass
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", strike)
+    with read_study(url, "a") as study:
+        assert study is None
+    file = tmp_path / "o'brien" / "100%2F" / "optuna.db"
+    assert not file.exists()
+    file.touch()  # what SQLite leaves before the first statement
+    with read_study(url, "a") as study:
+        assert study is None
+    with open_storage(url, 1) as storage:
+        assert optuna.get_all_study_names(storage) == []
+    assert sorted(entry.name for entry in file.parent.iterdir()) == ["optuna.db", "optuna.db.lock"]
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        ("Please execute `$ optuna storage upgrade --storage $STORAGE_URL`", "upgrade it: optuna storage upgrade"),
+        ("disk I/O error", "use another file: hydra.sweeper.storage=sqlite:///FILE"),
+    ],
+)
+def test_the_way_out_of_the_clones_own_database_is_another_one(monkeypatch, tmp_path, error, way_out):
+    def fail(*arguments, **options):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(module, "STORE", tmp_path)
+    monkeypatch.setattr(optuna.storages, "RDBStorage", fail)
+    with pytest.raises(RequestError) as caught, open_storage(None, 1):
+        pass
+    assert str(caught.value).split("\n")[1].startswith(way_out)
 
 
 def test_a_missing_driver_is_named(monkeypatch):

@@ -24,9 +24,10 @@ def run(tmp_path):
             messages.append(message)
             return on_message(message)
 
-        return run_trial(["seed=1"], tmp_path / "3", LINK, device, receive, lambda: signum(messages))
+        return run_trial(["seed=1"], folder, LINK, device, receive, lambda: signum(messages))
 
-    run.messages, run.folder = messages, tmp_path / "3"
+    folder = tmp_path / "o'brien 100%2F [a],b=$c" / "3"
+    run.messages, run.folder = messages, folder
     return run
 
 
@@ -42,6 +43,13 @@ def test_a_trial_reports_its_run_its_epochs_and_its_objective(run, behave):
     assert f"run_id: {link['run_id']}" in tags
 
 
+def test_hydra_reads_the_folder_of_a_trial(run, behave, compose):
+    behave()
+    run()
+    overrides = json.loads((run.folder / "seen.json").read_text())["overrides"]
+    assert compose(f"runs={overrides[-1].removeprefix('hydra.run.dir=')}")["runs"] == str(run.folder)
+
+
 def test_a_trial_is_pruned(run, behave):
     behave(("", "endless"))
     assert run(on_message=lambda message: message.get("epoch") == 2) is None
@@ -55,6 +63,7 @@ def test_a_trial_is_pruned(run, behave):
         ("refused", "exit code 2: model=vgg: there is no such choice; choose one of resnet18"),
         ("silent", "exit code 0: no message"),
         ("killed", "killed by SIGKILL (a user, or the out-of-memory killer)"),
+        ("killed by a real-time signal", "killed by SIGRTMIN+3"),
         ("killed with an answer unread", "killed by SIGKILL (a user, or the out-of-memory killer)"),
     ],
 )
@@ -67,7 +76,7 @@ def test_a_failed_trial_has_a_reason(run, behave, behavior, reason):
 
 
 @pytest.mark.parametrize("behavior", ["endless", "hung up", "fifo"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_signal_of_the_study_stops_the_trial(run, behave, fifo, behavior, signum):
     behave(("", behavior.replace("fifo", fifo.behavior)))
     last_key = "epoch" if behavior == "fifo" else "run_id"

@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, page_url
+from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, view_page
 from rp2k_lab.tracking.tracker import MlflowTracker
 
 LEVELS = {"baseline": 0.70, "cutout": 0.74, "mixup": 0.78}
@@ -61,7 +61,7 @@ def page(browser, study):
         "console", lambda line: messages.append(f"{line.text} {line.location['url']}") if line.type == "error" else None
     )
     page.on("pageerror", lambda error: messages.append(str(error)))
-    page.goto(page_url(study.experiment, study.key, study.port))
+    page.goto(f"http://127.0.0.1:{study.port}/{view_page(study.experiment, study.key)}")
     page.wait_for_function(f"({PLOTS})().filter(traces => traces.length).length >= 4", timeout=60_000)
     page.wait_for_selector(".js-plotly-plot .main-svg")
     yield SimpleNamespace(page=page, requests=requests, messages=messages)
