@@ -8,22 +8,24 @@ import io
 import math
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 import simplejpeg
 from PIL import Image
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset import image_formats
+from rp2k_lab.dataset import image_by_pillow, image_formats
 from rp2k_lab.dataset.crops import Box, split_crop
 
 # The version of the code that turns files into pixels (this module and image_formats.py).  Raise it with every change
 # that reads another size or other pixels from the same file, or refuses another file.
-VERSION = 1
-# The second line of every message about an unreadable image.
+VERSION = 2
+# The second line of most messages about an unreadable image; `hint_of` gives the others.
 UNREADABLE_HINT = "list all such photos with task=inspect, or skip them with dataset.on_bad_image=skip"
 # JPEG can be decoded at 1/2, 1/4 and 1/8 of its size, in a fraction of the time.
 _REDUCTIONS = (8, 4, 2, 1)
@@ -31,23 +33,13 @@ _REDUCTIONS = (8, 4, 2, 1)
 _NO_FILE = (errno.ENOENT, errno.ENAMETOOLONG)
 # (height, width) of the part of a file that is read; of a whole JPEG the stored one, which EXIF may turn.
 Extent = tuple[int, int]
-# Turn EXIF's orientations 2 to 8 upright.
-_UPRIGHT = {
-    2: lambda image: cv2.flip(image, 1),
-    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
-    4: lambda image: cv2.flip(image, 0),
-    5: cv2.transpose,
-    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
-    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns from a thread; image_formats.MOST_PIXELS holds instead
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Decode a JPEG, PNG, WebP, BMP or GIF file to uint8 RGB (height, width, 3), turned upright as its EXIF says.
+    """Decode a file of one of `image_formats.READ` to uint8 RGB (height, width, 3), turned upright as its EXIF says.
 
-    16 bits become 8, gray and CMYK become RGB, and transparent pixels become black, like the letterbox's padding.
+    16 bits become 8, gray and CMYK become RGB, and transparent pixels become black, like the letterbox's padding.  Of
+    several pictures in one file the first is read.  Color profiles are not applied.
 
     Raises:
         DataError: the file is missing, empty, damaged or no image, or the crop lies outside; the message names it.
@@ -104,9 +96,22 @@ def problem_of(path: Path | str) -> str | None:
     return None
 
 
+def hint_of(problem: str) -> str:
+    """Return the way out of an image's problem, the second line of its message."""
+    if problem == image_by_pillow.NEEDS_HEIF:
+        return "install it: pip install pillow-heif; or skip such photos with dataset.on_bad_image=skip"
+    if problem.endswith(" is not read"):
+        return "save such photos as JPEG or PNG, or skip them with dataset.on_bad_image=skip"
+    return UNREADABLE_HINT
+
+
 def decoder_version() -> str:
     """Return `VERSION` and the decoders' versions, part of the names of the header, image and feature caches."""
-    return f"{VERSION} {cv2.__version__} {simplejpeg.__version__}"
+    try:
+        heif = version("pillow-heif")
+    except PackageNotFoundError:
+        heif = "0"
+    return f"{VERSION} {cv2.__version__} {simplejpeg.__version__} {PIL.__version__} {heif}"
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -187,15 +192,17 @@ def _decode(path: Path | str, data: bytes, box: Box | None, reduction_of: Callab
         reduction_of: returns 1, 2, 4 or 8, the reduction of a JPEG, from the extent that is read and whether that is
             the stored one, which EXIF may turn.
     """
-    kind = image_formats.format_of(data)
+    kind = format_of_file(path, data)
     try:
         image, reason = _pixels(data, kind, box, reduction_of), _reason(data, kind)
     except _OutsideError:
         image, reason = None, "the crop lies outside of the photo"
+    except image_by_pillow.UnreadError as error:
+        image, reason = None, str(error)
     except Exception:  # Pillow alone raises a dozen types for damaged files
         image, reason = None, _reason(data, kind)
     if image is None:
-        raise DataError(f"{escape_controls(path)}: {reason}\n{UNREADABLE_HINT}")
+        raise DataError(f"{escape_controls(path)}: {reason}\n{hint_of(reason)}")
     return image
 
 
@@ -206,7 +213,7 @@ class _OutsideError(Exception):
 def _pixels(
     data: bytes, kind: str | None, box: Box | None, reduction_of: Callable[[Extent, bool], int]
 ) -> np.ndarray | None:
-    if kind is None:
+    if kind is None or kind not in image_formats.READ:
         return None
     if kind == "JPEG":
         return _jpeg_pixels(data, box, reduction_of)
@@ -215,8 +222,8 @@ def _pixels(
         if chunks is None:
             return None
         data = chunks
-    if image_formats.may_be_transparent(data, kind):
-        image = _over_black(data)
+    if kind in image_by_pillow.FORMATS or image_formats.may_be_transparent(data, kind):
+        image = image_by_pillow.pixels(data, kind)
     else:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     return image if image is None or box is None else _cut(image, box, image.shape[:2])
@@ -244,7 +251,7 @@ def _jpeg_pixels(data: bytes, box: Box | None, reduction_of: Callable[[Extent, b
                 raise
             with Image.open(io.BytesIO(data)) as opened:  # some cameras leave harmless bytes between segments
                 image = np.array(opened.convert("RGB"))
-    turn = _UPRIGHT.get(orientation)
+    turn = image_by_pillow.UPRIGHT.get(orientation)
     image = image if turn is None or image is None else turn(image)
     return image if box is None or image is None else _cut(image, box, _upright(data, frame))
 
@@ -275,23 +282,27 @@ def _cut(image: np.ndarray, box: Box, size: Extent) -> np.ndarray:
     return image[top:bottom, left:right].copy()
 
 
+def format_of_file(path: Path | str, data: bytes) -> str | None:
+    """Return the format of a file by its first bytes, and by its name where these do not tell it.
+
+    Targa files have no first bytes in common, and a camera's raw file begins like TIFF.
+    """
+    kind = image_formats.format_of(data)
+    if kind in (None, "TIFF"):
+        named = image_formats.FORMAT_OF_SUFFIX.get(image_formats.suffix_of(split_crop(path)[0]))
+        return named if named is not None and named not in image_formats.READ else kind
+    return kind
+
+
 def _reason(data: bytes, kind: str | None) -> str:
     if not data:
         return "zero bytes"
     if kind is None:
-        return "neither JPEG, PNG, WebP, BMP nor GIF"
-    return f"a truncated or damaged {kind} of {len(data)} bytes"
-
-
-def _over_black(data: bytes) -> np.ndarray:
-    """Compose an image with black by Pillow; OpenCV would drop alpha and show the color below it."""
-    with Image.open(io.BytesIO(data)) as image:
-        if image.width * image.height > image_formats.MOST_PIXELS:
-            raise ValueError("too large")
-        turn = _UPRIGHT.get(image_formats.orientation(image.info.get("exif")))
-        colors = image.convert("RGBA")
-    composed = np.array(Image.alpha_composite(Image.new("RGBA", colors.size, "black"), colors).convert("RGB"))
-    return composed if turn is None else turn(composed)
+        return f"neither {', '.join(image_formats.READ[:-1])} nor {image_formats.READ[-1]}"
+    if kind not in image_formats.READ:
+        return f"{kind} is not read"
+    state = "truncated, damaged or unusual" if kind in image_by_pillow.FORMATS else "truncated or damaged"
+    return f"a {state} {kind} of {len(data)} bytes"
 
 
 def _reduction(extent: Extent, turned: bool, size: tuple[int, int], resize: str) -> int:

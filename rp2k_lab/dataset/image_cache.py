@@ -16,8 +16,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
+from rp2k_lab.core.files import write_atomically
+from rp2k_lab.core.locks import file_lock
 from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.image import decoder_version
 from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
@@ -50,15 +51,17 @@ class ImageCache:
         self._slot_bytes, self._damage_reported, self._warn_lock = image_bytes(size), False, threading.Lock()
         lengths = {folder / "photos": count * self._slot_bytes, folder / "entries": count * _ENTRY.size}
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
+        with file_lock(folder / "lock"):
             present = [file.stat().st_size for file in lengths if file.exists()]
             if present and present != list(lengths.values()):
                 log.warning("the cache %s is damaged: replaced by an empty one", folder)
                 for file in lengths:  # not truncated in place: another process may be reading them
                     file.unlink(missing_ok=True)
             for file, length in lengths.items():
-                file.touch()
-                os.truncate(file, length)
+                if not file.exists():
+                    with write_atomically(file) as part:
+                        part.touch()
+                        os.truncate(part, length)
             self._images = os.open(folder / "photos", os.O_RDWR)
             self._entries = os.open(folder / "entries", os.O_RDWR)
         entries = np.fromfile(folder / "entries", np.uint8).reshape(count, _ENTRY.size)

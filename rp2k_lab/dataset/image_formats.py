@@ -3,10 +3,65 @@
 import zlib
 from typing import Literal, NamedTuple
 
-# Of files that are taken for images by their name, in lower case.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
-# Enough to tell JPEG, PNG, WebP, BMP and GIF apart.
-HEAD_BYTES = 18
+# Suffixes of image files, in lower case, by format.
+_SUFFIXES = {
+    "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp",
+    "PNG": ".png .apng",
+    "WebP": ".webp",
+    "BMP": ".bmp .dib",
+    "GIF": ".gif",
+    "TIFF": ".tif .tiff",
+    "AVIF": ".avif .avifs",
+    "HEIC": ".heic .heif .heics .heifs .hif",
+    "JPEG 2000": ".jp2 .j2k .jpf .jpx .jpm .j2c .jpc",
+    "JPEG XL": ".jxl",
+    "JPEG XR": ".jxr .wdp .hdp",
+    "Photoshop": ".psd .psb",
+    "icon": ".ico .cur .icns",
+    "SVG": ".svg .svgz",
+    "Targa": ".tga",
+    "PCX": ".pcx",
+    "netpbm": ".ppm .pgm .pbm .pnm .pam",
+    "OpenEXR": ".exr",
+    "Radiance": ".hdr",
+    "DDS": ".dds",
+    "QOI": ".qoi",
+    "GIMP": ".xcf",
+    "camera raw": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .3fr .fff .iiq .erf .mef "
+    ".mos .mrw .kdc .dcr .rwl .gpr .raw",
+}
+FORMAT_OF_SUFFIX = {suffix: name for name, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
+# The formats that are read; the others are named as unreadable.
+READ = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", "AVIF", "HEIC", "JPEG 2000")
+# Enough to tell all formats apart that have first bytes in common.
+HEAD_BYTES = 64
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51\0", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"II\xbc\x01", "JPEG XR"),
+    (b"8BPS\0", "Photoshop"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"#?RADIANCE\n", "Radiance"),
+    (b"DDS \x7c\0\0\0", "DDS"),
+    (b"gimp xcf ", "GIMP"),
+    (b"IIRO", "camera raw"),
+    (b"IIU\0", "camera raw"),
+    (b"FUJIFILMCCD-RAW", "camera raw"),
+    (b"FOVb", "camera raw"),
+    (b"\0MRM", "camera raw"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+# Brands of files like ISO's media files (ISO/IEC 14496-12, 4.3); those of films are none of these.
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"heif", b"mif1", b"mif2",
+                b"msf1"}  # fmt: skip
 # The largest image that is decoded, 0.8 GB as RGB: phones make 200 million pixels.
 MOST_PIXELS = 2**28
 _BMP_HEADERS = {12, 40, 52, 56, 108, 124}
@@ -16,16 +71,31 @@ _ORIENTATION = 0x0112
 
 
 def format_of(data: bytes) -> str | None:
-    """Return JPEG, PNG, WebP, BMP or GIF, by the first `HEAD_BYTES`; None for everything else, whatever its name."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
+    """Return an image's format by its first `HEAD_BYTES`; None for everything else, whatever its name."""
+    for magic, name in _MAGIC:
+        if data.startswith(magic):
+            return "camera raw" if name == "TIFF" and data[8:10] == b"CR" else name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    if data.startswith(b"GIF8"):
-        return "GIF"
+    if data[4:8] == b"ftyp":
+        return _format_of_brands(data)
     return "BMP" if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS else None
+
+
+def _format_of_brands(data: bytes) -> str | None:
+    major, end = data[8:12], min(int.from_bytes(data[:4]), HEAD_BYTES)
+    brands = {major, *(data[at : at + 4] for at in range(16, end - 3, 4))}
+    if major == b"crx ":
+        return "camera raw"
+    if brands & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if brands & _HEIC_BRANDS else None
+
+
+def suffix_of(name: str) -> str:
+    """Return a file name's suffix in lower case, with its dot; "" if it has none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot >= 0 else ""
 
 
 class JpegFrame(NamedTuple):
@@ -82,13 +152,25 @@ def png_pixels(data: bytes) -> bytes | None:
 
 
 def may_be_transparent(data: bytes, kind: str) -> bool:
-    """Return whether an image can have transparent pixels (PNG specification 11.2; WebP: RFC 9649, 2.7 and 3.4)."""
+    """Return whether an image can have transparent pixels.
+
+    PNG specification 11.2; WebP: RFC 9649, 2.7 and 3.4; BMP: BITMAPV4HEADER's mask of alpha.
+    """
     if kind == "PNG":
-        return data[25:26] in (b"\4", b"\6") or 0 < data.find(b"tRNS") < max(0, data.find(b"IDAT"))
+        return data[25:26] in (b"\4", b"\6") or png_transparency(data) is not None
     if kind == "WebP":
         flags = {b"VP8X": 20, b"VP8L": 24}.get(data[12:16], len(data))
         return bool(int.from_bytes(data[flags : flags + 1]) & 0x10)
+    if kind == "BMP":
+        has_masks = int.from_bytes(data[14:18], "little") >= 56 and data[28:34] == b"\x20\0\3\0\0\0"
+        return has_masks and any(data[66:70])
     return kind == "GIF"
+
+
+def png_transparency(data: bytes) -> bytes | None:
+    """Return the content of a PNG's tRNS before its pixels: alpha of a palette, or the transparent color; or None."""
+    at = data.find(b"tRNS", 0, max(0, data.find(b"IDAT")))
+    return data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at])] if at > 0 else None
 
 
 def orientation(exif: bytes | None) -> int:

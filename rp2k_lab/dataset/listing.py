@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,10 @@ from tqdm import tqdm
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_atomically
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset import image_formats
+from rp2k_lab.dataset import image_by_pillow, image_formats
 from rp2k_lab.dataset.crops import Box, crop_path
-from rp2k_lab.dataset.image import decoder_version, problem_of, read_image
+from rp2k_lab.dataset.folder_walk import folders_of, kinds, unlisted
+from rp2k_lab.dataset.image import decoder_version, format_of_file, problem_of, read_image
 from rp2k_lab.dataset.options import Places, Scan
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Listing:
             the file, int64), changed (int64, ns since the epoch), width, height (int32, pixels, upright; 0 where
             unknown), problem (why it cannot be read, or None); group, if the data set has groups; place (position in
             `places`), if it has places.
-        other_files: paths of the files that are no images.
+        other_files, unused_images: see `Scan`; of a list, what stands beside its images.
         places: see `Scan`.
         labels_in_paths: see `Scan`.
         long_tail_limits: see `Source`.
@@ -70,6 +71,18 @@ class Listing:
     places: Places | None = None
     labels_in_paths: bool = True
     long_tail_limits: tuple[int, int] | None = None
+    unused_images: Sequence[str] = ()
+
+    def log_unused(self) -> None:
+        """Log what is not used: images by folder, other files by kind."""
+        if self.unused_images:
+            # A list chooses among photos; a folder's layout loses them.
+            level = logging.INFO if self.places else logging.WARNING
+            where = folders_of(self.unused_images)
+            log.log(level, "%d photos belong to no class and are not used: %s", len(self.unused_images), where)
+        if self.other_files:
+            first = escape_controls(self.other_files[0])
+            log.info("no photos, not used: %s; the first %s", kinds(self.other_files), first)
 
 
 def read_listing(scan: Scan, cache_folder: Path, decode: bool) -> Listing:
@@ -96,12 +109,21 @@ def read_listing(scan: Scan, cache_folder: Path, decode: bool) -> Listing:
         table = _cropped(table, scan)
     if scan.groups is not None:
         table["group"] = _storable(scan.groups)
+    unused_images, other_files = list(scan.unused_images), scan.other_files
     if scan.places is not None:
+        unused_images, other_files = unlisted(scan.root, set(paths), [file for file, _ in scan.places.files])
         table["place"] = np.arange(len(table))
         _check_unique(table["path"], scan.places)
         # The draw of val depends on the order, and the order of a list means nothing.
         table = table.sort_values("path", ignore_index=True)
-    return Listing(scan.root, table, _storable(scan.other_files), scan.places, scan.labels_in_paths)
+    return Listing(
+        scan.root,
+        table,
+        _storable(other_files),
+        scan.places,
+        scan.labels_in_paths,
+        unused_images=_storable(unused_images),
+    )
 
 
 def _read_files(scan: Scan, names: list[str], paths: list[str], cache_folder: Path, decode: bool) -> pd.DataFrame:
@@ -279,19 +301,29 @@ def _header(path: str) -> Header:
             # Not getexif(), which decodes a PNG without eXIf.
             turned = image_formats.orientation(image.info.get("exif")) >= 5
     except Exception:  # Pillow raises a dozen types for damaged files, and refuses some that can be decoded
-        return _from_pixels(path)
+        return _other_header(path)
     if width * height > image_formats.MOST_PIXELS:
-        limit = image_formats.MOST_PIXELS // 10**6
-        return 0, 0, f"{width}×{height} pixels, more than the {limit} million that are decoded"
+        return _too_large(width, height)
     return (height, width, None) if turned else (width, height, None)
 
 
-def _from_pixels(path: str) -> Header:
+def _other_header(path: str) -> Header:
+    """Return the header of an image that Pillow does not open, or that `image_by_pillow` reads."""
     try:
+        with open(path, "rb") as file:
+            kind = format_of_file(path, file.read(image_formats.HEAD_BYTES))
+        if kind in image_by_pillow.FORMATS:
+            width, height = image_by_pillow.upright_size(path, kind)
+            return (width, height, None) if width * height <= image_formats.MOST_PIXELS else _too_large(width, height)
         height, width = read_image(path).shape[:2]
-    except DataError:
+    except Exception:  # as in `_header`
         return 0, 0, problem_of(path) or "a damaged header"
     return width, height, None
+
+
+def _too_large(width: int, height: int) -> Header:
+    limit = image_formats.MOST_PIXELS // 10**6
+    return 0, 0, f"{width}×{height} pixels, more than the {limit} million that are decoded"
 
 
 def _decoded_header(path: str) -> Header:
@@ -314,7 +346,7 @@ def _write_cache(table: pd.DataFrame, file: Path) -> None:
     """Write headers atomically, since two runs may write the same file; on a full disk the run continues without."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(file) as part:
+        with write_atomically(file, sync=True) as part:  # a torn table may still be read
             table.to_parquet(part, index=False)
     except OSError as error:
         log.warning("%s: the photos' headers cannot be cached (%s)", file, error.strerror or error)

@@ -61,7 +61,7 @@ class Scan:
         root: the folder that paths are relative to.
         images: (path, class, split) of each image; the path is posix, relative to `root` or absolute; the split is
             train, val, test, or None where `OwnPhotos` draws it.
-        other_files: paths of files that are no images of a class.
+        other_files: paths of files that are no images; of folders that are not entered, with a slash at their end.
         groups: name of the track, shop or series of each image, "" for none; a draw of val keeps its members together.
             None: no groups.
         boxes: float64 (images, 4), x, y, width and height of a crop [pixels of the upright image]; NaN: the whole
@@ -72,6 +72,7 @@ class Scan:
         places: where a list names each image; None: it comes from a folder.
         labels_in_paths: whether the path decides the class; otherwise the classes are part of the data's fingerprint.
         notes: lines for the log.
+        unused_images: paths of images that belong to no class.
     """
 
     root: Path
@@ -84,6 +85,7 @@ class Scan:
     places: Places | None = None
     labels_in_paths: bool = False
     notes: Sequence[str] = ()
+    unused_images: Sequence[str] = ()
 
 
 class Source(Group):

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab import PROJECT
+from rp2k_lab.core.csv_files import column_key
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.class_groups import class_groups
-from rp2k_lab.dataset.image import UNREADABLE_HINT
+from rp2k_lab.dataset.class_names import look_alike, look_alikes, spelled_out
+from rp2k_lab.dataset.image import hint_of
 from rp2k_lab.dataset.listing import MISSING, Listing, read_listing
 from rp2k_lab.dataset.options import Source
 from rp2k_lab.dataset.relabel import relabel
@@ -75,9 +77,7 @@ def build_index(dataset: Source) -> Index:
     """
     skip = dataset.on_bad_image == "skip"
     listing = list_images(dataset, decode=skip)
-    if listing.other_files:
-        first = escape_controls(listing.other_files[0])
-        log.info("%d files are no photos and left out: %s, …", len(listing.other_files), first)
+    listing.log_unused()
     table = select_classes(
         listing.table, dataset.min_images_per_class, dataset.catch_all_class if dataset.drop_catch_all else None
     )
@@ -86,6 +86,7 @@ def build_index(dataset: Source) -> Index:
         raise DataError(_unreadable_message(listing, table[bad]))
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
     _check_classes(listing, table, classes)
+    _check_catch_all(dataset.catch_all_class, classes)
     if dataset.fraction < 1:
         used = draw_fraction(table, dataset.fraction, dataset.fraction_seed)
         table, bad = table[used], bad[used]
@@ -143,7 +144,7 @@ def _unreadable_message(listing: Listing, bad: pd.DataFrame) -> str:
     first, more = bad.iloc[0], f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
     place = f"{listing.places.name(first['place'])}: " if listing.places else ""
     file = escape_controls(listing.root / first["path"])
-    hint = UNREADABLE_HINT
+    hint = hint_of(first["problem"])
     if listing.places and first["problem"] == MISSING:
         hint = "correct the path, or set dataset.root to the folder that the paths start at"
     return f"{place}{file}: {first['problem']}{more}\n{hint}"
@@ -157,13 +158,32 @@ def _check_classes(listing: Listing, table: pd.DataFrame, classes: list[str]) ->
             f"{escape_controls(root)}: the class name {broken[0]!r} has a line break\n"
             "rename the class: lists of classes have one name per line"
         )
+    for group in look_alikes(classes):
+        spellings = " and ".join(map(spelled_out, group))
+        log.warning("%d classes look alike and are told apart: %s; rename folders or labels to join them",
+                    len(group), spellings)  # fmt: skip
     unknown = table[~table["class"].isin(classes)]
     if len(unknown):
+        name, file = unknown["class"].iloc[0], escape_controls(root / unknown["path"].iloc[0])
+        if twin := look_alike(name, classes):
+            raise DataError(
+                f"{file}: its class {spelled_out(name)} is the class {spelled_out(twin)} in train "
+                f"({len(unknown)} photos of such classes)\n"
+                f"{'correct its rows' if listing.places else 'rename its folder'}, so that both are the same"
+            )
         raise DataError(
-            f"{escape_controls(root / unknown['path'].iloc[0])}: its class has no photo in train "
+            f"{file}: its class has no photo in train "
             f"({len(unknown)} such photos)\n"
             f"add training photos of the class, or {'remove its rows' if listing.places else 'move its folder away'}"
         )
+
+
+def _check_catch_all(name: str | None, classes: list[str]) -> None:
+    """Warn about a catch-all class that is written otherwise in the data: it would count as a product."""
+    if name is not None and name not in classes:
+        for other in (each for each in classes if column_key(each) == column_key(name)):
+            log.warning("dataset.catch_all_class=%s: the data set has no such class, but %s",
+                        escape_controls(name), escape_controls(other))  # fmt: skip
 
 
 def _check_splits(index: Index) -> None:

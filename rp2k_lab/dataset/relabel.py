@@ -6,52 +6,69 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.core.csv_files import (
+    DAMAGED,
+    TYPED_AGAIN,
+    UnreadableText,
+    is_changed_number,
+    is_damaged,
+    read_csv,
+    write_csv,
+)
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import escape_controls
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("path", "given", "suggested")
+_DECISION = "decision"
+_IGNORED = ("score", "note")
 _DECISIONS = {"yes": True, "no": False, "": False}
-# A class may be called NA; spreadsheets write a byte order mark; line numbers are an editor's.
-_CSV_OPTIONS = {
-    "dtype": str,
-    "keep_default_na": False,
-    "encoding": "utf-8-sig",
-    "skip_blank_lines": False,
-    "index_col": False,
-}
 _FORM = f"use a list with the columns {', '.join(_COLUMNS)}, which task=errors writes"
 
 
 def read_relabels(file: Path) -> pd.DataFrame:
-    """Return the accepted lines of a reviewed list.
+    """Return the accepted lines of a reviewed list, and log their number.
 
     A list is a CSV with the columns path, given and suggested (class names).  An optional column `decision` accepts a
-    line (yes) or rejects it (no or empty); without it every line is accepted.  Other columns are ignored.
+    line (yes) or rejects it (no or empty); without it every line is accepted.  Columns score and note are ignored.  Any
+    other column is refused: it may be a misspelled `decision`.
 
     Returns:
         Columns path, given, suggested (str), in the file's order; the index is the line's number.
 
     Raises:
-        RequestError: no such CSV, a missing column, an unknown decision, a duplicate path.
+        RequestError: no such CSV, a missing or unknown column, an unknown decision, a duplicate path, or a value that a
+            spreadsheet damaged.
     """
     name = f"dataset.relabel={escape_controls(file)}"
     try:
-        lines = pd.read_csv(file, **_CSV_OPTIONS)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"{name}: cannot be read as a CSV ({reason})\n{_FORM}") from None
+        lines = read_csv(file)
+    except UnreadableText as error:
+        raise RequestError(f"{name}{error}") from None
     missing = [column for column in _COLUMNS if column not in lines]
     if missing:
         raise RequestError(f"{name}: has no column {missing[0]}\n{_FORM}")
-    lines.index = lines.index + 2  # an editor's line numbers, below the header
-    lines = lines[lines["path"] != ""]
-    if "decision" in lines:
-        decision = lines["decision"].str.strip().str.lower()
+    for column in lines.columns.difference([*_COLUMNS, _DECISION, *_IGNORED], sort=False):
+        raise RequestError(
+            f"{name}: has an unknown column {escape_controls(column)}\n"
+            f"call it {_DECISION} if it accepts lines, note if it does not, or remove it"
+        )
+    lines = lines[lines["path"].str.strip() != ""]
+    if _DECISION in lines:
+        decision = lines[_DECISION].str.strip().str.casefold()
         _refuse(name, decision[~decision.isin(_DECISIONS)], "is no decision", "write yes, no or nothing")
-        lines = lines[decision.map(_DECISIONS).astype(bool)]
-    duplicates = lines["path"][lines["path"].duplicated()]
+        accepted = lines[decision.map(_DECISIONS).astype(bool)]
+        counts = decision.value_counts()
+        kinds = f"{counts.get('yes', 0)} yes, {counts.get('no', 0)} no, {counts.get('', 0)} without a decision"
+        log.log(logging.INFO if len(accepted) else logging.WARNING,
+                "%s: %d of %d lines are followed (%s)", name, len(accepted), len(lines), kinds)  # fmt: skip
+        lines = accepted
+    else:
+        log.info("%s: all %d lines are followed, since there is no column %s", name, len(lines), _DECISION)
+    for column in _COLUMNS:
+        _refuse(name, lines.loc[lines[column].map(is_damaged).astype(bool), column], DAMAGED, TYPED_AGAIN)
+    duplicates = lines["path"][lines["path"].str.strip().duplicated()]
     _refuse(name, duplicates, "is a duplicate of an earlier line", "keep one of the lines")
     return lines[list(_COLUMNS)]
 
@@ -62,7 +79,7 @@ def write_relabels(suspects: pd.DataFrame, file: Path) -> None:
     Args:
         suspects: has at least these columns, like `analysis.label_issues.LabelIssues.ranked`.
     """
-    suspects.to_csv(file, columns=[*_COLUMNS, "score"], index=False, float_format="%.4f")
+    write_csv(suspects[[*_COLUMNS, "score"]], file, float_format="%.4f")
 
 
 def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file: Path) -> pd.Series:
@@ -82,6 +99,8 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
             left without a training image; or see `read_relabels`.
     """
     lines, source = read_relabels(file), f"dataset.relabel={escape_controls(file)}"
+    for column, known in (("path", set(listed["path"])), ("given", set(classes)), ("suggested", set(classes))):
+        lines[column] = [_known(value, known) for value in lines[column]]
     images = listed.set_index("path").reindex(lines["path"]).set_axis(lines.index)
     paths = lines["path"]
     _refuse(source, paths[images["class"].isna()], "is no photo of this data set", "use paths below dataset.root")
@@ -91,13 +110,18 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
         "is not in train: labels of val and test stay, since they measure every run",
         "leave it out, or correct the data for all runs",
     )
+    other = images["class"] != lines["given"]
+    changed = np.array([is_changed_number(*pair) for pair in zip(lines["given"], images["class"], strict=True)], bool)
+    _refuse(source, lines["given"][other & changed], DAMAGED, TYPED_AGAIN)
     _refuse(
         source,
-        paths[images["class"] != lines["given"]],
+        paths[other],
         "has another label than in the list's column given",
         "use a list of this data: write one with task=errors",
     )
     unknown = lines["suggested"][~lines["suggested"].isin(classes)]
+    changed = np.array([any(is_changed_number(value, name) for name in classes) for value in unknown], bool)
+    _refuse(source, unknown[changed], DAMAGED, TYPED_AGAIN)
     _refuse(source, unknown, "is no class of this data set", "correct the column suggested")
     suggested = dict(zip(paths, lines["suggested"], strict=True))
     new = pd.Series(
@@ -114,6 +138,11 @@ def relabel(table: pd.DataFrame, listed: pd.DataFrame, classes: list[str], file:
     log.info("%d of %d training photos relabeled by %s",
              np.count_nonzero(new != table["class"]), np.count_nonzero(table["split"] == "train"), file)  # fmt: skip
     return new
+
+
+def _known(value: str, known: set[str]) -> str:
+    """Return a name without the spaces around it, unless it is known with them."""
+    return value if value in known else value.strip()
 
 
 def _refuse(name: str, wrong: pd.Series, reason: str, hint: str) -> None:

@@ -14,6 +14,7 @@ from rp2k_lab.analysis.data_page import Inspection, inspection_page
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import escape_controls, text_table
+from rp2k_lab.dataset.folder_walk import folders_of, kinds
 from rp2k_lab.dataset.image_cache import image_bytes
 from rp2k_lab.dataset.loader import evaluation_batches
 from rp2k_lab.dataset.near_duplicates import find_copies
@@ -59,7 +60,7 @@ def inspect_data(config: Config, folder: Path) -> None:
         tracker.log_artifact(page)
         record_tables(tracker, inspection, folder)
     print_summary(inspection)
-    print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
+    print(f"\nrun         {escape_controls(tracker.run_name)}, id {tracker.run_id}")
     print(f"page        {page}")
     print("next        open the page in a browser, then the same command without task=inspect")
 
@@ -101,7 +102,11 @@ def print_summary(inspection: Inspection) -> None:
     counts, images = inspection.counts, inspection.listing.table
     splits = ", ".join(f"{(images['split'] == split).sum():,} {split}" for split in SPLITS)
     print(f"\nphotos      {len(images):,} of {len(inspection.classes):,} classes ({splits})")
-    print(f"unreadable  {counts['unreadable']:,}; files that are no photos: {counts['not_photos']:,}")
+    listing = inspection.listing
+    other_kinds = f" ({kinds(listing.other_files)})" if listing.other_files else ""
+    print(f"unreadable  {counts['unreadable']:,}; files that are no photos: {counts['not_photos']:,}{other_kinds}")
+    if listing.unused_images:
+        print(f"not used    {len(listing.unused_images):,} photos of no class: {folders_of(listing.unused_images)}")
     relations = inspection.relations.groupby("relation")[["photos", "exact"]].sum()
     print(f"copies      {len(inspection.copies):,} photos in {counts['copies/groups']:,} groups")
     for relation, (number, exact) in relations.iterrows():

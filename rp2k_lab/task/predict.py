@@ -3,20 +3,23 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.csv_files import UnreadableText, decode, read_csv, write_csv
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.files import write_atomically
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.folder_walk import files_below, is_hidden, is_image, kinds
 from rp2k_lab.dataset.image import read_views
-from rp2k_lab.dataset.image_formats import SUFFIXES
+from rp2k_lab.dataset.image_formats import READ
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metrics import top_k
@@ -41,7 +44,9 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
         DataError: no image, or no readable one.
     """
     task = config.task
-    root, names = find_images(task.input)
+    root, names, unused = find_images(task.input)
+    if unused:
+        log.info("no photos, not used: %s", kinds(path for path, _ in unused))
     output = task.output or folder / "predictions.csv"
     target.set_up(config.device)
     with StopSignal() as signals:
@@ -56,63 +61,92 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
             labels, probabilities, problems = predict(config, predictor, [os.path.join(root, name) for name in names])
             seconds = time.monotonic() - started
             written = write_predictions(output, names, labels, probabilities, problems, runs[0].classes)
+            written += write_list(unused, "reason", output.with_name(f"{output.stem}.unused.csv"))
             for file in written:
                 tracker.log_artifact(file)
             tracker.set_tags({"photos": len(names), "unreadable_photos": len(problems)})
             if len(problems) == len(names):
                 first = escape_controls(os.path.join(root, names[0]))
-                raise DataError(f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {written[-1]}")
+                unreadable_file = _unreadable_file(output)
+                raise DataError(
+                    f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {unreadable_file}"
+                )
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, including compilation")
     if problems:
-        print(f"{len(problems)} of {len(names)} cannot be read and are listed in {written[-1]}")
-    print(f"\nrun         {tracker.run_name}, id {tracker.run_id}\npredictions {output}")
+        print(f"{len(problems)} of {len(names)} cannot be read and are listed in {_unreadable_file(output)}")
+    if unused:
+        print(f"{len(unused)} other files and folders are listed in {written[-1]}")
+    print(f"\nrun         {escape_controls(tracker.run_name)}, id {tracker.run_id}\npredictions {output}")
 
 
-def find_images(source: Path) -> tuple[Path, list[str]]:
-    """Return (a folder, image paths relative to it) for `task.input`.
+class Input(NamedTuple):
+    """The images of `task.input`.
 
-    A folder gives all files below it with an image's suffix, sorted, without hidden ones.  A .txt has a path a line, a
-    .csv a column `path`; both are absolute or relative to the list's folder.  Any other file is an image.
+    Attributes:
+        root: the folder that the names are relative to.
+        names: paths of the images.
+        unused: (path, reason) of the other files and folders.
+    """
+
+    root: Path
+    names: list[str]
+    unused: list[tuple[str, str]]
+
+
+def find_images(source: Path) -> Input:
+    """Return the images of `task.input`.
+
+    A folder gives the images below it, by their suffix or first bytes, sorted, without hidden ones.  A .txt has a path
+    a line, a .csv a column `path`; both are absolute or relative to the list's folder.  Any other file is an image.
 
     Raises:
         RequestError: an unreadable list, or a .csv without that column.
-        DataError: no image.
+        DataError: no image, or a folder that cannot be listed.
     """
     if source.is_dir():
-        root, names = source, sorted(_walk(source))
+        found = _find_below(source)
     elif source.suffix.lower() in (".txt", ".csv"):
-        root, names = source.parent, _read_list(source)
+        found = Input(source.parent, _read_list(source), [])
     else:
-        root, names = source.parent, [source.name]
-    if not names:
+        found = Input(source.parent, [source.name], [])
+    if not found.names:
+        others = f", only {kinds(path for path, _ in found.unused)}" if found.unused else ""
         raise DataError(
-            f"{escape_controls(source)}: names no photo\nuse files that end in {', '.join(sorted(SUFFIXES))}"
+            f"{escape_controls(source)}: names no photo{others}\nuse {', '.join(READ[:-1])} or {READ[-1]} files"
         )
-    return root, names
+    return found
 
 
-def _walk(root: Path) -> list[str]:
-    paths = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [f for f in files if f[f.rfind(".") :].lower() in SUFFIXES and not f.startswith(".")]
-        paths += [os.path.relpath(os.path.join(folder, name), root) for name in images]
-    return paths
+def _find_below(root: Path) -> Input:
+    names, unused = [], []
+    for path, reason in files_below(root):
+        parent, name = os.path.split(path)
+        if reason is None and is_hidden(name):
+            reason = "a hidden file"
+        elif reason is None and not is_image(root / parent, name):
+            reason = "no photo"
+        if reason is None:
+            names.append(path)
+        else:
+            unused.append((path, reason))
+    return Input(root, sorted(names), unused)
 
 
 def _read_list(file: Path) -> list[str]:
+    name = f"task.input={escape_controls(file)}"
     try:
         if file.suffix.lower() == ".txt":
             # splitlines would also split at characters that file names may contain.
-            lines = [line.removesuffix("\r") for line in file.read_bytes().decode("utf-8-sig").split("\n")]
+            lines = [line.removesuffix("\r") for line in decode(file.read_bytes(), file).split("\n")]
             return [line for line in lines if line.strip()]
-        return pd.read_csv(file, usecols=["path"], dtype=str, encoding="utf-8-sig")["path"].dropna().tolist()
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and pandas' errors are ValueErrors
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(
-            f"task.input={escape_controls(file)}: cannot be read as a list ({reason})\n"
-            "use a .txt with a path a line or a .csv with a column named path, in UTF-8"
-        ) from None
+        table = read_csv(file)
+    except UnreadableText as error:
+        raise RequestError(f"{name}{error}") from None
+    except OSError as error:
+        raise RequestError(f"{name}: cannot be read ({error.strerror})\nuse a file that you may read") from None
+    if "path" not in table:
+        raise RequestError(f"{name}: has no column path\nname the column of the photos' paths path")
+    return [path for path in table["path"] if path]
 
 
 def predict(
@@ -169,23 +203,40 @@ def write_predictions(
     readable, an earlier table stays; if all are, an earlier list is removed.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    paths = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
     readable = [position for position in range(len(names)) if position not in problems]
-    columns: dict[str, Sequence | np.ndarray] = {"path": [paths[position] for position in readable]}
+    columns: dict[str, Sequence | np.ndarray] = {"path": _storable(names[position] for position in readable)}
     class_names = np.array(classes, dtype=object)
     for i in range(labels.shape[1]):
         columns |= {f"top{i + 1}": class_names[labels[readable, i]], f"p{i + 1}": probabilities[readable, i]}
-    unreadable = {"path": [paths[position] for position in problems], "problem": list(problems.values())}
-    unreadable_file = output.with_name(f"{output.stem}.unreadable.csv")
-    unreadable_file.unlink(missing_ok=True)
-    tables = {output: columns, unreadable_file: unreadable}
-    written = [file for file, rows in tables.items() if len(rows["path"])]
-    for file in written:
-        _write_table(pd.DataFrame(tables[file]), file)
-    return written
+    if readable:
+        _write_table(pd.DataFrame(columns), output)
+    unreadable = [(names[position], problem) for position, problem in problems.items()]
+    return ([output] if readable else []) + write_list(unreadable, "problem", _unreadable_file(output))
+
+
+def write_list(rows: Sequence[tuple[str, str]], what: str, file: Path) -> list[Path]:
+    """Write (path, reason) of files as CSV, with the columns `path` and `what`; return the file.
+
+    Without rows there is no file, and an earlier one is removed.
+    """
+    file.unlink(missing_ok=True)
+    if rows:
+        _write_table(pd.DataFrame({"path": _storable(path for path, _ in rows), what: [row[1] for row in rows]}), file)
+    return [file] if rows else []
+
+
+def _unreadable_file(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.unreadable.csv")
+
+
+def _storable(names: Iterable[str]) -> list[str]:
+    return [os.fsencode(name).decode(errors="backslashreplace") for name in names]
 
 
 def _write_table(table: pd.DataFrame, file: Path) -> None:
     """Write CSV or parquet atomically."""
+    if file.suffix == ".csv":
+        write_csv(table, file)
+        return
     with write_atomically(file) as part:
-        table.to_parquet(part, index=False) if file.suffix == ".parquet" else table.to_csv(part, index=False)
+        table.to_parquet(part, index=False)

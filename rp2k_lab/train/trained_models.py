@@ -10,6 +10,7 @@ from mindspore import nn
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.class_names import look_alike, spelled_out
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.predictor import Member
 from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
@@ -102,10 +103,13 @@ def class_differences(classes: Sequence[str], run_classes: Sequence[str], name: 
     """Return a text on different classes: `the run lacks a, b and 3 more; dataset=x lacks c`."""
     parts = []
     for source, known, wanted in ((run_name, set(run_classes), classes), (name, set(classes), run_classes)):
-        missing = [escape_controls(c) for c in wanted if c not in known]
+        missing = [c for c in wanted if c not in known]
         if missing:
             more = f" and {len(missing) - _DIFFERENCES_SHOWN} more" if len(missing) > _DIFFERENCES_SHOWN else ""
-            parts.append(f"{source} lacks {', '.join(missing[:_DIFFERENCES_SHOWN])}{more}")
+            shown = [
+                spelled_out(c) if look_alike(c, known) else escape_controls(c) for c in missing[:_DIFFERENCES_SHOWN]
+            ]
+            parts.append(f"{source} lacks {', '.join(shown)}{more}")
     return "; ".join(parts) or "the same in another order"
 
 

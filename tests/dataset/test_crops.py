@@ -186,7 +186,7 @@ class TestReaders:
 
     def test_prediction_of_a_list(self, index, tmp_path):
         pd.DataFrame({"path": [*index.table["path"][:2], "b.jpg#xywh=999,0,5,5"]}).to_csv(tmp_path / "list.csv")
-        root, names = find_images(tmp_path / "list.csv")
+        root, names, _ = find_images(tmp_path / "list.csv")
         problems = {}
         views = readable_views([f"{root}/{name}" for name in names], [((20, 20), "stretch")], problems)
         assert [views(i)[0].shape for i in range(3)] == [(20, 20, 3), (20, 20, 3), (1, 1, 3)]

@@ -55,9 +55,12 @@ class TestClasses:
 
     def test_other_files(self, tmp_path):
         touch(tmp_path, "a/1.jpg", "a/._1.jpg", "a/Thumbs.db", "a/.cache/x.jpg", "a/notes/n.txt", ".git/x.jpg", "x.jpg")
+        touch(tmp_path, "@eaDir/1.jpg/THUMB.jpg", "__MACOSX/a/._1.jpg", "x.md")
         scanned = scan(tmp_path)
         assert [path for path, _, _ in scanned.images] == ["a/1.jpg"]
-        assert scanned.other_files == [".git", "a/._1.jpg", "a/.cache", "a/Thumbs.db", "a/notes/n.txt", "x.jpg"]
+        files = [".git/", "@eaDir/", "__MACOSX/", "a/._1.jpg", "a/.cache/", "a/Thumbs.db", "a/notes/n.txt", "x.md"]
+        assert scanned.other_files == files
+        assert scanned.unused_images == [".git/x.jpg", "@eaDir/1.jpg/THUMB.jpg", "a/.cache/x.jpg", "x.jpg"]
 
     @pytest.mark.parametrize("empty", ["空", "Fruit/空", "Fruit/Apple/空"])
     def test_an_empty_class_is_refused(self, tmp_path, empty):
@@ -94,6 +97,21 @@ class TestSplits:
         touch(tmp_path, "Train/a/1.jpg", "VALID/a/2.jpg", "testing/a/3.jpg", "readme.md", ".DS_Store")
         assert split_of(tmp_path) == {"Train/a/1.jpg": "train", "VALID/a/2.jpg": "val", "testing/a/3.jpg": "test"}
 
+    def test_what_stands_beside_the_splits_is_counted(self, tmp_path):
+        touch(tmp_path, "train/a/1.jpg", "train/2.HEIC", "readme.md", "more/b/3.jfif", "more/b/4.txt", "more/.x/5.jpg")
+        scanned = scan(tmp_path, split_folders=True)
+        assert [path for path, _, _ in scanned.images] == ["train/a/1.jpg"]
+        assert scanned.unused_images == ["train/2.HEIC", "more/b/3.jfif"]
+        assert scanned.other_files == ["more/.x/", "more/b/4.txt", "readme.md"]
+
+    @pytest.mark.parametrize("name", ["val", "Test"])
+    def test_a_broken_link_in_place_of_a_split_is_refused(self, tmp_path, name):
+        """Otherwise another val would be drawn from train."""
+        touch(tmp_path, "train/a/1.jpg")
+        (tmp_path / name).symlink_to("nowhere")
+        with pytest.raises(DataError, match=f"/{name}: no folder, or a broken link\n"):
+            scan(tmp_path)
+
     def test_nested_classes_are_named_below_the_split(self, tmp_path):
         touch(tmp_path, "train/Fruit/Kiwi/1.jpg", "validation/Fruit/Kiwi/2.jpg")
         assert {name for _, name, _ in scan(tmp_path).images} == {"Fruit/Kiwi"}
@@ -122,6 +140,29 @@ class TestSplits:
         assert "dataset.split_folders=false" in second
         assert split_of(tmp_path, split_folders=True) == {"train/a/1.jpg": "train"}
         assert [name for _, name, _ in scan(tmp_path, split_folders=False).images] == ["apple", "train", "train/a"]
+
+    def test_splits_below_another_folder_are_refused(self, tmp_path):
+        """Each class would be two: set/train/a and set/test/a."""
+        touch(tmp_path, "set/train/a/1.jpg", "set/train/b/1.jpg", "set/test/a/2.jpg")
+        with pytest.raises(RequestError) as error:
+            scan(tmp_path)
+        first, second = str(error.value).split("\n")
+        assert first == f"dataset.root={tmp_path}: set has the folders of splits test and train"
+        assert second == f"use dataset.root={tmp_path}/set, or add dataset.split_folders=false for classes"
+        assert set(split_of(tmp_path / "set").values()) == {"train", "test"}
+        assert len({name for _, name, _ in scan(tmp_path, split_folders=False).images}) == 3
+
+    def test_splits_in_each_class_are_refused(self, tmp_path):
+        touch(tmp_path, *(f"{name}/{split}/1.jpg" for name in "ab" for split in ("train", "test")))
+        with pytest.raises(RequestError, match="a has the folders of splits test and train\narrange the photos as"):
+            scan(tmp_path)
+
+    def test_a_class_may_be_called_like_a_split(self, tmp_path):
+        touch(tmp_path, "tools/test/1.jpg", "tools/train/1.jpg", "toys/train/1.jpg")
+        with pytest.raises(RequestError, match="tools has"):
+            scan(tmp_path)
+        touch(tmp_path / "other", "tools/test/1.jpg", "toys/train/1.jpg")
+        assert len(scan(tmp_path / "other").images) == 2
 
     def test_splits_without_train_are_refused(self, tmp_path):
         touch(tmp_path, "val/a/1.jpg", "test/a/1.jpg")

@@ -14,7 +14,8 @@ TRANSPARENT = {"png-gray-alpha", "png-alpha", "png-palette-transparent-color", "
 @pytest.mark.parametrize("name", READABLE)
 def test_format_is_recognized_by_the_first_bytes(name):
     kind = name.split("-")[0]
-    expected = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "gif": "GIF", "bmp": "BMP"}.get(kind)
+    expected = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF",
+                "avif": "AVIF", "jp2": "JPEG 2000"}.get(kind)  # fmt: skip
     result = image_formats.format_of(READABLE[name][: image_formats.HEAD_BYTES])
     assert result == expected if expected else result in ("JPEG", "PNG")
 
@@ -24,7 +25,33 @@ def test_other_files_have_no_format(data):
     assert image_formats.format_of(data) is None
 
 
-@pytest.mark.parametrize("name", [name for name in READABLE if "orientation" not in name])
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
+        (b"\0\0\0\x14ftypcrx \0\0\0\1crx ", "camera raw"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  heic", None),  # the brands end before
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", None),
+        (b"II*\0\x10\0\0\0CR\2\0", "camera raw"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"DDS is short for", None),
+    ],
+)
+def test_formats_that_are_named(head, expected):
+    assert image_formats.format_of(head + bytes(40)) == expected
+
+
+def test_suffixes_are_told_in_any_case():
+    suffixes = [image_formats.suffix_of(name) for name in ("a.JFIF", "b.c.HeIc", "no suffix", ".jpg")]
+    assert suffixes == [".jfif", ".heic", "", ".jpg"]
+    assert {".jfif", ".jpe", ".heic", ".avif", ".tiff", ".jp2", ".dng"} <= set(image_formats.FORMAT_OF_SUFFIX)
+
+
+@pytest.mark.parametrize("name", [name for name in READABLE if name.split("-")[0] in ("png", "webp", "gif", "bmp")
+                                  and "orientation" not in name])  # fmt: skip
 def test_transparency(name):
     data = READABLE[name]
     assert image_formats.may_be_transparent(data, image_formats.format_of(data)) == (name in TRANSPARENT)

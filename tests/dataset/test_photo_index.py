@@ -45,6 +45,23 @@ def test_table_of_a_small_set(root):
     assert index.split("test").index.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("count", [6, 11])
+def test_balanced_photos_have_no_tail(tmp_path, write_photo, count):
+    """Nor after val is drawn from some classes more than from others."""
+    for name in "abcdefg":
+        for i in range(count + (name > "d")):
+            write_photo(tmp_path / "set" / "train" / name / f"{i}.png", seed=i)
+    index = build_index(dataset(tmp_path / "set"))
+    assert set(index.class_groups()[0]) == {"medium"}
+
+
+@pytest.mark.parametrize(("name", "said"), [("单", False), ("A b.C ", True), ("others", False)])
+def test_a_catch_all_class_that_is_written_otherwise_is_said(root, caplog, name, said):
+    """Without the line its photos would count as a product's."""
+    build_index(dataset(root, catch_all_class=name))
+    assert ("the data set has no such class, but a b.c" in caplog.text) == said
+
+
 @pytest.mark.parametrize("name", ["two\nlines", "two\rlines"])
 def test_a_class_name_of_two_lines_is_refused(root, name):
     (root / "train" / "单").rename(root / "train" / name)

@@ -53,6 +53,43 @@ def test_a_decision_accepts_or_rejects_a_line(reviewed, decision, new):
     assert labels(reviewed(f"{GOOD},{decision}", head=f"{HEAD},decision"))[1] == new
 
 
+@pytest.mark.parametrize("column", ["Decision", " decision", "DECISION ", "\ufeffdecision"])
+def test_a_rejected_line_is_not_followed_however_its_column_is_written(reviewed, column, caplog):
+    caplog.set_level("INFO")
+    lines = (f"{GOOD},no", "train/红枣/1.jpg,红枣,NA,0.7, YES", "train/红枣/2.jpg,红枣,NA,0.7,")
+    assert labels(reviewed(*lines, head=f"{HEAD},{column}"))[:4] == ["NA", "NA", "NA", "红枣"]
+    assert "1 of 3 lines are followed (1 yes, 1 no, 1 without a decision)" in caplog.text
+
+
+def test_without_a_decision_all_lines_are_followed_and_that_is_said(reviewed, caplog):
+    caplog.set_level("INFO")
+    labels(reviewed(GOOD))
+    assert "all 1 lines are followed, since there is no column decision" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_list_reviewed_in_excel_is_read(reviewed, encoding, separator):
+    file = reviewed(f"{GOOD},yes".replace(",", separator), head=f"{HEAD},Decision".replace(",", separator),
+                    encoding=encoding)  # fmt: skip
+    assert labels(file)[1] == "红枣"
+
+
+def test_names_with_spaces_around_them_are_found(reviewed):
+    assert labels(reviewed('"train/NA/2.jpg ",NA ,红枣\u3000,0.9'))[1] == "红枣"
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"), [("train/007/1.jpg,7,红枣,1", "7"), ("train/007/1.jpg,007,6.90123E+12,1", "6.90123E\\+12")]
+)
+def test_names_that_a_spreadsheet_changed_are_explained(reviewed, line, changed):
+    table = pd.DataFrame([("train/007/1.jpg", "007", "train"), *TABLE.to_numpy().tolist()], columns=TABLE.columns)
+    with pytest.raises(
+        RequestError, match=rf"line 2: {changed} is not what was typed: a spreadsheet changed it\nformat the column"
+    ):
+        relabel(table, table, ["007", *CLASSES], reviewed(line))
+
+
 def test_a_spreadsheets_list_is_read(reviewed):
     """A byte order mark, other columns, another order, an empty line."""
     file = reviewed('x,红枣,NA,"train/NA/2.jpg"', "", head="note,suggested,given,path", encoding="utf-8-sig")
@@ -70,7 +107,7 @@ def test_a_written_list_is_read_back(tmp_path):
         }
     )
     write_relabels(suspects, tmp_path / "list.csv")
-    assert (tmp_path / "list.csv").read_text("utf-8").splitlines()[0] == "path,given,suggested,score"
+    assert (tmp_path / "list.csv").read_text("utf-8-sig").splitlines()[0] == "path,given,suggested,score"
     read = read_relabels(tmp_path / "list.csv")
     assert read.to_numpy().tolist() == suspects[["path", "given", "suggested"]].to_numpy().tolist()
 
@@ -117,17 +154,18 @@ def test_an_unknown_decision_is_refused(reviewed):
     ("content", "reason"),
     [
         (b"path,given\n", "has no column suggested"),
-        (b"", "cannot be read as a CSV"),
-        (b"\xff\xfe\xfd", "cannot be read as a CSV"),
-        (None, "cannot be read as a CSV"),
+        (b"", "is empty\nsave it"),
+        (b"\xff\xfe\xfd", "neither UTF-8 nor"),
+        (None, "cannot be read"),
+        (b"path,given,suggested,descision\n", "has an unknown column descision\ncall it decision if it accepts"),
+        (b"path,given,suggested,\na,b,c,no\n", "has an unknown column column 4"),
+        (b"path,given,suggested,decision, Decision\n", "has two columns decision"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, reason):
     if content is not None:
         (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(
-        RequestError, match=rf"list\.csv: {reason}.*\nuse a list with the columns path, given, suggested"
-    ) as error:
+    with pytest.raises(RequestError, match=rf"^dataset\.relabel=.*list\.csv: {reason}") as error:
         read_relabels(tmp_path / "list.csv")
     assert str(error.value).count("\n") == 1
 

@@ -25,7 +25,7 @@ def test_class_table_of_a_small_set():
         "val": [0, 0, 0, 0, 0],
         "test": [0, 1, 0, 0, 1],
         "unreadable": [1, 0, 0, 1, 0],
-        "group": ["head", "medium", "tail", "", ""],
+        "group": ["medium", "medium", "tail", "", ""],
     }
     assert missing_classes(table, ["train", "test"]) == {"train": ["bad", "lost"], "test": ["a", "bad", "c"]}
 

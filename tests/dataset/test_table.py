@@ -109,6 +109,37 @@ class TestColumns:
         with pytest.raises(RequestError, match=rf"^dataset\.table=.*labels\.csv: {message}"):
             table(*GOOD, **changes).scan()
 
+    @pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    def test_a_chinese_spreadsheet(self, table, encoding, separator):
+        lines = [line.replace(",", separator) for line in (" Path ,LABEL, Split", "a.png,红枣,train", "b.png,椰子,")]
+        assert rows(table(*lines[1:], head=lines[0], encoding=encoding)) == [
+            ("a.png", "红枣", "train"), ("b.png", "椰子", None),
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("head", "message"),
+        [
+            ("path,label,subset", "has no column split, but subset\nset dataset.split_column to it, or to null"),
+            ("path,label,Splits ", "has no column split, but splits\n"),
+            ("path,label,Group ID", "has no column group, but group id\nset dataset.group_columns to it, or to null"),
+        ],
+    )
+    def test_a_column_that_is_likely_meant_is_not_ignored(self, table, head, message):
+        """Without the split, images of one shop would be drawn into train and test."""
+        values = ("walk 1", "walk 2") if "Group" in head else ("train", "Test")
+        dataset = table(*(f"{name}.png,tea,{value}" for name, value in zip("ab", values, strict=True)), head=head)
+        with pytest.raises(RequestError, match=message.replace("\n", "\\n")):
+            dataset.scan()
+        ignoring = {"split_column": None, "group_columns": None}
+        assert len(rows(dataset.model_copy(update=ignoring))) == 2
+
+    def test_unused_columns_and_twins_in_case_are_noted(self, table):
+        scan = table("a.png,tea,train,3", "b.png,Tea,,4", head="path,label,split,Price").scan()
+        assert scan.notes == ["1 labels differ from others in case alone, the first tea and Tea",
+                              "columns not used: price"]  # fmt: skip
+        assert table("a.png,tea,train").scan().notes == []
+
     def test_paths_elsewhere(self, table, photos, tmp_path, write_photo):
         other = write_photo(tmp_path / "other" / "z.png")
         dataset = table(f"{photos}/a.png,tea,train", "./b.png,tea,train", f"{other},tea,val")
@@ -158,17 +189,20 @@ class TestWrongRows:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (b"", "cannot be read as a table"),
-            ("path,label\n照.png,茶\n".encode("gbk"), "cannot be read as a table .*utf-8"),
-            (b"path,label\na.png,Chocolate, dark\n", "cannot be read as a table .*rows have more cells"),
-            (b"path,label\na.png,tea\nb.png,Chocolate, dark\n", "cannot be read as a table .*line 3"),
-            (b"path,label\n", "has no rows"),
-            (b"path,label,Path\na.png,tea,b.png\n", "has two columns path"),
+            (b"", ": is empty"),
+            (b"path,label\na.png,K\xe4se\n", ": neither UTF-8 nor UTF-16 nor GB18030"),
+            (b"path,label\na.png,Chocolate, dark\n", ", line 2: has 3 cells, more than the header's 2"),
+            (b"path,label\na.png,tea\nb.png,Chocolate, dark\n", ", line 3: has 3 cells"),
+            (b"path,label\n", ": has no rows"),
+            (b"path,label,Path\na.png,tea,b.png\n", ": has two columns path"),
+            (b"path,label\na.png,6.90123E+12\n", ", line 2: 6.90123E\\+12 is not what was typed"),
+            (b"path,label\na.png,tea\nb.png,#NAME?\n", ", line 3: #NAME\\? is not what was typed"),
+            (b'path,label\na.png,tea\nb.png,"tea "\n', ", line 3: tea  and the label 'tea' differ in spaces alone"),
         ],
     )
     def test_other_files(self, photos, content, reason):
         (photos / "labels.csv").write_bytes(content)
-        with pytest.raises(DataError, match=rf"labels\.csv: {reason}") as error:
+        with pytest.raises(DataError, match=rf"labels\.csv{reason}") as error:
             options("table", table=photos / "labels.csv").scan()
         assert str(error.value).count("\n") == 1
 

@@ -112,6 +112,13 @@ def readable_files() -> dict[str, bytes]:
         "gif": encoded(palette, "GIF"),
         "gif-transparent": encoded(palette, "GIF", transparency=3),
         "gif-animation": encoded(palette, "GIF", save_all=True, append_images=[other.quantize(16)]),
+        "tiff": encoded(RGB, "TIFF"),
+        "tiff-lzw-alpha": encoded(RGBA, "TIFF", compression="tiff_lzw"),
+        "tiff-pages": encoded(RGB, "TIFF", save_all=True, append_images=[other.copy()]),
+        "avif": encoded(RGB, "AVIF", quality=95),
+        "avif-alpha": encoded(RGBA, "AVIF", quality=95),
+        "jp2": encoded(RGB, "JPEG2000"),
+        "jp2-codestream-alpha": encoded(RGBA, "JPEG2000", no_jp2=True),
         "bmp": encoded(RGB, "BMP"),
         "bmp-palette": encoded(palette, "BMP"),
         "bmp-1-bit": encoded(RGB.convert("1"), "BMP"),
@@ -134,6 +141,8 @@ def readable_files() -> dict[str, bytes]:
         files[f"png-orientation-{value}"] = encoded(RGB, "PNG", exif=oriented(value))
         files[f"png-alpha-orientation-{value}"] = encoded(RGBA, "PNG", exif=oriented(value))
         files[f"webp-orientation-{value}"] = encoded(RGB, "WEBP", lossless=True, exif=oriented(value))
+        files[f"tiff-orientation-{value}"] = encoded(RGB, "TIFF", exif=oriented(value))
+        files[f"avif-orientation-{value}"] = encoded(RGB, "AVIF", exif=oriented(value))
         files[f"webp-alpha-orientation-{value}"] = encoded(RGBA, "WEBP", lossless=True, exif=oriented(value))
     return files
 
@@ -149,12 +158,16 @@ def decode_with_pillow(data: bytes) -> np.ndarray:
 
 def corrupt_files() -> dict[str, tuple[bytes, str, bool]]:
     """Return (content, reason, whether the header is corrupt) by name."""
-    noise = {kind: encoded(NOISE, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
+    noise = {kind: encoded(NOISE, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")}
     progressive, alpha = encoded(NOISE, "JPEG", progressive=True), encoded(NOISE.convert("RGBA"), "PNG")
     jpeg, whole_png = noise["JPEG"], noise["PNG"]
     frame = jpeg.find(b"\xff\xc0")
-    no_image, damaged = "neither JPEG, PNG, WebP, BMP nor GIF", "a truncated or damaged {} of {{}} bytes"
+    no_image, damaged = (
+        "neither JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC nor JPEG 2000",
+        "a truncated or damaged {} of {{}} bytes",
+    )
     with_thumbnail = encoded(NOISE, "JPEG", exif=b"Exif\0\0" + encoded(RGB, "JPEG"))
+    unusual = damaged.replace("truncated or damaged", "truncated, damaged or unusual")
     files = {
         "zero-bytes": (b"", "zero bytes", True),
         "text": (b"see the other folder", no_image, True),
@@ -162,8 +175,6 @@ def corrupt_files() -> dict[str, tuple[bytes, str, bool]]:
         "html": (b"<html>404 not found</html>" * 50, no_image, True),
         "sound": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(30), no_image, True),
         "nul-bytes": (bytes(5000), no_image, True),
-        "tiff": (encoded(RGB, "TIFF"), no_image, True),
-        "avif": (encoded(RGB, "AVIF"), no_image, True),
         "jpeg-3-bytes": (jpeg[:3], damaged.format("JPEG"), True),
         "jpeg-cut-in-its-header": (jpeg[:100], damaged.format("JPEG"), True),
         "jpeg-without-height": (jpeg[: frame + 5] + bytes(2) + jpeg[frame + 7 :], damaged.format("JPEG"), True),
@@ -179,6 +190,10 @@ def corrupt_files() -> dict[str, tuple[bytes, str, bool]]:
         "webp-cut": (cut(noise["WEBP"], 0.5), damaged.format("WebP"), True),
         "gif-cut": (cut(noise["GIF"], 0.5), damaged.format("GIF"), False),
         "bmp-cut": (cut(noise["BMP"], 0.5), damaged.format("BMP"), False),
+        "tiff-cut": (cut(noise["TIFF"], 0.5), unusual.format("TIFF"), False),
+        "tiff-without-its-header": (b"II*\0" + bytes(30), unusual.format("TIFF"), True),
+        "avif-cut": (cut(noise["AVIF"], 0.5), unusual.format("AVIF"), True),
+        "jp2-cut-in-its-header": (noise["JPEG2000"][:60], unusual.format("JPEG 2000"), True),
         "gif-without-size": (b"GIF89a" + bytes(20), damaged.format("GIF"), True),
     }
     for fraction in (0.1, 0.5, 0.99):

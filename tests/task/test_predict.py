@@ -6,11 +6,16 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.task import predict
 
 RUN = "resnet18_shelf_none_seed0"
+
+
+# Photos that were not found: by other suffixes, without one, in a linked folder.
+KINDS = {"a.jfif": "JPEG", "b.tiff": "TIFF", "c.AVIF": "AVIF", "d.jp2": "JPEG2000", "截屏2019-12-09下午7.49": "PNG"}
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +26,19 @@ def recorded(first_run):
 
 @pytest.fixture(scope="module")
 def folder(recorded, first_request, tmp_path_factory):
-    """Forty images of test under their paths, a broken one, and files to ignore."""
+    """Forty images of test under their paths, six of other kinds, a broken one, and files to ignore."""
     folder = tmp_path_factory.mktemp("input") / "照片"
     root = first_request[1].root
     for path in recorded["path"][:40]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, folder / path)
     (folder / "broken, 坏.JPG").write_bytes(b"\xff\xd8\xff")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with Image.open(root / recorded["path"][0]) as photo:
+        for name, kind in KINDS.items():
+            photo.save(elsewhere / name, kind)
+    (folder / "more").symlink_to(elsewhere)
+    (folder / "up").symlink_to(folder)
     (folder / "notes.md").write_text("no photo")
     (folder / ".hidden.jpg").write_text("no photo")
     return folder
@@ -46,6 +57,9 @@ def test_predictions_equal_the_evaluation(predicted, recorded):
     code, out, err = predicted.result
     assert (code, err) == (0, "")
     found = pd.read_parquet(predicted.output)
+    more = found["path"].str.startswith("more/")
+    assert found.loc[more, "path"].tolist() == [f"more/{name}" for name in KINDS]
+    found = found[~more].reset_index(drop=True)
     assert list(found) == ["path", "top1", "p1", "top2", "p2", "top3", "p3"]
     expected = recorded[:40].sort_values("path", ignore_index=True)
     pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=False, atol=1e-6)
@@ -56,15 +70,22 @@ def test_unreadable_images_are_listed(predicted):
     bad = pd.read_csv(predicted.output.with_name("found.unreadable.csv"))
     assert bad["path"].tolist() == ["broken, 坏.JPG"]
     assert "damaged JPEG of 3 bytes" in bad["problem"][0]
-    assert "1 of 41 cannot be read" in predicted.result[1]
+    assert "1 of 46 cannot be read" in predicted.result[1]
+
+
+def test_what_is_no_photo_is_listed(predicted):
+    unused = pd.read_csv(predicted.output.with_name("found.unused.csv"))
+    reasons = {".hidden.jpg": "a hidden file", "notes.md": "no photo", "up/": "a link to a folder above it"}
+    assert dict(zip(unused["path"], unused["reason"], strict=True)) == reasons
+    assert "3 other files and folders are listed in" in predicted.result[1]
 
 
 def test_prediction_is_a_run_with_parent_and_files(first_run, later_store, predicted):
     run, (parent,) = later_store.run_of(predicted.result[1]), first_run.store.runs()
     assert run.data.tags["parent"] == parent.info.run_id
-    assert (run.data.tags["photos"], run.data.tags["unreadable_photos"]) == ("41", "1")
+    assert (run.data.tags["photos"], run.data.tags["unreadable_photos"]) == ("46", "1")
     files = {path.name for path in later_store.artifacts(run).iterdir()}
-    assert files == {"config.yaml", "environment.txt", "found.parquet", "found.unreadable.csv"}
+    assert files == {"config.yaml", "environment.txt", "found.parquet", "found.unreadable.csv", "found.unused.csv"}
 
 
 def test_only_unreadable_images_keep_an_earlier_table(tmp_path):
@@ -101,7 +122,9 @@ def test_readable_images_remove_an_earlier_list_of_unreadable_ones(tmp_path):
     names = ["a, b.jpg", "\udcff.jpg"]  # a name that is no UTF-8, as Python gives it
     assert predict.write_predictions(output, names, labels, probabilities, {}, ["甲", "乙"]) == [output]
     assert not (tmp_path / "found.unreadable.csv").exists()
-    assert output.read_text("utf-8") == 'path,top1,p1,top2,p2\n"a, b.jpg",乙,0.75,甲,0.25\n\\xff.jpg,甲,0.5,乙,0.5\n'
+    assert output.read_bytes().startswith(b"\xef\xbb\xbf")  # for Excel
+    expected = 'path,top1,p1,top2,p2\n"a, b.jpg",乙,0.75,甲,0.25\n\\xff.jpg,甲,0.5,乙,0.5\n'
+    assert output.read_text("utf-8-sig") == expected
 
 
 def test_only_readable_images_have_rows(tmp_path):
@@ -132,9 +155,24 @@ def test_irregular_files_are_reported_without_blocking(tmp_path, name):
 
 
 def test_folder_gives_all_images_below_it_sorted(folder, recorded):
-    root, names = predict.find_images(folder)
+    root, names, _ = predict.find_images(folder)
     assert root == folder
-    assert names == sorted(["broken, 坏.JPG", *recorded["path"][:40]])
+    assert names == sorted(["broken, 坏.JPG", *recorded["path"][:40], *(f"more/{name}" for name in KINDS)])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.jpg").touch()
+    scandir = os.scandir
+
+    def closed(folder):
+        if os.fspath(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    unused = [("closed/", "the folder cannot be listed (Permission denied)")]
+    assert predict.find_images(tmp_path) == (tmp_path, ["a.jpg"], unused)
 
 
 @pytest.mark.parametrize(
@@ -146,24 +184,32 @@ def test_folder_gives_all_images_below_it_sorted(folder, recorded):
 )
 def test_list_gives_its_paths_unchanged(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
-    assert predict.find_images(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"])
+    assert predict.find_images(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"], [])
 
 
 def test_single_image(tmp_path):
-    assert predict.find_images(tmp_path / "a.webp") == (tmp_path, ["a.webp"])
+    assert predict.find_images(tmp_path / "a.webp") == (tmp_path, ["a.webp"], [])
 
 
 @pytest.mark.parametrize("name", ["empty", "list.txt"])
 def test_no_image_is_unusable_data(tmp_path, name):
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "empty" / "below" / "x.txt").touch()
     (tmp_path / "list.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="names no photo\n"):
+    with pytest.raises(DataError, match=r"names no photo(, only 1 \.txt)?\nuse JPEG, "):
         predict.find_images(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize(("name", "content"), [("a.csv", "Path ;n\r\n红枣/1.jpg;1\r\n"), ("a.txt", "红枣/1.jpg\r\n")])
+def test_lists_of_spreadsheets_and_other_editors_are_read(tmp_path, encoding, name, content):
+    (tmp_path / name).write_text(content, encoding, newline="")
+    assert predict.find_images(tmp_path / name).names == ["红枣/1.jpg"]
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", b"file\na.jpg\n"), ("a.csv", b""), ("a.txt", b"\xff\xfe\n")])
 def test_invalid_list_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(RequestError, match="cannot be read as a list") as error:
+    with pytest.raises(RequestError, match=r"\.(csv|txt): (has no column path|is empty|neither UTF-8)") as error:
         predict.find_images(tmp_path / name)
     assert len(str(error.value).splitlines()) == 2

@@ -63,6 +63,8 @@ def test_another_order_is_a_difference(run):
 
 def test_differences_are_one_line():
     assert "\n" not in class_differences(["a\nb"], ["c"], "one", "other")
+    twins = class_differences(["caf\u00e9", "é"], ["cafe\u0301", "é"], "one", "other")
+    assert twins == "other lacks caf\\u00e9; one lacks cafe\\u0301"
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import pandas as pd
-from filelock import FileLock
 from tqdm import tqdm
 
+from rp2k_lab.core.files import sync_folder, sync_tree
+from rp2k_lab.core.locks import file_lock
 from rp2k_lab.dataset.shelf.catalog import build_catalog
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.plan import plan
@@ -54,7 +55,7 @@ def make_shelf(options: ShelfOptions, folder: Path, num_processes: int | None = 
         return target
     truth = plan(options)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{name}.lock"):
+    with file_lock(target.parent / f".{name}.lock"):
         if target.is_dir():
             return target
         for leftover in target.parent.glob(f".{name}.part-*"):
@@ -63,8 +64,11 @@ def make_shelf(options: ShelfOptions, folder: Path, num_processes: int | None = 
         try:
             _write_set(options, truth, part, num_processes or _usable_cpus(), progress)
             # mkdtemp's folder is private; a finished set gets its parent's permissions.
-            part.chmod(target.parent.stat().st_mode & 0o777)
+            with suppress(PermissionError):  # exFAT has no permissions
+                part.chmod(target.parent.stat().st_mode & 0o777)
+            sync_tree(part)  # else a power cut may leave the name, which means complete, and empty files
             part.rename(target)
+            sync_folder(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return target

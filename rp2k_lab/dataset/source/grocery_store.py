@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.dataset.folder_walk import unlisted
 from rp2k_lab.dataset.options import SPLITS, Scan, Source
 from rp2k_lab.plugins import register
 
@@ -55,7 +56,8 @@ def scan_lists(root: Path) -> Scan:
     counts = Counter(path for path, _, _ in rows)
     if duplicates := [path for path, count in counts.items() if count > 1]:
         raise DataError(f"{root}: the lists name {duplicates[0]} twice\nremove one of the lines")
-    return Scan(root, rows, [], labels_in_paths=True)
+    images, other_files = unlisted(root, list(counts), [])
+    return Scan(root, rows, other_files, labels_in_paths=True, unused_images=images)
 
 
 def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str | None]]:

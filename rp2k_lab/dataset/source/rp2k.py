@@ -5,7 +5,7 @@ from typing import Literal
 
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset.options import SPLITS, Scan, Source
+from rp2k_lab.dataset.options import Scan, Source
 from rp2k_lab.dataset.source.folder import FolderReader
 from rp2k_lab.plugins import register
 
@@ -26,18 +26,18 @@ class Rp2k(Source):
 
 
 def scan_release(root: Path) -> Scan:
-    """List `<split>/<class>/<image>`: `train` must exist, `val` and `test` may; folders in class folders are ignored.
+    """List `<split>/<class>/<image>`: `train` must exist, `val` and `test` may, also by their other names.
 
     Raises:
-        RequestError: no folder `train` in `root`.
+        RequestError: no folder `train` in `root`, or two folders for one split.
         DataError: see `FolderReader`.
     """
     reader = FolderReader(root, nested=False)
-    present = {name for name, _ in reader.top}
-    if "train" not in present:
+    folders = reader.splits()
+    if "train" not in folders:
         raise RequestError(
             f"dataset.root={escape_controls(root)}: has no folder 'train'\n"
             "use a folder with train/<class>/<image> and test/<class>/<image>"
         )
-    reader.read_splits({split: split for split in SPLITS if split in present})
+    reader.read_splits(folders)
     return reader.scan(labels_in_paths=True)

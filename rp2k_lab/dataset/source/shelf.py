@@ -1,5 +1,6 @@
 """dataset=shelf: the embedded synthetic data set, drawn once under `data/`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,10 @@ class Shelf(Source, ShelfOptions):
             RequestError: the options contradict each other.
             DataError: see `scan_release`.
         """
-        return scan_release(self.root or self._draw())
+        from rp2k_lab.dataset.shelf.generate import OPTIONS_FILE, TRUTH_FILE
+
+        scan = scan_release(self.root or self._draw())
+        return replace(scan, other_files=[file for file in scan.other_files if file not in (OPTIONS_FILE, TRUTH_FILE)])
 
     def _draw(self) -> Path:
         from rp2k_lab.dataset import photo_index

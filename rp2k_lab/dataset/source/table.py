@@ -1,15 +1,15 @@
 """dataset=table: photos and crops of photos listed in a CSV or parquet file."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from rp2k_lab.core.csv_files import DAMAGED, TYPED_AGAIN, UnreadableText, column_key, is_damaged, read_csv
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.options import AbsolutePath
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.dataset.crops import file_of, split_crop
 from rp2k_lab.dataset.options import SPLIT_NAMES, OwnPhotos, Places, Scan, relative_paths, title_of
 from rp2k_lab.plugins import register
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 _BOX = ("x", "y", "width", "height")
 _SUFFIXES = (".csv", ".parquet")
 _GROUP_SEPARATOR = " | "
-# Every cell is text: a class may be called NA or 007.  Lines are numbered as in an editor.
-_CSV_OPTIONS = {
-    "dtype": str,
-    "keep_default_na": False,
-    "encoding": "utf-8-sig",
-    "skip_blank_lines": False,
-    "skipinitialspace": True,
-    "index_col": False,
-}
 # One column needs no brackets.
 Columns = Annotated[
     tuple[str, ...], Field(strict=False), BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
@@ -42,7 +33,7 @@ class Table(OwnPhotos):
 
     name: Literal["table"]
     table: AbsolutePath | None = Field(
-        description="table of the photos, .csv (UTF-8) or .parquet; with columns x, y, width and height [pixels], each "
+        description="table of the photos, .csv or .parquet; with columns x, y, width and height [pixels], each "
         "row is a crop"
     )
     root: AbsolutePath | None = Field(description="folder that relative paths start at; null: the table's folder")
@@ -85,9 +76,9 @@ class Table(OwnPhotos):
         """List the rows of the table.
 
         Raises:
-            RequestError: a column is missing.
-            DataError: the table cannot be read, or has a row without path or label, an unknown split, or a box that is
-                no numbers.
+            RequestError: a column is missing, or another one seems to be meant.
+            DataError: the table cannot be read, or has a row without path or label, an unknown split, labels that
+                differ in spaces alone, a value that a spreadsheet damaged, or a box that is no numbers.
         """
         self.check_files()
         assert self.table is not None
@@ -107,11 +98,14 @@ class Table(OwnPhotos):
             groups=groups,
             boxes=boxes,
             places=rows.places,
-            notes=notes,
+            notes=[*notes, *_twins(rows, self.label_column), *rows.unused()],
         )
 
     def _splits(self, rows: "TableRows") -> list[str | None]:
-        if self.split_column is None or not rows.has(self.split_column, default="split", key="split_column"):
+        if self.split_column is None:
+            return [None] * len(rows.table)
+        if not rows.has(self.split_column, default="split", key="split_column"):
+            rows.refuse_likely("split", _names_splits)
             return [None] * len(rows.table)
         given = rows.column(self.split_column).str.strip()
         lower = given.str.lower()
@@ -124,18 +118,46 @@ class Table(OwnPhotos):
     def _groups(self, rows: "TableRows") -> list[str] | None:
         columns = self.group_columns or ()
         default = "group" if len(columns) == 1 else None
-        if not columns or not all([rows.has(name, default, "group_columns") for name in columns]):
+        if not columns:
+            return None
+        if not all([rows.has(name, default, "group_columns") for name in columns]):
+            rows.refuse_likely("group", lambda column: str(column.name).startswith("group"))
             return None
         values = [rows.column(name).tolist() for name in columns]
         return [_GROUP_SEPARATOR.join(row) if any(row) else "" for row in zip(*values, strict=True)]
+
+
+def _names_splits(column: "pd.Series") -> bool:
+    """Return whether a column has splits' names alone."""
+    names = set(column.str.strip().str.lower()) - {""}
+    return bool(names) and names <= SPLIT_NAMES.keys()
+
+
+def _twins(rows: "TableRows", label_column: str) -> list[str]:
+    """Return a note on labels that differ in case alone.
+
+    Raises:
+        DataError: labels differ in spaces alone.
+    """
+    labels, first = rows.column(label_column), {}
+    plain = {name: " ".join(name.split()) for name in dict.fromkeys(labels)}
+    wrong = {name: first[key] for name, key in plain.items() if first.setdefault(key, name) != name}
+    if wrong:
+        name, other = next(iter(wrong.items()))
+        rows.refuse(labels == name, labels, f"and the label {other!r} differ in spaces alone", "write one of them")
+    cases = {}
+    for name in plain:
+        cases.setdefault(name.casefold(), []).append(escape_controls(name))
+    pairs = [" and ".join(names) for names in cases.values() if len(names) > 1]
+    return [f"{len(pairs)} labels differ from others in case alone, the first {pairs[0]}"] if pairs else []
 
 
 class TableRows:
     """The rows of a table as text, with their places in the file.
 
     Attributes:
-        table: all columns, str; the names in lower case.
-        places: of the rows: lines of a CSV, counted from the header as in an editor; rows of a parquet file.
+        table: all columns, str; the names by `column_key`.
+        places: of the rows: lines of a CSV, as in an editor; rows of a parquet file.
 
     Raises:
         DataError: the file cannot be read, has two columns of one name, or has no rows.
@@ -143,23 +165,13 @@ class TableRows:
 
     def __init__(self, file: Path):
         self._file = file
-        self.table = _read(file)
-        names = [str(name).strip() for name in self.table.columns]
-        self._names = ", ".join(map(escape_controls, names))
-        lower = [name.lower() for name in names]
-        self.table.columns = lower
-        if repeated := [name for name in lower if lower.count(name) > 1]:
-            raise DataError(
-                f"{escape_controls(file)}: has two columns {escape_controls(repeated[0])}\n"
-                "rename one; upper and lower case are the same"
-            )
-        empty = (self.table == "").all(axis=1)
-        is_csv = file.suffix.lower() == ".csv"
-        numbers = self.table.index.to_numpy() + (2 if is_csv else 1)
-        self.table = self.table[~empty].reset_index(drop=True)
-        if self.table.empty:
+        self._used: set[str] = set()
+        table = _read(file)
+        table = table[~(table == "").all(axis=1)]
+        if table.empty:
             raise DataError(f"{escape_controls(file)}: has no rows\nadd a row for each photo")
-        self.places = Places([(file, 0)], "line" if is_csv else "row", numbers[~empty].tolist())
+        unit = "line" if _is_csv(file) else "row"
+        self.table, self.places = table.reset_index(drop=True), Places([(file, 0)], unit, table.index.tolist())
 
     def has(self, name: str, default: str | None, key: str) -> bool:
         """Return whether there is a column; only the default may be absent.
@@ -167,28 +179,46 @@ class TableRows:
         Raises:
             RequestError: another column is absent.
         """
-        if name.lower() in self.table:
+        if column_key(name) in self.table:
             return True
         if name == default:
             return False
+        names = ", ".join(map(escape_controls, self.table))
         raise RequestError(
             f"dataset.table={escape_controls(self._file)}: has no column {escape_controls(name)}\n"
-            f"set dataset.{key} to one of {self._names}"
+            f"set dataset.{key} to one of {names}"
         )
+
+    def refuse_likely(self, default: str, is_likely: "Callable[[pd.Series], bool]") -> None:
+        """Raise RequestError for a column that the absent column `default` is likely to be: it would be ignored."""
+        for name in self.table.columns.difference(self._used, sort=False):
+            if is_likely(self.table[name]):
+                raise RequestError(
+                    f"dataset.table={escape_controls(self._file)}: has no column {default}, but {escape_controls(name)}"
+                    f"\nset dataset.{default}_column{'s' * (default == 'group')} to it, or to null to ignore it"
+                )
+
+    def unused(self) -> list[str]:
+        """Return a note on the columns that nothing has read."""
+        names = self.table.columns.difference(self._used, sort=False)
+        return [shorten(f"columns not used: {', '.join(map(escape_controls, names))}", 200)] if len(names) else []
 
     def column(self, name: str) -> "pd.Series":
         """Return a column."""
-        return self.table[name.lower()]
+        self._used.add(column_key(name))
+        return self.table[column_key(name)]
 
     def text(self, key: str, name: str) -> list[str]:
         """Return the column that `dataset.<key>_column` names, whose cells must not be empty.
 
         Raises:
             RequestError: there is no such column.
-            DataError: an empty cell.
+            DataError: an empty cell, or one that a spreadsheet damaged.
         """
         self.has(name, None, f"{key}_column")
         values = self.column(name)
+        if _is_csv(self._file):
+            self.refuse(values.map(is_damaged).astype(bool), values, DAMAGED, TYPED_AGAIN)
         self.refuse(values.str.strip() == "", values, f"has an empty {key}", "fill the cell or remove the row")
         return values.tolist()
 
@@ -201,29 +231,39 @@ class TableRows:
             raise DataError(f"{self.places.name(positions[0])}: {value}{reason}{more}\n{hint}")
 
 
+def _is_csv(file: Path) -> bool:
+    return file.suffix.lower() == ".csv"
+
+
 def _read(file: Path) -> "pd.DataFrame":
-    """Return a table of text as written; an empty cell is "".
+    """Return a table of text as written; an empty cell is "".  The index is the line or row.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or has two columns of one name.
     """
     import pandas as pd
 
     try:
-        if file.suffix.lower() == ".csv":
-            with warnings.catch_warnings(category=pd.errors.ParserWarning, action="error"):
-                return pd.read_csv(file, **_CSV_OPTIONS).fillna("")
+        if _is_csv(file):
+            return read_csv(file)
         # Nullable types, so that 7 beside an empty cell does not become 7.0.
         table = pd.read_parquet(file, dtype_backend="numpy_nullable").reset_index(drop=True)
-        return table.astype("string").astype(object).fillna("").astype(str)
-    except pd.errors.ParserWarning:
-        reason = "rows have more cells than the header"
-    except (OSError, ValueError) as error:  # UnicodeDecodeError, pandas' and pyarrow's errors are ValueErrors
+        table = table.astype("string").astype(object).fillna("").astype(str)
+    except UnreadableText as error:
+        raise DataError(f"{escape_controls(file)}{error}") from None
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise DataError(
-        f"{escape_controls(file)}: cannot be read as a table ({reason})\n"
-        "use a CSV in UTF-8 with a header, commas, and quotes around cells with commas, or a parquet file"
-    )
+        raise DataError(
+            f"{escape_controls(file)}: cannot be read as a table ({escape_controls(reason)})\n"
+            "use a CSV or a parquet file"
+        ) from None
+    names = [column_key(str(name)) for name in table]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(
+            f"{escape_controls(file)}: has two columns {escape_controls(repeated[0])}\n"
+            "rename one; upper and lower case are the same"
+        )
+    return table.set_axis(names, axis=1).set_axis(range(1, len(table) + 1))
 
 
 def _boxes(rows: TableRows, root: Path, paths: Sequence[str]) -> tuple[list[str], "np.ndarray | None", list[str]]:
@@ -254,7 +294,7 @@ def _numbers(rows: TableRows) -> "np.ndarray":
     import numpy as np
     import pandas as pd
 
-    text = rows.table[list(_BOX)].apply(lambda column: column.str.strip())
+    text = pd.DataFrame({name: rows.column(name).str.strip() for name in _BOX})
     numbers = text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     wrong = ~np.isfinite(numbers).all(axis=1) & (text != "").any(axis=1).to_numpy()
     cells = pd.Series([f"x,y,width,height={','.join(row)}:" for row in text.to_numpy().tolist()])
