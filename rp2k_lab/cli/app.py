@@ -1,6 +1,7 @@
 """Run a command line: Hydra composes the configuration, a task runs, an error becomes an exit code and two lines."""
 
 import difflib
+import errno
 import importlib
 import io
 import logging
@@ -14,17 +15,36 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rp2k_lab import COMMAND, PROJECT, SERVER_COMMAND
+from rp2k_lab import COMMAND, IGNORED_VARIABLES, PROJECT, SERVER_COMMAND
 from rp2k_lab.cli.command_line import split_arguments
-from rp2k_lab.config.choices import CONF, choices, chosen_by_default, defaults_of, flatten, groups, plain, root_defaults
+from rp2k_lab.config.choices import (
+    CONF,
+    CORRECT_FILE,
+    choices,
+    chosen_by_default,
+    defaults_of,
+    flatten,
+    groups,
+    plain,
+    root_defaults,
+    yaml_problem,
+)
+from rp2k_lab.config.overrides import explain_hydra_key
 from rp2k_lab.core.disk import explain_full_disk
+from rp2k_lab.core.environment import prepare_process
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.redaction import redact, redact_args
-from rp2k_lab.core.signals import claim_sigint, claim_sigterm
+from rp2k_lab.core.quoting import expand_home
+from rp2k_lab.core.redaction import redact_args, redact_message
+from rp2k_lab.core.signals import claim_signals
+from rp2k_lab.core.streams import keep_standard_streams, output_was_lost
+from rp2k_lab.core.text import escape_controls, escape_lines, shorten_middle
 from rp2k_lab.device.msrun import check_launch, is_launched, is_rank_zero
+from rp2k_lab.tracking.address import overrides_from_environment
 
 log = logging.getLogger(__name__)
 
+# Longer lines of a message lose their middle [characters]: a value may be the content of a file.
+_MAX_LINE = 2000
 _REPORTED = "already reported by the failed job of the sweep"
 
 _HELP = f"""\
@@ -39,6 +59,13 @@ rp2k-lab: train and compare image classifiers for retail products
 
 --cfg job prints the composed configuration without running it; --hydra-help lists more flags.
 """
+
+
+class _PublicLines(logging.Formatter):
+    """Log lines without credentials and control characters; names in them come from disks and stores."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_lines(redact_message(super().format(record)))
 
 
 def register_resolvers() -> None:
@@ -56,8 +83,10 @@ def run_task(composed: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    keep_standard_streams()  # of a launcher's process, which does not run `main`
     level = logging.INFO if is_rank_zero() else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=level, stream=sys.stdout, force=True)
+    logging.root.handlers[0].setFormatter(_PublicLines("%(message)s"))
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if not is_rank_zero():
@@ -89,7 +118,7 @@ def run_task(composed: DictConfig) -> float | None:
         # The other jobs of a sweep continue; Hydra raises this error again at the end.
         error.add_note(_REPORTED)
         if is_rank_zero():
-            _print_error(f"job {HydraConfig.get().job.num}: {error}")
+            _print_error(_in_two_lines(f"job {HydraConfig.get().job.num}: {error}"))
         raise
     finally:
         _remove_if_empty(folder)
@@ -101,9 +130,10 @@ def main(hydra_main: Callable[[], None]) -> int:
     Args:
         hydra_main: Hydra's entry point, for a command with flags.
     """
-    claim_sigint()
-    claim_sigterm()
-    sys.argv[1:] = redact_args(sys.argv[1:])
+    keep_standard_streams()
+    prepare_process(IGNORED_VARIABLES if is_rank_zero() else ())
+    claim_signals()
+    sys.argv[1:] = redact_args(map(expand_home, sys.argv[1:]))
     if is_launched() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # msrun copies a worker's output from a file
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a page and exiting 1
@@ -117,8 +147,10 @@ def main(hydra_main: Callable[[], None]) -> int:
         if "-h" in flags:
             _show_help()
             flags = ["--cfg=job"]
+        if "-sc" not in flags:
+            overrides += overrides_from_environment(overrides, is_shown=is_rank_zero() and set(flags) <= {"-m"})
         sys.argv[1:] = [*flags, *overrides]
-        hydra_main() if flags else _run_job(overrides)
+        _run_hydra(hydra_main, flags) if flags else _run_job(overrides)
     except OSError as error:
         reported = _REPORTED in getattr(error, "__notes__", ())
         if not reported and error.filename and not explain_full_disk(error):  # the run folder cannot be created
@@ -126,7 +158,23 @@ def main(hydra_main: Callable[[], None]) -> int:
         return report_error(error)
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
-    return 0
+    is_answer = flags and "-m" not in flags  # the text is all that such a command leaves behind
+    return int(bool(is_answer) and output_was_lost())
+
+
+def _run_hydra(hydra_main: Callable[[], None], flags: list[str]) -> None:
+    """Run a command with flags; what Hydra 1.3 answers with a bare exit or a traceback becomes a wrong request."""
+    package = next((flag for flag in flags if flag.startswith("--package=")), None)
+    try:
+        hydra_main()
+    except SystemExit as end:
+        if package and end.code == 1:  # Hydra has printed the reason
+            raise RequestError("use a key that --cfg job prints, such as --package optimizer") from None
+        raise
+    except Exception as error:
+        if "-sc" not in flags:
+            raise
+        raise RequestError(f'-sc: {error}\nuse eval "$({COMMAND} -sc install=bash)"') from None
 
 
 def _run_job(overrides: list[str]) -> None:
@@ -166,15 +214,17 @@ def report_error(error: BaseException) -> int:
     if _REPORTED in getattr(error, "__notes__", ()):
         return code or 1
     if isinstance(error, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
+        _print_error("stopped")
         return code or 130
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename:
+        error, code = RequestError(f"{error.filename}: {error.strerror}\nuse another path"), RequestError.exit_code
     request_problem = str(error) if code == RequestError.exit_code else explain_composition_error(error)
     if request_problem:
         if is_rank_zero():  # every worker of msrun has the same problem
-            _print_error(request_problem)
+            _print_error(_in_two_lines(request_problem))
         return RequestError.exit_code
     if code is not None:
-        _print_error(str(error))
+        _print_error(_in_two_lines(str(error)))
         return code
     reason = (str(error).strip().splitlines() or ["no message"])[0]
     _print_error(explain_full_disk(error) or f"{type(error).__name__}: {reason}\nadd debug=true for the traceback")
@@ -182,30 +232,59 @@ def report_error(error: BaseException) -> int:
 
 
 def _print_error(message: str) -> None:
-    print(redact(message), file=sys.stderr)
+    """Print a message without credentials and control characters, which a name in it may have."""
+    print(escape_lines(redact_message(message)), file=sys.stderr)
+
+
+def _in_two_lines(message: str) -> str:
+    """Return a message of at most two lines: names in the first may have line breaks, the way out has none."""
+    what, _, way_out = message.rstrip("\n").rpartition("\n")
+    return "\n".join(shorten_middle(escape_controls(line), _MAX_LINE) for line in (what, way_out) if line)
 
 
 def explain_composition_error(error: BaseException) -> str | None:
     """Return two lines for an error of Hydra or OmegaConf, None for any other error."""
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:  # Hydra reads the files of conf/
+        return f"{error.problem_mark.name}: {yaml_problem(error)}\n{CORRECT_FILE}"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = match.groups()
+        if group not in groups():
+            return f"{group}={choice}: there is no such group\nuse one of {', '.join(groups())}"
         return f"{group}={choice}: there is no such choice\nchoose one of {', '.join(choices(group))}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match.group(1))
     if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{match.group(1)}: the key already exists\nleave out the +"
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'", text, re.DOTALL):
+        return _several_values(match.group(1))
+    if match := re.search(r"Error merging override (.+)", text):
+        return f"{match.group(1)}: not a value of this key\nuse another one, or leave it out"
     if isinstance(error, OverrideParseException):
         forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
-        return f"{error.override}: cannot be parsed\nuse {forms}"
+        blank = "''"  # as the shell has it
+        return f"{error.override.strip() or blank}: cannot be parsed\nuse {forms}"
     key = getattr(error, "full_key", None)
     first = (f"{key}: " if key else "") + str(error).strip().splitlines()[0]
     return f"{first}\nuse group=choice or key=value; {COMMAND} --help lists both"
+
+
+def _several_values(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    way_out = "add -m for one run each"
+    if re.match(r"(tag\(.*)?interval\(", value):
+        way_out = "add -m hydra/sweeper=optuna to search"
+    elif "/" in value and key not in groups():
+        way_out = f"quote a path: \"{key}='{value}'\""
+    elif "(" not in value and key not in groups():
+        way_out += f", or use {key}=[{value}] for a list"
+    return f"{argument}: has several values\n{way_out}"
 
 
 def _unknown_key(key: str) -> str:
@@ -213,6 +292,8 @@ def _unknown_key(key: str) -> str:
 
     if (new := todays_key(key, " ".join(sys.argv[1:]))) != key:
         return f"{key}: renamed to {new}\nuse {new}=…"
+    if key.startswith("hydra."):
+        return explain_hydra_key(key)
     (group, _, in_group), parent = key.partition("."), key.rpartition(".")[0]
     known = _keys_of_the_request()
     inner = f"{group}/{in_group.partition('.')[0]}"
@@ -233,7 +314,7 @@ def _keys_of_the_request() -> list[str]:
     """
     given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
     keys = set(root_defaults()) | set(groups())
-    for group, choice in (chosen_by_default() | {"hydra.sweeper": "optuna"}).items():
+    for group, choice in chosen_by_default().items():
         inner = {key.removeprefix(f"{group}/"): value for key, value in given.items() if key.startswith(f"{group}/")}
         for name in re.findall(r"[^\s,\[\]]+", given.get(group, choice)):
             keys |= _keys_of(group, name, inner)

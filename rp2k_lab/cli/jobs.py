@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 
 from hydra.core.config_loader import ConfigLoader
@@ -10,8 +11,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab.config.choices import plain
+from rp2k_lab.config.overrides import check_overrides
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError
+
+# All are composed before the first starts, which takes a tenth of a second for each.
+_MAX_JOBS = 10_000
 
 
 def checked_jobs(arguments: Sequence[str], config: DictConfig, loader: ConfigLoader) -> list[list[str]]:
@@ -26,13 +31,22 @@ def checked_jobs(arguments: Sequence[str], config: DictConfig, loader: ConfigLoa
         loader: Hydra's loader.
 
     Raises:
-        RequestError: a job's configuration is not valid.
+        RequestError: a job's configuration is not valid, or one of its overrides cannot be part of a request.
     """
+    batch_size = config.hydra.sweeper.max_batch_size
+    if not (batch_size is None or (type(batch_size) is int and batch_size > 0)):
+        raise RequestError(f"hydra.sweeper.max_batch_size={batch_size}: not a number of jobs\nuse 1 or more")
     # The parser of Hydra's own sweepers and of its example of a sweeper plugin; there is no function for it.
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     values = {override.get_key_element(): _values(override) for override in overrides}
+    if empty := [override.input_line for override in overrides if not values[override.get_key_element()]]:
+        raise RequestError(f"{empty[0]}: has no value\nuse a list a,b or range(first,end)")
+    if math.prod(map(len, values.values())) > _MAX_JOBS:
+        several = " ".join(override.input_line or "" for override in overrides if override.is_sweep_override())
+        raise RequestError(f"{several}: more than {_MAX_JOBS:,} jobs\nadd hydra/sweeper=optuna to search")
     jobs, ids = [], {}
     for job in map(list, itertools.product(*values.values())):
+        check_overrides(job)  # Hydra has made their values, for example of a glob
         composed = loader.load_sweep_config(config, job)
         without_hydra = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         jobs.append(_with_ids(job, parse(plain(without_hydra, resolve=True)), ids))

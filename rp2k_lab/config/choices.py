@@ -13,6 +13,7 @@ from rp2k_lab.plugins import conf_folders
 CONF = CLONE / "conf" if CLONE else Path(__file__).parents[1] / "conf"  # a wheel carries it in the package
 # Groups of which a run chooses several: each choice's keys are under its name (`# @package` in its file).
 CHOSEN_AS_LIST = ("callback",)
+CORRECT_FILE = "correct the file, or uninstall the package that it belongs to"
 
 
 def groups() -> list[str]:
@@ -131,12 +132,23 @@ def _read(file: Path) -> dict[str, Any]:
     return copy.deepcopy(_parsed(file))
 
 
+def yaml_problem(error: Exception) -> str:
+    """Return why a file is no configuration, with its line."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" in line {mark.line + 1}" if mark else ""
+    return f"no valid configuration{place} ({getattr(error, 'problem', None) or str(error).splitlines()[0]})"
+
+
 @cache
 def _parsed(file: Path) -> dict[str, Any]:
     """Parse each file once: `task.resume=auto` may compare hundreds of earlier runs."""
+    import yaml
     from omegaconf import OmegaConf
 
-    return plain(OmegaConf.load(file))
+    try:
+        return plain(OmegaConf.load(file))
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise RequestError(f"{file}: {yaml_problem(error)}\n{CORRECT_FILE}") from None
 
 
 def plain(config: Any, resolve: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.config.choices import choices
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.options import Count, Group, Natural, PositiveFloat, Seed
+from rp2k_lab.core.text import escape_controls
 
 if TYPE_CHECKING:
     from rp2k_lab.aug.options import Aug
@@ -260,4 +261,4 @@ def _as_typed(value: Any) -> str:
     """Return a value in the command line's syntax: null, true, [0.1,0.9]."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_as_typed, value))}]"
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), escape_controls(str(value)))

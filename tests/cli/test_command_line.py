@@ -17,8 +17,10 @@ from rp2k_lab.core.errors import RequestError
         (["--info"], ["--info=all"], []),
         (["-i", "searchpath"], ["--info=searchpath"], []),
         (["--help", "model=resnet18"], ["-h"], ["model=resnet18"]),
-        (["-sc", "query=bash"], ["-sc"], ["query=bash"]),
+        (["-sc", "install=bash"], ["-sc"], ["install=bash"]),
         (["--hydra-help", "--version"], ["--hydra-help", "--version"], []),
+        (["--hydra-help", "-m", "epochs=1"], ["--hydra-help"], []),
+        (["-h", "-m", "--resolve", "seed=1"], ["-h"], ["seed=1"]),
     ],
 )
 def test_flags_may_stand_anywhere(arguments, flags, overrides):
@@ -37,6 +39,14 @@ def test_flags_may_stand_anywhere(arguments, flags, overrides):
         (["--cfg"], "argument -c/--cfg: expected one argument"),
         (["--cfg", "nothing"], "argument -c/--cfg: invalid choice: 'nothing'"),
         (["--multirun=1"], "argument -m/--multirun: ignored explicit argument '1'"),
+        (["-m", "--cfg", "job"], "-m --cfg: each asks for something else"),
+        (["-i", "-m"], "-m --info: each asks for something else"),
+        (["-p", "aug"], "--package: has no effect without --cfg"),
+        (["--resolve"], "--resolve: has no effect without --cfg"),
+        (["-sc"], "-sc: needs install=, uninstall= or query="),
+        (["-sc", "seed=1"], "-sc seed=1: needs install="),
+        (["-sc", "query=csh"], "-sc query=csh: needs install="),
+        (["-sc", "query=bash"], "-sc query=bash: is for the shell, which sets COMP_LINE"),
         (["--package"], "argument -p/--package: expected one argument"),
         (["--experimental-rerun=x"], "--experimental-rerun=x: there is no such flag"),
         (["~aug"], "~aug: keys cannot be removed"),
@@ -44,7 +54,8 @@ def test_flags_may_stand_anywhere(arguments, flags, overrides):
         (["scale=overnight"], "scale=overnight: there is no such choice"),
     ],
 )
-def test_wrong_arguments_are_refused_in_two_lines(arguments, reason):
+def test_wrong_arguments_are_refused_in_two_lines(arguments, reason, monkeypatch):
+    monkeypatch.delenv("COMP_LINE", raising=False)
     with pytest.raises(RequestError) as error:
         split_arguments(arguments)
     assert str(error.value).startswith(reason)

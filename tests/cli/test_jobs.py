@@ -42,6 +42,9 @@ def test_every_combination_is_a_job(jobs):
     ("argument", "reason"),
     [
         ("epochs=2,0", "epochs=0: input should be greater"),
+        ("batch_size=range(0)", r"batch_size=range\(0\): has no value"),
+        ("hydra.sweeper.max_batch_size=-1", "hydra.sweeper.max_batch_size=-1: not a number of jobs"),
+        ("batch_size=range(1,6000)", r"seed=1,2 batch_size=range\(1,6000\): more than 10,000 jobs\nadd hydra/sweeper"),
         ("optimizer.lr=interval(0.1,0.2)", r"optimizer\.lr=interval\(0\.1,0\.2\): has no list of values\nuse "),
     ],
 )
