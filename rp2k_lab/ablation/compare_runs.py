@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from markupsafe import Markup
 
 from rp2k_lab import COMMAND
@@ -16,7 +15,7 @@ from rp2k_lab.ablation.wording import decimals
 from rp2k_lab.config.ablation import MACHINE_KEYS
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.migrations import migrate
-from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import percent
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
@@ -34,7 +33,8 @@ from rp2k_lab.pages.document import (
     points,
 )
 from rp2k_lab.pages.forest_plot import Bar, forest
-from rp2k_lab.tracking.run_lookup import CONFIG, locate
+from rp2k_lab.tracking.run_files import CONFIG, damage_named, read_settings
+from rp2k_lab.tracking.run_lookup import locate
 
 PREDICTIONS, PER_CLASS = "test/predictions.parquet", "test/per_class.parquet"
 _NOT_COMPARED = ("task", "runs")  # besides the keys of the machine
@@ -117,14 +117,15 @@ def load_run(uri: str | None, reference: str, downloads: Path) -> TestedRun:
     for file in (CONFIG, PREDICTIONS, PER_CLASS):
         if not (folder / file).is_file():
             raise RequestError(f"runs={reference}: the run has no {file}\nchoose a FINISHED run that evaluated test")
-    try:
+    with damage_named(folder / PREDICTIONS):
         predictions = pd.read_parquet(folder / PREDICTIONS, columns=["path", "true", "correct"])
+    with damage_named(folder / PER_CLASS):
         classes = pd.read_parquet(folder / PER_CLASS, columns=["class", "group"])
-        config = dict(flatten(migrate(yaml.safe_load((folder / CONFIG).read_text("utf-8")))))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{folder}: {str(error).splitlines()[0][:160]}\nrun it again") from None
+        groups = dict(zip(classes["class"], classes["group"], strict=True))
+    settings = read_settings(folder)
+    with damage_named(folder / CONFIG):
+        config = dict(flatten(migrate(settings)))
     name = f"{run.name} ({run.run_id[:8]})" if run else reference
-    groups = dict(zip(classes["class"], classes["group"], strict=True))
     recorded = run.metrics if run else {}
     values = {metric: recorded[f"test/{metric}"] for metric in metrics() if f"test/{metric}" in recorded}
     return TestedRun(reference, name, config, predictions, groups, values)

@@ -16,7 +16,10 @@ from rp2k_lab.ablation.wording import (
     value_text,
 )
 from rp2k_lab.config.ablation import find_scale
+from rp2k_lab.core.csv_files import UnreadableText, decode
+from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_text
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.class_groups import HEAD_FRACTION, TAIL_FRACTION
 from rp2k_lab.pages.document import (
     Block,
@@ -45,7 +48,7 @@ _METHOD = (
 )
 _EXPLAINED = "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points."
 _GROUPS = (
-    "Means over seeds; choices were made on val. Head, medium and tail: the {:.0%} of the classes with the most "
+    "Means over seeds; choices were made on val. Head, medium and tail: about the {:.0%} of the classes with the most "
     "training photos, the rest, and the {:.0%} with the fewest; a data set may have its own limits."
 )
 
@@ -54,13 +57,23 @@ def write_documents(table: JudgedTable, folder: Path) -> list[Path]:
     """Write README.md, report.html, verdict.csv and figure.svg to an existing folder and return their paths.
 
     The documents quote the folder's notes.md.  Equal tables and notes give equal bytes.
+
+    Raises:
+        DataError: the notes are no text.
     """
     notes = folder / NOTES
-    page = document(table, notes.read_text("utf-8") if notes.is_file() else "")
+    page = document(table, _read(notes) if notes.is_file() else "")
     texts = {README: to_markdown(page), PAGE: to_html(page), CSV: numbers(table), FIGURE: str(figure(table))}
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
+
+
+def _read(notes: Path) -> str:
+    try:
+        return decode(notes.read_bytes(), notes)
+    except UnreadableText as error:
+        raise DataError(f"{escape_controls(notes)}{error}") from None
 
 
 def figure(table: JudgedTable) -> Markup:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import csv
 import hashlib
+import logging
 import math
 import zlib
 from collections.abc import Callable, Iterable
@@ -22,10 +23,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.core.csv_files import UnreadableText, read_csv
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_text
 from rp2k_lab.core.text import escape_controls
+from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
+
+log = logging.getLogger(__name__)
 
 RESULTS, IMAGES = "results.csv", "images.csv"
 STATES = ("complete", "failed", "running")
@@ -138,7 +143,7 @@ def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> R
 
     Raises:
         DataError: a column is missing, a value has the wrong type, a cell is duplicated, a complete cell lacks its
-            accuracies, or they contradict its correctness by image.
+            accuracies, or they contradict its correctness by image (those of groups are computed again).
     """
     try:
         table, images = _typed(results, column_kinds(results.columns)), _typed(images, IMAGE_COLUMNS)
@@ -149,6 +154,7 @@ def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> R
         for row in checked.images.itertuples():
             checked.labels[row.digest], checked.groups[row.digest] = _image_arrays(row)
         _check_cells(checked)
+        _measure_groups(checked, source)
     except (ValueError, KeyError, TypeError, binascii.Error, zlib.error) as error:
         reason = escape_controls(str(error))[:200]
         raise DataError(f"{source}: {reason}\n{_WAY_OUT}") from None
@@ -235,6 +241,26 @@ def _check_cells(results: Results) -> None:
                 raise ValueError(f"{cell}: {name} {getattr(row, name)} contradicts its images ({value:.6f})")
 
 
+def _measure_groups(results: Results, source: str) -> None:
+    """Replace a cell's head, medium and tail accuracies by those of the groups in `images`, where they differ.
+
+    Versions of this project have drawn the borders between groups differently: cells of two versions would be compared
+    on different classes.
+    """
+    changed = 0
+    for row in results.table[results.table["state"] == "complete"].itertuples():
+        correct, groups = unpack(row.correct, int(row.images)), results.groups[row.images_digest]
+        for code, group in enumerate(GROUPS):
+            value = float(correct[groups == code].mean()) if (groups == code).any() else math.nan
+            recorded = getattr(row, f"{group}_top1")
+            if not (abs(recorded - value) < _TOLERANCE or (math.isnan(recorded) and math.isnan(value))):
+                results.table.loc[row.Index, f"{group}_top1"] = value
+                changed += 1
+    if changed:
+        log.info("%s: %d accuracies of head, medium or tail are computed again, for the groups of the newest run",
+                 source, changed)  # fmt: skip
+
+
 def write_results(folder: Path, results: pd.DataFrame, images: pd.DataFrame) -> Results:
     """Check the results, write both files atomically, and return the checked results.
 
@@ -276,7 +302,7 @@ def read_results(folder: Path) -> Results:
 
 def _read(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:  # pandas raises subclasses of ValueError when it cannot parse
-        reason = escape_controls(str(error)).split("\\n")[0][:160]
-        raise DataError(f"{file}: {reason}\n{_WAY_OUT}") from None
+        return read_csv(file, fold=False)
+    except UnreadableText as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{escape_controls(file)}{reason}\n{_WAY_OUT}") from None

@@ -9,6 +9,7 @@ from rp2k_lab import COMMAND
 from rp2k_lab.ablation.significance import Difference, Verdict
 from rp2k_lab.ablation.verdict import JudgedTable, Row
 from rp2k_lab.config.ablation import Ablation, find_scale
+from rp2k_lab.core.csv_files import csv_text
 from rp2k_lab.core.text import percent
 from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.pages.document import Grid, Item, Tag, interval, points, points_above
@@ -152,7 +153,7 @@ def numbers(table: JudgedTable) -> str:
              "seeds_failed": len(row.failed), "seeds_running": len(row.running), "seeds_missing": len(row.missing),
              "seconds": round(row.seconds, 1), "not_compared": row.not_compared, "notes": "; ".join(row.notes)}
         )  # fmt: skip
-    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
+    return csv_text(pd.DataFrame(rows, dtype=object))
 
 
 def gain_text(gain: Verdict) -> str:

@@ -16,6 +16,7 @@ from rp2k_lab.analysis.redraw_check import photo_score
 from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.dataset.relabel import write_relabels
 from rp2k_lab.evaluation.intervals import wilson_interval
@@ -135,7 +136,7 @@ def _record_frames(tracker: MemoryTracker, frames: dict[str, pd.DataFrame], fold
     """Write tables to the run's folder and log them, by file name."""
     for name, frame in frames.items():
         if name.endswith(".csv"):
-            frame.to_csv(folder / name, index=False)
+            write_csv(frame, folder / name)
         else:
             frame.to_parquet(folder / name, index=False)
         tracker.log_artifact(folder / name)

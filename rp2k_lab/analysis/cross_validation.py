@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from rp2k_lab.config.migrations import migrate, parse_record
+from rp2k_lab.config.migrations import migrate
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError, StudyIncomplete
 from rp2k_lab.core.files import preallocate
+from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.sweep.trial_process import TrialFailed, run_trial
 from rp2k_lab.tracking.local_runs import is_resumable, resume_overrides
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
-from rp2k_lab.tracking.run_lookup import CONFIG, EarlierRun, find_run, locate
+from rp2k_lab.tracking.run_files import CONFIG, read_settings
+from rp2k_lab.tracking.run_lookup import EarlierRun, find_run, locate, read_record
 from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
 from rp2k_lab.train.checkpoint import load_checkpoint
 
@@ -118,12 +119,12 @@ def fold_overrides(config: Config, fold: str, guard: Mapping[str, Any]) -> list[
     settings["dataset"]["fold"] = fold
     settings["tracking"]["run_name"] = None
     settings["device"]["parallel"] = "none"  # the analysis is one process, too
-    overrides = ["task=train", "task.test=false", *(f"{key}={_quoted(settings[key])}" for key in _KEYS)]
-    overrides += [f"task.chance_guard.{key}={_quoted(value)}" for key, value in guard.items()]
+    overrides = ["task=train", "task.test=false", *(f"{key}={hydra_value(settings[key])}" for key in _KEYS)]
+    overrides += [f"task.chance_guard.{key}={hydra_value(value)}" for key, value in guard.items()]
     chosen = settings["callback"]
     overrides += [f"callback=[{','.join(chosen)}]"] if chosen else []
     for name, options in chosen.items():
-        overrides += [f"callback.{name}.{key}={_quoted(value)}" for key, value in options.items() if key != "name"]
+        overrides += [f"callback.{name}.{key}={hydra_value(value)}" for key, value in options.items() if key != "name"]
     return overrides + [override for group in _GROUPS for override in _group_overrides(group, settings[group])]
 
 
@@ -133,18 +134,7 @@ def _group_overrides(group: str, settings: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _group_overrides(f"{group}/{key}", value)
         else:
-            yield f"{group}={value}" if key == "name" else f"{group.replace('/', '.')}.{key}={_quoted(value)}"
-
-
-def _quoted(value: Any) -> str:
-    """Return a value in the syntax of Hydra's command line."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    if isinstance(value, list):
-        return f"[{','.join(map(_quoted, value))}]"
-    if isinstance(value, str):
-        return QuotedString(value, Quote.single).with_quotes()
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+            yield f"{group}={value}" if key == "name" else f"{group.replace('/', '.')}.{key}={hydra_value(value)}"
 
 
 def _fold_run(
@@ -181,10 +171,10 @@ def _recorded_overrides(uri: str | None, run: RunInfo, downloads: Path) -> list[
     """Return the `fold_overrides` of a recorded fold; an empty list if its record is unusable."""
     _, folder = locate(uri, run.run_id, (CONFIG,), downloads)
     try:
-        recorded = migrate(yaml.safe_load((folder / CONFIG).read_text("utf-8")))
-        guard, config = recorded["task"].get("chance_guard", {}), parse_record(recorded)
-    except (OSError, ValueError, yaml.YAMLError, RequestError, KeyError, TypeError, AttributeError):
+        config, task = read_record(folder), migrate(read_settings(folder)).get("task")
+    except (OSError, DataError):
         return []
+    guard = task.get("chance_guard", {}) if isinstance(task, dict) else {}
     return fold_overrides(config, config.dataset.fold or "", guard)
 
 

@@ -76,6 +76,7 @@ class Inspection:
         sums = self.relations.groupby("relation")[["photos", "exact"]].sum().reindex(RELATIONS, fill_value=0)
         counts = {"photos": len(images), "classes": len(self.classes), "copies/groups": self.copies["group"].nunique()}
         counts |= {"unreadable": int(images["problem"].notna().sum()), "not_photos": len(self.listing.other_files)}
+        counts |= {"unused_photos": len(self.listing.unused_images)}
         for relation, (number, exact) in sums.iterrows():
             name = "copies/" + relation.replace(" ", "_")
             counts |= {name: int(number), f"{name}_exact": int(exact)}
@@ -288,7 +289,7 @@ def _missing(inspection: Inspection) -> dict:
 
 
 def _files(inspection: Inspection) -> dict:
-    images, other_files = inspection.listing.table, inspection.listing.other_files
+    images, other_files = inspection.listing.table, [*inspection.listing.unused_images, *inspection.listing.other_files]
     bad = images[images["problem"].notna()]
     rows = bad.head(_LISTED).to_dict("records")
     return {

@@ -38,7 +38,7 @@ def cached_features(file: Path, shape: tuple[int, int], compute: Callable[[np.nd
         log.info("features of %d photos read from %s", len(features), file)
         return features
     file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as part:
+    with write_atomically(file, sync=True) as part:  # a power cut may leave zeros, which look like features
         target = np.lib.format.open_memmap(part, "w+", np.float32, shape)
         _reserve_space(part)
         compute(target)

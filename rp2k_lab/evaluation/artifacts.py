@@ -6,6 +6,8 @@ import yaml
 
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.csv_files import csv_text
+from rp2k_lab.core.files import write_text
 from rp2k_lab.core.redaction import redact_tree
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation import figures, metrics
@@ -27,7 +29,7 @@ def record_origin(tracker: MemoryTracker, config: Config, index: Index, folder: 
     files = {"classes.txt": "\n".join(index.classes) + "\n"}
     if config.dataset.on_bad_image == "skip":
         tracker.set_tags({"skipped_photos": len(index.skipped)})
-        files["skipped.csv"] = index.skipped.to_csv(index=False)
+        files["skipped.csv"] = csv_text(index.skipped)
     _record_texts(tracker, files, folder)
 
 
@@ -44,7 +46,7 @@ def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None
 
 def _record_texts(tracker: MemoryTracker, files: dict[str, str], folder: Path) -> None:
     for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        write_text(folder / name, content, sync=True)  # a resume after a power cut needs it
         tracker.log_artifact(folder / name)
 
 

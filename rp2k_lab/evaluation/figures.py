@@ -63,7 +63,9 @@ def plot_accuracy_over_class_size(table: pd.DataFrame, split: str, file: Path) -
     seen = table[table["images"] > 0]
     for group, color in GROUP_COLORS.items():
         part = seen[seen["group"] == group]
-        accuracy = part["correct"].sum() / part["images"].sum() if len(part) else float("nan")
+        if part.empty:
+            continue
+        accuracy = part["correct"].sum() / part["images"].sum()
         label = f"{group}: {len(part)} classes, {100 * accuracy:.1f} % of {part['images'].sum()} images"
         size = 8 + 60 * np.sqrt(part["images"] / seen["images"].max())
         axes.scatter(part["train_images"], part["accuracy"], s=size, color=color, alpha=0.65, linewidths=0, label=label)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.evaluation.metrics import softmax
 
@@ -103,6 +104,9 @@ class Predictor:
 
         Args:
             batches: the same n images for each of `preprocessings`, uint8 (n, *size, 3).
+
+        Raises:
+            DataError: an output is NaN or infinite.
         """
         modes = [member.network.training for member in self.members]
         try:
@@ -121,6 +125,12 @@ class Predictor:
         each = np.stack(
             [np.mean([cell(view).asnumpy()[:count] for view in views[i]], axis=0) for cell, i in self._cells]
         )
+        for member, outputs in zip(self.members, each, strict=True):
+            if not np.isfinite(outputs).all():  # it would rank the classes by label
+                raise DataError(
+                    f"{member.name}: the network's output is NaN or infinite\n"
+                    "use weights of an earlier epoch, or train again with a smaller optimizer.lr"
+                )
         average = each.mean(axis=0)
         return (softmax(each), softmax(average)) if self._average == "logits" else (each, average)
 

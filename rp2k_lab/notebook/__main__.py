@@ -6,10 +6,14 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rp2k_lab import CLONE, PROJECT
+from rp2k_lab import CLONE, IGNORED_VARIABLES, PROJECT
 from rp2k_lab.cli.app import report_error
+from rp2k_lab.core.environment import prepare_process
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.redaction import redact
+from rp2k_lab.core.signals import claim_signals
+from rp2k_lab.core.streams import keep_standard_streams
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.tracking.latest_runs import is_word
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.run_lookup import lookup_run
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> int:
         if request.run:
             run = lookup_run(parameters["uri"], request.run)
             if is_word(request.run):
-                print(f"run          {run.name}, id {run.run_id}", flush=True)
+                print(f"run          {escape_controls(run.name)}, id {run.run_id}", flush=True)
                 parameters["run"] = run.run_id
         else:
             RunStore(parameters["uri"])
@@ -133,4 +137,7 @@ def _assignments(parameters: dict[str, str | None]) -> str:
 
 
 if __name__ == "__main__":
+    keep_standard_streams()
+    prepare_process(IGNORED_VARIABLES)
+    claim_signals()
     sys.exit(main(sys.argv[1:]))

@@ -67,6 +67,8 @@ def classes_of_each_group(data: RunContext, count: int = 7) -> CellOutput:
     rows = []
     for group in GROUPS:
         ranks = np.flatnonzero(groups == group)
+        if not len(ranks):
+            continue
         ranks = ranks[np.unique(np.linspace(0, len(ranks) - 1, min(count, len(ranks))).astype(int))]
         examples = [Thumbnail(data.thumbnails.example(names[i]), f"{names[i]}: {counts[i]:,}") for i in ranks]
         rows.append((group, examples))

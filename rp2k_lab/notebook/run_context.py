@@ -15,15 +15,17 @@ from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.cli.app import register_resolvers
 from rp2k_lab.config.choices import CONF, choices, defaults_of, plain
 from rp2k_lab.config.schema import Config, parse
+from rp2k_lab.core.csv_files import read_written
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
+from rp2k_lab.tracking.run_files import damage_named
 from rp2k_lab.tracking.run_lookup import lookup_run, restore
 
 _TABLES = ("cases.parquet", "classes.parquet", "clusters.parquet", "causes.csv", "curves.csv")
 _PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE = "photo_score.csv", "label_errors.csv", "label_errors_curve.csv"
-_AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # a class may be called NA
+_TEXT_COLUMNS = ("path", "given", "suggested", "top_classes")  # a class may be called NA or 007
 
 
 @dataclass(frozen=True)
@@ -176,4 +178,5 @@ def _composing() -> Iterator[None]:
 def _read(file: Path) -> pd.DataFrame | None:
     if not file.is_file():
         return None
-    return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, **_AS_WRITTEN)
+    with damage_named(file, "run task=errors again"):
+        return pd.read_parquet(file) if file.suffix == ".parquet" else read_written(file, _TEXT_COLUMNS)

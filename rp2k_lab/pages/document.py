@@ -79,7 +79,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Quote:
-    """Quoted Markdown: unchanged in Markdown, shown as source text in HTML."""
+    """Quoted Markdown: unchanged in Markdown, rendered in HTML (tables too; tags and images stay text)."""
 
     text: str
     kind = "quote"
@@ -110,8 +110,17 @@ def to_html(document: Document) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["escape_controls"] = escape_controls
+    environment.filters |= {"escape_controls": escape_controls, "markdown": markdown_html}
     return environment.get_template("document.html.jinja").render(document=document)
+
+
+def markdown_html(text: str) -> Markup:
+    """Return the HTML of Markdown by a person: GitHub's tables; tags are escaped, links have safe schemes alone."""
+    from markdown_it import MarkdownIt
+
+    lines = (escape_controls(line.replace("\t", "    ")) for line in text.strip().splitlines())
+    parser = MarkdownIt("js-default", {"html": False}).disable("image")
+    return Markup(parser.render("\n".join(lines)))
 
 
 def to_markdown(document: Document) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from rp2k_lab import COMMAND
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.files import sha256_of
+from rp2k_lab.core.files import sha256_of, write_text
+from rp2k_lab.core.quoting import shell_override
 from rp2k_lab.model.weights.torch_names import Match, load_torch_weights, match_torch_weights, renamed
 from rp2k_lab.model.weights.torch_reader import read_torch_file
 from rp2k_lab.model.weights.torch_unpickler import excerpt
@@ -41,9 +42,9 @@ def run(config: Config, folder: Path) -> None:
         raise RequestError(f"task.input={task.input}: not the weights of model={config.model.name}\n{error}") from None
     left_out = () if task.with_classifier else tuple(p.name for p in network.head.get_parameters())
     save_checkpoint(network, output, step=0, leave_out=left_out)
-    output.with_suffix(".json").write_text(json.dumps(record(config, match), indent=2) + "\n", encoding="utf-8")
+    write_text(output.with_suffix(".json"), json.dumps(record(config, match), indent=2) + "\n", sync=True)
     print(f"\ncheckpoint  {output}\nrecord      {output.with_suffix('.json')}")
-    print(f"next        {COMMAND} model={config.model.name} model.pretrained={output}")
+    print(f"next        {COMMAND} model={config.model.name} {shell_override('model.pretrained', output)}")
 
 
 def class_count(state: dict[str, np.ndarray]) -> int:

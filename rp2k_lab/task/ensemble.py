@@ -15,7 +15,9 @@ import pandas as pd
 from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
 from rp2k_lab.ablation.wording import gain_text
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin
@@ -109,7 +111,7 @@ def record_members(
             columns |= {f"{split}_{score}_{part}": [getattr(s, part) for s in values] for part in ("low", "high")}
         columns[f"{split}_images"] = [s["top1"].count for s in each]
     file = folder / "members.csv"
-    pd.DataFrame(columns).to_csv(file, index=False)
+    write_csv(pd.DataFrame(columns), file)
     tracker.log_artifact(file)
     difference = gain.difference
     tracker.log_metrics({"test/gain": difference.value, "test/gain_low": gain.low, "test/gain_high": gain.high}, 0)
@@ -127,6 +129,6 @@ def ensemble_table(names: list[str], scores: dict[str, list[dict[str, Score]]], 
     """
     return (
         f"{top1_table(names, scores)}\n\n"
-        f"gain        {gain_text(gain)} over {names[best]}, the best member on val\n"
+        f"gain        {gain_text(gain)} over {escape_controls(names[best])}, the best member on val\n"
         "            for these networks: the spread between seeds is not in the interval"
     )

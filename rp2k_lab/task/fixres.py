@@ -19,6 +19,7 @@ from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
 from rp2k_lab.ablation.wording import gain_text
 from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.config.schema import Config, parse
+from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.disk import check_disk_space
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.signals import StopSignal
@@ -182,7 +183,7 @@ def record_comparison(
         values |= {f"test/gain_over_{name}{part}": b[part] for name, b in zip(_UNTUNED, bounds, strict=True)}
     tracker.log_metrics(values, step)
     file = folder / "fixres.csv"
-    pd.DataFrame(columns).to_csv(file, index=False)
+    write_csv(pd.DataFrame(columns), file)
     tracker.log_artifact(file)
 
 

@@ -15,6 +15,7 @@ from rp2k_lab.config.choices import choices, defaults_of
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.files import write_text
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.pages.document import Code, Document, Item, Items, Section, grid_text, to_html, to_markdown
 
 log = logging.getLogger(__name__)
@@ -140,10 +141,11 @@ def report_pair(config: Config, folder: Path) -> None:
     texts = {README: to_markdown(document), PAGE: to_html(document), FIGURE: str(compare_runs.figure(pair))}
     for name, text in texts.items():
         write_text(folder / name, text)
-    print(f"\nfirst       {first.name}\nsecond      {second.name}\n\n{grid_text(compare_runs.grid(pair))}\n")
+    print(f"\nfirst       {escape_controls(first.name)}\nsecond      {escape_controls(second.name)}\n")
+    print(f"{grid_text(compare_runs.grid(pair))}\n")
     for key, values in pair.differing.items():
-        print(f"{key}: {values[0]} → {values[1]}")
-    print(f"\nresult      {compare_runs.summary(pair)}")
+        print(escape_controls(f"{key}: {values[0]} → {values[1]}"))
+    print(f"\nresult      {escape_controls(compare_runs.summary(pair))}")
     print("            one run of each: the spread between seeds is not in it")
     print(f"documents   {', '.join(texts)} in {folder}")
     print("next        open report.html in a browser")

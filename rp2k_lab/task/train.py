@@ -1,15 +1,18 @@
 """task=train: train, evaluate and record a network."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mindspore import nn
 
 from rp2k_lab.config.schema import Config
-from rp2k_lab.core.disk import SpaceNeed, check_disk_space
+from rp2k_lab.core.disk import SpaceNeed, check_disk_features, check_disk_space
 from rp2k_lab.core.errors import Pruned, RequestError
+from rp2k_lab.core.quoting import sqlite_file
 from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.loader import ImageViews
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import Index, build_index
@@ -74,8 +77,9 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     """
     earlier = earlier_run(config)
     if earlier and is_finished(earlier) and config.task.resume == "auto":
-        print(f"nothing to do: run {earlier.name}, id {earlier.run_id}, is {earlier.tags['status']}")
-        return earlier.metrics["val/top1"]
+        status = earlier.tags.get("status", earlier.status)
+        print(f"nothing to do: run {escape_controls(earlier.name)}, id {earlier.run_id}, is {status}")
+        return earlier.metrics.get("val/top1", math.nan)
     if earlier:
         check_state(config, earlier)
     trial = Trial.from_environment()
@@ -111,7 +115,8 @@ def run_from(
     training = build_training(config, batches, workers, [member.network for member in teachers[1]])
     if workers.is_rank_zero:
         cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
-        check_disk_space(required_space(config, training, len(images.paths), folder) + cache)
+        has_links = check_disk_features(folder)
+        check_disk_space(required_space(config, training, len(images.paths), folder, has_links) + cache)
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
     verified = None
     if config.task.verify:
@@ -156,7 +161,8 @@ def run_from(
         print_closing_lines(tracker, folder, best)
     release(training)
     if workers.is_rank_zero and verified:
-        print(f"verified    {verify(config.tracking.uri, verified, tracker.history)}")
+        equal = verify(config.tracking.uri, verified, tracker.history, index.class_groups()[1])
+        print(f"verified    {equal}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
 
@@ -198,20 +204,28 @@ def open_tracker(
     return config.tracking.build(config.tracking.run_name or name, folder, run_id)
 
 
-def required_space(config: Config, training: Training, images: int, folder: Path) -> list[SpaceNeed]:
-    """Return the space that a run on `images` images needs in its folder and in a store on this machine."""
+def required_space(
+    config: Config, training: Training, images: int, folder: Path, has_links: bool = True
+) -> list[SpaceNeed]:
+    """Return the space that a run on `images` images needs in its folder and in a store on this machine.
+
+    Args:
+        has_links: whether the folder's disk has links; else best.ckpt and last.ckpt are copies.
+    """
     best, last = (_bytes_of(net) for net in (training.network, training.model.train_network))
-    existing = sum(file.stat().st_size for file in folder.glob("checkpoints/*.ckpt") if not file.is_symlink())
+    # Without best.ckpt and last.ckpt.
+    existing = sum(file.stat().st_size for file in folder.glob("checkpoints/*-*.ckpt"))
     generations = config.task.checkpoints_kept + 1  # a new one is written before the oldest is deleted
+    generations += not has_links
     tables = _BYTES_OF_FIGURES + _BYTES_AN_IMAGE * images
     needs = [
         SpaceNeed("checkpoints", folder, max(0, generations * (best + last) - existing)),
         SpaceNeed("tables and figures", folder, tables),
     ]
-    store = store_uri(config.tracking.uri)
-    if store.startswith("sqlite:///") and config.tracking.name != "offline":
+    store = sqlite_file(store_uri(config.tracking.uri))
+    if store and config.tracking.name != "offline":
         metrics = _METRICS_A_STEP * training.steps * _BYTES_A_METRIC
-        needs.append(SpaceNeed("the store", Path(store.removeprefix("sqlite:///")).parent, best + tables + metrics))
+        needs.append(SpaceNeed("the store", store.parent, best + tables + metrics))
     return needs
 
 
@@ -283,7 +297,7 @@ def restore_state(
         config.epochs, batches.steps_per_epoch, batches.images_per_step, training.learning_rate
     )
     if start.run:
-        tracker.rewind(start.position.logged if start.position else {})
+        tracker.rewind(start.position.logged if start.position else {}, start.step)
     if start.position:
         checkpoints.restore(training.model.train_network, start.position)
         state.resume(start.position)
@@ -337,6 +351,6 @@ def chance_loss(config: Config, training: Training) -> float | None:
 
 def print_closing_lines(tracker: MemoryTracker, folder: Path, best: Path | None = None) -> None:
     """Print the closing lines; `best` is the checkpoint of a task that trains."""
-    print(f"\nrun         {tracker.run_name}, id {tracker.run_id}")
+    print(f"\nrun         {escape_controls(tracker.run_name)}, id {tracker.run_id}")
     print(f"checkpoint  {best}\nfigures     {folder / 'figures'}" if best else f"folder      {folder}")
     print("\n".join(f"{'' if i else 'next':12}{line}" for i, line in enumerate(tracker.next_steps())))

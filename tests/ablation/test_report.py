@@ -15,6 +15,7 @@ from rp2k_lab.ablation.results import check_results
 from rp2k_lab.ablation.verdict import judge_table
 from rp2k_lab.ablation.wording import decimals, run_command, sentence, summary
 from rp2k_lab.config.ablation import names
+from rp2k_lab.core.errors import DataError
 from tests.helpers import synthetic_results
 
 HOSTILE = "<script>alert(1)</script>|`x`\n# {{ 7*7 }} \u202e 伊利安慕希瓶装芒果+百香果230g"
@@ -55,7 +56,8 @@ def test_every_table_has_documents(tmp_path, name, scale):
     assert f"\n    python run.py task=report ablation={name} scale={scale}\n" in texts[README]
     assert ("mean nothing" in texts[README]) == (scale == "smoke")
     assert ("| starts from |" in texts[README]) == (name in ("fixres", "ensemble"))
-    assert [row["level"] for row in csv.DictReader(io.StringIO(texts[CSV]))] == ablation.level_names(scale)
+    rows = csv.DictReader(io.StringIO(texts[CSV].lstrip("\ufeff")))
+    assert [row["level"] for row in rows] == ablation.level_names(scale)
     for text in texts.values():
         assert not re.search(r"\bnan\b|None,|object at", text)
         for folder in (tempfile.gettempdir(), PROJECT, Path.home(), "/home", Path.home().anchor + "root"):
@@ -69,8 +71,21 @@ def test_rewriting_gives_equal_bytes_and_keeps_notes(tmp_path, full):
     write_documents(full, tmp_path)
     assert read(tmp_path) == first
     assert first[README].endswith("## Notes\n\n> Seen **twice**.\n>\n> <b>so</b>\n")
-    assert "Seen **twice**.\n\n&lt;b&gt;so&lt;/b&gt;\n" in first[PAGE]
+    assert "<p>Seen <strong>twice</strong>.</p>\n<p>&lt;b&gt;so&lt;/b&gt;</p>\n" in first[PAGE]
     assert {file.name for file in tmp_path.iterdir()} == {README, PAGE, CSV, FIGURE, NOTES}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gbk", "utf-16"])
+def test_notes_of_another_editor_are_read(tmp_path, full, encoding):
+    (tmp_path / NOTES).write_text("| 口味 | 芒果 |\n|---|---|\n| a | b |\n", encoding)
+    write_documents(full, tmp_path)
+    assert "<td>b</td>" in read(tmp_path)[PAGE]
+
+
+def test_notes_that_are_no_text_are_named(tmp_path, full):
+    (tmp_path / NOTES).write_bytes(b"K\xe4se")
+    with pytest.raises(DataError, match=r"notes\.md: neither UTF-8 nor UTF-16 nor GB18030\nsave it as UTF-8$"):
+        write_documents(full, tmp_path)
 
 
 def test_both_documents_have_the_same_text(tmp_path, full):

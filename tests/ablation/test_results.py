@@ -123,6 +123,29 @@ def test_unknown_columns_are_kept_as_text(tmp_path, frames):
     assert metric_columns(read.table) == list(module.ACCURACIES)
 
 
+def test_groups_of_the_images_count(frames, caplog):
+    """Cells of a version with other borders between head, medium and tail are compared on the same classes."""
+    caplog.set_level("INFO")
+    cells, images = frames
+    before = module.check_results(cells, images, "synthetic").table
+    assert not caplog.messages
+    assert (before["tail_top1"].dropna() != 0.5).any()
+    after = module.check_results(
+        cells.assign(tail_top1=cells["tail_top1"].where(cells["tail_top1"].isna(), 0.5)), images, "synthetic"
+    ).table
+    pd.testing.assert_frame_equal(after, before)
+    assert "accuracies of head, medium or tail are computed again" in caplog.text
+
+
+@pytest.mark.parametrize("change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n")])
+def test_files_that_a_spreadsheet_saved_are_read(tmp_path, frames, change):
+    written = write_results(tmp_path, *frames)
+    for name in (RESULTS, IMAGES):
+        text = change((tmp_path / name).read_text("utf-8"))
+        (tmp_path / name).write_text(text, "utf-8", newline="")
+    pd.testing.assert_frame_equal(read_results(tmp_path).table, written.table)
+
+
 def test_files_are_replaced_atomically(tmp_path, frames, monkeypatch):
     cells, images = frames
     write_results(tmp_path, cells, images)

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from rp2k_lab.dataset.class_groups import class_groups
+from rp2k_lab.dataset.shelf.distributions import image_counts
+from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.evaluation.metrics import (
     Predictions,
@@ -67,17 +69,46 @@ def test_groups_at_rp2k_scale_are_cut_at_100_and_20_images():
 
 
 def test_group_rule_changes_at_1000_classes():
-    assert set(class_groups(np.full(1000, 50), (20, 100))[0]) == {"medium"}
-    assert set(class_groups(np.full(999, 50), (20, 100))[0]) == {"head", "medium", "tail"}
+    counts = np.linspace(30, 90, 1000).astype(int)
+    assert set(class_groups(counts, (20, 100))[0]) == {"medium"}
+    assert set(class_groups(counts[:999], (20, 100))[0]) == {"head", "medium", "tail"}
 
 
 def test_other_data_are_ranked_whatever_their_size():
-    assert set(class_groups(np.full(1000, 50))[0]) == {"head", "medium", "tail"}
+    assert set(class_groups(np.linspace(30, 90, 1000).astype(int))[0]) == {"head", "medium", "tail"}
 
 
-def test_groups_break_ties_by_label():
-    groups = class_groups(np.full(10, 7))[0]
-    assert groups.tolist() == ["head"] * 3 + ["medium"] * 4 + ["tail"] * 3
+@pytest.mark.parametrize("counts", [[7] * 10, [20, 21, 20, 19, 20, 21], [1, 2, 1, 2, 1], [50, 100, 75], [3], []])
+def test_balanced_classes_are_one_group(counts):
+    """A drawn val leaves equal classes a photo apart."""
+    groups, cuts = class_groups(np.array(counts, int))
+    assert set(groups) <= {"medium"}
+    assert "head 0 classes of 0" in cuts
+    assert "tail 0 classes of 0" in cuts
+
+
+def test_classes_of_equal_size_are_in_one_group():
+    """Whatever their names: the 20 smallest classes of the embedded set have 30 images each."""
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(1, rng.integers(3, 40), rng.integers(1, 60)) for _ in range(300)]
+    for counts in (image_counts(ShelfOptions())["train"], *samples):
+        groups = class_groups(counts)[0]
+        assert all(len(set(groups[counts == count])) == 1 for count in set(counts.tolist())), counts
+        order = rng.permutation(len(counts))
+        assert class_groups(counts[order])[0].tolist() == groups[order].tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([9, 9, 9, 9, 9, 9, 9, 9, 9, 1], "mmmmmmmmmt"),  # no head: 9 is nearer to the top
+        ([99, 9, 9, 9, 9, 9, 9, 9, 9, 9], "hmmmmmmmmm"),  # no tail
+        ([90, 80, 80, 80, 50, 40, 30, 20, 20, 10], "hhhhmmmttt"),
+        ([90, 80, 70, 70, 50, 40, 20, 20, 20, 20], "hhmmmmtttt"),  # as near up as down: up
+    ],
+)
+def test_a_border_within_equal_classes_moves_to_their_nearer_end(counts, groups):
+    assert "".join(name[0] for name in class_groups(np.array(counts))[0]) == groups
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])

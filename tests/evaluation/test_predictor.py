@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab.core.errors import DataError
 from rp2k_lab.evaluation.predictor import Classifier, Logits, Member, Predictor, Preprocessing, mirror
 
 pytestmark = pytest.mark.usefixtures("pynative")
@@ -70,6 +71,15 @@ def test_members_and_average_equal_numpy(members, batches, average, tta):
     np.testing.assert_allclose(np.concatenate([part for part, _ in found], axis=1), each, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([part for _, part in found]), mean, atol=1e-5)
     assert found[0][1].dtype == np.float32
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("weight", [np.nan, np.inf])
+def test_an_output_that_is_no_number_is_refused(members, batches, average, weight):
+    """Its order would be that of the labels: every image would be of the first class."""
+    broken = [*members[:2], Member("broken", LeftColors(weight), WIDE)]
+    with pytest.raises(DataError, match=r"^broken: the network's output is NaN or infinite\nuse weights of"):
+        list(Predictor(broken, 3, average=average)(batches))
 
 
 def test_averages_and_views_differ(members, batches):

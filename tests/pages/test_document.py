@@ -80,6 +80,51 @@ def test_markdown_of_plain_text():
     )
 
 
+NOTES = """\
+| level | `top-1` |
+|---|---:|
+| none | 61.4 % |
+| Cutout | **61.4** % |
+
+- one
+- two, [a table](../README.md)
+
+```
+python run.py -m ablation=resize
+```
+"""
+
+
+def test_notes_are_rendered_in_html():
+    html = to_html(Document("t", "l", [Section("Notes", [Quote(NOTES)])]))
+    quote = html[html.index("<blockquote>") : html.index("</blockquote>")]
+    tags = [tag for tag, _ in Parsed(quote).tags]
+    assert (tags.count("table"), tags.count("tr"), tags.count("td"), tags.count("li")) == (1, 3, 4, 2)
+    assert "<strong>61.4</strong> %" in quote
+    assert '<a href="../README.md">a table</a>' in quote
+    assert "<pre><code>python run.py -m ablation=resize\n</code></pre>" in quote
+    assert "|" not in quote
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))",
+        "[a](data:text/html;base64,PHNjcmlwdD4=)", "![a](http://elsewhere/x.png)", "| <b> |\n|---|\n| <i> |",
+        "`</blockquote><script>`", "```x\" onclick=\"alert(1)\n```", "\u202e\x1b[31m", "[a]: javascript:alert(1)\n[a]",
+    ],
+)  # fmt: skip
+def test_notes_cannot_add_tags_scripts_or_images(note):
+    html = to_html(Document("t", "l", [Section("Notes", [Quote(note)])]))
+    parser = Parsed(html[html.index("<blockquote>") :])
+    allowed = {"blockquote", "p", "a", "code", "pre", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {tag for tag, _ in parser.tags} <= allowed
+    assert {name for _, names in parser.tags for name in names} <= {"href", "class"}
+    assert not re.search(r'href="\s*(javascript|data):', html)
+    assert "\u202e" not in html
+    assert "\x1b" not in html
+
+
 def test_grid_text_aligns_columns():
     lines = grid_text(Grid(["a", "long head"], [["name\n", Tag("1", "worse")], ["b", "22"]])).splitlines()
     assert lines == ["a       long head", "-----------------", "name\\n          1", "b              22"]

@@ -198,7 +198,7 @@ def test_runs_that_cannot_be_compared_are_refused(request_of, tested, tmp_path, 
 def test_damaged_file_of_a_run_is_unusable_data(request_of, tested, tmp_path):
     shutil.copytree(tested["plain"], tmp_path / "damaged")
     (tmp_path / "damaged" / "test" / "predictions.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="run it again"):
+    with pytest.raises(DataError, match=r"is damaged .*\nrestore the file, or name another run"):
         report.run(request_of(f"runs=[{tmp_path}/damaged/checkpoints/best.ckpt,x]"), tmp_path)
 
 

@@ -186,8 +186,9 @@ def test_grocery_store_trains_without_a_test_split(start):
     assert not any(name.startswith("test/") for name in run.data.metrics)
 
 
-@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_signal_in_mid_epoch_stops_the_run_in_order(start, signum, exit_code):
+@pytest.mark.parametrize("stop", ["Ctrl-C", "lost connection"])
+def test_a_stop_in_mid_epoch_ends_the_run_in_order(start, stop):
+    """A lost connection: nobody reads the output any more, and two SIGHUPs come, of the shell and of the kernel."""
     import mindspore
 
     command = start(*TINY, "epochs=2000")
@@ -195,17 +196,37 @@ def test_signal_in_mid_epoch_stops_the_run_in_order(start, signum, exit_code):
         if line.startswith("epoch 1/2000"):
             break
     sent = time.monotonic()
-    command.process.send_signal(signum)
-    code, _, err = command.wait()
-    assert code == exit_code
+    if stop == "Ctrl-C":
+        command.process.send_signal(signal.SIGINT)
+        code, _, err = command.wait()
+        assert (code, err.split()[-1]) == (130, "stopped")
+    else:
+        command.process.stdout.close()
+        command.process.stderr.close()
+        for _ in range(2):
+            command.process.send_signal(signal.SIGHUP)
+            time.sleep(0.05)
+        assert command.process.wait(300) == 75
     assert time.monotonic() - sent < 60  # a step and the closing of the run; all epochs take longer
-    assert err.strip().endswith("stopped")
     (run,) = command.store.runs()
     assert run.info.status == run.data.tags["status"] == "KILLED"
     last = mindspore.load_checkpoint(str(command.folder / "out" / "checkpoints" / "last.ckpt"))
     history = command.store.history(run)
     assert int(last["step"].asnumpy()) == history["train/loss"][-1][0] >= 9
     assert any(name.startswith("moments.") for name in last)
+
+
+def test_a_run_outlasts_the_reader_of_its_output(start):
+    """As with `| head -1`: it trains on, and is complete."""
+    command = start(*TINY, "epochs=1")
+    assert command.process.stdout.readline()
+    command.process.stdout.close()
+    assert command.process.wait(300) == 0
+    with command.process.stderr as err:
+        assert err.read() == "standard output: broken pipe; the command continues without it\n"
+    (run,) = command.store.runs()
+    assert run.info.status == run.data.tags["status"] == "FINISHED"
+    assert "test/top1" in run.data.metrics
 
 
 def test_second_signal_ends_the_run_at_once(start):
