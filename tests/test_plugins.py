@@ -68,6 +68,7 @@ def test_their_values_are_checked(run, arguments, message):
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.soak
 def test_all_parts_train_together_and_the_record_needs_their_package(run, tmp_path):
     root = plain_photos(tmp_path / "photos", "brand {}/front")
     done = run(*PARTS, f"dataset.root={root}", "epochs=2", "batch_size=8", "size=32")

@@ -60,7 +60,7 @@ def check_syntax(arguments: Iterable[str]) -> None:
     parser = OverridesParser.create()
     for argument in arguments:
         try:
-            value = parser.parse_override(argument).value()
+            value = parser.parse_overrides([argument])[0].value()
             is_range = isinstance(value, RangeSweep)
             if is_range and (value.stop - value.start) / value.step > _MAX_VALUES:  # pyright: ignore
                 _refuse(f"{argument}: more than {_MAX_VALUES:,} values", "use a larger step: range(first,end,step)")
@@ -122,8 +122,10 @@ def _keys_beside(key: str) -> list[str]:
 
 
 def explain_hydra_key(key: str) -> str:
-    """Return two lines for a key that a request may set, but that the chosen sweeper or launcher does not have."""
+    """Return two lines for a key that the chosen sweeper or launcher does not have."""
     kind, name = key.split(".")[1:3]
+    if key not in _hydra_keys():
+        return f"{key}: there is no such key\nuse one of {', '.join(_keys_beside(key))}"
     if kind == "launcher":
         owners = [package for package, keys in _LAUNCHER_KEYS.items() if name in keys.split()]
         return f"{key}: the launcher of this request has no such key\nleave it out, or use {' or '.join(owners)}"

@@ -91,10 +91,10 @@ def redact_args(arguments: Iterable[str]) -> list[str]:
     for argument in arguments:
         key, is_set, value = argument.partition("=")
         if not is_set or _SCHEME.search(key):
-            key, value = "", argument
+            key, is_set, value = "", "", argument
         values = re.split(r",(?=[A-Za-z][\w+.-]{0,30}://)", value)  # several ones of `-m`
         public = ",".join(_redact_value(value, known) for value in values)
-        redacted.append(f"{key}={public}" if key else public)
+        redacted.append(f"{key}{is_set}{public}")
     if known:
         os.environ[_VARIABLE] = json.dumps(known)
     return redacted

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, cast
 
+import mindspore
 from mindspore.nn.utils import no_init_parameters
 
 from rp2k_lab.model.dropout import seed_masks
@@ -69,7 +70,8 @@ def create_model(
     if unknown := options.keys() - family.backbone_keys():
         raise TypeError(f"{name} has no option {min(unknown)}\nuse {', '.join(sorted(family.backbone_keys()))}")
     check_multipliers(**options)
-    absorb_first_failure()
+    if mindspore.get_context("mode") == mindspore.PYNATIVE_MODE:  # with msrun, it would keep a rank from signing off
+        absorb_first_failure()
     with no_init_parameters():  # otherwise every layer draws weights that `initialize` replaces
         multipliers = {"width_multiplier": 1.0, "depth_multiplier": 1.0}
         backbone = family.model_construct(None, name=name, **(multipliers | options)).backbone()

@@ -11,7 +11,8 @@ from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.tracking.journal import Journal, JournalNotWritten, damage_line, read
 from rp2k_lab.tracking.local_runs import OUTPUTS, find_journals, matches, named_folder, readable_journals
 from rp2k_lab.tracking.mlflow_store import StoreUnavailable, page_location, store_uri, unreachable
-from rp2k_lab.tracking.uploader import RunRefused, Uploader, is_uploaded, read_header
+from rp2k_lab.tracking.upload_state import is_uploaded, read_header
+from rp2k_lab.tracking.uploader import RunRefused, Uploader
 
 
 def run(config: Config, folder: Path) -> None:

@@ -17,7 +17,7 @@ from rp2k_lab.tracking.local_runs import read_run, unsent_journals
 from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
 from rp2k_lab.tracking.mlflow_store import is_alive, store_exists, store_uri
 from rp2k_lab.tracking.provenance import FINGERPRINT
-from rp2k_lab.tracking.uploader import read_header
+from rp2k_lab.tracking.upload_state import read_header
 
 log = logging.getLogger(__name__)
 

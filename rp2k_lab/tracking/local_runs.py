@@ -18,7 +18,7 @@ from rp2k_lab.tracking.mlflow_runs import History, RunInfo
 from rp2k_lab.tracking.mlflow_store import store_uri
 from rp2k_lab.tracking.provenance import FINGERPRINT
 from rp2k_lab.tracking.run_files import open_regular
-from rp2k_lab.tracking.uploader import LOCAL_ID, UploadState, is_uploaded, read_header
+from rp2k_lab.tracking.upload_state import LOCAL_ID, UploadState, is_uploaded, read_header
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +179,11 @@ def resume_overrides(folder: Path) -> list[str]:
 
 
 def check_unused(folder: Path) -> None:
-    """Raise RequestError if a folder holds a training: a second run there would mix their files."""
-    for file in _with_header(folder.glob(f"*{SUFFIX}"))[0]:
+    """Raise RequestError if a folder holds a training or a damaged record: a second run there would mix their files."""
+    files, damaged = _with_header(folder.glob(f"*{SUFFIX}"))
+    for error in damaged:
+        raise RequestError(f"{str(error).splitlines()[0]}\nuse another folder: hydra.run.dir=FOLDER")
+    for file in files:
         if FINGERPRINT in (run := read_run(file)).tags:
             raise RequestError(
                 f"{escape_controls(folder)}: is the folder of run {escape_controls(run.name)}, id {run.run_id}\n"

@@ -15,7 +15,7 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.tracking.journal import LATEST, SUFFIX
 from rp2k_lab.tracking.mlflow_store import StoreUnavailable, open_client, store_exists, store_uri, unreachable
-from rp2k_lab.tracking.uploader import LOCAL_ID
+from rp2k_lab.tracking.upload_state import LOCAL_ID
 
 # Artifact of a finished run with a network: the weights of its best epoch.
 CHECKPOINT = "checkpoints/best.ckpt"

@@ -32,7 +32,9 @@ from rp2k_lab.tracking.mlflow_store import (
 )
 from rp2k_lab.tracking.options import Tracking
 from rp2k_lab.tracking.study_view import VIEW_TAG, grouped_view, view_page
-from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, UploadThread, is_uploaded, read_header
+from rp2k_lab.tracking.upload_state import LOCAL_ID, UploadState, is_uploaded, read_header
+from rp2k_lab.tracking.upload_thread import UploadThread
+from rp2k_lab.tracking.uploader import Uploader
 
 log = logging.getLogger(__name__)
 

@@ -10,29 +10,24 @@ damaged file), the resumed run repeats those steps at other times: then all of t
 and a step that the store has is left out.
 """
 
-import json
 import logging
 import os
 import posixpath
 import re
 import shlex
-import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rp2k_lab.core.errors import DataError, RequestError
-from rp2k_lab.core.files import write_text
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.tracking.address import URI_VARIABLE
-from rp2k_lab.tracking.journal import Journal, JournalNotWritten, read
+from rp2k_lab.tracking.journal import read
 from rp2k_lab.tracking.mlflow_store import (
     StoreUnavailable,
     client_address,
@@ -43,7 +38,8 @@ from rp2k_lab.tracking.mlflow_store import (
     mark_dead_runs,
     store_uri,
 )
-from rp2k_lab.tracking.run_files import open_regular, read_small, real_path, system_reason
+from rp2k_lab.tracking.run_files import open_regular, real_path, system_reason
+from rp2k_lab.tracking.upload_state import LOCAL_ID, UploadState, checksum_of, has_part, read_header
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,76 +47,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCAL_ID = "local_id"
 # MLflow's limits for one log_batch call.
 PARAM_CHARACTERS = 6000
 _PER_CALL = {"metrics": 1000, "params": 100, "tags": 100}
-# How long a run waits for a silent server: at its start, at its end, and after a signal.
-START_SECONDS, END_SECONDS, STOP_SECONDS = 5.0, 10.0, 5.0
-_NO_ANSWER = "no answer so far"
+# How long a run waits at its end for a silent server [s].
+END_SECONDS = 10.0
 # A slow network: the run waits this long for a file at its end.
 _BYTES_PER_SECOND = 1e6
 
 
 class RunRefused(Exception):
     """The store takes nothing more for this run.  One or two lines: the reason, then the way out."""
-
-
-@dataclass
-class UploadState:
-    """How much of a journal is uploaded.
-
-    Attributes:
-        store: the address without credentials; None before the first upload.
-        run_id, experiment_id: MLflow's ids.
-        offset: uploaded part of the journal (bytes).
-        ended: whether that part ends with the run's status.
-        checksum: CRC-32 of that part; None: not recorded, by an earlier version.
-        compared: whether the store may have steps that the journal has lost; then they are compared.
-    """
-
-    store: str | None = None
-    run_id: str | None = None
-    experiment_id: str | None = None
-    offset: int = 0
-    ended: bool = False
-    checksum: int | None = None
-    compared: bool = False
-
-    @classmethod
-    def load(cls, journal: Path) -> "UploadState":
-        """Read the state beside a journal; if unreadable, upload everything again (uploads are idempotent)."""
-        try:
-            content = json.loads(read_small(_state_file(journal)))
-            seal = content.pop("seal", None)
-            state = cls(**content)
-            valid = state._is_valid() and seal == (None if state.checksum is None else state._seal())
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            return cls()
-        return state if valid else cls()
-
-    def save(self, journal: Path) -> None:
-        """Write the state beside a journal; on a full disk the former state stays, which only repeats uploads."""
-        with suppress(OSError):
-            write_text(_state_file(journal), json.dumps(asdict(self) | {"seal": self._seal()}))
-
-    def _seal(self) -> int:
-        return zlib.crc32(json.dumps(asdict(self), sort_keys=True).encode())
-
-    def _is_valid(self) -> bool:
-        ids = [value for value in (self.run_id, self.experiment_id) if value is not None]
-        sizes = [value for value in (self.offset, self.checksum) if value is not None]
-        return (
-            all(isinstance(value, str) and re.fullmatch(r"[\w-]{1,64}", value) for value in ids)
-            and all(type(value) is int and value >= 0 for value in sizes)
-            and isinstance(self.store, str | None)
-            and isinstance(self.ended, bool)
-            and isinstance(self.compared, bool)
-        )
-
-
-def _state_file(journal: Path) -> Path:
-    return journal.with_suffix(".sent")
 
 
 class Uploader:
@@ -203,7 +140,7 @@ class Uploader:
             run = client.create_run(experiment_id, header["time"], tags, header["name"])
             self.state = UploadState(run_id=run.info.run_id)
         self._check_not_deleted(run)
-        if self.state.compared or run.info.run_id != self.state.run_id or not _has_part(self.file, self.state, until):
+        if self.state.compared or run.info.run_id != self.state.run_id or not has_part(self.file, self.state, until):
             self.state = UploadState(compared=True)
         ids = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
         self.state = replace(self.state, store=redact(store_uri(self._uri)), **ids)
@@ -215,7 +152,7 @@ class Uploader:
         """Record that the journal is uploaded to `offset`."""
         checksum = self.state.checksum if self.state.offset else 0
         if checksum is not None:
-            checksum = _checksum(self.file, self.state.offset, offset, checksum)
+            checksum = checksum_of(self.file, self.state.offset, offset, checksum)
         self.state = replace(self.state, offset=offset, ended=ended, checksum=checksum)
         self.state.save(self.file)
 
@@ -305,135 +242,6 @@ class Uploader:
                 self._client.delete_run(run.info.run_id)
 
 
-class UploadThread:
-    """Uploads a run's journal periodically, so that training never waits for the store.
-
-    Attributes:
-        problem: why the last upload is incomplete (one line), or None.
-
-    Args:
-        journal: synced to the disk before each upload.
-        uploader: None: only sync.
-        seconds: the period.
-    """
-
-    def __init__(self, journal: Journal, uploader: Uploader | None, seconds: float):
-        self.problem: str | None = None
-        self._warned = False
-        self._journal, self._uploader, self._seconds = journal, uploader, seconds
-        self._request_error: RequestError | None = None
-        self._attempted, self._closing, self._wake = threading.Event(), threading.Event(), threading.Event()
-        self._waiting: list[threading.Event] = []
-        self._thread = threading.Thread(target=self._run, daemon=True, name="tracking")
-
-    def start(self) -> None:
-        """Start the thread; wait up to START_SECONDS for the run's creation.
-
-        Raises:
-            RequestError: the store is impossible, or refuses access.
-        """
-        local = self._uploader is None or self._uploader.local
-        if not local:
-            import_module("mlflow")  # seconds of this machine's time, not of the server's
-        self._thread.start()
-        if not self._attempted.wait(None if local else START_SECONDS):
-            self._fail(_NO_ANSWER)
-        if self._request_error:
-            raise self._request_error
-
-    def deliver(self) -> None:
-        """Upload now; wait up to START_SECONDS unless the last upload failed."""
-        done = threading.Event()
-        self._waiting.append(done)
-        self._wake.set()
-        if not self.problem:
-            done.wait(START_SECONDS)
-
-    def close(self, at_once: bool) -> None:
-        """Upload the rest and stop the thread.
-
-        Args:
-            at_once: wait at most STOP_SECONDS for a server; otherwise as long as it answers.
-        """
-        self._closing.set()
-        self._wake.set()
-        uploader = self._uploader
-        patient = uploader if uploader is not None and (uploader.local or not at_once) else None
-        until = time.monotonic() + (END_SECONDS if patient else STOP_SECONDS)
-        while self._thread.is_alive() and time.monotonic() < until:
-            self._thread.join(0.1)
-            if patient:
-                until = max(until, patient.busy_until)
-        if self._thread.is_alive():
-            self.problem = self.problem or "no answer"
-
-    def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            # Read the flags first: whatever was appended before them is uploaded below.
-            closing, waiting, self._waiting = self._closing.is_set(), self._waiting, []
-            self._upload()
-            self._attempted.set()
-            for done in waiting:
-                done.set()
-            if closing or self._request_error:
-                return
-            self._wake.wait(self._seconds)
-
-    def _upload(self) -> None:
-        try:
-            synced = self._journal.sync()
-            if self._uploader:
-                self._uploader.upload(until=synced)
-            self.problem = None
-        except RequestError as error:
-            if self._attempted.is_set() or self._warned:  # access was granted before, or the answer came late
-                self._fail(error_line(error))
-            else:
-                self._request_error, self.problem = error, error_line(error)
-        except (RunRefused, JournalNotWritten, DataError) as error:
-            self._fail(error_line(error), "tracking: nothing more is uploaded")
-        except (StoreUnavailable, OSError) as error:
-            self._fail(error_line(error))
-
-    def _fail(self, reason: str, what: str = "tracking: the store does not answer; the upload continues later") -> None:
-        if not self._warned or self.problem == _NO_ANSWER:  # now the reason is known
-            log.warning("%s (%s)", what, reason)
-        self._warned, self.problem = True, reason
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """Return a journal's first record: name, ids, store, experiment and initial tags.
-
-    Raises:
-        DataError: it is damaged, or the file cannot be read.
-    """
-    try:
-        header, end = next(read(file), ({}, 0))
-        with open_regular(file) as journal:
-            first = len(journal.readline())
-    except OSError as error:
-        raise _no_record(file, system_reason(error)) from None
-    if header.get("kind") != "run" or end != first:
-        raise _no_record(file, "its first line is damaged" if first else "it is empty")
-    return header
-
-
-def _no_record(file: Path, reason: str) -> DataError:
-    way_out = "restore the file, or move it out of the folder"
-    return DataError(f"{escape_controls(file)}: no run's record ({reason})\n{way_out}")
-
-
-def is_uploaded(file: Path) -> bool:
-    """Return whether all of a journal is uploaded, including the run's final status.
-
-    Raises:
-        OSError: the journal cannot be read.
-    """
-    state = UploadState.load(file)
-    return state.ended and _ends_a_line(file, state.offset) and next(read(file, state.offset), None) is None
-
-
 def _synced_size(file: Path) -> int:
     """Flush a journal to the disk, and return its size (bytes)."""
     with open_regular(file) as journal:
@@ -446,26 +254,6 @@ def _sync_regular(file: Path) -> None:
     """Flush a file to the disk, so that the store never has more of it."""
     with open_regular(file) as opened, suppress(OSError):
         os.fsync(opened.fileno())
-
-
-def _has_part(file: Path, state: UploadState, until: int) -> bool:
-    """Return whether a journal still has the part that is uploaded."""
-    if state.offset > until or not _ends_a_line(file, state.offset):
-        return False
-    return state.checksum is None or _checksum(file, 0, state.offset) == state.checksum
-
-
-def _ends_a_line(file: Path, offset: int) -> bool:
-    with open_regular(file) as journal:
-        journal.seek(max(0, offset - 1))
-        return offset == 0 or journal.read(1) == b"\n"
-
-
-def _checksum(file: Path, start: int, end: int, checksum: int = 0) -> int:
-    """Return the CRC-32 of a part of a file, continued from the part before it."""
-    with open_regular(file) as journal:
-        journal.seek(start)
-        return zlib.crc32(journal.read(end - start), checksum)
 
 
 def _batches(file: Path, offset: int, until: int) -> Iterator[tuple[str, list[dict[str, Any]], int]]:

@@ -145,6 +145,7 @@ def test_a_finished_run_in_an_mlflow_store_is_found_by_its_configuration(records
     assert f"run plain, seed 0, id {cell['run_id']}, is FINISHED" in out
 
 
+@pytest.mark.soak
 def test_runs_of_other_choices_are_not_found(compose, tmp_path):
     """task.resume=auto compares fingerprints: each choice of a group has another one."""
     files = {"table": ["dataset.table=t.csv"], "coco": ["dataset.annotations=a.json"]}

@@ -59,7 +59,9 @@ def test_published_tables_exist_with_their_figures(composed_tables):
 
 
 @pytest.mark.parametrize("name", ablation.names())
-@pytest.mark.parametrize("scale", choices("scale"))
+@pytest.mark.parametrize(
+    "scale", [pytest.param(s, marks=() if s == "paper" else pytest.mark.soak) for s in choices("scale")]
+)
 def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     """The configuration of every level is valid, and no two levels of a table are the same run."""
     table = composed_tables[name]

@@ -47,6 +47,7 @@ def test_cores_are_those_that_the_process_may_use():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_cache_of_compiled_programs_does_not_change_the_loss(tmp_path):
     """The second program differs from the first by the label smoothing alone, a constant in the compiled graph."""
 

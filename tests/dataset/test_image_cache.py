@@ -524,7 +524,7 @@ class TestRun:
         assert len(decoded) == len(set(decoded)) == len(index.split("train"))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("cache_gb", [0, 1])
+    @pytest.mark.parametrize("cache_gb", [1, pytest.param(0, marks=pytest.mark.soak)])
     def test_memory_stays_flat(self, index, cache_gb):
         training = self.batches(index, open_cache(index, self.SIZE, "letterbox", cache_gb))
         process, resident = psutil.Process(), []

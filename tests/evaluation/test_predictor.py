@@ -76,7 +76,7 @@ def test_members_and_average_equal_numpy(members, batches, average, tta):
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 @pytest.mark.parametrize("weight", [np.nan, np.inf])
 def test_an_output_that_is_no_number_is_refused(members, batches, average, weight):
-    """Its order would be that of the labels: every image would be of the first class."""
+    """The order of the labels would decide: every image would be of the first class."""
     broken = [*members[:2], Member("broken", LeftColors(weight), WIDE)]
     with pytest.raises(DataError, match=r"^broken: the network's output is NaN or infinite\nuse weights of"):
         list(Predictor(broken, 3, average=average)(batches))

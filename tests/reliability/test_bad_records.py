@@ -19,7 +19,9 @@ from rp2k_lab.tracking.journal import Journal, read
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.run_lookup import lookup_run
 from rp2k_lab.tracking.tracker import MlflowTracker
-from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, UploadThread, is_uploaded
+from rp2k_lab.tracking.upload_state import LOCAL_ID, UploadState, is_uploaded
+from rp2k_lab.tracking.upload_thread import UploadThread
+from rp2k_lab.tracking.uploader import Uploader
 
 
 @pytest.fixture

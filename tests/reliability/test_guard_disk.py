@@ -72,11 +72,11 @@ def test_full_disk_of_the_store_is_reported_and_keeps_earlier_runs(start, small_
 def test_journal_reserves_space_for_its_last_records(small_disk):
     disk = small_disk("1m")
     journal = Journal(disk / "run.journal")
-    journal.append("run", name="a")
+    journal.append("tags", tags={"a": "b"})
     fill(disk)
     journal.append("end", status="FAILED")
     journal.close()
-    assert [record["kind"] for record, _ in read(disk / "run.journal")] == ["run", "end"]
+    assert [record["kind"] for record, _ in read(disk / "run.journal")] == ["tags", "end"]
     assert sorted(file.name for file in disk.iterdir()) == ["filler", "run.journal"]
 
 

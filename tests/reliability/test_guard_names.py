@@ -34,7 +34,7 @@ def test_run_escapes_them_and_writes_only_in_its_folders(trained):
     assert {file.suffix for file in artifacts.rglob("*") if file.is_file()} >= {".parquet", ".png", ".ckpt", ".yaml"}
 
 
-@pytest.mark.parametrize("task", ["errors", "inspect"])
+@pytest.mark.parametrize("task", ["inspect", pytest.param("errors", marks=pytest.mark.soak)])
 def test_page_shows_them_as_text(trained, start, task):
     options = [f"runs={trained.run.info.run_id}", "task.split=test"] if task == "errors" else []
     config = yaml.safe_load((trained.folder / "out" / "config.yaml").read_text())

@@ -18,6 +18,7 @@ def files_with_secret(folder) -> list[str]:
     return [str(file) for file in files if SECRET.encode() in file.read_bytes() or SECRET in file.name]
 
 
+@pytest.mark.soak
 def test_study_and_its_runs_never_write_it(start, server, tmp_path, wait_for):
     address = server.address.replace("http://", f"http://user:{SECRET}@")
     arguments = ["-m", "hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=1", "hydra.sweeper.study=hidden"]

@@ -19,7 +19,8 @@ from rp2k_lab.task import sync
 from rp2k_lab.tracking.journal import Journal, JournalNotWritten, read
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.tracker import MlflowTracker
-from rp2k_lab.tracking.uploader import LOCAL_ID, Uploader, UploadState, is_uploaded, read_header
+from rp2k_lab.tracking.upload_state import LOCAL_ID, UploadState, is_uploaded, read_header
+from rp2k_lab.tracking.uploader import Uploader
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ def check(commands: list[list[str]], folder) -> None:
 
 
 @pytest.mark.slow
-def test_60_random_commands(tmp_path):
-    check(random_commands(17, 60), tmp_path)
+def test_25_random_commands(tmp_path):
+    check(random_commands(17, 25), tmp_path)
 
 
 @pytest.mark.slow
@@ -43,8 +43,8 @@ def test_500_random_commands(tmp_path):
 
 
 def test_the_grammar_has_all_kinds():
-    words = [word for command in random_commands(18, 500) for word in command]
-    for part in ("\x1b", "\n", "\udcff", "${", "-m", "--cfg", "hydra.", "choice(", "runs=", "tracking.uri=", "++", "~"):
-        assert any(part in word for word in words), part
-    assert max(map(len, words)) > 10_000
+    arguments = [argument for command in random_commands(18, 500) for argument in command]
+    for text in ("\x1b", "\n", "\udcff", "${", "-m", "--cfg", "hydra.", "choice(", "runs=", "tracking.uri=", "++", "~"):
+        assert any(text in argument for argument in arguments), text
+    assert max(map(len, arguments)) > 10_000
     assert random_commands(18, 5) == random_commands(18, 5)

@@ -17,7 +17,7 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.task import sync
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.tracker import MlflowTracker
-from rp2k_lab.tracking.uploader import STOP_SECONDS
+from rp2k_lab.tracking.upload_thread import STOP_SECONDS
 from tests.helpers.forked_run import start_run
 from tests.helpers.tiny_runs import KILL_AT_EVENT, TINY
 

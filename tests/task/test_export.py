@@ -137,7 +137,7 @@ def test_damaged_checkpoint_keeps_the_earlier_export(first_run, start, tmp_path)
 def test_folder_with_other_files_is_refused(first_run, start):
     (run,) = first_run.store.runs()
     output = f"task.output={first_run.folder / 'out'}"
-    code, _, err = start("task=export", f"runs={run.info.run_id[:8]}", output, uri=first_run.store.uri).wait()
+    code, _, err = start("task=export", f"runs={run.info.run_id}", output, uri=first_run.store.uri).wait()
     assert code == 2
     assert err.startswith(output)
     assert len(err.strip().splitlines()) == 2

@@ -118,6 +118,7 @@ def test_best_checkpoint_reproduces_the_recorded_predictions(first_run, first_re
     assert [classes[i] for i in logits.argmax(1)] == list(predictions["top1"])
 
 
+@pytest.mark.soak
 def test_averaged_clipped_accumulated_training_saves_the_average(first_run, start):
     """One epoch, so that the best checkpoint is from the last step: the ninth, which no update uses."""
     import mindspore

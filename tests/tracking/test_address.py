@@ -227,11 +227,11 @@ def test_a_late_answer_is_said_with_its_reason(monkeypatch, caplog, tmp_path, wa
     """The run does not wait longer than a few seconds; the reason follows when it is known."""
     from types import SimpleNamespace
 
-    from rp2k_lab.tracking import uploader
+    from rp2k_lab.tracking import upload_thread, uploader
     from rp2k_lab.tracking.tracker import MlflowTracker
 
     answer = threading.Event()
-    monkeypatch.setattr(uploader, "START_SECONDS", 0.05)
+    monkeypatch.setattr(upload_thread, "START_SECONDS", 0.05)
     ask = uploader.connect
 
     def late(*arguments):

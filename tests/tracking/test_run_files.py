@@ -19,7 +19,7 @@ from rp2k_lab.tracking.local_runs import check_unused, is_resumable
 from rp2k_lab.tracking.run_files import CONFIG, damage_named, read_settings, read_text, real_path
 from rp2k_lab.tracking.run_lookup import find_run, read_record, restore
 from rp2k_lab.tracking.tracker import MlflowTracker
-from rp2k_lab.tracking.uploader import is_uploaded
+from rp2k_lab.tracking.upload_state import is_uploaded
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghijkl", "bcdefghijklm", strict=True)
