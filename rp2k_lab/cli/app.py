@@ -164,12 +164,15 @@ def main(hydra_main: Callable[[], None]) -> int:
 
 def _run_hydra(hydra_main: Callable[[], None], flags: list[str]) -> None:
     """Run a command with flags; what Hydra 1.3 answers with a bare exit or a traceback becomes a wrong request."""
-    package = next((flag for flag in flags if flag.startswith("--package=")), None)
+    package = next((flag for flag in flags if flag.startswith("--package=")), "")
+    way_out = "use a key that --cfg job prints, such as --package optimizer"
+    if not re.fullmatch(r"(--package=[\w.]+)?", package):  # Hydra would print it as it is
+        raise RequestError(f"{package}: there is no such key\n{way_out}")
     try:
         hydra_main()
     except SystemExit as end:
         if package and end.code == 1:  # Hydra has printed the reason
-            raise RequestError("use a key that --cfg job prints, such as --package optimizer") from None
+            raise RequestError(way_out) from None
         raise
     except Exception as error:
         if "-sc" not in flags:
