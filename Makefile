@@ -30,7 +30,7 @@ test: $(INSTALLED)  ## every behavior once: about eleven minutes on two cores, 6
 	$(TESTS) -m "not soak and not alone" --durations=10 $(NETWORKS)
 	$(TESTS) -m "not soak and not alone" --durations=25 $(NETWORKS:%=--ignore=%)
 
-soak: $(INSTALLED)  ## what make test leaves out: 200 kills, every choice, model and table, a wheel: half an hour and more
+soak: $(INSTALLED)  ## what make test leaves out: kills, power cuts, every choice, model and table, a wheel: an hour
 	$(TESTS) -m "soak and not alone" --durations=25
 	$(BIN)/python -m pytest -m alone
 

@@ -270,6 +270,8 @@ def explain_composition_error(error: BaseException) -> str | None:
     if match := re.search(r"Error merging override (.+)", text):
         return f"{match.group(1)}: not a value of this key\nuse another one, or leave it out"
     if isinstance(error, OverrideParseException):
+        if problem := _problem_of_address(error.override):
+            return problem
         forms = "group=choice, key=value, key=[a,b] or \"key='other text'\""
         blank = "''"  # as the shell has it
         return f"{error.override.strip() or blank}: cannot be parsed\nuse {forms}"
@@ -288,6 +290,19 @@ def _several_values(argument: str) -> str:
     elif "(" not in value and key not in groups():
         way_out += f", or use {key}=[{value}] for a list"
     return f"{argument}: has several values\n{way_out}"
+
+
+def _problem_of_address(override: str) -> str | None:
+    """Return two lines if an override is a wrong address, such as a page's: Hydra cannot parse its #."""
+    from rp2k_lab.tracking.address import check_address
+
+    key, _, address = override.partition("=")
+    try:
+        if key == "tracking.uri":
+            check_address(address)
+    except RequestError as error:
+        return str(error)
+    return None
 
 
 def _unknown_key(key: str) -> str:

@@ -175,10 +175,10 @@ def apply(arguments: list[str], message: str) -> list[str] | None:
         changed[place] = f"{match[1]}={value}" if is_key else f"{key}={match[1]}"
     elif match := re.match(r"did you mean ([\w.]+)", advice):
         changed[place] = f"{match[1]}={changed[place].partition('=')[2]}"
-    elif match := re.match(r"(?:use|add|leave it out, or use) (-m|[\w./]+=[\w.,\[\]/]+)", advice):
-        key = match[1].partition("=")[0]
+    elif match := re.match(r"(?:use|add|leave it out, or use) (-m [\w./]+=\w+|-m|[\w./]+=[\w.,\[\]/]+)", advice):
+        key = match[1].split()[-1].partition("=")[0]
         changed = [a for a in changed if a.partition("=")[0] not in (key, named if advice.startswith("use") else key)]
-        changed.append(match[1])
+        changed += match[1].split()
     else:
         return None
     return changed

@@ -79,7 +79,7 @@ def in_place(file, last, make):
     sqlalchemy.event.listen(engine, "before_cursor_execute", stop)
     try:
         make(engine)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, sqlalchemy.exc.PendingRollbackError):  # the latter of a `finally` of a migration
         pass
     finally:
         engine.dispose()
