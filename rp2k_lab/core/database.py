@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.files import sync_folder
+from rp2k_lab.core.files import sync_file, sync_folder
 from rp2k_lab.core.locks import owner_hint, try_lock
 from rp2k_lab.core.quoting import sqlite_url
 from rp2k_lab.core.text import escape_controls
@@ -76,7 +76,7 @@ def make_aside(file: Path, fill: Callable[[str], None], former: Path | None = No
     try:
         part = folder / file.name
         fill(sqlite_url(part))
-        _sync(part)
+        sync_file(part)
         if former is None:
             _publish_new(part, file)
         else:
@@ -135,13 +135,5 @@ def _link(file: Path, name: Path) -> None:
             raise FileExistsError(name) from None
         copy = file.parent / f".{name.name}.copy"
         shutil.copy2(file, copy)
-        _sync(copy)
+        sync_file(copy)
         copy.replace(name)
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -44,7 +44,7 @@ def write_atomically(file: Path, sync: bool = False, suffix: str = "") -> Iterat
 def rename(part: Path, file: Path, sync: bool = False) -> None:
     """Replace `file` by a finished one; `sync` as in `write_atomically`."""
     if sync:
-        _sync(part)
+        sync_file(part)
     part.replace(file)
     if sync:
         sync_folder(file.parent)
@@ -70,7 +70,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Flush a file's content, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,7 +82,7 @@ def _sync(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Flush a folder's names to the disk, so that they outlive a power cut; nothing where the disk cannot."""
     try:
-        _sync(folder)
+        sync_file(folder)
     except OSError as error:
         if error.errno not in UNSUPPORTED | {errno.EBADF}:
             raise
@@ -115,7 +116,7 @@ def sync_tree(folder: Path) -> None:
         finally:
             os.close(descriptor)
     for path in paths:
-        sync_folder(path) if path.is_dir() else _sync(path)
+        sync_folder(path) if path.is_dir() else sync_file(path)
 
 
 def write_text(file: Path, text: str, sync: bool = False) -> None:
@@ -138,7 +139,7 @@ def link_or_copy(link: Path, file: Path) -> bool:
     try:
         if not (linked := _linked(part, file)):
             shutil.copyfile(file, part)
-            _sync(part)
+            sync_file(part)
         part.replace(link)
     finally:
         part.unlink(missing_ok=True)  # renaming one hard link over another of the same file leaves it

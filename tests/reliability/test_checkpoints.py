@@ -158,7 +158,7 @@ def test_kill_at_any_file_operation_leaves_the_previous_or_the_new_checkpoint(fo
 
 def test_every_file_is_synced_before_it_is_renamed(folder, monkeypatch):
     synced, renamed = [], []
-    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(files, "sync_file", lambda path: synced.append(path.name))
     replace_file = checkpoint.Path.replace
 
     def rename(path, target):
