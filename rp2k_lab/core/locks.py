@@ -126,7 +126,8 @@ def _marker(file: Path) -> Path:
 
 def _this_process() -> str:
     """Return start time, pid, boot, PID namespace and host of this process as one line."""
-    return f"{psutil.Process().create_time():.0f} {os.getpid()} {_boot()} {_namespace()} {socket.gethostname()}\n"
+    started = f"{psutil.Process().create_time():.0f}"
+    return " ".join([started, str(os.getpid()), *pid_space(), socket.gethostname()]) + "\n"
 
 
 def _is_dead(owner: str) -> bool:
@@ -136,23 +137,24 @@ def _is_dead(owner: str) -> bool:
         start, number = float(started), int(pid)
     except ValueError:
         return True
-    if host != socket.gethostname() or (boot == _boot() and namespace != _namespace()):
+    current_boot, current_namespace = pid_space()
+    if host != socket.gethostname() or (boot == current_boot and namespace != current_namespace):
         return False
     try:
-        return boot != _boot() or abs(psutil.Process(number).create_time() - start) > _SAME_START_SECONDS
+        return boot != current_boot or abs(psutil.Process(number).create_time() - start) > _SAME_START_SECONDS
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return True
     except psutil.Error:  # another user's
         return False
 
 
-def _boot() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
-    return "-"
+def pid_space() -> tuple[str, str]:
+    """Return what a process id belongs to: the start of the system and the container's namespace; - where unknown.
 
-
-def _namespace() -> str:
-    with suppress(OSError):
-        return str(Path("/proc/self/ns/pid").stat().st_ino)
-    return "-"
+    Several machines and containers may have one host name.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        return boot, str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:  # a system without /proc
+        return "-", "-"

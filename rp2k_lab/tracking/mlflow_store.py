@@ -15,7 +15,7 @@ import psutil
 from rp2k_lab import PROJECT, SERVER_COMMAND
 from rp2k_lab.core.database import exclusive, is_missing
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.locks import lock_descriptor
+from rp2k_lab.core.locks import lock_descriptor, pid_space
 from rp2k_lab.core.quoting import sqlite_file, sqlite_query, sqlite_url
 from rp2k_lab.core.redaction import redact, restore_uri
 from rp2k_lab.core.text import escape_controls
@@ -206,15 +206,8 @@ def process_tags() -> dict[str, str]:
 
 
 def _pid_space() -> dict[str, str]:
-    """Return tags of what a process id belongs to: a start of the system, and a container.
-
-    Several machines and containers may have one host name.  Empty where the system has no /proc.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return {"boot_id": boot, "pid_namespace": str(os.stat("/proc/self/ns/pid").st_ino)}
-    except OSError:
-        return {}
+    tags = zip(("boot_id", "pid_namespace"), pid_space(), strict=True)
+    return {name: value for name, value in tags if value != "-"}
 
 
 def mark_dead_runs(client: "MlflowClient", experiment_id: str) -> None:

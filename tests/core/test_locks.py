@@ -62,7 +62,7 @@ def test_open_file_is_locked_on_every_disk(tmp_path, no_locks):
     assert names(tmp_path) == ["a.journal"]
 
 
-BOOT, NAMESPACE = locks._boot(), locks._namespace()
+BOOT, NAMESPACE = locks.pid_space()
 
 
 @pytest.mark.parametrize(

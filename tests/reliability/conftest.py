@@ -23,3 +23,11 @@ def small_disk(tmp_path):
     yield mount
     for disk in mounted:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def store(tmp_path, empty_store):
+    """The URI of a fresh sqlite store."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
+    return f"sqlite:///{tmp_path}/store/mlflow.db"

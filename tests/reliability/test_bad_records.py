@@ -25,14 +25,6 @@ from rp2k_lab.tracking.uploader import Uploader
 
 
 @pytest.fixture
-def store(tmp_path, empty_store):
-    """The URI of a fresh sqlite store."""
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
-    return f"sqlite:///{tmp_path}/store/mlflow.db"
-
-
-@pytest.fixture
 def outputs(tmp_path, monkeypatch):
     """The folder that stands for outputs/."""
     for module in (local_runs, sync):

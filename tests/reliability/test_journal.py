@@ -24,14 +24,6 @@ from rp2k_lab.tracking.uploader import Uploader
 
 
 @pytest.fixture
-def store(tmp_path, empty_store):
-    """The URI of a fresh sqlite store."""
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
-    return f"sqlite:///{tmp_path}/store/mlflow.db"
-
-
-@pytest.fixture
 def task_sync(compose):
     """task_sync(*overrides): run `python run.py task=sync …` in this process."""
     return lambda *overrides: sync.run(parse(compose("task=sync", *overrides)), None)
