@@ -1,0 +1,201 @@
+#include "convolution.h"
+
+#include <cstring>
+#include <vector>
+
+#include "reorder.h"
+#include "scratch.h"
+
+namespace rp2k {
+namespace {
+
+using namespace onednn;
+
+// An argument in another layout than MindSpore's.
+struct Slot {
+    int key;
+    bool is_input;
+    dnnl_memory_desc_t inner;
+    std::unique_ptr<Reorder> reorder;
+    size_t bytes;
+};
+
+// Pages begin at their own address, so that neighbors never share a cache line.
+size_t with_padding(size_t bytes) { return (bytes + 4095) & ~size_t(4095); }
+
+// A primitive of oneDNN with a copy of each argument before or after it.
+class ReorderedConvolution : public Kernel {
+  public:
+    explicit ReorderedConvolution(dnnl_engine_t engine) : engine_(engine) {}
+    ~ReorderedConvolution() override {
+        for (Slot &slot : slots_) real.dnnl_memory_desc_destroy(slot.inner);
+    }
+
+    bool empty() const { return slots_.empty(); }
+
+    // Add an argument if its layouts differ; false if oneDNN cannot copy it.
+    bool add(int key, bool is_input, const_dnnl_memory_desc_t plain, const_dnnl_memory_desc_t inner) {
+        if (real.dnnl_memory_desc_equal(plain, inner)) return true;
+        auto reorder = make_reorder(plain, inner, is_input, engine_);
+        if (!reorder) return false;
+        dnnl_memory_desc_t copy;
+        real.dnnl_memory_desc_clone(&copy, inner);
+        const size_t bytes = with_padding(real.dnnl_memory_desc_get_size_v2(inner, 0));
+        slots_.push_back({key, is_input, copy, std::move(reorder), bytes});
+        total_ += bytes;
+        return true;
+    }
+
+    dnnl_status_t execute(
+        const_dnnl_primitive_t primitive, dnnl_stream_t stream, int count,
+        const dnnl_exec_arg_t *arguments) const override {
+        Scratch scratch(total_);
+        if (!scratch.data()) return out_of_memory;
+        std::vector<dnnl_exec_arg_t> inner(arguments, arguments + count);
+        Memories memories;
+        char *data = scratch.data();
+        for (const Slot &slot : slots_) {
+            for (dnnl_exec_arg_t &argument : inner) {
+                if (argument.arg == slot.key) argument.memory = memories.add(slot, argument.memory, engine_, data);
+            }
+            data += slot.bytes;
+        }
+        dnnl_status_t status = memories.copy(stream, true);
+        if (!status) status = real.dnnl_primitive_execute(primitive, stream, count, inner.data());
+        return status ? status : memories.copy(stream, false);
+    }
+
+  private:
+    // The inner tensors of one execution.
+    class Memories {
+      public:
+        ~Memories() {
+            for (const Pair &pair : pairs_) real.dnnl_memory_destroy(pair.inner);
+        }
+        dnnl_memory_t add(const Slot &slot, dnnl_memory_t plain, dnnl_engine_t engine, void *data) {
+            dnnl_memory_t inner = nullptr;
+            real.dnnl_memory_create_v2(&inner, slot.inner, engine, 1, &data);
+            pairs_.push_back({&slot, plain, inner});
+            return inner;
+        }
+        dnnl_status_t copy(dnnl_stream_t stream, bool inputs) const {
+            for (const Pair &pair : pairs_) {
+                if (pair.slot->is_input != inputs) continue;
+                if (auto status = pair.slot->reorder->run(stream, pair.plain, pair.inner)) return status;
+            }
+            return success;
+        }
+
+      private:
+        struct Pair {
+            const Slot *slot;
+            dnnl_memory_t plain, inner;
+        };
+        std::vector<Pair> pairs_;
+    };
+
+    dnnl_engine_t engine_;
+    std::vector<Slot> slots_;
+    size_t total_ = 0;
+};
+
+// A descriptor that is destroyed with its scope.
+class AnyLayout {
+  public:
+    explicit AnyLayout(const_dnnl_memory_desc_t desc) {
+        real.dnnl_memory_desc_create_with_tag(&desc_, query<int>(desc, ndims), dims_of(desc), f32, any);
+    }
+    ~AnyLayout() { real.dnnl_memory_desc_destroy(desc_); }
+    AnyLayout(const AnyLayout &) = delete;
+    operator const_dnnl_memory_desc_t() const { return desc_; }
+
+  private:
+    dnnl_memory_desc_t desc_ = nullptr;
+};
+
+enum class Layout { plain, any, any_weights };
+
+// Which tensors oneDNN may lay out, by measurement (docs/benchmarks.md).
+Layout layout_of(const ConvolutionRequest &r) {
+    const int64_t *weights = dims_of(r.weights), *target = dims_of(r.target);
+    const int rank = query<int>(r.weights, ndims), height = int(weights[rank - 2]), width = int(weights[rank - 1]);
+    const bool grouped = rank == 5, depthwise = grouped && weights[1] == 1 && weights[2] == 1;
+    const bool pointwise = !grouped && height == 1 && width == 1 && r.strides[0] == 1 && r.strides[1] == 1;
+    // A plain 1×1 convolution is a matrix product for each image; on small maps they are too small.
+    if (pointwise && r.direction != Direction::backward_weights && target[2] * target[3] >= 49) return Layout::plain;
+    // oneDNN 3.10 has no compiled kernel for the weights of wide depthwise kernels; its other one wants plain images.
+    if (depthwise && r.direction == Direction::backward_weights && width > 3) return Layout::any_weights;
+    return Layout::any;
+}
+
+bool is_plain(const_dnnl_memory_desc_t desc) {
+    if (query<int>(desc, data_type) != f32 || query<int>(desc, format_kind) != blocked) return false;
+    if (query<int>(desc, inner_count) != 0 || query<int64_t>(desc, offset) != 0) return false;
+    const int64_t *dims = dims_of(desc), *strides = dims_of(desc, onednn::strides);
+    int64_t expected = 1;
+    for (int i = query<int>(desc, ndims) - 1; i >= 0; i--) {
+        if (dims[i] != 1 && strides[i] != expected) return false;
+        expected *= dims[i];
+    }
+    return expected > 0;
+}
+
+// oneDNN's `brgconv_strided` is slower than the kernel that it would take next.
+dnnl_status_t skip_slow(dnnl_primitive_desc_t desc) {
+    for (;;) {
+        const char *name = "";
+        real.dnnl_primitive_desc_query(desc, implementation, 0, &name);
+        if (!std::strstr(name, "brgconv_strided")) return success;
+        if (auto status = real.dnnl_primitive_desc_next_impl(desc)) return status;
+    }
+}
+
+dnnl_status_t describe(const ConvolutionRequest &r, const Describe &make, Layout layout, dnnl_primitive_desc_t *desc) {
+    if (layout == Layout::plain) return make(desc, r.source, r.weights, r.target);
+    AnyLayout weights(r.weights);
+    if (layout == Layout::any_weights) return make(desc, r.source, weights, r.target);
+    AnyLayout source(r.source), target(r.target);
+    if (auto status = make(desc, source, weights, target)) return status;
+    if (!skip_slow(*desc)) return success;
+    real.dnnl_primitive_desc_destroy(*desc);
+    return make(desc, source, weights, target);
+}
+
+}  // namespace
+
+bool is_supported(const ConvolutionRequest &r) {
+    const bool is_flat = query<int>(r.source, ndims) == 4 && query<int>(r.target, ndims) == 4;
+    return is_flat && is_plain(r.source) && is_plain(r.weights) && is_plain(r.target);
+}
+
+dnnl_status_t describe_convolution(
+    const ConvolutionRequest &r, const Describe &make, dnnl_primitive_desc_t *desc,
+    std::shared_ptr<const Kernel> *kernel) {
+    if (auto status = describe(r, make, layout_of(r), desc)) return status;
+    auto reordered = std::make_shared<ReorderedConvolution>(r.engine);
+    auto add = [&](int key, bool is_input, const_dnnl_memory_desc_t plain) {
+        return reordered->add(key, is_input, plain, real.dnnl_primitive_desc_query_md(*desc, exec_arg_md, key));
+    };
+    bool complete = false;
+    switch (r.direction) {
+        case Direction::forward:
+            complete = add(source, true, r.source) && add(weights, true, r.weights) && add(target, false, r.target);
+            break;
+        case Direction::backward_data:
+            complete = add(target_gradient, true, r.target) && add(weights, true, r.weights) &&
+                       add(source_gradient, false, r.source);
+            break;
+        case Direction::backward_weights:
+            complete = add(source, true, r.source) && add(target_gradient, true, r.target) &&
+                       add(weights_gradient, false, r.weights);
+            break;
+    }
+    if (!complete) {
+        real.dnnl_primitive_desc_destroy(*desc);
+        return make(desc, r.source, r.weights, r.target);
+    }
+    if (!reordered->empty()) *kernel = std::move(reordered);
+    return success;
+}
+
+}  // namespace rp2k

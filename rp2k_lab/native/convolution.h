@@ -1,0 +1,34 @@
+// Convolutions in the layouts that oneDNN likes best.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "kernel.h"
+
+namespace rp2k {
+
+enum class Direction { forward, backward_data, backward_weights };
+
+// A convolution as MindSpore asks for it; all descriptors are plain float32, see `is_supported`.
+struct ConvolutionRequest {
+    Direction direction;
+    dnnl_engine_t engine;
+    const_dnnl_memory_desc_t source, weights, target;
+    const int64_t *strides;
+};
+
+// Whether a convolution is a plain two-dimensional one of float32; others are oneDNN's affair alone.
+bool is_supported(const ConvolutionRequest &);
+
+// Calls oneDNN's function that describes the primitive, with other layouts of source, weights and target.
+using Describe = std::function<dnnl_status_t(
+    dnnl_primitive_desc_t *, const_dnnl_memory_desc_t, const_dnnl_memory_desc_t, const_dnnl_memory_desc_t)>;
+
+// Describe a convolution in the layouts of a static rule, so that a shape has the same bits in every run.
+//
+// desc: the result, as oneDNN's function gives it.  Returns its status.  kernel: null if the layouts stay plain.
+dnnl_status_t describe_convolution(
+    const ConvolutionRequest &, const Describe &, dnnl_primitive_desc_t *desc, std::shared_ptr<const Kernel> *kernel);
+
+}  // namespace rp2k
