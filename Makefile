@@ -11,10 +11,10 @@ INSTALLED := .venv/installed
 PORT ?= 5000
 HOST := 127.0.0.1
 
-.PHONY: run quick test soak check help ui docs pictures bench notebooks
+.PHONY: run quick test soak check help ui native docs pictures bench notebooks
 .DEFAULT_GOAL := run
 
-run: $(INSTALLED)  ## make the embedded data set, train, evaluate, print where to look
+run: native  ## make the embedded data set, train, evaluate, print where to look
 	$(BIN)/python run.py
 
 # Three tiers of tests: test contains quick, soak is the rest.  Two processes share the tests.  MindSpore 2.10 returns
@@ -23,18 +23,18 @@ run: $(INSTALLED)  ## make the embedded data set, train, evaluate, print where t
 TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal
 NETWORKS := tests/model tests/train
 
-quick: $(INSTALLED)  ## the tests without processes, compiled networks and browsers: a minute and a half, 2 GB
+quick: native  ## the tests without processes, compiled networks and browsers: a minute and a half, 2 GB
 	$(TESTS) -m "not slow and not soak and not alone"
 
-test: $(INSTALLED)  ## every behavior once: about eleven minutes on two cores, 6 GB
+test: native  ## every behavior once: about eleven minutes on two cores, 6 GB
 	$(TESTS) -m "not soak and not alone" --durations=10 $(NETWORKS)
 	$(TESTS) -m "not soak and not alone" --durations=25 $(NETWORKS:%=--ignore=%)
 
-soak: $(INSTALLED)  ## what make test leaves out: kills, power cuts, every choice, model and table, a wheel: an hour
+soak: native  ## what make test leaves out: kills, power cuts, every choice, model and table, a wheel: an hour
 	$(TESTS) -m "soak and not alone" --durations=25
 	$(BIN)/python -m pytest -m alone
 
-check: $(INSTALLED)  ## ruff, basedpyright, and make test
+check: native  ## ruff, basedpyright, and make test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
@@ -46,16 +46,19 @@ help:  ## this list
 ui: $(INSTALLED)  ## the MLflow page, for this machine only; HOST=0.0.0.0 shows it to others: see docs/reliability.md first
 	$(BIN)/python -m rp2k_lab.tracking.server $(PORT) $(HOST)
 
-notebooks: $(INSTALLED)  ## execute both notebooks into outputs/notebooks; RUN=<id> chooses a run
+native: $(INSTALLED)  ## compile the native kernels if they are older than their sources, where a compiler is
+	@$(BIN)/python rp2k_lab/native/build.py || true
+
+notebooks: native  ## execute both notebooks into outputs/notebooks; RUN=<id> chooses a run
 	$(BIN)/python -m rp2k_lab.notebook --run '$(RUN)' --uri '$(URI)'
 
 docs: $(INSTALLED)  ## docs/config.md again, from the schema
 	$(BIN)/python -m rp2k_lab.config.reference > docs/config.md
 
-pictures: $(INSTALLED)  ## the pictures of README and docs/, and the closing table, again: about ten minutes
+pictures: native  ## the pictures of README and docs/, and the closing table, again: about ten minutes
 	$(BIN)/python docs/pictures.py
 
-bench: $(INSTALLED)  ## every benchmark: ratios with intervals
+bench: native  ## every benchmark: ratios with intervals
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.input_pipeline
 	$(BIN)/python -m benchmarks.index
@@ -63,7 +66,7 @@ bench: $(INSTALLED)  ## every benchmark: ratios with intervals
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.evaluate
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt setup.py
 	@echo "installing the pinned dependencies into .venv: about two minutes, 3.6 GB"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -31,6 +31,7 @@ from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.dataset.image_cache import ImageCache
 from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
+from rp2k_lab.native import photos
 
 BATCH_SIZE = 64
 NATIVE, DECODING = "native, stretch", "decoding alone"
@@ -67,6 +68,7 @@ def main() -> None:
                 part()  # warms the file cache and the thread pools, and fills the image cache
             speed = interleave(parts, options.rounds)
     print(f"{options.photos} photos to {options.size}×{options.size}, batches of {BATCH_SIZE}, {os.cpu_count()} cores")
+    print(f"  rp2k-lab's native library: {'on' if photos.is_on() else 'off'}")
     for name, values in speed.items():
         median, low, high = median_interval(values)
         print(f"  {name:28} {median:6.0f} images/s [{low:.0f}, {high:.0f}]")

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rp2k_lab.core.environment import force
+from rp2k_lab import native
+from rp2k_lab.core.environment import force, limit_instructions
 
 __version__ = "0.1.0"
 
@@ -29,9 +30,8 @@ SERVER_COMMAND = "make ui" if CLONE else "rp2k-lab-ui"
 IGNORED_VARIABLES = force(os.environ)
 """Variables of the user that were removed or replaced, as `NAME=value`."""
 
-# On processors with AVX-512, oneDNN (inside MindSpore 2.10) sends float32 NCHW convolutions to its reference kernel;
-# its AVX2 kernels are many times faster (benchmarks/train_step.py measures the ratio).
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "AVX2"))  # DNNL_ is its former name
+# The first call loads the native kernels, which must be there before MindSpore; it takes about 10 ms.
+limit_instructions(os.environ, is_native=native.state().version is not None)
 # MindSpore logs errors only: its warnings are about its internals and fill a screen at every start.
 os.environ.setdefault("GLOG_v", "3")
 # OpenCV logs nothing: rp2k_lab reports every image that cannot be decoded.

@@ -43,7 +43,7 @@ def wheel_environment(tmp_path_factory):
     """A fresh environment with the wheel and its dependencies, as a user makes it; returns its folder of commands."""
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "source").mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "rp2k_lab", "conf", "hydra_plugins"):  # pip builds in place
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "rp2k_lab", "conf", "hydra_plugins"):
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
         copy(PROJECT / name, folder / "source" / name if copy is shutil.copytree else folder / "source")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

@@ -169,10 +169,12 @@ def _runs(table: JudgedTable) -> list[Block]:
     levels = {name: ablation.level_overrides(name, scale) for name in ablation.level_names(scale)}
     started = {name: "; ".join(sources) for name in levels if (sources := ablation.source_levels(name, scale))}
     commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
+    natives = ", ".join(f"{tag} ({cells} runs)" for tag, cells in table.natives.items())
     facts = [
         Item("compute", None, f"{table.hours:.2f} hours in total"),
         Item("commits", None, commits),
         Item("machines", None, ", ".join(table.hosts) or "unknown"),
+        *([Item("native kernels", None, natives)] if natives else []),
     ]
     facts += [Item(row.level, Tag("note", "none"), note) for row in table.rows for note in row.notes]
     if table.ignored:

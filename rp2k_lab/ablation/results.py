@@ -5,7 +5,8 @@ format is fixed: equal results give equal bytes, so that a git diff shows only w
 
 `results.csv` may have more columns than `COLUMNS`, between `val_top1` and `correct`, sorted by name.  Those of
 registered metrics (`evaluation.metric_registry`) are numbers.  All others, such as the metrics of a package that is not
-installed, are text that is kept.
+installed, are text that is kept.  `native` is the tag of that name of the cell's run; files that are older than the
+native kernels do not have it.
 """
 
 import base64

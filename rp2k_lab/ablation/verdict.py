@@ -20,6 +20,7 @@ from rp2k_lab.ablation.significance import (
 from rp2k_lab.ablation.single_run import SingleRun, single_run_resolution
 from rp2k_lab.config.ablation import Ablation
 from rp2k_lab.dataset.class_groups import GROUPS
+from rp2k_lab.tracking.provenance import NATIVE, NATIVE_OFF
 
 RP2K_TEST_IMAGES = 39_027  # of the published entry, after cleaning
 # Placeholder of a comparison that lacks cells: `judge` does not test one seed but counts it, so that verdicts hold when
@@ -63,7 +64,7 @@ class Row:
         seeds_needed, images_needed: total number that would settle a difference of the observed size; None if no number
             does, or the row is not open.
         published_difference: None if not published.
-        notes: differences in commit, data set or uncommitted changes.
+        notes: differences in commit, data set, native kernels or uncommitted changes.
     """
 
     level: str
@@ -99,6 +100,7 @@ class JudgedTable:
         seeds: the seeds that each level should have.
         comparisons: number of comparisons, pending ones included, that share the 5 % of the table.
         commits: commit to its number of cells; uncommitted changes are named.
+        natives: the tag `native` to its number of cells; empty if all are older than the native kernels.
         hosts: machines that ran cells.
         ignored: levels of the results that this scale does not have.
         images_of: top1, head_top1, medium_top1 and tail_top1 to their numbers of test images; empty unless all cells
@@ -111,6 +113,7 @@ class JudgedTable:
     seeds: tuple[int, ...]
     comparisons: int
     commits: dict[str, int]
+    natives: dict[str, int]
     hosts: tuple[str, ...]
     ignored: tuple[str, ...]
     images_of: dict[str, int]
@@ -132,7 +135,7 @@ def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable
     Pending comparisons also count in Holm's correction.
     """
     names = ablation.level_names(scale)
-    cells = results.table[results.table["level"].isin(names)]
+    cells = _with_native(results.table[results.table["level"].isin(names)])
     seeds = tuple(sorted({*ablation.seeds, *cells["seed"].tolist()}))
     rows = [_row(ablation, name, cells[cells["level"] == name], seeds) for name in names]
     compared = [(row, row.baseline) for row in rows if row.baseline is not None]
@@ -151,6 +154,7 @@ def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable
         seeds=seeds,
         comparisons=len(compared),
         commits=_commits(cells),
+        natives={tag: int(count) for tag, count in cells[NATIVE].value_counts().sort_index().items() if tag},
         hosts=tuple(sorted({host for host in cells["host"] if host})),
         ignored=tuple(dict.fromkeys(level for level in results.table["level"] if level not in names)),
         images_of=_images_of(results, sorted({digest for digest in cells["images_digest"] if digest})),
@@ -236,7 +240,7 @@ def _published(
 
 def _cell_notes(cells: pd.DataFrame) -> tuple[str, ...]:
     notes = []
-    for column, noun in (("commit", "commits"), ("dataset_fingerprint", "data sets")):
+    for column, noun in (("commit", "commits"), ("dataset_fingerprint", "data sets"), (NATIVE, "native kernels")):
         values = sorted({value for value in cells[column] if value})
         if len(values) > 1:
             notes.append(f"its cells are of {len(values)} {noun}: {', '.join(value[:10] for value in values)}")
@@ -248,12 +252,21 @@ def _cell_notes(cells: pd.DataFrame) -> tuple[str, ...]:
 
 def _baseline_notes(cells: pd.DataFrame, level: str, baseline: str) -> list[str]:
     """Name what should be the same in both levels, but differs."""
+    origins = {"commit": "another commit", "dataset_fingerprint": "another data set", NATIVE: "other native kernels"}
     notes = []
-    for column, noun in (("commit", "another commit"), ("dataset_fingerprint", "another data set")):
+    for column, noun in origins.items():
         of_level, of_baseline = ({v for v in cells.loc[cells["level"] == n, column] if v} for n in (level, baseline))
         if of_level and of_baseline and of_level != of_baseline:
             notes.append(f"{noun} than {baseline}'s")
     return notes
+
+
+def _with_native(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with the column NATIVE: all blank in a table that is older than the native kernels."""
+    if NATIVE not in cells:
+        return cells.assign(**{NATIVE: ""})
+    older = (cells[NATIVE] == "") & (cells["commit"] != "")
+    return cells.assign(**{NATIVE: cells[NATIVE].mask(older, NATIVE_OFF)})
 
 
 def _commits(cells: pd.DataFrame) -> dict[str, int]:

@@ -5,6 +5,9 @@ import math
 import cv2
 import numpy as np
 
+# (top, left, height, width) of a rectangle [pixels].
+Box = tuple[int, int, int, int]
+
 
 class RandomResizedCrop:
     """Scale a random part of the image to `size` (height, width).
@@ -40,7 +43,7 @@ class RandomResizedCrop:
             target: the array to write to; None: a new one.
         """
         (image_height, image_width), canvas = image.shape[:2], canvas or image.shape[:2]
-        top, left, height, width = self._box(*canvas, rng)
+        top, left, height, width = self.draw_box(*canvas, rng)
         top, left = top - (canvas[0] - image_height) // 2, left - (canvas[1] - image_width) // 2
         rows, target_rows = _overlap(top, height, image_height, self.size[0])
         columns, target_columns = _overlap(left, width, image_width, self.size[1])
@@ -53,7 +56,8 @@ class RandomResizedCrop:
             cv2.resize(image[rows, columns], placed.shape[1::-1], dst=placed, interpolation=cv2.INTER_LINEAR)
         return target
 
-    def _box(self, image_height, image_width, rng):
+    def draw_box(self, image_height: int, image_width: int, rng: np.random.Generator) -> Box:
+        """Return a random part of an image of this size."""
         (smallest, largest), (narrowest, widest) = self.area, self.ratio
         for _ in range(10):
             size, shape, down, right = rng.random(4).tolist()

@@ -37,10 +37,15 @@ _FORCED = {
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
     "DNNL_DEFAULT_FPMATH_MODE": "STRICT",
 }
+# Highest instructions that oneDNN may use, and the variable with the value that this project gave it, for processes
+# that inherit both.
+INSTRUCTIONS, _OUR_INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA", "RP2K_LAB_MAX_CPU_ISA"
+DEFAULT_INSTRUCTIONS = "AVX2"
 # Variables of the libraries that compute; a record has those that are set.
 _PREFIXES = (
     *("MS_", "MINDSPORE_", "ONEDNN_", "DNNL_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "NPY_"),
     *("OPENCV_", "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_", "NCCL_", "ASCEND_", "HCCL_", "GLIBC_TUNABLES"),
+    "RP2K_LAB_NATIVE",
 )
 # Of those, what is another one in each process or on each machine, or only logs.
 _WITHOUT_EFFECT = frozenset(
@@ -50,6 +55,7 @@ _WITHOUT_EFFECT = frozenset(
         *("HCCL_CONNECT_TIMEOUT", "KMP_DUPLICATE_LIB_OK"),  # MindSpore 2.10 sets them when it is imported
         *("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "CUDNN_HOME"),
         *("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_OPP_PATH", "ASCEND_AICPU_PATH"),
+        "RP2K_LAB_NATIVE",  # rp2k_lab.native.state() says what it led to
     }
 )
 # Encoding of the terminal, from a process to the one that replaces it.
@@ -61,6 +67,8 @@ def force(environment: MutableMapping[str, str]) -> tuple[str, ...]:
 
     Call it before MindSpore is imported.
     """
+    if (ours := environment.pop(_OUR_INSTRUCTIONS, None)) and ours == environment.get(INSTRUCTIONS):
+        del environment[INSTRUCTIONS]  # of a parent process; `limit_instructions` decides again
     doomed = {name for name in environment if name in _REMOVED or name.startswith(_REMOVED_PREFIX)}
     lost = {name: environment.pop(name) for name in doomed}
     for name, value in _FORCED.items():
@@ -68,6 +76,20 @@ def force(environment: MutableMapping[str, str]) -> tuple[str, ...]:
             lost[name] = environment[name]
         environment[name] = value
     return tuple(f"{name}={lost[name]}" for name in sorted(lost))
+
+
+def limit_instructions(environment: MutableMapping[str, str], is_native: bool) -> None:
+    """Keep oneDNN, unless the user has chosen, from the instructions that are slow without the native kernels.
+
+    On processors with AVX-512, oneDNN (inside MindSpore 2.10) sends float32 NCHW convolutions to its reference kernel;
+    its AVX2 kernels are many times faster (benchmarks/train_step.py measures the ratio).
+
+    Args:
+        is_native: whether the native kernels are on; then oneDNN chooses by the processor.
+    """
+    if not is_native and INSTRUCTIONS not in environment:
+        environment[INSTRUCTIONS] = environment.get("DNNL_MAX_CPU_ISA", DEFAULT_INSTRUCTIONS)  # DNNL_: its former name
+        environment[_OUR_INSTRUCTIONS] = environment[INSTRUCTIONS]
 
 
 def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

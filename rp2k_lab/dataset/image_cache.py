@@ -73,6 +73,11 @@ class ImageCache:
                 os.close(self.__dict__[name])
 
     @property
+    def files(self) -> tuple[int, int, int]:
+        """Descriptors of the images and of the entries, and the bytes of a slot."""
+        return self._images, self._entries, self._slot_bytes
+
+    @property
     def remaining_bytes(self) -> int:
         """Bytes that the cache may still take."""
         return max(0, self.capacity - self.filled) * self._slot_bytes

@@ -1,4 +1,4 @@
-"""Load index rows as uint8 batches, with OpenCV in threads (it releases the GIL).
+"""Load index rows as uint8 batches in threads; the native library and OpenCV release the GIL.
 
 The order of a run's images and each image's augmentation are pure functions of (seed, epoch, position).  No generator
 state passes from one image to the next, so any number of threads, and a start at any step, gives the same batches.
@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.aug.augmentation import Augmentation, soft_targets
+from rp2k_lab.aug.geometry import Box
 from rp2k_lab.dataset.image import pad_to_center, read_resized, read_views
 from rp2k_lab.dataset.image_cache import ImageCache
 from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.native import photos
 
 # Keys of the random streams: an epoch's order, augmentation and mixing are independent.
 _ORDER, _AUGMENTATION, _MIX = 0, 1, 2
@@ -52,6 +54,15 @@ class ResizedImages:
             image = read_resized(self.paths[row], self.size, self.resize)
             self.store(row, image)
         return image
+
+    def read_crops(self, rows: Sequence[int], boxes: Sequence[Box], targets: np.ndarray) -> list[bool]:
+        """Scale a box of each row's image, centered on its canvas, into uint8 targets (n, height, width, 3).
+
+        Returns:
+            Whether each was done; see `photos.read_crops`.
+        """
+        slots = (*self.cache.files, rows) if self.cache else None
+        return photos.read_crops([self.paths[row] for row in rows], boxes, self.size, self.resize, targets, slots)
 
     def cached(self, row: int) -> np.ndarray | None:
         """Return a row's image from the cache, or None."""
@@ -186,6 +197,7 @@ class TrainingBatches(EpochBatches):
     ):
         super().__init__(rows["label"].to_numpy(np.int32), batch_size, seed, num_classes, **options)
         self.source, self.augmentation, self.size, self.rows = source, augmentation, size, rows["row"].tolist()
+        self._idle_streams: list[list[_Stream]] = []  # as many as threads
 
     def path(self, row: int) -> str:
         """Return the file of one of `order`'s rows."""
@@ -195,24 +207,48 @@ class TrainingBatches(EpochBatches):
         """Return a batch of an epoch."""
         start = batch * self.images_per_step + self._offset
         positions = range(start, start + self.batch_size)
+        chosen = order[positions.start : positions.stop]
+        rows, labels = [self.rows[row] for row in chosen.tolist()], self.labels[chosen]
         images = np.empty((self.batch_size, *self.size, 3), np.uint8)
-        stream = _Stream(self.seed, _AUGMENTATION)
-        for image, position in zip(images, positions, strict=True):
-            self._augment(self.rows[order[position]], stream.at(epoch, position), image)
-        labels = self.labels[order[positions.start : positions.stop]]
+        streams = self._take_streams()
+        rngs = (stream.at(epoch, position) for stream, position in zip(streams, positions, strict=True))
+        is_cropped = self._crop_at_once(rows, rngs, images)
+        for i, (stream, position) in enumerate(zip(streams, positions, strict=True)):
+            rng = stream.generator if is_cropped[i] else stream.at(epoch, position)
+            if not is_cropped[i]:
+                self._crop(rows[i], rng, images[i])
+            self._operate(images[i], rng)
+        self._idle_streams.append(streams)
         if self.augmentation.mix is None:
             return images, labels
         rngs = [_Stream(self.seed, _MIX).at(epoch, position) for position in positions]
         images, weights = self.augmentation.mix(images, rngs)
         return images, soft_targets(labels, weights, self.num_classes)
 
-    def _augment(self, row: int, rng: np.random.Generator, target: np.ndarray) -> None:
-        """Write an image's augmented view into the batch."""
+    def _take_streams(self) -> list["_Stream"]:
+        """Return a stream for each image of a batch, which no other thread uses."""
+        try:
+            return self._idle_streams.pop()
+        except IndexError:
+            return [_Stream(self.seed, _AUGMENTATION) for _ in range(self.batch_size)]
+
+    def _crop_at_once(self, rows: list[int], rngs: Iterable[np.random.Generator], targets: np.ndarray) -> list[bool]:
+        """Write random crops into the batch, in one step without the GIL; return which of them that worked for."""
+        crop = self.augmentation.crop
+        if crop is None or not photos.is_on():
+            return [False] * len(rows)
+        return self.source.read_crops(rows, [crop.draw_box(*self.source.size, rng) for rng in rngs], targets)
+
+    def _crop(self, row: int, rng: np.random.Generator, target: np.ndarray) -> None:
+        """Write an image's crop into the batch."""
         resized, crop, canvas = self.source(row), self.augmentation.crop, self.source.size
         if crop:
             crop(resized, rng, canvas, target)
         else:
             target[:] = pad_to_center(resized, canvas, self.size)
+
+    def _operate(self, target: np.ndarray, rng: np.random.Generator) -> None:
+        """Augment an image of the batch in place."""
         image = target
         for operation in self.augmentation.operations:
             image = operation(image, rng)
@@ -223,19 +259,19 @@ class TrainingBatches(EpochBatches):
 class _Stream:
     """Random numbers by epoch and position: one counter-based generator (Philox, Salmon et al., SC 2011), repositioned.
 
-    A new generator for each image would take several times as long and read unused entropy from the system.
+    A new generator takes several times as long and reads unused entropy from the system.
     """
 
     def __init__(self, seed: int, purpose: int):
         key = np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint64)
-        self._generator = np.random.Generator(np.random.Philox(key=key))
-        self._state = self._generator.bit_generator.state
+        self.generator = np.random.Generator(np.random.Philox(key=key))
+        self._state = self.generator.bit_generator.state
 
     def at(self, epoch: int, position: int) -> np.random.Generator:
         """Return the generator at the start of a position's numbers; the next call moves it."""
         self._state["state"]["counter"] = np.array([0, 0, position, epoch], np.uint64)
-        self._generator.bit_generator.state = self._state
-        return self._generator
+        self.generator.bit_generator.state = self._state
+        return self.generator
 
 
 def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import mindspore
 from mindspore.train.loss_scale_manager import FixedLossScaleManager
 
+from rp2k_lab import native
 from rp2k_lab.core.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class DeviceOptions(Protocol):
 
 
 def set_up(device: DeviceOptions) -> None:
-    """Select the target and graph mode for this process.
+    """Select the target and graph mode for this process; log whether its CPU has the native kernels.
 
     Raises:
         RequestError: the machine or the installed MindSpore has no such device.
@@ -48,6 +49,8 @@ def set_up(device: DeviceOptions) -> None:
     # The cache of compiled programs is off for the reason in core/environment.py, also if a notebook has turned it on.
     mindspore.set_context(mode=mindspore.GRAPH_MODE, enable_compile_cache=False)
     mindspore.set_device(target)
+    if target == "CPU":
+        log.info("native kernels: %s", native.state())
 
 
 def describe(device: DeviceOptions) -> str:

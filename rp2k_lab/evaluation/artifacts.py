@@ -13,7 +13,7 @@ from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation import figures, metrics
 from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
 from rp2k_lab.evaluation.metric_registry import Score
-from rp2k_lab.tracking.provenance import environment, git_state
+from rp2k_lab.tracking.provenance import NATIVE, environment, git_state, native_tag
 from rp2k_lab.tracking.tracker import MemoryTracker
 
 
@@ -39,7 +39,8 @@ def record_request(tracker: MemoryTracker, config: Config, folder: Path) -> None
     excluded = {"ablation": True, "scale": True, "task": {"resume", "verify"}}
     settings = redact_tree(config.model_dump(mode="json", exclude=excluded))
     tracker.log_params(dict(flatten(settings)))
-    tracker.set_tags(git_state() | {"task": config.task.name, "device": config.device.name, "folder": folder})
+    tags = {"task": config.task.name, "device": config.device.name, NATIVE: native_tag(), "folder": folder}
+    tracker.set_tags(git_state() | tags)
     text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
     _record_texts(tracker, {"config.yaml": text, "environment.txt": environment()}, folder)
 

@@ -1,15 +1,23 @@
 """Probabilities by one or several networks, with or without test-time augmentation."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
+import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab import native
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.evaluation.metrics import softmax
+from rp2k_lab.evaluation.mindir import NotSupported
+from rp2k_lab.evaluation.native_network import NativeNetwork
+from rp2k_lab.native.inference import Refused
+
+log = logging.getLogger(__name__)
 
 
 class Classifier(nn.Cell):
@@ -70,6 +78,39 @@ class Member:
     preprocessing: Preprocessing
 
 
+class Forward:
+    """The forward pass of a cell, uint8 images (batch, height, width, 3) to float32; native if possible."""
+
+    def __init__(self, cell: nn.Cell):
+        self._cell = cell
+        self._networks: dict[tuple[int, ...], NativeNetwork | None] = {}  # by the shape of the images
+
+    def refresh(self) -> None:
+        """Take over the cell's weights."""
+        for network in self._networks.values():
+            if network:
+                network.refresh()
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        if images.shape not in self._networks:
+            self._networks[images.shape] = self._compile(images)
+        network = self._networks[images.shape]
+        return network(images) if network else self._cell(Tensor(images)).asnumpy()
+
+    def _compile(self, images: np.ndarray) -> NativeNetwork | None:
+        is_graph = mindspore.get_context("mode") == mindspore.GRAPH_MODE
+        is_on_cpu = mindspore.get_context("device_target") == "CPU" and native.state().version is not None
+        # Only convolutional networks gain, and to find out that another one cannot be run takes seconds.
+        has_norm = any(isinstance(each, nn.BatchNorm2d) for _, each in self._cell.cells_and_names())
+        if not (is_graph and is_on_cpu and has_norm):
+            return None
+        try:
+            return NativeNetwork(self._cell, images)
+        except (NotSupported, Refused) as error:
+            log.debug("evaluation by MindSpore: %s", error)
+            return None
+
+
 class Predictor:
     """Probabilities of each member and of their average.  Each member compiles one graph.
 
@@ -95,7 +136,7 @@ class Predictor:
         self.members, self.preprocessings = tuple(members), tuple(dict.fromkeys(m.preprocessing for m in members))
         self._batch_size, self._tta, self._average, self._check = batch_size, tta, average, check
         cell = {"probabilities": Classifier, "logits": Logits}[average]
-        self._cells = [(cell(m.network), self.preprocessings.index(m.preprocessing)) for m in members]
+        self._forwards = [(Forward(cell(m.network)), self.preprocessings.index(m.preprocessing)) for m in members]
 
     def __call__(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each batch's probabilities, float32: (members, n, classes) and, averaged, (n, classes).
@@ -112,6 +153,8 @@ class Predictor:
         try:
             for member in self.members:
                 member.network.set_train(False)
+            for forward, _ in self._forwards:
+                forward.refresh()
             for images in batches:
                 self._check()
                 yield self._predict(images)
@@ -122,9 +165,7 @@ class Predictor:
     def _predict(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         count = len(images[0])
         views = [self._views(part) for part in images]
-        each = np.stack(
-            [np.mean([cell(view).asnumpy()[:count] for view in views[i]], axis=0) for cell, i in self._cells]
-        )
+        each = np.stack([np.mean([run(view)[:count] for view in views[i]], axis=0) for run, i in self._forwards])
         for member, outputs in zip(self.members, each, strict=True):
             if not np.isfinite(outputs).all():  # it would rank the classes by label
                 raise DataError(
@@ -134,11 +175,11 @@ class Predictor:
         average = each.mean(axis=0)
         return (softmax(each), softmax(average)) if self._average == "logits" else (each, average)
 
-    def _views(self, images: np.ndarray) -> list[Tensor]:
+    def _views(self, images: np.ndarray) -> list[np.ndarray]:
         if len(images) < self._batch_size:
             padding = np.zeros((self._batch_size - len(images), *images.shape[1:]), images.dtype)
             images = np.concatenate([images, padding])
-        return [Tensor(images)] + ([Tensor(mirror(images))] if self._tta == "hflip" else [])
+        return [images, mirror(images)] if self._tta == "hflip" else [images]
 
 
 def mirror(images: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ A backbone takes one as a callable whose first argument is the channel count.
 
 from mindspore import Tensor, nn, ops
 
+from rp2k_lab.model import custom_operators
 from rp2k_lab.model.layers import (
     ConvNorm,
     batch_norm,
@@ -34,10 +35,18 @@ class SqueezeExcitation(nn.Cell):
         self.fc1 = conv(channels, reduced, 1, bias=True)
         self.fc2 = conv(reduced, channels, 1, bias=True)
         self.act = activation()
+        self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x):
+        if custom_operators.in_use(x.dtype):
+            return scale_channels(x, ops.sigmoid(self.dense(self.fc2, self.act(self.dense(self.fc1, global_mean(x))))))
         squeezed = global_mean(x).reshape(x.shape[0], x.shape[1], 1, 1)
         return scale_channels(x, ops.sigmoid(self.fc2(self.act(self.fc1(squeezed)))))
+
+    def dense(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        """Return a 1×1 convolution of one position, (batch, channels_in) to (batch, channels_out), as a product."""
+        weight, bias = layer.weight, layer.bias
+        return custom_operators.add_bias(self.matmul(x, weight.reshape(weight.shape[:2])), bias)
 
 
 class BAM(nn.Cell):

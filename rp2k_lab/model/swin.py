@@ -6,8 +6,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from rp2k_lab.model import custom_operators
 from rp2k_lab.model.dropout import drop_path
-from rp2k_lab.model.layers import LayerNorm, Mlp, conv
+from rp2k_lab.model.layers import Dense, LayerNorm, Mlp, conv
 from rp2k_lab.model.scaling import scaled
 
 WINDOW = 7
@@ -53,6 +54,49 @@ def attention_mask(height: int, width: int) -> np.ndarray:
     return np.where(tiles[:, :, None] == tiles[:, None, :], 0.0, -100.0).astype(np.float32)
 
 
+def window_order(height: int, width: int, down: int, right: int) -> np.ndarray:
+    """Return int32 (places,): the token of each place of the windows, one window after the other; -1 for padding.
+
+    Args:
+        height, width: sides of the feature map (tokens).
+        down, right: cyclic shift of the map, up and left.
+    """
+
+    def positions(side: int, shift: int) -> np.ndarray:
+        window, _ = window_of(side)
+        index = np.arange(-(-side // window) * window)
+        return np.where(index < side, (index + shift) % side, -1).reshape(-1, window)
+
+    rows, columns = positions(height, down)[:, None, :, None], positions(width, right)[None, :, None, :]
+    return np.where((rows < 0) | (columns < 0), -1, rows * width + columns).astype(np.int32).ravel()
+
+
+def merge_order(height: int, width: int) -> np.ndarray:
+    """Return int32 (places,): the tokens of each 2×2 tokens, column by column, -1 for padding."""
+    rows, columns = (np.arange(side + side % 2).reshape(-1, 2) for side in (height, width))
+    rows, columns = rows[:, None, None, :], columns[None, :, :, None]
+    outside = (rows >= height) | (columns >= width)
+    return np.where(outside, -1, rows * width + columns).astype(np.int32).ravel()
+
+
+def inverse_order(order: np.ndarray) -> np.ndarray:
+    """Return the place of each token, int32, for the token of each place (-1: none)."""
+    places = np.flatnonzero(order >= 0)
+    return places[np.argsort(order[places])].astype(np.int32)
+
+
+@constexpr
+def _orders(height: int, width: int, down: int, right: int) -> tuple[Tensor, Tensor]:
+    order = window_order(height, width, down, right)
+    return Tensor(order), Tensor(inverse_order(order))
+
+
+@constexpr
+def _merge_orders(height: int, width: int) -> tuple[Tensor, Tensor]:
+    order = merge_order(height, width)
+    return Tensor(order), Tensor(inverse_order(order))
+
+
 @constexpr
 def _mask(height: int, width: int) -> Tensor:
     return Tensor(attention_mask(height, width)[:, None])
@@ -90,8 +134,8 @@ class WindowAttention(nn.Cell):
         self.heads, self.scale = heads, (channels // heads) ** -0.5
         rows = (2 * WINDOW - 1) ** 2
         self.relative_position_bias_table = Parameter(Tensor(np.zeros((rows, heads), np.float32)))
-        self.qkv = nn.Dense(channels, 3 * channels)
-        self.proj = nn.Dense(channels, channels)
+        self.qkv = Dense(channels, 3 * channels)
+        self.proj = Dense(channels, channels)
 
     def construct(self, x, index, mask):
         """Return attended tokens: (windows, area, channels) to the same shape.
@@ -100,19 +144,28 @@ class WindowAttention(nn.Cell):
             index: int32 (area · area,), see `relative_position_index`.
             mask: float32 (windows an image, 1, area, area), or None without a shift.
         """
-        windows, area, channels = x.shape
-        qkv = self.qkv(x).reshape(windows, area, 3 * self.heads, channels // self.heads).transpose(0, 2, 1, 3)
+        area = x.shape[1]
+        bias = ops.gather(self.relative_position_bias_table, index, 0).reshape(area, area, self.heads)
+        qkv, bias = self.qkv(x), bias.transpose(2, 0, 1)
+        if custom_operators.in_use(qkv.dtype):
+            masks = ops.zeros((1, 1, 1), qkv.dtype) if mask is None else mask.reshape(-1, area, area)
+            return self.proj(custom_operators.attention(qkv, bias, masks))
+        return self.proj(self.attend(qkv, bias, mask))
+
+    def attend(self, qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the attended values: (windows, area, 3 · channels) to (windows, area, channels)."""
+        windows, area, channels = qkv.shape
+        qkv = qkv.reshape(windows, area, 3 * self.heads, channels // (3 * self.heads)).transpose(0, 2, 1, 3)
         query, key, value = ops.split(qkv, self.heads, 1)
         scores = ops.matmul(query * self.scale, key.transpose(0, 1, 3, 2))
-        bias = ops.gather(self.relative_position_bias_table, index, 0).reshape(area, area, self.heads)
         # Mixed precision casts neither what `gather` returns nor a constant.
-        scores = ops.add(scores, bias.transpose(2, 0, 1).astype(scores.dtype))
+        scores = ops.add(scores, bias.astype(scores.dtype))
         if mask is not None:
             scores = scores.reshape(-1, mask.shape[0], self.heads, area, area)
             scores = ops.add(scores, mask.astype(scores.dtype))
             scores = scores.reshape(windows, self.heads, area, area)
         attended = ops.matmul(ops.softmax(scores, -1), value).transpose(0, 2, 1, 3)
-        return self.proj(attended.reshape(windows, area, channels))
+        return attended.reshape(windows, area, channels // 3)
 
 
 class Block(nn.Cell):
@@ -137,12 +190,18 @@ class Block(nn.Cell):
         (height, down), (width, right) = window_of(rows), window_of(columns)
         if not self.shifted:
             down, right = 0, 0
+        mask = _mask(rows, columns) if down or right else None
+        index = _index(height, width)
+        if custom_operators.in_use(x.dtype):
+            order, inverse = _orders(rows, columns, down, right)
+            x = custom_operators.take_rows(x.reshape(batch, rows * columns, channels), order, inverse)
+            x = self.attn(x.reshape(-1, height * width, channels), index, mask)
+            x = custom_operators.take_rows(x.reshape(batch, -1, channels), inverse, order)
+            return x.reshape(batch, rows, columns, channels)
         x = _roll(x, down, right)
         down_windows, right_windows = -(-rows // height), -(-columns // width)
         x = _pad(x, down_windows * height, right_windows * width)
         x = x.reshape(batch, down_windows, height, right_windows, width, channels).transpose(0, 1, 3, 2, 4, 5)
-        mask = _mask(rows, columns) if down or right else None
-        index = _index(height, width)
         x = self.attn(x.reshape(-1, height * width, channels), index, mask)
         x = x.reshape(batch, down_windows, right_windows, height, width, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(batch, down_windows * height, right_windows * width, channels)[:, :rows, :columns]
@@ -158,10 +217,14 @@ class PatchMerging(nn.Cell):
         self.reduction = nn.Dense(4 * channels, 2 * channels, has_bias=False)
 
     def construct(self, x):
-        rows, columns = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
-        x = _pad(x, 2 * rows, 2 * columns)
-        batch, channels = x.shape[0], x.shape[3]
-        x = x.reshape(batch, rows, 2, columns, 2, channels).transpose(0, 1, 3, 4, 2, 5)
+        batch, height, width, channels = x.shape
+        rows, columns = -(-height // 2), -(-width // 2)
+        if custom_operators.in_use(x.dtype):
+            order, inverse = _merge_orders(height, width)
+            x = custom_operators.take_rows(x.reshape(batch, height * width, channels), order, inverse)
+        else:
+            x = _pad(x, 2 * rows, 2 * columns)
+            x = x.reshape(batch, rows, 2, columns, 2, channels).transpose(0, 1, 3, 4, 2, 5)
         return self.reduction(self.norm(x.reshape(batch, rows, columns, 4 * channels)))
 
 

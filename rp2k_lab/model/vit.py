@@ -9,8 +9,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from rp2k_lab.model import custom_operators
 from rp2k_lab.model.dropout import drop_path
-from rp2k_lab.model.layers import LayerNorm, LayerScale, Mlp, conv
+from rp2k_lab.model.layers import Dense, LayerNorm, LayerScale, Mlp, conv
 from rp2k_lab.model.scaling import scaled
 
 DEPTH, HEADS, CHANNELS = 12, 6, 384  # ViT-S
@@ -56,12 +57,16 @@ class Attention(nn.Cell):
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.heads, self.scale = heads, (channels // heads) ** -0.5
-        self.qkv = nn.Dense(channels, 3 * channels)
-        self.proj = nn.Dense(channels, channels)
+        self.qkv = Dense(channels, 3 * channels)
+        self.proj = Dense(channels, channels)
 
     def construct(self, x):
         batch, tokens, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3 * self.heads, channels // self.heads).transpose(0, 2, 1, 3)
+        qkv = self.qkv(x)
+        if custom_operators.in_use(qkv.dtype):
+            no_bias, no_mask = ops.zeros((self.heads, 1, 1), qkv.dtype), ops.zeros((1, 1, 1), qkv.dtype)
+            return self.proj(custom_operators.attention(qkv, no_bias, no_mask))
+        qkv = qkv.reshape(batch, tokens, 3 * self.heads, channels // self.heads).transpose(0, 2, 1, 3)
         query, key, value = ops.split(qkv, self.heads, 1)
         scores = ops.matmul(query * self.scale, key.transpose(0, 1, 3, 2))
         attended = ops.matmul(ops.softmax(scores, -1), value).transpose(0, 2, 1, 3)

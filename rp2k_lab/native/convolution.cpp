@@ -1,10 +1,13 @@
 #include "convolution.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "depthwise.h"
 #include "reorder.h"
 #include "scratch.h"
+#include "thread_pool.h"
 
 namespace rp2k {
 namespace {
@@ -99,6 +102,36 @@ class ReorderedConvolution : public Kernel {
     size_t total_ = 0;
 };
 
+// One filter for each channel, by our own kernels on plain tensors.
+class DepthwiseConvolution : public Kernel {
+  public:
+    DepthwiseConvolution(Direction direction, const DepthwiseShape &shape) : direction_(direction), shape_(shape) {}
+
+    dnnl_status_t execute(
+        const_dnnl_primitive_t, dnnl_stream_t, int count, const dnnl_exec_arg_t *arguments) const override {
+        auto at = [&](int key) { return data_of(key, count, arguments); };
+        const bool is_forward = direction_ == Direction::forward;
+        float *x = at(source), *dx = at(source_gradient), *y = at(is_forward ? target : target_gradient);
+        float *w = at(direction_ == Direction::backward_weights ? weights_gradient : weights);
+        const long blocks = (shape_.channels + BLOCK - 1) / BLOCK, tasks = std::min<long>(threads(), blocks);
+        parallel_for(int(tasks), [&](int task, int all) {
+            const int first = int(blocks * task / all * BLOCK);
+            const int last = int(std::min(blocks * (task + 1) / all * BLOCK, shape_.channels));
+            switch (direction_) {
+                case Direction::forward: return depthwise_forward(shape_, x, w, y, first, last);
+                case Direction::backward_data: return depthwise_backward_data(shape_, y, w, dx, first, last);
+                case Direction::backward_weights: return depthwise_backward_weights(shape_, x, y, w, first, last);
+            }
+        });
+        return success;
+    }
+
+  private:
+    static constexpr long BLOCK = 16;  // channels that a register holds
+    Direction direction_;
+    DepthwiseShape shape_;
+};
+
 // A descriptor that is destroyed with its scope.
 class AnyLayout {
   public:
@@ -119,12 +152,9 @@ enum class Layout { plain, any, any_weights };
 Layout layout_of(const ConvolutionRequest &r) {
     const int64_t *weights = dims_of(r.weights), *target = dims_of(r.target);
     const int rank = query<int>(r.weights, ndims), height = int(weights[rank - 2]), width = int(weights[rank - 1]);
-    const bool grouped = rank == 5, depthwise = grouped && weights[1] == 1 && weights[2] == 1;
-    const bool pointwise = !grouped && height == 1 && width == 1 && r.strides[0] == 1 && r.strides[1] == 1;
+    const bool pointwise = rank == 4 && height == 1 && width == 1 && r.strides[0] == 1 && r.strides[1] == 1;
     // A plain 1×1 convolution is a matrix product for each image; on small maps they are too small.
     if (pointwise && r.direction != Direction::backward_weights && target[2] * target[3] >= 49) return Layout::plain;
-    // oneDNN 3.10 has no compiled kernel for the weights of wide depthwise kernels; its other one wants plain images.
-    if (depthwise && r.direction == Direction::backward_weights && width > 3) return Layout::any_weights;
     return Layout::any;
 }
 
@@ -150,6 +180,24 @@ dnnl_status_t skip_slow(dnnl_primitive_desc_t desc) {
     }
 }
 
+bool has_extras(const ConvolutionRequest &r) {
+    const_dnnl_post_ops_t after = nullptr;
+    if (r.attributes) real.dnnl_primitive_attr_get_post_ops(r.attributes, &after);
+    return (r.bias && query<int>(r.bias, ndims)) || (after && real.dnnl_post_ops_len(after));
+}
+
+// Return the kernel for a depthwise convolution that we do faster, or null.
+std::shared_ptr<const Kernel> depthwise(const ConvolutionRequest &r) {
+    const int64_t *x = dims_of(r.source), *y = dims_of(r.target), *w = dims_of(r.weights);
+    const bool is_depthwise = query<int>(r.weights, ndims) == 5 && w[1] == 1 && w[2] == 1 && x[1] == y[1];
+    if (!is_depthwise || r.dilations[0] || r.dilations[1] || has_extras(r)) return nullptr;
+    const DepthwiseShape shape{x[0], x[1], x[2], x[3], y[2], y[3], w[3], w[4], r.strides[0], r.strides[1],
+                               r.padding_left[0], r.padding_left[1]};
+    if (!depthwise_supports(shape)) return nullptr;
+    if (r.direction == Direction::forward && !depthwise_forward_pays(shape)) return nullptr;
+    return std::make_shared<DepthwiseConvolution>(r.direction, shape);
+}
+
 dnnl_status_t describe(const ConvolutionRequest &r, const Describe &make, Layout layout, dnnl_primitive_desc_t *desc) {
     if (layout == Layout::plain) return make(desc, r.source, r.weights, r.target);
     AnyLayout weights(r.weights);
@@ -171,6 +219,7 @@ bool is_supported(const ConvolutionRequest &r) {
 dnnl_status_t describe_convolution(
     const ConvolutionRequest &r, const Describe &make, dnnl_primitive_desc_t *desc,
     std::shared_ptr<const Kernel> *kernel) {
+    if ((*kernel = depthwise(r))) return make(desc, r.source, r.weights, r.target);
     if (auto status = describe(r, make, layout_of(r), desc)) return status;
     auto reordered = std::make_shared<ReorderedConvolution>(r.engine);
     auto add = [&](int key, bool is_input, const_dnnl_memory_desc_t plain) {

@@ -10,12 +10,13 @@ namespace rp2k {
 
 enum class Direction { forward, backward_data, backward_weights };
 
-// A convolution as MindSpore asks for it; all descriptors are plain float32, see `is_supported`.
+// A convolution as MindSpore asks for it; descriptors of source, weights and target also stand for their gradients.
 struct ConvolutionRequest {
     Direction direction;
     dnnl_engine_t engine;
-    const_dnnl_memory_desc_t source, weights, target;
-    const int64_t *strides;
+    const_dnnl_memory_desc_t source, weights, bias, target;
+    const int64_t *strides, *dilations, *padding_left;
+    const_dnnl_primitive_attr_t attributes;
 };
 
 // Whether a convolution is a plain two-dimensional one of float32; others are oneDNN's affair alone.
@@ -27,7 +28,7 @@ using Describe = std::function<dnnl_status_t(
 
 // Describe a convolution in the layouts of a static rule, so that a shape has the same bits in every run.
 //
-// desc: the result, as oneDNN's function gives it.  Returns its status.  kernel: null if the layouts stay plain.
+// desc: the result, as oneDNN's function gives it.  Returns its status.  kernel: null if oneDNN's primitive does all.
 dnnl_status_t describe_convolution(
     const ConvolutionRequest &, const Describe &, dnnl_primitive_desc_t *desc, std::shared_ptr<const Kernel> *kernel);
 

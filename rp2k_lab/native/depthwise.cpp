@@ -11,7 +11,7 @@ namespace rp2k {
 namespace {
 
 constexpr long kBlock = 8;           // sums held in registers at a time
-constexpr long kFloatTerms = 512;    // terms added in float before their sum is added in double
+constexpr long kFloatTerms = 256;    // terms added in float before their sum is added in double
 constexpr long kBandVectors = 2048;  // size of the buffers [vectors]: 128 KB stay in a second-level cache
 
 struct Tap {
@@ -26,6 +26,7 @@ struct Band {  // rows of an image that are worked on together
 struct Plan {
     long batch, channels, kernel, in_plane, out_plane, in_size, out_size;  // pixels of a plane, vectors of a buffer
     const int *in_place, *out_place;                                       // of each pixel of a band in its buffer
+    const int *order;                                                      // 0, 1, …: of each weight
     const Band *bands, *bands_end;
     const Row *rows;
     const Tap *taps;
@@ -35,7 +36,7 @@ struct Plan {
 namespace avx512 {
 constexpr int kLanes = 16;
 
-// The columns with this bit of a, those without it of b: exchanged.
+// Exchange the columns of `a` whose number has this bit with those of `b` that lack it.
 template <int bit, class Vector>
 TARGET inline void swap_bit(Vector &a, Vector &b) {
     const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -83,26 +84,22 @@ bool has_avx512() {
 
 long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
-// One axis of a pass: pixel o of the result and k of the kernel meet at (o · step + sign · (k - pad)) / split, if whole.
+// One axis of a pass: o of the result and k of the kernel meet at (o · step + sign · (k - pad)) / split, if whole.
 // Forward has split 1, backward-data step 1.  In the buffers, pixels of equal remainder (by `step` in the source, by
 // `split` in the result) are neighbors, so that a tap reads and a row writes consecutive vectors.
 struct Axis {
     long in, out, kernel, pad, step, split, sign;
+    long lowest = sign > 0 ? -pad : pad - kernel + 1;                    // of sign · (k - pad)
+    long margin = ceil_div(std::max(0L, -lowest), step * split) * step;  // pixels of padding before the first
+    long highest = std::max(in - 1, ((out - 1) * step + lowest + kernel - 1) / split);
+    long in_width = (highest + margin) / step + 1, out_width = ceil_div(out, split);  // pixels of one remainder
 
-    long lowest() const { return sign > 0 ? -pad : pad - kernel + 1; }
-    // Padding before the first pixel, a multiple of `step`.
-    long margin() const { return ceil_div(std::max(0L, -lowest()), step * split) * step; }
-    long in_width() const {
-        const long last = std::max(in - 1, ((out - 1) * step + lowest() + kernel - 1) / split);
-        return (last + margin()) / step + 1;
-    }
-    long out_width() const { return ceil_div(out, split); }
-    long in_place(long i) const { return (i + margin()) % step * in_width() + (i + margin()) / step; }
-    long out_place(long o) const { return o % split * out_width() + o / split; }
+    long in_place(long i) const { return (i + margin) % step * in_width + (i + margin) / step; }
+    long out_place(long o) const { return o % split * out_width + o / split; }
 };
 
 struct Tables {
-    std::vector<int> in_place, out_place;
+    std::vector<int> in_place, out_place, order;
     std::vector<Band> bands;
     std::vector<Row> rows;
     std::vector<Tap> taps;
@@ -118,7 +115,7 @@ void add_row(const Axis &y, const Axis &x, long oy, long ox, long top, long to, 
         for (long kx = 0; kx < x.kernel; kx++) {
             const long ix = ox * x.step + x.sign * (kx - x.pad), first = ix / x.split;
             if (ix % x.split != 0 || first >= x.in || first + (count - 1) * x.step < 0) continue;  // padding alone
-            const long from = (iy / y.split - top) * x.step * x.in_width() + x.in_place(first);
+            const long from = (iy / y.split - top) * x.step * x.in_width + x.in_place(first);
             tables.taps.push_back({int(from), int(ky * x.kernel + kx)});
         }
     }
@@ -133,12 +130,12 @@ Plan make_plan(const DepthwiseShape &s, bool backward, Tables &tables) {
         y = {s.out_height, s.in_height, s.kernel_height, s.pad_top, 1, s.stride_y, -1};
         x = {s.out_width, s.in_width, s.kernel_width, s.pad_left, 1, s.stride_x, -1};
     }
-    const long in_pitch = x.step * x.in_width(), out_pitch = x.split * x.out_width();
+    const long in_pitch = x.step * x.in_width, out_pitch = x.split * x.out_width;
     const long height = ceil_div(y.out, ceil_div(y.out * (y.step * in_pitch + out_pitch), kBandVectors));
     long in_rows = 0;
     for (long oy = 0; oy < y.out; oy += height) {
-        const long end = std::min(oy + height, y.out), low = oy * y.step + y.lowest();
-        const long high = (end - 1) * y.step + y.lowest() + y.kernel - 1;
+        const long end = std::min(oy + height, y.out), low = oy * y.step + y.lowest;
+        const long high = (end - 1) * y.step + y.lowest + y.kernel - 1;
         const long top = std::clamp(low / y.split, 0L, y.in), bottom = std::clamp(high / y.split + 1, top, y.in);
         const long first_row = tables.rows.size();
         for (long row = oy; row < end; row++)
@@ -148,14 +145,15 @@ Plan make_plan(const DepthwiseShape &s, bool backward, Tables &tables) {
                                 long(tables.rows.size())});
         in_rows = std::max(in_rows, bottom - top);
     }
-    for (long row = 0; row < in_rows; row++)
-        for (long i = 0; i < x.in; i++) tables.in_place.push_back(row * in_pitch + x.in_place(i));
-    for (long row = 0; row < height; row++)
-        for (long o = 0; o < x.out; o++) tables.out_place.push_back(row * out_pitch + x.out_place(o));
+    for (long i = 0; i < in_rows * x.in; i++)
+        tables.in_place.push_back(i < x.in ? x.in_place(i) : tables.in_place[i - x.in] + in_pitch);
+    for (long o = 0; o < height * x.out; o++)
+        tables.out_place.push_back(o < x.out ? x.out_place(o) : tables.out_place[o - x.out] + out_pitch);
+    for (long t = 0; t < y.kernel * x.kernel; t++) tables.order.push_back(t);
     const Band *bands = tables.bands.data();
-    return {s.batch, s.channels, y.kernel * x.kernel, y.in * x.in, y.out * x.out, in_rows * in_pitch, height * out_pitch,
-            tables.in_place.data(), tables.out_place.data(), bands, bands + tables.bands.size(), tables.rows.data(),
-            tables.taps.data()};
+    return {s.batch, s.channels, y.kernel * x.kernel, y.in * x.in, y.out * x.out, in_rows * in_pitch,
+            height * out_pitch, tables.in_place.data(), tables.out_place.data(), tables.order.data(), bands,
+            bands + tables.bands.size(), tables.rows.data(), tables.taps.data()};
 }
 
 struct alignas(64) Line {
@@ -180,6 +178,10 @@ bool depthwise_supports(const DepthwiseShape &s) {
                                     s.kernel_height, s.kernel_width, s.stride_y, s.stride_x});
     const bool processor = has_avx512() || (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
     return processor && smallest > 0 && s.pad_top >= 0 && s.pad_left >= 0;
+}
+
+bool depthwise_forward_pays(const DepthwiseShape &s) {
+    return s.batch * s.channels * s.in_height * s.in_width >= 1L << 18;  // 1 MB
 }
 
 void depthwise_forward(const DepthwiseShape &shape, const float *input, const float *weights, float *output,

@@ -32,7 +32,8 @@ TARGET inline void load(const float *plane, long stride, long channels, long pix
 }
 
 // The inverse of `load`.
-TARGET inline void store(const Vector *buffer, const int *place, long pixels, long channels, long stride, float *plane) {
+TARGET inline void store(const Vector *buffer, const int *place, long pixels, long channels, long stride,
+                         float *plane) {
     long p = 0;
     for (; pixels >= kLanes && p < pixels; p += kLanes) {
         if (p > pixels - kLanes) p = pixels - kLanes;
@@ -75,8 +76,7 @@ TARGET void convolve(const Plan &plan, const float *source, const float *weights
     Vector *kernel = reinterpret_cast<Vector *>(memory), *in = kernel + plan.kernel, *out = in + plan.in_size;
     for (long c = first; c < last; c += kLanes) {
         const long channels = last - c < kLanes ? last - c : kLanes;
-        for (long t = 0; t < plan.kernel; t++)
-            for (int l = 0; l < kLanes; l++) kernel[t][l] = weights[(c + (l < channels ? l : 0)) * plan.kernel + t];
+        load(weights + c * plan.kernel, plan.kernel, channels, plan.kernel, plan.order, kernel);
         for (long plane = c; plane < plan.batch * plan.channels; plane += plan.channels) {
             for (const Band *band = plan.bands; band != plan.bands_end; band++) {
                 load(source + plane * plan.in_plane + band->in_first, plan.in_plane, channels, band->in_pixels,
@@ -117,7 +117,7 @@ TARGET void correlate(const Plan &plan, const float *input, const float *gradien
             }
         }
         for (long t = 0; t < plan.kernel; t++)
-            for (int l = 0; l < channels; l++)
-                result[(c + l) * plan.kernel + t] = static_cast<float>(totals[t][l] + sums[t][l]);
+            sums[t] = __builtin_convertvector(totals[t] + __builtin_convertvector(sums[t], Doubles), Vector);
+        store(sums, plan.order, plan.kernel, channels, plan.kernel, result + c * plan.kernel);
     }
 }

@@ -92,7 +92,7 @@ bool is_upright(const uint8_t *tiff, int64_t size) {
 
 // Whether the components of a frame (3 bytes each) are gray, or colors with one of the usual subsamplings.
 bool is_usual(const uint8_t *components, int count) {
-    if (count == 1) return components[1] == 0x11;
+    if (count == 1) return true;
     return count == 3 && components[4] == 0x11 && components[7] == 0x11 &&
            (components[1] == 0x11 || components[1] == 0x21 || components[1] == 0x22);
 }
@@ -132,9 +132,8 @@ Frame frame_of(const uint8_t *data, int64_t size) {
     for (int64_t at = 2; at + 19 <= size && data[at] == 0xff;) {
         const int marker = data[at + 1];
         if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) {
-            const void *exif = memmem(data + 2, at - 2, "Exif\0", 6);
-            const uint8_t *tiff = static_cast<const uint8_t *>(exif) + 6;
-            if (exif && !is_upright(tiff, data + at - tiff)) return {};
+            const auto *exif = static_cast<const uint8_t *>(memmem(data + 2, at - 2, "Exif\0", 6));
+            if (exif && !is_upright(exif + 6, data + at - (exif + 6))) return {};
             if (marker > 0xc2 || data[at + 4] != 8 || !is_usual(data + at + 10, data[at + 9])) return {};
             return {two_bytes(data + at + 5), two_bytes(data + at + 7)};
         }

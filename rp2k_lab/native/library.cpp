@@ -91,7 +91,8 @@ EXPORT dnnl_status_t dnnl_convolution_forward_primitive_desc_create(
         return real.dnnl_convolution_forward_primitive_desc_create(
             d, engine, propagation, algorithm, s, w, bias, t, strides, dilations, left, right, attributes);
     };
-    return convolution({Direction::forward, engine, source, weights, target, strides}, make, desc);
+    return convolution(
+        {Direction::forward, engine, source, weights, bias, target, strides, dilations, left, attributes}, make, desc);
 }
 
 EXPORT dnnl_status_t dnnl_convolution_backward_data_primitive_desc_create(
@@ -103,7 +104,9 @@ EXPORT dnnl_status_t dnnl_convolution_backward_data_primitive_desc_create(
         return real.dnnl_convolution_backward_data_primitive_desc_create(
             d, engine, algorithm, s, w, t, strides, dilations, left, right, hint, attributes);
     };
-    return convolution({Direction::backward_data, engine, source, weights, target, strides}, make, desc);
+    return convolution(
+        {Direction::backward_data, engine, source, weights, nullptr, target, strides, dilations, left, attributes}, make,
+        desc);
 }
 
 EXPORT dnnl_status_t dnnl_convolution_backward_weights_primitive_desc_create(
@@ -115,7 +118,9 @@ EXPORT dnnl_status_t dnnl_convolution_backward_weights_primitive_desc_create(
         return real.dnnl_convolution_backward_weights_primitive_desc_create(
             d, engine, algorithm, s, w, bias, t, strides, dilations, left, right, hint, attributes);
     };
-    return convolution({Direction::backward_weights, engine, source, weights, target, strides}, make, desc);
+    return convolution(
+        {Direction::backward_weights, engine, source, weights, bias, target, strides, dilations, left, attributes}, make,
+        desc);
 }
 
 EXPORT dnnl_status_t dnnl_batch_normalization_forward_primitive_desc_create(

@@ -15,17 +15,18 @@ const char *load(const char *path) {
         reason = dlerror();
         return reason.c_str();
     }
+    auto version_of = reinterpret_cast<decltype(&::dnnl_version)>(dlsym(library, "dnnl_version"));
+    const dnnl_version_t *version = version_of ? version_of() : nullptr;
+    if (!version || version->major != 3 || version->minor != 10) {
+        const std::string found = version ? std::to_string(version->major) + "." + std::to_string(version->minor) : "none";
+        reason = "written for oneDNN 3.10, MindSpore has " + found;
+        return reason.c_str();
+    }
 #define RP2K_LOAD(name)                                                                   \
     real.name = reinterpret_cast<decltype(&::name)>(dlsym(library, #name));               \
     if (!real.name) return "MindSpore's oneDNN has no function " #name;
     RP2K_ONEDNN_FUNCTIONS(RP2K_LOAD)
 #undef RP2K_LOAD
-    const dnnl_version_t *version = real.dnnl_version();
-    if (version->major != 3 || version->minor != 10) {
-        reason = "written for oneDNN 3.10, MindSpore has " + std::to_string(version->major) + "." +
-                 std::to_string(version->minor);
-        return reason.c_str();
-    }
     return nullptr;
 }
 

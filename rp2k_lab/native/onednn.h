@@ -19,6 +19,7 @@ typedef const struct dnnl_primitive *const_dnnl_primitive_t;
 typedef struct dnnl_primitive_desc *dnnl_primitive_desc_t;
 typedef const struct dnnl_primitive_desc *const_dnnl_primitive_desc_t;
 typedef const struct dnnl_primitive_attr *const_dnnl_primitive_attr_t;
+typedef const struct dnnl_post_ops *const_dnnl_post_ops_t;
 
 typedef struct {
     int arg;
@@ -48,6 +49,8 @@ dnnl_status_t dnnl_primitive_desc_destroy(dnnl_primitive_desc_t);
 dnnl_status_t dnnl_primitive_create(dnnl_primitive_t *, const_dnnl_primitive_desc_t);
 dnnl_status_t dnnl_primitive_execute(const_dnnl_primitive_t, dnnl_stream_t, int count, const dnnl_exec_arg_t *);
 dnnl_status_t dnnl_primitive_destroy(dnnl_primitive_t);
+dnnl_status_t dnnl_primitive_attr_get_post_ops(const_dnnl_primitive_attr_t, const_dnnl_post_ops_t *);
+int dnnl_post_ops_len(const_dnnl_post_ops_t);
 dnnl_status_t dnnl_reorder_primitive_desc_create(
     dnnl_primitive_desc_t *, const_dnnl_memory_desc_t source, dnnl_engine_t, const_dnnl_memory_desc_t target,
     dnnl_engine_t, const_dnnl_primitive_attr_t);
@@ -146,6 +149,8 @@ enum Argument {
     X(dnnl_primitive_create)                                  \
     X(dnnl_primitive_execute)                                 \
     X(dnnl_primitive_destroy)                                 \
+    X(dnnl_primitive_attr_get_post_ops)                       \
+    X(dnnl_post_ops_len)                                      \
     X(dnnl_reorder_primitive_desc_create)                     \
     X(dnnl_convolution_forward_primitive_desc_create)         \
     X(dnnl_convolution_backward_data_primitive_desc_create)   \

@@ -1,5 +1,5 @@
-// What the loader does with a batch of photos outside of Python's lock.  Called by photos.py, which leaves every unusual
-// photo to the loader's own libraries.
+// Reads and crops a batch of photos outside of Python's lock.  Called by photos.py; every unusual photo is left to the
+// loader's own libraries.  The functions that follow a Python function give the same numbers.
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "jpeg.h"
@@ -18,14 +19,76 @@
 namespace rp2k {
 namespace {
 
-struct Size {
-    int32_t height, width;
+// A rectangle of the canvas around a photo.
+struct Box {
+    int32_t top, left, height, width;
 };
 
-// A file of the image cache has one of these for each photo (dataset/image_cache.py).
+// As `_Batch` of photos.py.
+struct Batch {
+    int32_t count;
+    Size canvas, size;
+    int32_t is_stretch;
+    int32_t images, entries;  // descriptors of the image cache; -1: none
+    int64_t slot_bytes;
+    const int64_t *slots;
+    const char *const *paths;
+    const Box *boxes;
+    uint8_t *targets;
+    uint8_t *done;
+};
+
+// What the file of entries holds for each photo (dataset/image_cache.py).
 struct Entry {
     uint64_t checksum;
     uint32_t height, width;
+};
+
+int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }
+
+// The part of a photo's side inside of a box, and its place in the target (`_overlap` of aug/geometry.py).
+struct Overlap {
+    int first, length, begin, target_length;
+};
+
+Overlap overlap(int start, int length, int photo_length, int target_length) {
+    const int first = std::max(0, start), last = std::min(photo_length, start + length);
+    if (last <= first) return {};
+    const double scale = static_cast<double>(target_length) / length;
+    const int begin = std::min(target_length - 1, rounded((first - start) * scale));
+    return {first, last - first, begin, std::max(begin + 1, rounded((last - start) * scale)) - begin};
+}
+
+struct Crop {
+    Overlap y, x;
+    Size size;
+
+    Crop(Size photo, Size canvas, Box box, Size size)
+        : y(overlap(box.top - (canvas.height - photo.height) / 2, box.height, photo.height, size.height)),
+          x(overlap(box.left - (canvas.width - photo.width) / 2, box.width, photo.width, size.width)),
+          size(size) {}
+
+    bool is_empty() const { return !y.length || !x.length; }
+    bool is_possible() const { return is_empty() || can_resize(y.length, x.length, y.target_length, x.target_length); }
+
+    // Scale the part of the photo from `part` on into rows without gaps, black outside of the photo.
+    void write(const uint8_t *part, int64_t stride, uint8_t *target) const {
+        const int64_t row = 3 * int64_t{size.width}, bytes = row * size.height;
+        if (is_empty()) {
+            std::memset(target, 0, bytes);
+            return;
+        }
+        uint8_t *first = target + row * y.begin, *end = first + row * y.target_length;
+        const int64_t left = 3 * x.begin, right = left + 3 * x.target_length;
+        std::memset(target, 0, first - target);
+        for (uint8_t *at = first; at < end; at += row) {
+            std::memset(at, 0, left);
+            std::memset(at + right, 0, row - right);
+        }
+        std::memset(end, 0, target + bytes - end);
+        const Target place{first + left, row, y.target_length, x.target_length};
+        resize({part, stride, y.length, x.length}, {place.height, place.width}, place);
+    }
 };
 
 bool read_file(const char *path, std::vector<uint8_t> &data) {
@@ -41,7 +104,7 @@ bool read_file(const char *path, std::vector<uint8_t> &data) {
     return is_whole;
 }
 
-// As `_reduction` of dataset/image.py.
+// `_reduction` of dataset/image.py.
 int reduction_of(jpeg::Frame frame, Size size, bool is_stretch) {
     auto needed = [&](double height, double width) {
         return is_stretch ? std::max(size.height / height, size.width / width)
@@ -53,40 +116,40 @@ int reduction_of(jpeg::Frame frame, Size size, bool is_stretch) {
     return 1;
 }
 
-// As `fit` of dataset/image.py.
+// `fit` of dataset/image.py.
 Size fitted(Size image, Size size) {
     const double scale =
         std::min(static_cast<double>(size.height) / image.height, static_cast<double>(size.width) / image.width);
-    auto side = [&](int length, int most) {
-        return std::min(most, std::max(1, static_cast<int>(std::nearbyint(length * scale))));
-    };
-    return {side(image.height, size.height), side(image.width, size.width)};
+    return {std::min(size.height, std::max(1, rounded(image.height * scale))),
+            std::min(size.width, std::max(1, rounded(image.width * scale)))};
 }
 
-Target rows(std::vector<uint8_t> &pixels, Size size) {
-    pixels.resize(3 * int64_t{size.height} * size.width);
-    return {pixels.data(), 3 * int64_t{size.width}, size.height, size.width};
-}
-
-// Read a JPEG into `target`, scaled to fit or to fill a size; returns the size of what it then holds, or {0, 0}.
-Size read_resized(const char *path, Size size, bool is_stretch, std::vector<uint8_t> &target) {
-    thread_local std::vector<uint8_t> data, pixels;  // at most 4 and 12 MB
-    if (!read_file(path, data)) return {};
+bool crop_file(const Batch &batch, int i, uint8_t *target) {
+    thread_local std::vector<uint8_t> data, image, part;  // at most 4 MB, 12 MB and the canvas
+    if (!read_file(batch.paths[i], data)) return false;
     const jpeg::Frame frame = jpeg::frame_of(data.data(), data.size());
     // simplejpeg takes still smaller scales of tiny images.
-    if (std::min(frame.height, frame.width) < 16) return {};
-    const int reduction = reduction_of(frame, size, is_stretch);
+    if (std::min(frame.height, frame.width) < 16) return false;
+    const int reduction = reduction_of(frame, batch.canvas, batch.is_stretch);
     const Size reduced{(frame.height + reduction - 1) / reduction, (frame.width + reduction - 1) / reduction};
-    const Size result = is_stretch ? size : fitted(reduced, size);
-    if (int64_t{reduced.height} * reduced.width > jpeg::MOST_PIXELS) return {};
-    if (!can_resize(reduced.height, reduced.width, result.height, result.width)) return {};
-    const Target decoded = rows(pixels, reduced);
-    if (!jpeg::decode(data.data(), data.size(), reduction, decoded)) return {};
-    resize({decoded.data, decoded.stride, decoded.height, decoded.width}, rows(target, result));
-    return result;
+    const Size photo = batch.is_stretch ? batch.canvas : fitted(reduced, batch.canvas);
+    const Crop crop(photo, batch.canvas, batch.boxes[i], batch.size);
+    if (int64_t{reduced.height} * reduced.width > jpeg::MOST_PIXELS || !crop.is_possible() ||
+        !can_resize(reduced.height, reduced.width, photo.height, photo.width))
+        return false;
+    const int64_t row = 3 * int64_t{reduced.width}, part_row = 3 * int64_t{crop.x.length};
+    image.resize(row * reduced.height);
+    if (!jpeg::decode(data.data(), data.size(), reduction, {image.data(), row, reduced.height, reduced.width}))
+        return false;
+    part.resize(part_row * crop.y.length);
+    if (!crop.is_empty())
+        resize({image.data(), row, reduced.height, reduced.width}, {photo.height, photo.width},
+               {part.data(), part_row, crop.y.length, crop.x.length}, crop.y.first, crop.x.first);
+    crop.write(part.data(), part_row, target);
+    return true;
 }
 
-// As `_entry` of dataset/image_cache.py.
+// `_entry` of dataset/image_cache.py.
 uint64_t checksum(const uint8_t *bytes, int64_t count, const Entry &entry) {
     uint64_t sum = entry.height * 0x9E3779B97F4A7C15u + entry.width * 0xC2B2AE3D27D4EB4Fu;
     int64_t at = 0;
@@ -99,79 +162,22 @@ uint64_t checksum(const uint8_t *bytes, int64_t count, const Entry &entry) {
     return sum;
 }
 
-// Read a slot of the image cache into `target`; returns the size of its image, or {0, 0}.
-Size read_slot(int images, int entries, int64_t slot, int64_t slot_bytes, std::vector<uint8_t> &target) {
+bool crop_slot(const Batch &batch, int i, uint8_t *target) {
+    thread_local std::vector<uint8_t> image;
     Entry entry;
-    if (pread(entries, &entry, sizeof entry, slot * sizeof entry) != sizeof entry) return {};
-    if (entry.height > 0xffff || entry.width > 0xffff) return {};
-    const int64_t bytes = 3 * int64_t{entry.height} * entry.width;
-    if (bytes == 0 || bytes > slot_bytes) return {};
-    target.resize(bytes);
-    if (pread(images, target.data(), bytes, slot * slot_bytes) != bytes) return {};
-    if (checksum(target.data(), bytes, entry) != entry.checksum) return {};
-    return {static_cast<int>(entry.height), static_cast<int>(entry.width)};
-}
-
-// The part of an image's side inside of a crop, and its place in the target: as `_overlap` of aug/geometry.py.
-struct Overlap {
-    int first, length, begin, target_length;
-};
-
-Overlap overlap(int start, int length, int image_length, int target_length) {
-    const int first = std::max(0, start), last = std::min(image_length, start + length);
-    if (last <= first) return {};
-    const double scale = static_cast<double>(target_length) / length;
-    auto place = [&](int at) { return static_cast<int>(std::nearbyint((at - start) * scale)); };
-    const int begin = std::min(target_length - 1, place(first));
-    return {first, last - first, begin, std::max(begin + 1, place(last)) - begin};
-}
-
-// A rectangle of the canvas around an image.
-struct Box {
-    int32_t top, left, height, width;
-};
-
-// Scale the box to `size`, into rows without gaps; black outside of the image.
-bool crop(const std::vector<uint8_t> &pixels, Size image, Size canvas, Box box, Size size, uint8_t *target) {
-    const int top = box.top - (canvas.height - image.height) / 2, left = box.left - (canvas.width - image.width) / 2;
-    const Overlap y = overlap(top, box.height, image.height, size.height);
-    const Overlap x = overlap(left, box.width, image.width, size.width);
-    if (!can_resize(y.length, x.length, y.target_length, x.target_length)) return false;
-    const int64_t row = 3 * int64_t{size.width}, image_row = 3 * int64_t{image.width};
-    uint8_t *first = target + row * y.begin, *end = first + row * y.target_length;
-    std::memset(target, 0, first - target);
-    for (uint8_t *at = first; at < end; at += row) {
-        std::memset(at, 0, 3 * x.begin);
-        std::memset(at + 3 * (x.begin + x.target_length), 0, row - 3 * (x.begin + x.target_length));
-    }
-    std::memset(end, 0, target + row * size.height - end);
-    resize({pixels.data() + y.first * image_row + 3 * x.first, image_row, y.length, x.length},
-           {first + 3 * x.begin, row, y.target_length, x.target_length});
+    const int64_t slot = batch.slots[i];
+    if (pread(batch.entries, &entry, sizeof entry, slot * sizeof entry) != sizeof entry) return false;
+    if (entry.height > 0xffff || entry.width > 0xffff) return false;
+    const Size photo{static_cast<int>(entry.height), static_cast<int>(entry.width)};
+    const int64_t row = 3 * int64_t{photo.width}, bytes = row * photo.height;
+    if (bytes == 0 || bytes > batch.slot_bytes) return false;
+    const Crop crop(photo, batch.canvas, batch.boxes[i], batch.size);
+    if (!crop.is_possible()) return false;
+    image.resize(bytes);
+    if (pread(batch.images, image.data(), bytes, slot * batch.slot_bytes) != bytes) return false;
+    if (checksum(image.data(), bytes, entry) != entry.checksum) return false;
+    crop.write(image.data() + row * crop.y.first + 3 * crop.x.first, row, target);
     return true;
-}
-
-// As `Batch` of photos.py.
-struct Batch {
-    int32_t count;
-    Size canvas, size;
-    int32_t is_stretch;
-    int32_t images, entries;  // descriptors of the image cache; -1: none
-    int64_t slot_bytes;
-    const int64_t *slots;
-    const char *const *paths;
-    const Box *boxes;
-    uint8_t *targets;
-    uint8_t *done;
-};
-
-bool read_crop(const Batch &batch, int i) {
-    thread_local std::vector<uint8_t> pixels;
-    const Size image =
-        batch.images < 0
-            ? read_resized(batch.paths[i], batch.canvas, batch.is_stretch, pixels)
-            : read_slot(batch.images, batch.entries, batch.slots[i], batch.slot_bytes, pixels);
-    const int64_t bytes = 3 * int64_t{batch.size.height} * batch.size.width;
-    return image.height && crop(pixels, image, batch.canvas, batch.boxes[i], batch.size, batch.targets + i * bytes);
 }
 
 }  // namespace
@@ -184,8 +190,12 @@ EXPORT const char *rp2k_native_photos_start(const char *path_of_libjpeg) {
     return __builtin_cpu_supports("avx2") ? jpeg::load(path_of_libjpeg) : "the processor has no AVX2";
 }
 
-// Read and crop each photo of a batch; `done` says of which that worked.
+// Read and crop each photo of a batch; `done`, all false before, says of which that worked.
 EXPORT void rp2k_native_read_crops(const Batch *batch) try {
-    for (int i = 0; i < batch->count; ++i) batch->done[i] = read_crop(*batch, i);
+    const int64_t bytes = 3 * int64_t{batch->size.height} * batch->size.width;
+    for (int i = 0; i < batch->count; ++i) {
+        uint8_t *target = batch->targets + i * bytes;
+        batch->done[i] = batch->images < 0 ? crop_file(*batch, i, target) : crop_slot(*batch, i, target);
+    }
 } catch (const std::bad_alloc &) {  // the photos from there on are not done
 }

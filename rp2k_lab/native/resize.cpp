@@ -24,13 +24,13 @@ struct Tap {
 
 int16_t fixed_point(float weight) { return static_cast<int16_t>(std::lrint(weight * ONE)); }
 
-// The taps of a side.  Outside of the source, OpenCV repeats a row's end exactly, but weighs a column's end twice, which
-// rounds otherwise.
-std::vector<Tap> taps_of(int source, int target, bool is_row) {
-    std::vector<Tap> taps(target);
+// The taps of `count` positions of a side from `begin` on.  Outside of the source, OpenCV repeats a row's end exactly,
+// but weighs a column's end twice, which rounds otherwise.
+std::vector<Tap> taps_of(int source, int target, int begin, int count, bool is_row) {
+    std::vector<Tap> taps(count);
     const double scale = 1.0 / (static_cast<double>(target) / source);
-    for (int i = 0; i < target; ++i) {
-        const float at = static_cast<float>((i + 0.5) * scale - 0.5);
+    for (int i = 0; i < count; ++i) {
+        const float at = static_cast<float>((begin + i + 0.5) * scale - 0.5);
         const int first = static_cast<int>(std::floor(at));
         const bool is_outside = first < 0 || first >= source - 1;
         const float weight = is_row && is_outside ? 0 : at - static_cast<float>(first);
@@ -108,23 +108,24 @@ AVX2 void mix_rows(const int16_t *first, const int16_t *second, const Tap &tap, 
 
 }  // namespace
 
-void resize(Image source, Target target) {
-    const std::vector<Tap> rows = taps_of(source.height, target.height, false);
-    const RowPlan plan = plan_row(taps_of(source.width, target.width, true), source.width * CHANNELS);
+void resize(Image source, Size size, Target part, int top, int left) {
+    const std::vector<Tap> rows = taps_of(source.height, size.height, top, part.height, false);
+    const std::vector<Tap> columns = taps_of(source.width, size.width, left, part.width, true);
+    const RowPlan plan = plan_row(columns, source.width * CHANNELS);
     const int length = static_cast<int>(plan.starts.size()) * 4 + 32;
     std::vector<int16_t> sums(2 * length);
     struct Line {
         int16_t *sums;
         int row;
     } above{sums.data(), -1}, below{sums.data() + length, -1};
-    for (int y = 0; y < target.height; ++y) {
+    for (int y = 0; y < part.height; ++y) {
         const Tap &tap = rows[y];
         if (below.row == tap.first) std::swap(above, below);
         for (auto [line, row] : {std::pair(&above, tap.first), std::pair(&below, tap.second)}) {
             if (line->row != row) scale_row(source.data + row * source.stride, plan, line->sums);
             line->row = row;
         }
-        mix_rows(above.sums, below.sums, tap, target.width * CHANNELS, target.data + y * target.stride);
+        mix_rows(above.sums, below.sums, tap, part.width * CHANNELS, part.data + y * part.stride);
     }
 }
 

@@ -21,6 +21,11 @@ inline bool can_resize(int height, int width, int target_height, int target_widt
     return height > 0 && width >= 6 && height < 2 * target_height && width < 2 * target_width;
 }
 
-void resize(Image source, Target target);
+struct Size {
+    int32_t height, width;
+};
+
+// Scale `source` to `size`, and write the part of it from `top` and `left` on.
+void resize(Image source, Size size, Target part, int top = 0, int left = 0);
 
 }  // namespace rp2k

@@ -18,6 +18,7 @@ from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
+from rp2k_lab.tracking.provenance import NATIVE
 from rp2k_lab.tracking.run_files import damage_named
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
@@ -94,6 +95,8 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
         "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),
         "val_top1": run.metrics.get("val/top1", np.nan),
     }
+    if NATIVE in run.tags:
+        row[NATIVE] = run.tags[NATIVE]
     if row["state"] != "complete":
         return row, None
     collected = {metric.name: f"test/{metric.name}" for metric in metrics().values() if metric.in_tables}

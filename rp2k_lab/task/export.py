@@ -23,6 +23,7 @@ from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.predictor import Classifier
+from rp2k_lab.model.custom_operators import plain_operators
 from rp2k_lab.model.layers import GELU
 from rp2k_lab.model.weights.pretrained import normalization
 from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
@@ -131,6 +132,7 @@ def replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@plain_operators()
 def write_mindir(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> float:
     """Write model.mindir into the working directory, read it back and return the largest difference."""
     mindspore.export(classifier, Tensor(images[0]), file_name=MINDIR, file_format="MINDIR")
@@ -141,6 +143,7 @@ def write_mindir(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndar
     return difference
 
 
+@plain_operators()
 def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> tuple[float | None, str | None]:
     """Write model.onnx into the working directory; `classifier` is changed and cannot be used afterwards.
 

@@ -9,10 +9,17 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
-from rp2k_lab import CLONE
+from rp2k_lab import CLONE, native
 from rp2k_lab.config.choices import chosen_by_default, complete, defaults_of, flatten, root_defaults
 from rp2k_lab.config.schema import Config
-from rp2k_lab.core.environment import cores, processor, variables, variables_with_effect
+from rp2k_lab.core.environment import (
+    DEFAULT_INSTRUCTIONS,
+    INSTRUCTIONS,
+    cores,
+    processor,
+    variables,
+    variables_with_effect,
+)
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls, shorten
 
@@ -24,6 +31,8 @@ _SCHEME = "3:"
 _NO_DEFAULT = object()
 # The tag with the environments that a run has been trained in.
 ENVIRONMENT = "environment"
+# The tag and the fact with the version of the native kernels, or `off`; runs without it are older than the kernels.
+NATIVE, NATIVE_OFF = "native", "off"
 # Another version of these may compute or decode other bits.
 _NUMERIC_PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "opencv-python", "pillow")
 _UNSET = "unset"
@@ -62,7 +71,7 @@ def environment() -> str:
     """Return Python, machine, variables and all installed packages with their versions, one a line."""
     packages = {d.name: d.version for d in importlib.metadata.distributions() if d.name}  # a broken one has no name
     head = [f"# Python {platform.python_version()}", f"# {platform.platform()}, {os.cpu_count()} cores"]
-    head += [f"# processor={processor()}", f"# cores={cores()}"]
+    head += [f"# processor={processor()}", f"# cores={cores()}", f"# native kernels: {_public(str(native.state()))}"]
     head += [f"# {name}={_public(value)}" for name, value in variables().items()]
     return "\n".join(head + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
 
@@ -70,6 +79,7 @@ def environment() -> str:
 def numeric_environment() -> dict[str, str]:
     """Return all that decides a training's last bits beside configuration, data and code: name to value."""
     facts = {"cores": str(cores()), "processor": processor(), "Python": platform.python_version()}
+    facts[NATIVE] = native.state().tag
     for package in _NUMERIC_PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             facts[package] = importlib.metadata.version(package)
@@ -88,13 +98,19 @@ def environment_tag(former: str | None = None) -> str:
 
 def environment_changes(tag: str | None) -> list[str]:
     """Return `the run has cores=2, now 1` for each fact that differs; nothing for a run without the tag."""
-    known, now, changes = _environments(tag), numeric_environment(), []
+    known, now, changes = _environments(tag), numeric_environment(), {}
     for name in sorted({*now, *(name for facts in known for name in facts)} if known else ()):
         values = sorted({str(facts.get(name, _UNSET)) for facts in known})
         if values != [now.get(name, _UNSET)]:
-            recorded = " and ".join(map(escape_controls, values))
-            changes.append(f"the run has {escape_controls(name)}={recorded}, now {now.get(name, _UNSET)}")
-    return changes
+            changes[name] = values
+    # Without the kernels the instructions are limited by default: no second change.
+    followed = {*changes.get(INSTRUCTIONS, ()), now.get(INSTRUCTIONS, _UNSET)} <= {DEFAULT_INSTRUCTIONS, _UNSET}
+    if NATIVE in changes and followed:
+        changes.pop(INSTRUCTIONS, None)
+    return [
+        f"the run has {escape_controls(name)}={' and '.join(map(escape_controls, values))}, now {now.get(name, _UNSET)}"
+        for name, values in changes.items()
+    ]
 
 
 def _environments(tag: str | None) -> list[dict[str, Any]]:
@@ -103,7 +119,17 @@ def _environments(tag: str | None) -> list[dict[str, Any]]:
         found = json.loads(tag or "[]")
     except (ValueError, RecursionError):
         return []
-    return [facts for facts in found if isinstance(facts, dict)] if isinstance(found, list) else []
+    known = [facts for facts in found if isinstance(facts, dict)] if isinstance(found, list) else []
+    return [facts | {NATIVE: facts.get(NATIVE, NATIVE_OFF)} for facts in known]
+
+
+def native_tag(former: str = "") -> str:
+    """Return the tag NATIVE: `1`, `off`, or `1,off` for a run of which parts were trained with each.
+
+    Args:
+        former: the tag of the run that is resumed; "": of a new run.
+    """
+    return ",".join(sorted({*filter(None, former.split(",")), native.state().tag}))
 
 
 def _public(value: str) -> str:

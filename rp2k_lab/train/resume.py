@@ -18,11 +18,14 @@ from rp2k_lab.tracking.mlflow_store import store_exists
 from rp2k_lab.tracking.provenance import (
     ENVIRONMENT,
     FINGERPRINT,
+    NATIVE,
+    NATIVE_OFF,
     environment_changes,
     environment_tag,
     fingerprint,
     git_state,
     is_current,
+    native_tag,
 )
 from rp2k_lab.tracking.run_files import CONFIG
 from rp2k_lab.tracking.run_lookup import lookup_run, read_record
@@ -58,7 +61,7 @@ class Start:
         return self.position.step if self.position else 0
 
     def tags(self, config: Config, earlier: RunInfo | None) -> dict[str, str]:
-        """Return the run's tags: fingerprint, environment, the run that it verifies (`earlier`), resumes.
+        """Return the run's tags: fingerprint, environment, the run that it verifies (`earlier`), resumes, kernels.
 
         Args:
             config: the request, before the data were measured.
@@ -70,6 +73,7 @@ class Start:
             return tags | ({"verifies": earlier.run_id} if earlier else {})
         tags, recorded = {"resumed_from": str(self.step), RESUMED_WITH: _code(git_state())}, self.run.tags
         tags = {tag: f"{recorded[tag]},{value}" if tag in recorded else value for tag, value in tags.items()}
+        tags[NATIVE] = native_tag(recorded.get(NATIVE, NATIVE_OFF))
         # An older run's first environment is unknown.
         return tags | ({ENVIRONMENT: environment_tag(recorded[ENVIRONMENT])} if ENVIRONMENT in recorded else {})
 

@@ -9,7 +9,7 @@ from rp2k_lab.dataset.image import pad_to_center
 def boxes(rng):
     """Return 2000 boxes.  A side is at most sqrt(0.5 · 4/3) of the image's: every draw fits, so none is repeated."""
     crop, generator = RandomResizedCrop((8, 8), area=(0.1, 0.5)), rng()
-    return np.array([crop._box(1000, 1000, generator) for _ in range(2000)])
+    return np.array([crop.draw_box(1000, 1000, generator) for _ in range(2000)])
 
 
 class TestRandomResizedCrop:
@@ -29,7 +29,7 @@ class TestRandomResizedCrop:
     def test_box_is_inside_whatever_the_shape(self, shape, rng):
         crop, generator = RandomResizedCrop((4, 4)), rng()
         for _ in range(50):
-            top, left, height, width = crop._box(*shape, generator)
+            top, left, height, width = crop.draw_box(*shape, generator)
             assert height >= 1
             assert width >= 1
             assert 0 <= top <= shape[0] - height
@@ -38,8 +38,8 @@ class TestRandomResizedCrop:
     def test_falls_back_to_the_largest_centered_part(self, rng):
         """A strip of 20×400 cannot hold half its area at a ratio of at most 4/3."""
         crop = RandomResizedCrop((4, 4), area=(0.5, 0.5))
-        assert crop._box(20, 400, rng()) == (0, (400 - 27) // 2, 20, 27)
-        assert crop._box(400, 20, rng()) == ((400 - 27) // 2, 0, 27, 20)
+        assert crop.draw_box(20, 400, rng()) == (0, (400 - 27) // 2, 20, 27)
+        assert crop.draw_box(400, 20, rng()) == ((400 - 27) // 2, 0, 27, 20)
 
     def test_crop_of_the_whole_image_is_the_image(self, image, rng):
         square = image[:30]

@@ -191,7 +191,7 @@ def test_cfg_prints_the_configuration_without_running(tmp_path):
 
 def test_importing_the_package_sets_onednn_unless_the_user_did():
     show = [sys.executable, "-c", "import os, rp2k_lab; print(os.environ['ONEDNN_MAX_CPU_ISA'])"]
-    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"}
+    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"} | {"RP2K_LAB_NATIVE": "0"}
     options = {"cwd": PROJECT, "capture_output": True, "text": True}
     assert subprocess.run(show, env=environment, **options).stdout.strip() == "AVX2"
     environment["ONEDNN_MAX_CPU_ISA"] = "DEFAULT"
