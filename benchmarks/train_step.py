@@ -1,6 +1,6 @@
 """Compare the training step of each model with another implementation.
 
-    python -m benchmarks.train_step                          against the step without rp2k_lab's CPU setting
+    python -m benchmarks.train_step                          against the step without the native kernels
     python -m benchmarks.train_step --against timm [--attention-module FOLDER]
                                                              against PyTorch (the `parity` extra)
     [--models resnet18 …] [--size 64] [--batch-size 32] [--rounds 5]
@@ -18,7 +18,7 @@ import time
 from benchmarks.timing import interleave, median_interval, ratio_line
 
 OURS = "rp2k-lab"
-PEERS = {"default-isa": "ONEDNN_MAX_CPU_ISA=DEFAULT", "timm": "timm on PyTorch"}
+PEERS = {"off": "RP2K_LAB_NATIVE=0", "timm": "timm on PyTorch"}
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--against", choices=PEERS, default="default-isa")
+    parser.add_argument("--against", choices=PEERS, default="off")
     parser.add_argument("--models", nargs="+", default=["resnet18", "seresnext50"])
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -68,9 +68,9 @@ def start(side: str, model: str, options: argparse.Namespace) -> subprocess.Pope
     command += ["--size", str(options.size), "--batch-size", str(options.batch_size)]
     if options.attention_module:
         command += ["--attention-module", options.attention_module]
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "DEFAULT" if side == "default-isa" else "AVX2"}
-    if side == "timm":
-        del environment["ONEDNN_MAX_CPU_ISA"]
+    environment = dict(os.environ)
+    if side == "off":
+        environment["RP2K_LAB_NATIVE"] = "0"
     worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     step(worker)
     return worker
@@ -86,16 +86,19 @@ def step(worker: subprocess.Popen) -> float:
 def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: str | None) -> None:
     """Run a step for each line on stdin and print its time (seconds)."""
     import numpy as np
-    from mindspore import Model, Tensor, nn, set_context, set_device
+    from mindspore import Model, Tensor, set_context, set_device
 
+    from benchmarks.overhead import compose
     from rp2k_lab.model import WithPreprocessing, create_model
     from rp2k_lab.train.loss_cells import LossCell
     from rp2k_lab.train.loss_functions import smoothed_cross_entropy
+    from rp2k_lab.train.updates import Plan, build_optimizer
 
     set_context(mode=0)
     set_device("CPU")
     network = WithPreprocessing(create_model(name, 100), (0.5,) * 3, (0.25,) * 3)
-    optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9, 1e-4)
+    config = compose(["optimizer=sgd", "optimizer.lr=0.01", "optimizer.weight_decay=1e-4"])
+    optimizer, _ = build_optimizer(config.optimizer, config.schedule, network, Plan(1, 10_000, batch_size))
 
     def loss(logits, labels):
         return smoothed_cross_entropy(logits, labels, 0.1)
@@ -110,6 +113,7 @@ def serve_mindspore(name: str, size: int, batch_size: int, _attention_module: st
 
 def serve_torch(name: str, size: int, batch_size: int, attention_module: str | None) -> None:
     """Do the same with the reference, in PyTorch's default layout and with a thread a core."""
+    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)  # rp2k_lab sets it where the native kernels are off
     import torch
 
     from benchmarks.reference import build_reference

@@ -167,7 +167,7 @@ class _Builder:
             norm, name = (*parameters, epsilon), user.name
             if is_training or not all(map(is_parameter, parameters)):
                 raise NotSupported("a batch norm of the batch's statistics")
-        if not is_parameter(weight) or (bias is not None and not is_parameter(bias)):
+        if weight is None or not is_parameter(weight) or (bias is not None and not is_parameter(bias)):
             raise NotSupported(f"{operator.kind} without float32 parameters")
         tensors = {"second": self.program.tensor(weight.shape, is_constant=True)}
         if bias is not None or norm is not None:

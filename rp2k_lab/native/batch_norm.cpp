@@ -24,8 +24,9 @@ CLONES void add(float *sum, const float *x, long n) {
 CLONES void add_squares(float *sum, const float *x, const float *mean, long n) {
     for (long i = 0; i < n; i++) sum[i] += (x[i] - mean[i]) * (x[i] - mean[i]);
 }
-CLONES void scale_and_shift(float *y, const float *x, const float *a, const float *b, long n) {
-    for (long i = 0; i < n; i++) y[i] = x[i] * a[i] + b[i];
+// The mean comes off first: a product with it would lose the digits that a channel of small variance has.
+CLONES void scale_and_shift(float *y, const float *x, const float *mean, const float *a, const float *b, long n) {
+    for (long i = 0; i < n; i++) y[i] = (x[i] - mean[i]) * a[i] + b[i];
 }
 CLONES void add_gradients(float *sum, float *product, const float *x, const float *dy, const float *mean, long n) {
     for (long i = 0; i < n; i++) {
@@ -34,8 +35,9 @@ CLONES void add_gradients(float *sum, float *product, const float *x, const floa
     }
 }
 CLONES void combine(
-    float *dx, const float *x, const float *dy, const float *a, const float *b, const float *c, long n) {
-    for (long i = 0; i < n; i++) dx[i] = dy[i] * a[i] + x[i] * b[i] + c[i];
+    float *dx, const float *x, const float *dy, const float *mean, const float *a, const float *b, const float *c,
+    long n) {
+    for (long i = 0; i < n; i++) dx[i] = dy[i] * a[i] + (x[i] - mean[i]) * b[i] + c[i];
 }
 
 struct Tensors {
@@ -125,14 +127,15 @@ class BatchNorm : public Kernel {
         float factors[WIDEST], terms[WIDEST];
         for (long j = 0; j < n; j++) {
             factors[j] = (t.scale ? t.scale[c + j] : 1.0f) / std::sqrt(variances[j] + epsilon_);
-            terms[j] = (t.shift ? t.shift[c + j] : 0.0f) - means[j] * factors[j];
+            terms[j] = t.shift ? t.shift[c + j] : 0.0f;
         }
+        spread(mean, means, n);
         spread(a, factors, n);
         spread(b, terms, n);
         for_strips(c, n, [&](long start, long length) {
             for (long i = 0; i < images_; i++) {
                 const long at = i * step + start;
-                scale_and_shift(t.target + at, t.source + at, a.values, b.values, length);
+                scale_and_shift(t.target + at, t.source + at, mean.values, a.values, b.values, length);
             }
         });
     }
@@ -164,7 +167,7 @@ class BatchNorm : public Kernel {
             const double slope = is_constant ? 0 : -factor * inverse * scale_gradient / count;
             factors[j] = float(factor);
             slopes[j] = float(slope);
-            terms[j] = is_constant ? 0 : float(-factor * sums[j] / count - slope * t.mean[c + j]);
+            terms[j] = is_constant ? 0 : float(-factor * sums[j] / count);
         }
         spread(a, factors, n);
         spread(b, slopes, n);
@@ -172,7 +175,7 @@ class BatchNorm : public Kernel {
         for_strips(c, n, [&](long start, long length) {
             for (long i = 0; i < images_; i++) {
                 const long at = i * step + start;
-                combine(t.source_gradient + at, t.source + at, t.target_gradient + at, a.values, b.values,
+                combine(t.source_gradient + at, t.source + at, t.target_gradient + at, mean.values, a.values, b.values,
                         constant.values, length);
             }
         });
@@ -187,15 +190,18 @@ class BatchNorm : public Kernel {
 }  // namespace
 
 std::shared_ptr<const Kernel> make_batch_norm(
-    const_dnnl_memory_desc_t source, float epsilon, unsigned flags, bool is_backward) {
-    const bool is_flat = query<int>(source, ndims) == 4 && query<int>(source, data_type) == f32;
-    if (!is_flat || flags & (fuse_relu | fuse_add_relu)) return nullptr;
-    dnnl_memory_desc_t plain;
-    if (real.dnnl_memory_desc_create_with_tag(&plain, 4, dims_of(source), f32, abcd)) return nullptr;
-    const bool is_plain = real.dnnl_memory_desc_equal(plain, source);
-    real.dnnl_memory_desc_destroy(plain);
-    if (!is_plain) return nullptr;
-    return std::make_shared<BatchNorm>(dims_of(source), epsilon, flags, is_backward);
+    std::initializer_list<const_dnnl_memory_desc_t> tensors, float epsilon, unsigned flags, bool is_backward) {
+    if (flags & (fuse_relu | fuse_add_relu)) return nullptr;
+    const int64_t *dims = dims_of(*tensors.begin());
+    for (const_dnnl_memory_desc_t tensor : tensors) {
+        if (query<int>(tensor, ndims) != 4 || query<int>(tensor, data_type) != f32) return nullptr;
+        dnnl_memory_desc_t plain;
+        if (real.dnnl_memory_desc_create_with_tag(&plain, 4, dims, f32, abcd)) return nullptr;
+        const bool is_plain = real.dnnl_memory_desc_equal(plain, tensor);
+        real.dnnl_memory_desc_destroy(plain);
+        if (!is_plain) return nullptr;
+    }
+    return std::make_shared<BatchNorm>(dims, epsilon, flags, is_backward);
 }
 
 }  // namespace rp2k

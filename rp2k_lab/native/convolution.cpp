@@ -59,7 +59,8 @@ class ReorderedConvolution : public Kernel {
         char *data = scratch.data();
         for (const Slot &slot : slots_) {
             for (dnnl_exec_arg_t &argument : inner) {
-                if (argument.arg == slot.key) argument.memory = memories.add(slot, argument.memory, engine_, data);
+                if (argument.arg != slot.key) continue;
+                if (!(argument.memory = memories.add(slot, argument.memory, engine_, data))) return out_of_memory;
             }
             data += slot.bytes;
         }
@@ -75,9 +76,10 @@ class ReorderedConvolution : public Kernel {
         ~Memories() {
             for (const Pair &pair : pairs_) real.dnnl_memory_destroy(pair.inner);
         }
+        // Return the inner tensor, or null if oneDNN has no memory for its description.
         dnnl_memory_t add(const Slot &slot, dnnl_memory_t plain, dnnl_engine_t engine, void *data) {
             dnnl_memory_t inner = nullptr;
-            real.dnnl_memory_create_v2(&inner, slot.inner, engine, 1, &data);
+            if (real.dnnl_memory_create_v2(&inner, slot.inner, engine, 1, &data)) return nullptr;
             pairs_.push_back({&slot, plain, inner});
             return inner;
         }
@@ -146,16 +148,34 @@ class AnyLayout {
     dnnl_memory_desc_t desc_ = nullptr;
 };
 
-enum class Layout { plain, any, any_weights };
+// Which tensors oneDNN may lay out, and with which of its kernels.
+enum class Layout {
+    plain,        // none
+    product,      // none, as a matrix product that packs nothing before
+    any,          // all
+    any_weights,  // weights alone; the kernel converts images piece by piece, in cache
+};
 
-// Which tensors oneDNN may lay out, by measurement (docs/benchmarks.md).
+// By measurement of the networks' layers on a processor with AVX-512: 64 px, batch 32, and 224 px, batch 8.
 Layout layout_of(const ConvolutionRequest &r) {
-    const int64_t *weights = dims_of(r.weights), *target = dims_of(r.target);
-    const int rank = query<int>(r.weights, ndims), height = int(weights[rank - 2]), width = int(weights[rank - 1]);
-    const bool pointwise = rank == 4 && height == 1 && width == 1 && r.strides[0] == 1 && r.strides[1] == 1;
-    // A plain 1×1 convolution is a matrix product for each image; on small maps they are too small.
-    if (pointwise && r.direction != Direction::backward_weights && target[2] * target[3] >= 49) return Layout::plain;
-    return Layout::any;
+    const int64_t *source = dims_of(r.source), *weights = dims_of(r.weights), *target = dims_of(r.target);
+    const int rank = query<int>(r.weights, ndims);
+    const long height = weights[rank - 2], width = weights[rank - 1], area = target[2] * target[3];
+    const bool is_dense = r.strides[0] == 1 && r.strides[1] == 1;
+    if (rank == 5) return Layout::any;
+    if (height == 1 && width == 1) {
+        // A matrix product for each image, without copies; on small maps the products are too small.
+        const bool is_large = std::min(source[1], target[1]) > 128;
+        const bool is_backward_data = r.direction == Direction::backward_data;
+        const long least = !is_backward_data ? (is_dense || r.direction == Direction::forward ? 16 : 64)
+                           : is_dense        ? (is_large ? 196 : 49)
+                                             : 64;
+        if (area < least) return Layout::any;
+        const long summands = r.direction == Direction::forward ? source[1] : target[1];
+        return summands <= 128 ? Layout::product : Layout::plain;
+    }
+    const long least = r.direction == Direction::backward_weights ? 4 : 49;
+    return is_dense && area >= least ? Layout::any_weights : Layout::any;
 }
 
 bool is_plain(const_dnnl_memory_desc_t desc) {
@@ -170,27 +190,41 @@ bool is_plain(const_dnnl_memory_desc_t desc) {
     return expected > 0;
 }
 
-// oneDNN's `brgconv_strided` is slower than the kernel that it would take next.
-dnnl_status_t skip_slow(dnnl_primitive_desc_t desc) {
-    for (;;) {
-        const char *name = "";
-        real.dnnl_primitive_desc_query(desc, implementation, 0, &name);
-        if (!std::strstr(name, "brgconv_strided")) return success;
-        if (auto status = real.dnnl_primitive_desc_next_impl(desc)) return status;
+// Whether a kernel of oneDNN is the one that a layout is for.
+bool is_wanted(Layout layout, const char *kernel) {
+    if (std::strstr(kernel, "ref")) return false;  // the reference, also inside of another one
+    switch (layout) {
+        case Layout::plain: return true;
+        case Layout::product: return !std::strstr(kernel, "brg_matmul");
+        case Layout::any: return !std::strstr(kernel, "brgconv_strided");  // slower than the one after it
+        case Layout::any_weights: return std::strstr(kernel, "ncsp:conv");
     }
+    return true;
 }
 
-bool has_extras(const ConvolutionRequest &r) {
+// Move a description on to the first kernel that is wanted; false if there is none.
+bool find_wanted(Layout layout, dnnl_primitive_desc_t desc) {
+    do {
+        const char *name = "";
+        real.dnnl_primitive_desc_query(desc, implementation, 0, &name);
+        if (is_wanted(layout, name)) return true;
+    } while (!real.dnnl_primitive_desc_next_impl(desc));
+    return false;
+}
+
+// Whether oneDNN is to do more with the result, for example add it to what the target holds.
+bool has_post_ops(const ConvolutionRequest &r) {
     const_dnnl_post_ops_t after = nullptr;
     if (r.attributes) real.dnnl_primitive_attr_get_post_ops(r.attributes, &after);
-    return (r.bias && query<int>(r.bias, ndims)) || (after && real.dnnl_post_ops_len(after));
+    return after && real.dnnl_post_ops_len(after);
 }
 
 // Return the kernel for a depthwise convolution that we do faster, or null.
 std::shared_ptr<const Kernel> depthwise(const ConvolutionRequest &r) {
     const int64_t *x = dims_of(r.source), *y = dims_of(r.target), *w = dims_of(r.weights);
     const bool is_depthwise = query<int>(r.weights, ndims) == 5 && w[1] == 1 && w[2] == 1 && x[1] == y[1];
-    if (!is_depthwise || r.dilations[0] || r.dilations[1] || has_extras(r)) return nullptr;
+    const bool has_bias = r.bias && query<int>(r.bias, ndims);
+    if (!is_depthwise || r.dilations[0] || r.dilations[1] || has_bias) return nullptr;
     const DepthwiseShape shape{x[0], x[1], x[2], x[3], y[2], y[3], w[3], w[4], r.strides[0], r.strides[1],
                                r.padding_left[0], r.padding_left[1]};
     if (!depthwise_supports(shape)) return nullptr;
@@ -198,22 +232,26 @@ std::shared_ptr<const Kernel> depthwise(const ConvolutionRequest &r) {
     return std::make_shared<DepthwiseConvolution>(r.direction, shape);
 }
 
+// Describe a convolution in a layout, if possible with its kernel; otherwise with the kernel that oneDNN prefers.
 dnnl_status_t describe(const ConvolutionRequest &r, const Describe &make, Layout layout, dnnl_primitive_desc_t *desc) {
-    if (layout == Layout::plain) return make(desc, r.source, r.weights, r.target);
-    AnyLayout weights(r.weights);
-    if (layout == Layout::any_weights) return make(desc, r.source, weights, r.target);
-    AnyLayout source(r.source), target(r.target);
-    if (auto status = make(desc, source, weights, target)) return status;
-    if (!skip_slow(*desc)) return success;
-    real.dnnl_primitive_desc_destroy(*desc);
-    return make(desc, source, weights, target);
+    const bool is_any = layout == Layout::any;
+    AnyLayout source(r.source), weights(r.weights), target(r.target);
+    auto try_it = [&]() -> dnnl_status_t {
+        if (layout == Layout::plain || layout == Layout::product) return make(desc, r.source, r.weights, r.target);
+        if (is_any) return make(desc, source, weights, target);
+        return make(desc, r.source, weights, r.target);
+    };
+    const dnnl_status_t status = try_it();
+    if (!status && find_wanted(layout, *desc)) return success;
+    if (!status) real.dnnl_primitive_desc_destroy(*desc);
+    return is_any ? make(desc, source, weights, target) : describe(r, make, Layout::any, desc);
 }
 
 }  // namespace
 
 bool is_supported(const ConvolutionRequest &r) {
     const bool is_flat = query<int>(r.source, ndims) == 4 && query<int>(r.target, ndims) == 4;
-    return is_flat && is_plain(r.source) && is_plain(r.weights) && is_plain(r.target);
+    return is_flat && !has_post_ops(r) && is_plain(r.source) && is_plain(r.weights) && is_plain(r.target);
 }
 
 dnnl_status_t describe_convolution(

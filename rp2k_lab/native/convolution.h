@@ -19,7 +19,7 @@ struct ConvolutionRequest {
     const_dnnl_primitive_attr_t attributes;
 };
 
-// Whether a convolution is a plain two-dimensional one of float32; others are oneDNN's affair alone.
+// Whether a convolution is a plain two-dimensional one of float32 and nothing more; others are oneDNN's affair alone.
 bool is_supported(const ConvolutionRequest &);
 
 // Calls oneDNN's function that describes the primitive, with other layouts of source, weights and target.

@@ -8,7 +8,9 @@
 
 #include "batch_norm.h"
 #include "convolution.h"
+#include "fork.h"
 #include "onednn.h"
+#include "scratch.h"
 #include "thread_pool.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -75,10 +77,9 @@ EXPORT const char *rp2k_native_start(const char *path_of_libdnnl, int threads) {
     if (!__builtin_cpu_supports("avx2")) return "the processor has no AVX2";
     if (const char *reason = onednn::load(path_of_libdnnl)) return reason;
     set_threads(threads);
-    pthread_atfork(
-        [] { descs.guard().lock(), primitives.guard().lock(); },
-        [] { descs.guard().unlock(), primitives.guard().unlock(); },
-        [] { descs.guard().unlock(), primitives.guard().unlock(); });
+    hold_during_fork(descs.guard());
+    hold_during_fork(primitives.guard());
+    Scratch::start();
     return nullptr;
 }
 
@@ -130,7 +131,7 @@ EXPORT dnnl_status_t dnnl_batch_normalization_forward_primitive_desc_create(
         desc, engine, propagation, source, target, epsilon, flags, attributes);
     // In inference without given statistics oneDNN does not store the ones that it computes.
     const bool has_statistics = propagation == onednn::forward_training || flags & onednn::use_global_stats;
-    if (!status) descs.set(*desc, has_statistics ? make_batch_norm(source, epsilon, flags, false) : nullptr);
+    if (!status) descs.set(*desc, has_statistics ? make_batch_norm({source, target}, epsilon, flags, false) : nullptr);
     return status;
 }
 
@@ -140,7 +141,7 @@ EXPORT dnnl_status_t dnnl_batch_normalization_backward_primitive_desc_create(
     const_dnnl_primitive_desc_t hint, const_dnnl_primitive_attr_t attributes) {
     const dnnl_status_t status = real.dnnl_batch_normalization_backward_primitive_desc_create(
         desc, engine, propagation, source_gradient, target_gradient, source, epsilon, flags, hint, attributes);
-    if (!status) descs.set(*desc, make_batch_norm(source, epsilon, flags, true));
+    if (!status) descs.set(*desc, make_batch_norm({source, source_gradient, target_gradient}, epsilon, flags, true));
     return status;
 }
 

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <vector>
 
+#include "fork.h"
+
 namespace rp2k {
 namespace {
 
@@ -32,6 +34,8 @@ Buffer allocate(size_t bytes) {
 }
 
 }  // namespace
+
+void Scratch::start() { hold_during_fork(guard); }
 
 Scratch::Scratch(size_t bytes) {
     Buffer buffer{nullptr, 0};

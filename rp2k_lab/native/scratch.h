@@ -7,6 +7,9 @@ namespace rp2k {
 
 class Scratch {
   public:
+    // Call it once, before any other use.
+    static void start();
+
     // `bytes` of memory, from an earlier execution if there is enough; `data()` is null if the machine has none.
     explicit Scratch(size_t bytes);
     ~Scratch();

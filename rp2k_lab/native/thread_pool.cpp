@@ -12,7 +12,7 @@
 #include <mutex>
 #include <thread>
 
-#include "onednn.h"
+#include "fork.h"
 
 namespace rp2k {
 namespace {
@@ -128,19 +128,15 @@ Pool *started_pool() {
     return found;
 }
 
-// A child of fork has no threads, and perhaps locked mutexes: it makes a new pool.
-void before_fork() { starting.lock(); }
-void after_fork() { starting.unlock(); }
-void in_child() {
-    pool.store(nullptr);
-    starting.unlock();
-}
+// A child of fork has no threads: it makes a new pool.
+void forget_pool() { pool.store(nullptr); }
 
 }  // namespace
 
 void set_threads(int threads) {
     thread_count = threads > 1 ? threads : 1;
-    pthread_atfork(before_fork, after_fork, in_child);
+    hold_during_fork(starting);
+    pthread_atfork(nullptr, nullptr, forget_pool);
 }
 
 int threads() { return thread_count; }

@@ -20,6 +20,7 @@ class Sgd(Optimizer):
         import mindspore
         from mindspore import Parameter, Tensor, ops
 
+        from rp2k_lab.model import custom_operators
         from rp2k_lab.train.updates import Rule
 
         apply_momentum = ops.ApplyMomentum()
@@ -27,7 +28,12 @@ class Sgd(Optimizer):
         momentum = Parameter(Tensor(self.momentum, mindspore.float32), name="momentum", requires_grad=False)
 
         def update(values, gradient, parameter, moment):
-            rate, _ = values
+            rate, decay = values
+            if custom_operators.in_use(parameter.dtype):
+                decay = Tensor(decay, mindspore.float32)
+                return custom_operators.update_by_momentum(parameter, moment, gradient, rate, momentum, decay)
+            if decay > 0:
+                gradient = gradient + decay * parameter
             return apply_momentum(parameter, moment, rate, gradient, momentum)
 
-        return Rule(update, slots=("moments",), l2_penalty=True, parameters=(momentum,))
+        return Rule(update, slots=("moments",), parameters=(momentum,))
