@@ -59,18 +59,21 @@ def read_graph(network: nn.Cell, images: np.ndarray) -> Graph:
     """Return the graph of a network in its present mode for images of this shape, uint8.
 
     Raises:
-        NotSupported: its structure is not a list of operators with one output each.
+        NotSupported: its structure is not a list of operators with one output each, or it cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as folder, plain_operators():
         file = Path(folder) / "network.mindir"
-        mindspore.export(network, Tensor(images), file_name=str(file), file_format="MINDIR")
-        model = mind_ir_pb2.ModelProto.FromString(file.read_bytes())
+        try:
+            mindspore.export(network, Tensor(images), file_name=str(file), file_format="MINDIR")
+            model = mind_ir_pb2.ModelProto.FromString(file.read_bytes())
+        except (OSError, RuntimeError, ValueError) as error:  # a full disk, or a folder's name that MindSpore refuses
+            raise NotSupported(f"its graph cannot be written: {str(error).splitlines()[0]}") from None
     if model.functions:
         raise NotSupported("a graph of several functions")
     primitives = {each.name: each for each in model.primitives}
     parameters = {each.name: each for each in network.get_parameters()}
     graph, aliases = Graph(), {}
-    for each in model.graph.parameter:  # the name is that of the graph, a colon and the parameter's
+    for each in model.graph.parameter:  # its name: the graph, a colon, the parameter
         graph.constants[each.name] = parameters[each.name.rpartition(":")[2]]
     for node in model.graph.node:
         _read(node, primitives, graph, aliases)

@@ -55,7 +55,7 @@ def many_threads(onednn: Onednn, rounds: int = 20) -> list[str]:
 
 
 def children(onednn: Onednn, forks: int = 15) -> list[str]:
-    """Fork after and during the work of another thread; each child computes on threads of its own.
+    """Fork after and during the work of another thread; each child computes on new threads.
 
     The other thread only runs its primitives: oneDNN itself is not made for a fork while it creates one.
     """

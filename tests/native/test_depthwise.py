@@ -1,4 +1,4 @@
-"""Depthwise convolutions of our own (rp2k_lab/native/depthwise.cpp) against float64 NumPy."""
+"""Our depthwise convolutions (rp2k_lab/native/depthwise.cpp) against float64 NumPy."""
 
 import ctypes
 import shutil
