@@ -40,7 +40,7 @@ class Refused(Exception):
 
 
 class Onednn:
-    """An instance of the native library of its own, with its own threads, between the caller and MindSpore's oneDNN.
+    """A separate instance of the native library, with its own threads, between the caller and MindSpore's oneDNN.
 
     Args:
         folder: for a copy of the library; a file that the process has loaded is not loaded again.
@@ -84,7 +84,7 @@ class Onednn:
 
     @contextmanager
     def primitive(self, name: str, *arguments):
-        """Create and at last destroy a primitive; `name` and `arguments` as of `dnnl_…_primitive_desc_create`."""
+        """Create and at last destroy a primitive; `name` and `arguments` as in `dnnl_…_primitive_desc_create`."""
         desc = self._make(f"dnnl_{name}_primitive_desc_create", self._engine, *arguments)
         try:
             primitive = Primitive(self, desc, self._make("dnnl_primitive_create", desc))

@@ -1,4 +1,4 @@
-"""Programs of the tests that run in a process of their own, plain or with a sanitizer."""
+"""Programs of the tests that run in a separate process, plain or with a sanitizer."""
 
 import os
 import subprocess

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 # Least fraction of primitives that a family computes in other layouts than the caller's, without which nothing of ours
 # would be tested.
-LEAST_REORDERED = {"dense": 0.5, "pointwise": 0.5, "grouped": 0.1, "depthwise": 0.0, "one": 0.0, "three": 0.0}
+LEAST_REORDERED = {"dense": 0.5, "pointwise": 0.25, "grouped": 0.1, "depthwise": 0.0, "one": 0.0, "three": 0.0}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
