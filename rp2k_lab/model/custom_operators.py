@@ -5,7 +5,6 @@ A call needs `in_use(dtype)`, which a graph asks while it is compiled.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import mindspore
@@ -18,12 +17,8 @@ from rp2k_lab import native
 _plain = False
 
 
-def _library() -> Path | None:
-    """Return the library's file, or None if it is off."""
-    return None if native.state().version is None else native.library()
-
-
-_FILE = _library()
+# The library's file; None if it is off.
+_FILE = None if native.state().version is None else native.kernels_file()
 
 
 @constexpr

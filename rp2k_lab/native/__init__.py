@@ -42,7 +42,7 @@ class State:
 
 
 @cache
-def library() -> Path:
+def kernels_file() -> Path:
     """Return the file of the library; it may be absent."""
     chosen = os.environ.get(SWITCH, "")
     return Path(chosen).absolute() if "/" in chosen else _LIBRARY
@@ -55,14 +55,14 @@ def state() -> State:
         return State(reason=f"{SWITCH}=0")
     if os.uname().machine != "x86_64":
         return State(reason=f"written for x86_64, this is {os.uname().machine}")
-    if not library().is_file():
+    if not kernels_file().is_file():
         return State(reason=_NOT_BUILT)
     if "mindspore" in sys.modules:
         return State(reason="MindSpore was imported before rp2k_lab")
     package = importlib.util.find_spec("mindspore")  # does not import it
     if package is None or package.origin is None:
         return State(reason="MindSpore is not installed")
-    return _load(str(library()), Path(package.origin).parent / "lib" / "libdnnl.so.3")
+    return _load(str(kernels_file()), Path(package.origin).parent / "lib" / "libdnnl.so.3")
 
 
 def _load(library: str, onednn: Path) -> State:

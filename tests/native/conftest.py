@@ -10,7 +10,7 @@ def new_onednn(tmp_path_factory):
     """new_onednn(threads=2): load another copy of the library, with its own threads."""
     from tests.native.onednn import Onednn
 
-    if not native.library().is_file():
+    if not native.kernels_file().is_file():
         pytest.skip("the native library is not built")
     folder = tmp_path_factory.mktemp("native")
     return lambda threads=2: Onednn(folder, threads)

@@ -50,7 +50,7 @@ class Onednn:
     def __init__(self, folder: Path, threads: int):
         self.threads = threads
         copy = folder / f"copy_{next(_copies)}.so"
-        shutil.copy(native.library(), copy)
+        shutil.copy(native.kernels_file(), copy)
         self._ours = ctypes.CDLL(str(copy))
         self._real = ctypes.CDLL(str(_libdnnl()))
         start = self._ours.rp2k_native_start

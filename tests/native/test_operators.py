@@ -17,7 +17,7 @@ def with_and_without(tmp_path_factory):
     if native.state().version is None:
         pytest.skip(f"native kernels: {native.state()}")
     folder = tmp_path_factory.mktemp("operators")
-    chosen = {"first": str(native.library()), "second": str(native.library()), "without": "0"}
+    chosen = {"first": str(native.kernels_file()), "second": str(native.kernels_file()), "without": "0"}
     for name, library in chosen.items():
         run(sys.executable, "-m", "tests.native.operators", str(folder / f"{name}.npz"), RP2K_LAB_NATIVE=library)
     return [np.load(folder / f"{name}.npz") for name in chosen]
