@@ -14,6 +14,7 @@ from rp2k_lab.model.layers import (
     conv,
     global_max,
     global_mean,
+    norm_relu,
     scale_channels,
     scale_positions,
 )
@@ -74,9 +75,9 @@ class BAM(nn.Cell):
 
     def construct(self, x):
         channel = self.channel_fc2(self.relu(self.channel_bn(self.channel_fc1(global_mean(x)))))
-        spatial = self.relu(self.spatial_bn0(self.spatial_reduce(x)))
-        spatial = self.relu(self.spatial_bn1(self.spatial_conv1(spatial)))
-        spatial = self.spatial_final(self.relu(self.spatial_bn2(self.spatial_conv2(spatial))))
+        spatial = norm_relu(self.spatial_bn0, self.spatial_reduce(x))
+        spatial = norm_relu(self.spatial_bn1, self.spatial_conv1(spatial))
+        spatial = self.spatial_final(norm_relu(self.spatial_bn2, self.spatial_conv2(spatial)))
         batch, channels, height, width = x.shape
         product = ops.matmul(channel.reshape(batch, channels, 1), spatial.reshape(batch, 1, height * width))
         return x * (ops.sigmoid(product).reshape(x.shape) + 1.0)
@@ -95,7 +96,7 @@ class CBAM(nn.Cell):
         reduced = max(1, channels // reduction)
         self.fc1 = nn.Dense(channels, reduced)
         self.fc2 = nn.Dense(reduced, channels)
-        self.spatial = ConvNorm(2, 1, 7, momentum=0.99, act=None)
+        self.spatial = ConvNorm(2, 1, 7, momentum=0.99, relu=False)
         self.relu = nn.ReLU()
 
     def construct(self, x):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import mindspore
-from mindspore import Parameter, Tensor, context, ops
+from mindspore import Parameter, Tensor, context, nn, ops
 from mindspore.ops import constexpr
 from mindspore.ops import signature as sig
 
@@ -58,17 +58,21 @@ def _operator(name: str, shape: Callable = _first, dtype: Callable = _first, bpr
     return None if _FILE is None else ops.Custom(f"{_FILE}:rp2k_native_{name}", shape, dtype, "aot", bprop)
 
 
-class _Momentum(ops.Custom):
-    """An operator that changes its first two inputs, parameters, in place."""
+class _InPlace(ops.Custom):
+    """An operator that changes some of its inputs, parameters, in place.
 
-    __mindspore_signature__ = (
-        sig.make_sig("weight", sig.sig_rw.RW_WRITE, dtype=sig.sig_dtype.T),
-        sig.make_sig("velocity", sig.sig_rw.RW_WRITE, dtype=sig.sig_dtype.T),
-        *(sig.make_sig(name, dtype=sig.sig_dtype.T) for name in ("gradient", "rate", "momentum", "decay")),
-    )
+    Args:
+        inputs: names, all of one dtype; those that change end with "!".
+        name, shape, dtype, bprop: as of `_operator`.
+    """
 
-    def __init__(self):
-        super().__init__(f"{_FILE}:rp2k_native_momentum", lambda *_shapes: (1,), _first, "aot")
+    def __init__(self, name: str, inputs: str, shape: Callable, dtype: Callable = _first, bprop: Any = None):
+        super().__init__(f"{_FILE}:rp2k_native_{name}", shape, dtype, "aot", bprop)
+        signatures = []
+        for each in inputs.split():
+            access = sig.sig_rw.RW_WRITE if each.endswith("!") else sig.sig_rw.RW_READ
+            signatures.append(sig.make_sig(each.rstrip("!"), access, dtype=sig.sig_dtype.T))
+        self.set_signatures(signatures)
         self.add_prim_attr("side_effect_mem", True)  # keeps its place among the reads of its parameters
 
 
@@ -85,6 +89,11 @@ _silu_gradient = _operator("silu_gradient")
 _map_means_gradient = _operator("map_means_gradient")
 _scale_maps_gradient = _operator("scale_maps_gradient", lambda x, gate, _dy: (x, gate), lambda x, gate, _dy: (x, gate))
 
+_norm_relu_gradient = _operator("norm_relu_gradient", lambda x, scale, *_: (x, scale, scale), lambda x, *_: (x, x, x))
+_norm_add_relu_gradient = _operator(
+    "norm_add_relu_gradient", lambda x, _y, scale, *_: (x, x, scale, scale), lambda x, *_: (x, x, x, x)
+)
+_add_relu_gradient = _operator("add_relu_gradient")
 _max_pool_gradient = _operator("max_pool_gradient", lambda x, _y, _dy: x, lambda x, _y, _dy: x)
 
 
@@ -122,6 +131,25 @@ def _scale_maps_bprop(x, gate, _y, dy):
     return _scale_maps_gradient(x, gate, dy)
 
 
+def _norm_relu_bprop(x, scale, shift, running_mean, running_variance, options, outputs, gradients):
+    _y, mean, variance = outputs
+    dx, dscale, dshift = _norm_relu_gradient(x, scale, shift, mean, variance, options, gradients[0])
+    zeros = ops.zeros_like(mean)
+    return dx, dscale, dshift, zeros, zeros, ops.zeros_like(options)
+
+
+def _norm_add_relu_bprop(x, residual, scale, shift, running_mean, running_variance, options, outputs, gradients):
+    y, mean, variance = outputs
+    dx, dresidual, dscale, dshift = _norm_add_relu_gradient(x, y, scale, mean, variance, options, gradients[0])
+    zeros = ops.zeros_like(mean)
+    return dx, dresidual, dscale, dshift, zeros, zeros, ops.zeros_like(options)
+
+
+def _add_relu_bprop(_a, _b, y, dy):
+    slope = _add_relu_gradient(y, dy)
+    return slope, slope
+
+
 def _max_pool_bprop(x, y, dy):
     return (_max_pool_gradient(x, y, dy),)
 
@@ -133,7 +161,26 @@ _layer_norm = _operator("layer_norm", bprop=_layer_norm_bprop)
 _attention = _operator("attention", lambda qkv, _bias, _mask: (*qkv[:2], qkv[2] // 3), bprop=_attention_bprop)
 _take_rows = _operator("take_rows", lambda x, order, _inverse: (x[0], order[0], x[2]), bprop=_take_rows_bprop)
 
-_momentum: Any = None if _FILE is None else _Momentum()
+_momentum: Any = None
+_norm_relu: Any = None
+_norm_add_relu: Any = None
+if _FILE is not None:
+    _momentum = _InPlace("momentum", "weight! velocity! gradient rate momentum decay", lambda *_: (1,))
+    _norm_relu = _InPlace(
+        "norm_relu",
+        "x scale shift running_mean! running_variance! options",
+        lambda x, scale, *_: (x, scale, scale),
+        lambda x, *_: (x, x, x),
+        _norm_relu_bprop,
+    )
+    _norm_add_relu = _InPlace(
+        "norm_add_relu",
+        "x residual scale shift running_mean! running_variance! options",
+        lambda x, _residual, scale, *_: (x, scale, scale),
+        lambda x, *_: (x, x, x),
+        _norm_add_relu_bprop,
+    )
+_add_relu = _operator("add_relu", bprop=_add_relu_bprop)
 _silu = _operator("silu", bprop=_silu_bprop)
 _map_means = _operator("map_means", lambda x: x[:2], bprop=_map_means_bprop)
 _scale_maps = _operator("scale_maps", bprop=_scale_maps_bprop)
@@ -214,3 +261,21 @@ def max_pool(x: Tensor) -> Tensor:
     The slope goes to the first place, row by row, that has the maximum.
     """
     return _max_pool(x)
+
+
+def norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, ceiling: float) -> Tensor:
+    """Return min(max(norm(x) + residual, 0), ceiling) in training; the norm's running statistics move.
+
+    Args:
+        x, residual: (batch, channels, height, width); no residual is 0.
+    """
+    options = Tensor((norm.eps, norm.momentum, ceiling), mindspore.float32)
+    running = norm.moving_mean, norm.moving_variance
+    if residual is None:
+        return _norm_relu(x, norm.gamma, norm.beta, *running, options)[0]
+    return _norm_add_relu(x, residual, norm.gamma, norm.beta, *running, options)[0]
+
+
+def add_relu(a: Tensor, b: Tensor) -> Tensor:
+    """Return max(a + b, 0) of tensors of one shape."""
+    return _add_relu(a, b)

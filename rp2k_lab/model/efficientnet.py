@@ -7,7 +7,7 @@ from mindspore import nn, ops
 
 from rp2k_lab.model.attention import SqueezeExcitation
 from rp2k_lab.model.dropout import drop_path
-from rp2k_lab.model.layers import SiLU, batch_norm, conv
+from rp2k_lab.model.layers import SiLU, batch_norm, conv, norm_relu
 from rp2k_lab.model.scaling import scaled_to_eights
 
 # Per stage: blocks, kernel, stride of the first block, expansion, channels (Tan & Le, arXiv 1905.11946, table 1).
@@ -20,6 +20,21 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+
+
+class _NormAct(nn.Cell):
+    """A batch norm, given in the call, and an activation.
+
+    Args:
+        activation: class, `nn.ReLU6` or another one.
+    """
+
+    def __init__(self, activation: type[nn.Cell]):
+        super().__init__()
+        self.is_relu6, self.activation = activation is nn.ReLU6, activation()
+
+    def construct(self, norm, x):
+        return norm_relu(norm, x, ceiling=6.0) if self.is_relu6 else self.activation(norm(x))
 
 
 class MobileBlock(nn.Cell):
@@ -58,16 +73,16 @@ class MobileBlock(nn.Cell):
             self.conv_dw, self.bn1 = depthwise, norm(middle)
             self.conv_pw, self.bn2 = conv(middle, out, 1), norm(out)
         self.se = attention(middle, channels // 4, activation) if attention else nn.Identity()
-        self.act = activation()
+        self.act = _NormAct(activation)
         self.drop_path = drop
 
     def construct(self, x):
         if self.has_expansion:
-            y = self.act(self.bn1(self.conv_pw(x)))
-            y = self.se(self.act(self.bn2(self.conv_dw(y))))
+            y = self.act(self.bn1, self.conv_pw(x))
+            y = self.se(self.act(self.bn2, self.conv_dw(y)))
             y = self.bn3(self.conv_pwl(y))
         else:
-            y = self.se(self.act(self.bn1(self.conv_dw(x))))
+            y = self.se(self.act(self.bn1, self.conv_dw(x)))
             y = self.bn2(self.conv_pw(y))
         return ops.add(self.drop_path(y), x) if self.has_skip else y
 
@@ -120,11 +135,11 @@ class EfficientNet(nn.Cell):
         self.blocks = nn.SequentialCell(stages)
         self.conv_head = conv(channels, self.num_features, 1)
         self.bn2 = norm(self.num_features)
-        self.act = activation()
+        self.act = _NormAct(activation)
 
     def construct(self, images):
-        x = self.blocks(self.act(self.bn1(self.conv_stem(images))))
-        return self.act(self.bn2(self.conv_head(x)))
+        x = self.blocks(self.act(self.bn1, self.conv_stem(images)))
+        return self.act(self.bn2, self.conv_head(x))
 
     def final_norm(self):
         return self.bn2

@@ -1,6 +1,6 @@
 """Layers that the backbones share."""
 
-from collections.abc import Callable
+import math
 
 import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
@@ -40,8 +40,29 @@ def batch_norm(channels: int, eps: float = 1e-5, momentum: float = 0.9) -> nn.Ba
     return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
 
 
+def norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None = None, ceiling: float = math.inf) -> Tensor:
+    """Return min(max(norm(x) + residual, 0), ceiling), in training as one operator on CPU.
+
+    Args:
+        x, residual: (batch, channels, height, width); no residual is 0.
+    """
+    if norm.training and norm.use_batch_statistics is None and custom_operators.in_use(x.dtype):
+        return custom_operators.norm_relu(norm, x, residual, ceiling)
+    y = norm(x)
+    if residual is not None:
+        y = ops.add(y, residual)
+    return ops.relu(y) if ceiling == math.inf else ops.relu6(y)
+
+
+def add_relu(a: Tensor, b: Tensor) -> Tensor:
+    """Return max(a + b, 0) of tensors of one shape."""
+    if custom_operators.in_use(a.dtype):
+        return custom_operators.add_relu(a, b)
+    return ops.relu(ops.add(a, b))
+
+
 class ConvNorm(nn.Cell):
-    """Convolution `conv`, batch norm `bn` (timm's names) and an activation, unless it is None."""
+    """Convolution `conv`, batch norm `bn` (timm's names) and ReLU, unless left out."""
 
     def __init__(
         self,
@@ -52,15 +73,16 @@ class ConvNorm(nn.Cell):
         padding: str | int | None = None,
         eps: float = 1e-5,
         momentum: float = 0.9,
-        act: Callable[[], nn.Cell] | None = nn.ReLU,
+        relu: bool = True,
     ):
         super().__init__()
         self.conv = conv(channels_in, channels_out, kernel, stride, padding=padding)
         self.bn = batch_norm(channels_out, eps, momentum)
-        self.act = act() if act else nn.Identity()
+        self.has_relu = relu
 
     def construct(self, x):
-        return self.act(self.bn(self.conv(x)))
+        x = self.conv(x)
+        return norm_relu(self.bn, x) if self.has_relu else self.bn(x)
 
 
 class MaxPool(nn.Cell):

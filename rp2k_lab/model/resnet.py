@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn
 
 from rp2k_lab.model.dropout import drop_path
-from rp2k_lab.model.layers import MaxPool, batch_norm, conv
+from rp2k_lab.model.layers import MaxPool, add_relu, batch_norm, conv, norm_relu
 from rp2k_lab.model.scaling import scaled
 
 STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -19,7 +19,28 @@ PLANES = (64, 128, 256, 512)
 Attention = Callable[[int], nn.Cell]
 
 
-class BasicBlock(nn.Cell):
+class _Block(nn.Cell):
+    """What the blocks share: attention, stochastic depth, the residual and the last ReLU.
+
+    Args:
+        attention: see `ResNet`, or None.
+    """
+
+    def __init__(self, channels: int, attention: Attention | None, downsample: nn.Cell, drop: nn.Cell):
+        super().__init__()
+        self.se = attention(channels) if attention else nn.Identity()
+        self.drop_path = drop
+        self.downsample = downsample
+        self.is_direct = attention is None and isinstance(drop, nn.Identity)
+
+    def finish(self, norm: nn.BatchNorm2d, y: Tensor, x: Tensor) -> Tensor:
+        """Return the block's output from its input x and its last convolution's output y."""
+        if self.is_direct:
+            return norm_relu(norm, y, self.downsample(x))
+        return add_relu(self.drop_path(self.se(norm(y))), self.downsample(x))
+
+
+class BasicBlock(_Block):
     """Two 3×3 convolutions and a residual (He et al., CVPR 2016, arXiv 1512.03385, figure 5 left)."""
 
     expansion = 1
@@ -33,26 +54,21 @@ class BasicBlock(nn.Cell):
         downsample: nn.Cell,
         drop: nn.Cell,
     ):
-        super().__init__()
+        super().__init__(planes, attention, downsample, drop)
         self.conv1 = conv(channels, planes, 3, stride)
         self.bn1 = batch_norm(planes)
         self.conv2 = conv(planes, planes, 3)
         self.bn2 = batch_norm(planes)
-        self.se = attention(planes) if attention else nn.Identity()
-        self.drop_path = drop
-        self.downsample = downsample
-        self.relu = nn.ReLU()
 
     def construct(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.drop_path(self.se(self.bn2(self.conv2(y))))
-        return self.relu(ops.add(y, self.downsample(x)))
+        y = norm_relu(self.bn1, self.conv1(x))
+        return self.finish(self.bn2, self.conv2(y), x)
 
     def last_norm(self):
         return self.bn2
 
 
-class Bottleneck(nn.Cell):
+class Bottleneck(_Block):
     """1×1, 3×3 (stride and groups here, as in PyTorch's ResNet), 1×1 and a residual.
 
     He et al., arXiv 1512.03385, figure 5 right; with groups, Xie et al., CVPR 2017, arXiv 1611.05431, figure 3c.
@@ -74,23 +90,18 @@ class Bottleneck(nn.Cell):
         downsample: nn.Cell,
         drop: nn.Cell,
     ):
-        super().__init__()
+        super().__init__(planes * self.expansion, attention, downsample, drop)
         self.conv1 = conv(channels, width, 1)
         self.bn1 = batch_norm(width)
         self.conv2 = conv(width, width, 3, stride, groups=groups)
         self.bn2 = batch_norm(width)
         self.conv3 = conv(width, planes * self.expansion, 1)
         self.bn3 = batch_norm(planes * self.expansion)
-        self.se = attention(planes * self.expansion) if attention else nn.Identity()
-        self.drop_path = drop
-        self.downsample = downsample
-        self.relu = nn.ReLU()
 
     def construct(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.drop_path(self.se(self.bn3(self.conv3(y))))
-        return self.relu(ops.add(y, self.downsample(x)))
+        y = norm_relu(self.bn1, self.conv1(x))
+        y = norm_relu(self.bn2, self.conv2(y))
+        return self.finish(self.bn3, self.conv3(y), x)
 
     def last_norm(self):
         return self.bn3
@@ -148,7 +159,6 @@ class ResNet(nn.Cell):
         channels, counts = scaled(64, width_multiplier), [scaled(n, depth_multiplier) for n in STAGES[depth]]
         self.conv1 = conv(3, channels, 7, stride=2)
         self.bn1 = batch_norm(channels)
-        self.relu = nn.ReLU()
         self.maxpool = MaxPool()
         full_planes = (*PLANES[:-1], final_width // block.expansion)
         for i, (blocks, full) in enumerate(zip(counts, full_planes, strict=True)):
@@ -164,7 +174,7 @@ class ResNet(nn.Cell):
         self.num_features = channels
 
     def construct(self, images):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(norm_relu(self.bn1, self.conv1(images)))
         x = self.bam1(self.layer1(x))
         x = self.bam2(self.layer2(x))
         x = self.bam3(self.layer3(x))

@@ -1,5 +1,6 @@
 // Operators of convolutional networks on maps (batch, channels, height, width): SiLU, mean over positions, gates, a pool.
 
+#include <algorithm>
 #include <vector>
 
 #include "operators.h"
@@ -73,15 +74,64 @@ RP2K_WIDE void pool(const float *__restrict x, float *__restrict y, float *__res
     }
 }
 
+// Lines of a pool's gradient: the columns of a row of x, the even ones and the odd ones, and what they get.
+struct PoolLines {
+    std::vector<float> even, odd, to_even, to_odd, rest;  // odd[j] is column 2j - 1; rest: slopes not yet given
+
+    explicit PoolLines(int64_t columns)
+        : even(columns), odd(columns + 1), to_even(columns), to_odd(columns + 1), rest(columns) {}
+};
+
+// Reads a row of `width` columns; beyond it is -1, which no maximum is.
+RP2K_WIDE void split(const float *__restrict row, float *__restrict even, float *__restrict odd, int64_t width) {
+    odd[0] = odd[(width + 1) / 2] = -1.0f;
+    for (int64_t j = 0; j < width / 2; ++j) {
+        even[j] = row[2 * j];
+        odd[j + 1] = row[2 * j + 1];
+    }
+    if (width % 2) even[width / 2] = row[width - 1];
+}
+
+// Gives the slopes to their places in a row that have the maximum, from left to right; what is given, rest loses.
+RP2K_WIDE void give(const float *__restrict even, const float *__restrict odd, const float *__restrict y,
+                    float *__restrict rest, float *__restrict to_even, float *__restrict to_odd, int64_t columns) {
+    for (int64_t j = 0; j < columns; ++j) {
+        const bool is_left = odd[j] == y[j];
+        to_odd[j] = is_left ? rest[j] : 0.0f;
+        rest[j] = is_left ? 0.0f : rest[j];
+    }
+    to_odd[columns] = 0.0f;
+    for (int64_t j = 0; j < columns; ++j) {
+        const bool is_middle = even[j] == y[j], is_right = odd[j + 1] == y[j];
+        const float left = is_middle ? 0.0f : rest[j];
+        to_even[j] = is_middle ? rest[j] : 0.0f;
+        to_odd[j + 1] += is_right ? left : 0.0f;
+        rest[j] = is_right ? 0.0f : left;
+    }
+}
+
+RP2K_WIDE void join(const float *__restrict even, const float *__restrict odd, float *__restrict row, int64_t width) {
+    for (int64_t j = 0; j < width / 2; ++j) {
+        row[2 * j] += even[j];
+        row[2 * j + 1] += odd[j + 1];
+    }
+    if (width % 2) row[width - 1] += even[width / 2];
+}
+
 // Adds each slope to the first of its places that has the maximum.
-void add_pool_gradient(const float *x, const float *y, const float *dy, float *dx, int64_t height, int64_t width) {
-    for (int64_t i = 0; i < height; i += 2)
-        for (int64_t j = 0; j < width; j += 2, ++y, ++dy) {
-            const int64_t bottom = i + 2 < height ? i + 2 : height, right = j + 2 < width ? j + 2 : width;
-            for (int64_t row = i > 0 ? i - 1 : 0, found = 0; row < bottom && !found; ++row)
-                for (int64_t column = j > 0 ? j - 1 : 0; column < right && !found; ++column)
-                    if ((found = x[row * width + column] == *y)) dx[row * width + column] += *dy;
+void add_pool_gradient(PoolLines &lines, const float *x, const float *y, const float *dy, float *dx, int64_t height,
+                       int64_t width) {
+    const int64_t columns = (width + 1) / 2;
+    float *even = lines.even.data(), *odd = lines.odd.data();
+    float *to_even = lines.to_even.data(), *to_odd = lines.to_odd.data();
+    for (int64_t i = 0; i < height; i += 2, y += columns, dy += columns) {
+        std::copy_n(dy, columns, lines.rest.data());
+        for (int64_t row = std::max<int64_t>(i - 1, 0); row < std::min(i + 2, height); ++row) {
+            split(x + row * width, even, odd, width);
+            give(even, odd, y, lines.rest.data(), to_even, to_odd, columns);
+            join(to_even, to_odd, dx + row * width, width);
         }
+    }
 }
 
 // Calls run(begin, end) for parts of a tensor's maps.
@@ -158,11 +208,12 @@ RP2K_OPERATOR(max_pool_gradient, "ffff") {
     const Array x = all[0], y = all[1], dy = all[2], dx = all[3];
     const int64_t area = area_of(x);
     over_maps(x, area, [&](int64_t begin, int64_t end) {
-        std::memset(dx.data + begin * area, 0, (end - begin) * area * sizeof(float));
+        PoolLines lines(y.last());
         for (int64_t i = begin; i < end; ++i) {
             const int64_t first = i * area_of(y);
+            std::fill_n(dx.data + i * area, area, 0.0f);
             add_pool_gradient(
-                x.data + i * area, y.data + first, dy.data + first, dx.data + i * area, x.shape[2], x.shape[3]);
+                lines, x.data + i * area, y.data + first, dy.data + first, dx.data + i * area, x.shape[2], x.shape[3]);
         }
     });
 }

@@ -8,8 +8,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from rp2k_lab import native
-from rp2k_lab.model import attention, custom_operators, layers, swin, vit
+from rp2k_lab.model import attention, custom_operators, layers, resnet, swin, vit
 from tests.helpers import numpy_layers
+from tests.native.onednn import worst_error
 
 pytestmark = [
     pytest.mark.usefixtures("graph_mode"),
@@ -155,6 +156,73 @@ def test_max_pool(shape):
     check(custom_operators.max_pool, formula, [0.1 + DRAW.permutation(math.prod(shape)).reshape(shape)])
 
 
+class NormRelu(nn.Cell):
+    def __init__(self, channels, has_residual, ceiling):
+        super().__init__()
+        self.norm, self.has_residual, self.ceiling = layers.batch_norm(channels), has_residual, ceiling
+        self.set_train()
+
+    def construct(self, x, residual):
+        return layers.norm_relu(self.norm, x, residual if self.has_residual else None, self.ceiling)
+
+
+# Maps of a pixel, of several strips (512 floats each), and several maps in one strip.
+@pytest.mark.parametrize("shape", [(9, 3, 1, 1), (4, 5, 3, 2), (2, 2, 19, 30)])
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("ceiling", [math.inf, 6.0])
+def test_norm_and_relu(shape, has_residual, ceiling):
+    cell = numpy_layers.draw_parameters(NormRelu(shape[1], has_residual, ceiling)).set_train()
+    norm = cell.norm
+    x, residual = (3 * DRAW.normal(size=shape).astype(np.float32).astype(np.float64) for _ in range(2))
+    gamma, beta = (each.asnumpy().astype(np.float64) for each in (norm.gamma, norm.beta))
+    running = [each.asnumpy().astype(np.float64) for each in (norm.moving_mean, norm.moving_variance)]
+    slopes = DRAW.normal(size=shape).astype(np.float32).astype(np.float64)
+
+    inputs = [Tensor(each.astype(np.float32)) for each in (x, residual)]
+    gradient = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
+    weights = mindspore.ParameterTuple([norm.gamma, norm.beta])
+    of_inputs, of_weights = gradient(cell, weights)(*inputs, Tensor(slopes.astype(np.float32)))
+
+    inverse = 1 / np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5)
+    normal = (x - x.mean((0, 2, 3), keepdims=True)) * inverse
+    before = normal * gamma[:, None, None] + beta[:, None, None] + has_residual * residual
+    passed = np.where((before > 0) & (before < ceiling), slopes, 0)
+    dgamma, dbeta = (passed * normal).sum((0, 2, 3)), passed.sum((0, 2, 3))
+    count = x.size / shape[1]
+    centered = passed - (dbeta[:, None, None] + normal * dgamma[:, None, None]) / count
+    expected = [gamma[:, None, None] * inverse * centered, has_residual * passed, dgamma, dbeta]
+    for result, value in zip([*of_inputs, *of_weights], expected, strict=True):
+        assert worst_error(result.asnumpy(), value) < 1e-5
+    for result, old, new in zip(
+        (norm.moving_mean, norm.moving_variance), running, (x.mean((0, 2, 3)), x.var((0, 2, 3), ddof=1)), strict=True
+    ):
+        np.testing.assert_allclose(result.asnumpy(), 0.9 * old + 0.1 * new, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cell(*inputs).asnumpy(), np.clip(before, 0, ceiling), atol=2e-5)
+
+
+def test_running_statistics_move_as_those_of_the_norm_alone():
+    cells = [NormRelu(4, False, math.inf), layers.batch_norm(4).set_train()]
+    for _ in range(3):
+        x = Tensor(DRAW.normal(1, 2, (3, 4, 2, 5)).astype(np.float32))
+        cells[0](x, x), cells[1](x)
+    for one, other in zip(cells[0].get_parameters(), cells[1].get_parameters(), strict=True):
+        np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), rtol=1e-6)
+
+
+def test_norm_and_relu_keep_nan():
+    x = np.ones((2, 2, 2, 2), np.float32)
+    x[0, 1, 0, 0] = math.nan
+    for has_residual in (False, True):
+        y = NormRelu(2, has_residual, math.inf)(Tensor(x), Tensor(np.zeros_like(x))).asnumpy()
+        assert np.isnan(y[:, 1]).all()
+        assert not np.isnan(y[:, 0]).any()
+    assert np.isnan(Call(custom_operators.add_relu)(Tensor(x), Tensor(x)).asnumpy()).sum() == 1
+
+
+def test_add_relu():
+    check(custom_operators.add_relu, lambda a, b: np.maximum(a + b, 0), [DRAW.normal(size=(2, 3, 5)) for _ in range(2)])
+
+
 def test_equal_maxima_share_no_slope():
     x = np.zeros((1, 1, 2, 2), np.float32)
     slope = value_and_gradients(Call(custom_operators.max_pool), [x], np.full((1, 1, 1, 1), 3.0))[1]
@@ -199,6 +267,13 @@ def test_momentum_changes_parameters_in_place():
     np.testing.assert_allclose(cell.velocity.asnumpy(), velocity, rtol=1e-6, atol=1e-6)
 
 
+def residual(kind, *options):
+    """Return a block of a ResNet that halves the map."""
+    downsample = nn.SequentialCell([layers.conv(8, 24, 1, 2), layers.batch_norm(24)])
+    planes = 24 // kind.expansion
+    return kind(8, planes, 2, *options, downsample, nn.Identity())
+
+
 def block(shifted):
     return swin.Block(24, 2, shifted, (nn.Identity(), nn.Identity()))
 
@@ -211,6 +286,9 @@ CELLS = {
     "merging": (lambda: swin.PatchMerging(8), (2, 5, 6, 8)),
     "vit": (lambda: vit.Attention(24, 3), (9, 17, 24)),
     "mlp": (lambda: layers.Mlp(40, 160), (500, 40)),
+    "basic block": (lambda: residual(resnet.BasicBlock, None), (4, 8, 9, 7)),
+    "bottleneck": (lambda: residual(resnet.Bottleneck, 6, 2, None), (4, 8, 9, 7)),
+    "bottleneck, attention": (lambda: residual(resnet.Bottleneck, 6, 1, attention.SqueezeExcitation), (4, 8, 9, 7)),
     "squeeze and excitation": (lambda: attention.SqueezeExcitation(40, activation=layers.SiLU), (16, 40, 9, 7)),
 }
 
@@ -219,21 +297,26 @@ CELLS = {
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * ("swin" in name)) for name in CELLS])
 def test_a_model_computes_the_same_as_with_plain_operators(name):
     build, shape = CELLS[name]
-    cell = numpy_layers.draw_parameters(build())
-    weights = mindspore.ParameterTuple(cell.trainable_params())
+    cell, other = (numpy_layers.draw_parameters(build()).set_train() for _ in range(2))
     x = DRAW.normal(size=shape)
-    slopes = DRAW.normal(size=cell(Tensor(x.astype(np.float32))).shape)
-    results = value_and_gradients(cell, [x], slopes, weights)
-    again = value_and_gradients(cell, [x], slopes, weights)
-    other = build()
-    mindspore.load_param_into_net(other, {parameter.name: parameter for parameter in cell.get_parameters()})
+    slopes = DRAW.normal(size=build()(Tensor(x.astype(np.float32))).shape)
+    results, statistics = in_training(cell, x, slopes)
+    again, _ = in_training(cell, x, slopes)
     with custom_operators.plain_operators():
-        plain = value_and_gradients(other, [x], slopes, mindspore.ParameterTuple(other.trainable_params()))
-    assert len(results) == 2 + len(weights)
-    for one, same, expected in zip(results, again, plain, strict=True):
+        plain, others = in_training(other, x, slopes)
+    assert len(results) == 2 + len(cell.trainable_params())
+    for one, same in zip(results, again, strict=True):
         np.testing.assert_array_equal(one, same)
+    results, plain = results + statistics, plain + others
+    for one, expected in zip(results, plain, strict=True):
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-5 * max(1e-3, np.abs(expected).max()))
     assert any((one != expected).any() for one, expected in zip(results, plain, strict=True))
+
+
+def in_training(cell, x, slopes):
+    """Return (value and gradients, running statistics) after a call of each."""
+    results = value_and_gradients(cell, [x], slopes, mindspore.ParameterTuple(cell.trainable_params()))
+    return results, [each.asnumpy().copy() for each in cell.get_parameters() if not each.requires_grad]
 
 
 @pytest.mark.parametrize("plain", [False, True])

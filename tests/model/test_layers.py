@@ -122,9 +122,9 @@ def test_other_convolutions(kernel, options, pads):
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("act", [True, False])
-def test_conv_norm_is_convolution_norm_and_activation(act):
-    options = {} if act else {"act": None}
+@pytest.mark.parametrize("relu", [True, False])
+def test_conv_norm_is_convolution_norm_and_relu(relu):
+    options = {} if relu else {"relu": False}
     cell = numpy_layers.draw_parameters(layers.ConvNorm(3, 4, 3, stride=2, eps=0.1, **options))
     x = draw(2, 3, 7, 6)
     expected = numpy_layers.norm(
@@ -132,7 +132,7 @@ def test_conv_norm_is_convolution_norm_and_activation(act):
     )
     assert cell.bn.eps == 0.1
     assert (expected < 0).any()
-    expected = numpy_layers.relu(expected) if act else expected
+    expected = numpy_layers.relu(expected) if relu else expected
     np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
 
