@@ -63,7 +63,7 @@ class _InPlace(ops.Custom):
 
     Args:
         inputs: names, all of one dtype; those that change end with "!".
-        name, shape, dtype, bprop: as of `_operator`.
+        name, shape, dtype, bprop: see `_operator`.
     """
 
     def __init__(self, name: str, inputs: str, shape: Callable, dtype: Callable = _first, bprop: Any = None):
