@@ -18,7 +18,7 @@ from after_training import PROJECT, run_command  # also puts the project on sys.
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rp2k_lab.ablation.significance import judge, paired_difference
+from rp2k_lab.ablation.significance import Block, Runs, judge
 from rp2k_lab.ablation.verdict import class_weights
 from rp2k_lab.analysis.artifacts import LABEL_ERRORS
 from rp2k_lab.cli.app import register_resolvers
@@ -120,7 +120,8 @@ def compare(levels: dict) -> pd.DataFrame:
     weights = {"top1": None, "macro_top1": class_weights(pd.factorize(tables[first][0]["true"])[0])}
     rows = []
     for measure, weight in weights.items():
-        verdicts = judge([paired_difference(correct[name], correct[first], weight) for name in others])
+        levels = tuple(Runs.of(SEEDS, correct[name], weight) for name in tables)
+        [verdicts] = judge([Block(levels, tuple((i + 1, 0) for i, _ in enumerate(others)))])
         for name, verdict in zip(tables, [None, *verdicts], strict=True):
             value = np.average(correct[name].mean(axis=0), weights=weight)
             row = {
@@ -132,7 +133,7 @@ def compare(levels: dict) -> pd.DataFrame:
             }
             if verdict is not None:
                 row |= {
-                    "gain": verdict.difference.value,
+                    "gain": verdict.value,
                     "low": verdict.low,
                     "high": verdict.high,
                     "word": verdict.word,

@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from rp2k_lab import COMMAND
-from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
+from rp2k_lab.ablation.significance import Verdict, judge_single_runs
 from rp2k_lab.ablation.verdict import class_weights
 from rp2k_lab.ablation.wording import decimals
 from rp2k_lab.config.ablation import MACHINE_KEYS
@@ -172,7 +172,7 @@ def _compared(
     first, second = first[mask], second[mask]
     verdict = None
     if len(first) > 1:
-        [verdict] = judge([paired_difference(second[None], first[None], weights)])
+        [verdict] = judge_single_runs([first, second], [(1, 0)], weights)
     baseline, candidate = (float(np.average(run, weights=weights)) for run in (first, second))
     return ComparedAccuracy(name, len(first), baseline, candidate, verdict)
 
@@ -209,8 +209,13 @@ def summary(pair: Pair) -> str:
 
 def figure(pair: Pair) -> Markup:
     """Draw the differences with their intervals."""
-    bars = [Bar(a.name, a.verdict.difference.value, a.verdict.low, a.verdict.high, "open")
-            if a.verdict else Bar(a.name, None, 0, 0, "open", text="one image") for a in pair.accuracies]  # fmt: skip
+    bars = []
+    for each in pair.accuracies:
+        verdict = each.verdict
+        if verdict is None:
+            bars.append(Bar(each.name, None, 0, 0, "inconclusive", text="one image"))
+        else:
+            bars.append(Bar(each.name, verdict.value, verdict.low, verdict.high, "inconclusive"))
     return forest(bars, "second run − first run, points", decimals(pair.images))
 
 

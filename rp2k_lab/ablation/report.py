@@ -8,7 +8,9 @@ from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, JudgedTable
 from rp2k_lab.ablation.wording import (
     decimals,
     grid,
+    half_widths,
     heading,
+    margin_text,
     numbers,
     report_command,
     run_command,
@@ -41,10 +43,10 @@ from rp2k_lab.pages.forest_plot import Bar, forest
 
 README, PAGE, CSV, FIGURE, NOTES = "README.md", "report.html", "verdict.csv", "figure.svg", "notes.md"
 _METHOD = (
-    "Each difference is paired by seed and by test image. Its interval includes the spread between seeds and between "
-    "images; all intervals of the table cover jointly 95 % of the time. A level is better or worse if Holm's test over "
-    "the table's {} comparisons decides at 5 %. Images are assumed to be independent. Computation: "
-    "rp2k_lab/ablation/significance.py."
+    "Each difference is paired by seed and by test image. Its interval includes the spread between seeds, which the "
+    "levels of the table estimate together, and between images; all {} intervals cover jointly 95 % of the time. "
+    "Better, worse: the adjusted p is at most 5 %. Equal: the interval lies within {}. Inconclusive: neither. Images "
+    "are assumed to be independent. Computation: rp2k_lab/ablation/significance.py."
 )
 _EXPLAINED = "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points."
 _GROUPS = (
@@ -84,10 +86,11 @@ def figure(table: JudgedTable) -> Markup:
             continue
         published = row.published_difference.difference if row.published_difference else None
         if row.verdict is None:
-            bars.append(Bar(row.level, None, 0, 0, "open", published, "not compared"))
+            bars.append(Bar(row.level, None, 0, 0, "inconclusive", published, "not compared"))
             continue
         verdict = row.verdict
-        bars.append(Bar(row.level, verdict.difference.value, verdict.low, verdict.high, row.word or "open", published))
+        word = row.word or "inconclusive"
+        bars.append(Bar(row.level, verdict.value, verdict.low, verdict.high, word, published))
     images = max(row.images for row in table.rows)
     baselines = {row.baseline for row in table.rows if row.baseline}
     baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
@@ -113,6 +116,7 @@ def document(table: JudgedTable, notes: str) -> Document:
         verdict.insert(0, Text("Scale smoke only shows that everything works. Its figures mean nothing."))
     sections = [
         Section("Verdict", verdict),
+        *_to_decide(table),
         Section("Published and measured", [grid(table), Text(_EXPLAINED)]),
         Section("By class size", [_by_group(table), Text(_GROUPS.format(HEAD_FRACTION, TAIL_FRACTION))]),
         *_published(table),
@@ -123,6 +127,15 @@ def document(table: JudgedTable, notes: str) -> Document:
     if notes.strip():
         sections.append(Section("Notes", [Quote(notes)]))
     return Document(ablation.question, lead, sections)
+
+
+def _to_decide(table: JudgedTable) -> list[Section]:
+    """Return what would decide the inconclusive levels, or nothing."""
+    found = half_widths(table)
+    if found is None:
+        return []
+    lead, widths = found
+    return [Section("What would decide the rest", [Text(lead), widths])]
 
 
 def _by_group(table: JudgedTable) -> Grid:
@@ -196,4 +209,8 @@ def _runs(table: JudgedTable) -> list[Block]:
 
 def _reproduction(table: JudgedTable) -> list[Block]:
     text = "From results.csv and images.csv (the correctness of every test image), without a run or a tracking store:"
-    return [Text(text), Code([report_command(table.ablation, table.scale)]), Text(_METHOD.format(table.comparisons))]
+    return [
+        Text(text),
+        Code([report_command(table.ablation, table.scale)]),
+        Text(_METHOD.format(table.comparisons, margin_text(table.ablation))),
+    ]

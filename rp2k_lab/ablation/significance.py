@@ -1,22 +1,21 @@
-"""Statistical test of a table: every level against its baseline, paired by seed and by image.
+"""Verdicts on a table of levels × seeds × test images, with the seed spread borrowed over its rows.
 
-Model: correctness(level) - correctness(baseline) of seed i on image j = difference + seed_i + image_j + rest_ij, all
-random (crossed random effects).  The variance of the mean over n seeds and m images is estimated by
-s²(mean per seed) / n + s²(mean per image) / m.  On average both parts contain rest / (n m), so the sum is too large:
-by a factor of 2 if the rest is all there is, by less otherwise.
+Model: y[level, seed, image] = mean[level] + a[seed] + e[level, seed] + b[image] + g[level, image] + rest; a, b cancel
+in differences.  Their variance has a seed part and an image part:
+- A cell's variance is moderated: a level's own mean square is pooled with that of all levels, which counts as up to six
+  degrees of freedom (Smyth, Statistical Applications in Genetics 3, 2004).  From 3 seeds alone, t(2) is 10.9 at the
+  level of seven rows; borrowed, t(8) is 3.5.
+- The image part is the covariance of the levels' mean correctness over images, less what the rest puts into it, which
+  the cells' variance holds already.  Images that belong together (a scene, a shelf) count as one: see `Runs`.
+Intervals are simultaneous, from the distribution of max |t| with the rows' correlation (they share a baseline), by
+20,000 draws; p by the step-down test of the same maxima (Westfall and Young 1993).
 
-The half width of an interval is sqrt(t²(n - 1) s² / n + t²(m - 1) s² / m), each part with its own t quantile.  It
-covers at least at its level for any ratio of the parts (Banerjee, Sankhya 22, 1960), and equals the paired t interval
-if only seeds vary.  A single Satterthwaite t quantile does not cover: with 3 seeds a 5 % test errs up to 7.9 % of the
-time and a 0.83 % test (5 % over 6 levels) 3.3 %.  The price is wide intervals from few seeds: t(2) at 0.83 % is 10.9
-(3 seeds), t(4) is 4.9 (5 seeds).
-
-The model assumes independent images and a normal mean.  In simulations 95 % intervals cover 63 % when every five
-images in a row are one scene, and 90 % when only about four images disagree, all in one direction.
+Where levels have unequal seeds, their means are the least squares fit under a seed effect whose variance is estimated:
+extra seeds of the baseline count fully if seeds do not matter, and not at all if they do.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,237 +23,385 @@ import numpy as np
 
 from rp2k_lab.core.errors import DataError
 
-ROUNDING = 1e-24  # a smaller variance of accuracies is float64 rounding of equal numbers
-SMALLEST_P = 1e-100
+BORROWED = 6  # degrees of freedom that the spread of all levels counts for, at most
+_DRAWS = 20_000
+_MANY = 1e9  # degrees of freedom, as good as infinity
+_NONE = 1e-12  # a smaller variance of a difference is float64 rounding of equal numbers
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Difference of a level from its baseline, paired by seed and by image.
+class Runs:
+    """The finished runs of a level.
 
     Attributes:
-        value: level - baseline, a fraction (not points).
-        standard_error: NaN with one seed, which gives no estimate of the seed variance.
-        degrees_of_freedom: Satterthwaite's, of the standard error; images - 1 with one seed.
-        seeds, images: counts, without images of weight 0.
-        seed_variance: s² of the per-seed mean differences (n - 1); NaN with one seed.
-        image_variance: s² of the per-image mean differences over seeds, scaled so that image_variance / images is its
-            part of the variance, also with weights.
-        residual_variance: s² of the rest after the means of seeds and images, in the same units: both parts contain
-            residual_variance / (seeds * images).  NaN with one seed.
+        seeds: one for each run.
+        accuracies: float (seeds,).
+        values: float (seeds, units) whose mean over units is the accuracy: the correctness of images, or what stands
+            for it with weights and clusters; None if each seed has its own test images, and the spread of the
+            accuracies therefore contains the images'.
+        images: number of test images.
     """
 
-    value: float
-    standard_error: float
-    degrees_of_freedom: float
-    seeds: int
+    seeds: tuple[int, ...]
+    accuracies: np.ndarray
+    values: np.ndarray | None
     images: int
-    seed_variance: float
-    image_variance: float
-    residual_variance: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        seeds: Sequence[int],
+        correct: np.ndarray,
+        weights: np.ndarray | None = None,
+        clusters: np.ndarray | None = None,
+    ) -> "Runs":
+        """Return the runs of a level on one set of test images.
+
+        With weights or clusters a unit has the accuracy plus its part of the deviation, the linearization of a ratio.
+
+        Args:
+            correct: bool or float (seeds, images).
+            weights: float (images,) >= 0; for macro accuracy 1 / (classes * images of the class).  None: a plain mean.
+            clusters: (images,), equal for images that are not independent of each other.  None: all are.
+
+        Raises:
+            DataError: shapes differ, or there are no seeds or fewer than two units of weight above 0.
+        """
+        correct = np.asarray(correct, float)
+        if correct.ndim != 2 or correct.shape[0] != len(seeds):
+            raise DataError(f"results of {correct.shape}, not ({len(seeds)} seeds, images)")
+        images = correct.shape[1]
+        weights = np.ones(images) if weights is None else np.asarray(weights, float)
+        if weights.shape != (images,) or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise DataError(
+                f"weights: {weights.shape} for {images} images, or some negative or not finite\n"
+                "give each image a finite weight >= 0"
+            )
+        units = np.arange(images) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        kept = weights > 0
+        units = np.unique(units[kept], return_inverse=True)[1]
+        count = int(units.max(initial=-1)) + 1
+        if not len(seeds) or count < 2:
+            raise DataError(f"results: {len(seeds)} seeds and {count} independent images\ngive one seed and two images")
+        leverage, correct = weights[kept] / weights.sum(), correct[:, kept]
+        accuracies = correct @ leverage
+        deviations = (correct - accuracies[:, None]) * leverage
+        values = np.stack([np.bincount(units, row, count) for row in deviations]) * count + accuracies[:, None]
+        return cls(tuple(seeds), accuracies, values, int(kept.sum()))
 
 
-def paired_difference(level: np.ndarray, baseline: np.ndarray, weights: np.ndarray | None = None) -> Difference:
-    """Return the mean difference of two levels with the two parts of its variance.
+@dataclass(frozen=True)
+class Block:
+    """Levels that were tested on the same images, and the rows to judge: (level, baseline), indices of `levels`.
 
-    With weights, the image part is the linearized variance of a ratio with leverages h = weight / sum: the sum of
-    h² (d - mean)² / (1 - h); without weights this is s² / m.
-
-    Args:
-        level, baseline: bool or float (seeds, images), same seeds in rows, same images in columns.
-        weights: float (images,) >= 0; for macro accuracy 1 / (classes * images of the class).  None: a plain mean.
-
-    Raises:
-        DataError: shapes differ, or there are fewer than one seed or two images of weight above 0.
+    Where `is_paired`, each level starts from the runs of its baseline, so that the two share what their runs have in
+    common: then the spread that rows borrow from each other is that of the differences, not of the cells.
     """
-    level, baseline = np.asarray(level, float), np.asarray(baseline, float)
-    if level.ndim != 2 or level.shape != baseline.shape:
-        raise DataError(
-            f"level and baseline: results of {level.shape} and {baseline.shape}, not the same (seeds, images)\n"
-            "compare runs of the same seeds on the same test images"
-        )
-    weights = np.ones(level.shape[1]) if weights is None else np.asarray(weights, float)
-    if weights.shape != level.shape[1:] or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise DataError(
-            f"weights: {weights.shape} for {level.shape[1]} images, or some negative or not finite\n"
-            "give each image a finite weight >= 0"
-        )
-    n, m = len(level), int((weights > 0).sum())
-    if n < 1 or m < 2:
-        raise DataError(f"results: {n} seeds and {m} images of weight above 0\ngive at least one seed and two images")
-    difference, leverage = level - baseline, weights / weights.sum()
-    per_seed, per_image = difference @ leverage, difference.mean(axis=0)
-    value = float(per_image @ leverage)
-    scale = m * leverage**2 / (1 - leverage)
-    image_variance = _rounded(scale @ (per_image - value) ** 2)
-    if n == 1:
-        return Difference(value, math.nan, m - 1, n, m, math.nan, image_variance, math.nan)
-    seed_variance = _rounded(per_seed.var(ddof=1))
-    rest = difference - per_seed[:, None] - per_image + value
-    seed_part, image_part = seed_variance / n, image_variance / m
-    variance = seed_part + image_part
-    spread = seed_part**2 / (n - 1) + image_part**2 / (m - 1)
-    return Difference(
-        value=value,
-        standard_error=math.sqrt(variance),
-        degrees_of_freedom=variance**2 / spread if variance else math.nan,
-        seeds=n,
-        images=m,
-        seed_variance=seed_variance,
-        image_variance=image_variance,
-        residual_variance=_rounded((rest**2 @ scale).sum() / (n - 1)),
-    )
 
+    levels: tuple[Runs, ...]
+    rows: tuple[tuple[int, int], ...]
+    is_paired: bool = False
 
-def _rounded(variance: float) -> float:
-    return float(variance) if variance > ROUNDING else 0.0
+    def differences(self) -> "Block":
+        """Return a paired block as one whose levels are the differences, on the seeds of both, from a baseline 0."""
+        found = []
+        for level, baseline in ((self.levels[i], self.levels[j]) for i, j in self.rows):
+            seeds = tuple(seed for seed in level.seeds if seed in baseline.seeds)
+            places = [[runs.seeds.index(seed) for seed in seeds] for runs in (level, baseline)]
+            values = None
+            if level.values is not None and baseline.values is not None:
+                values = level.values[places[0]] - baseline.values[places[1]]
+            accuracies = level.accuracies[places[0]] - baseline.accuracies[places[1]]
+            found.append(Runs(seeds, accuracies, values, level.images))
+        return Block(tuple(found), tuple((i, i) for i, _ in enumerate(found)), is_paired=True)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Verdict on one row among all rows of a table.
+    """Verdict on one row among all rows of a table; differences are level - baseline, fractions.
 
     Attributes:
-        low, high: simultaneous interval over the table, fractions; see `judge`.
-        p, p_holm: two-sided; NaN without a test (one seed, or no variance at all).
-        bound: the x of "no difference larger than x shown", max(|low|, |high|); None unless the row is open.
+        value: the difference.
+        low, high: its simultaneous interval over the table.
+        p: adjusted for the rows of the table, two-sided; NaN without a test (one seed, or no variance at all).
+        word: "" if a level has one seed, which decides nothing; without more seeds of other levels its interval holds
+            for these runs on new images.
+        standard_error, degrees_of_freedom: the latter the smallest of the table.
+        seeds: of the level and of the baseline.
+        images, units: test images, and how many independent units they are counted as.
+        cell_variance: of one run's accuracy, mean of both levels; NaN with one seed.
+        image_variance: divided by `units` it is the image part of the difference's variance.
+        rest_variance: divided by `units` it is the part of `cell_variance` that more images shrink.
+        effective_images: independent images that would give the same image part; `images` without clusters.
     """
 
-    difference: Difference
+    value: float
     low: float
     high: float
     p: float
-    p_holm: float
-    word: Literal["better", "worse", "open"]
-    bound: float | None
+    word: Literal["better", "worse", "equal", "inconclusive", ""]
+    standard_error: float
+    degrees_of_freedom: float
+    seeds: tuple[int, int]
+    images: int
+    units: int
+    cell_variance: float
+    image_variance: float
+    rest_variance: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
+
+    @property
+    def bound(self) -> float:
+        """The x of "no difference larger than x shown"."""
+        return max(abs(self.low), abs(self.high))
 
 
-def judge(differences: Sequence[Difference], alpha: float = 0.05) -> list[Verdict]:
-    """Judge all rows of a table, in order: words by Holm's step-down test, intervals by Bonferroni.
+@dataclass(frozen=True)
+class _Cells:
+    """The finished cells of a block.
 
-    Two statements each hold at 1 - alpha under any dependence of the rows (they share a baseline): no level equal to
-    the baseline is called, and all Bonferroni intervals cover.  Holm decides some rows whose Bonferroni interval still
-    contains 0.  Such an interval is cut at 0, which Holm rejected (`low == 0` of a better row: read "above 0").
-    Intervals jointly right with Holm's words (Strassburger and Bretz, Statistics in Medicine 27, 2008; Guilbaud,
-    Biometrical Journal 50, 2008) end at 0 in *every* decided row while one row is open, which hides the size of clear
-    differences.  Here only rows that Bonferroni leaves open lose their size; the price is that words and intervals are
-    right together at 1 - 2 alpha in the worst case.
-
-    Two kinds of row get no test: they are "open" with p NaN, and still count as comparisons.
-        - One seed (`difference.seeds == 1`): the interval holds for these two runs on new images, without the spread
-          between seeds.
-        - No variance (`standard_error == 0`, identical predictions): the half width is the largest disagreement
-          compatible with none in all images, 1 - (alpha / rows)^(1 / images) (Clopper and Pearson, Biometrika 26,
-          1934; about 3 / images for one row).  Weights do not enter it.
+    Attributes:
+        level, seed: indices of each cell.
+        weights: (levels, cells); levels' means are weights @ accuracies.
+        variance: of a cell of each level; 0 if there is no estimate.
+        freedom: degrees of freedom of it.
+        covariance: (levels, levels) of the means, without the images' part.
     """
-    p = [_p_value(difference) for difference in differences]
-    return [
-        _verdict(difference, alpha, len(p), *both) for difference, *both in zip(differences, p, _holm(p), strict=True)
-    ]
+
+    level: np.ndarray
+    seed: np.ndarray
+    weights: np.ndarray
+    variance: np.ndarray
+    freedom: np.ndarray
+    covariance: np.ndarray
 
 
-def _verdict(difference: Difference, alpha: float, comparisons: int, p: float, p_holm: float) -> Verdict:
-    half = _half_width(difference, alpha / comparisons)
-    low, high = max(-1.0, difference.value - half), min(1.0, difference.value + half)
-    if not p_holm <= alpha:  # includes NaN
-        return Verdict(difference, low, high, p, p_holm, "open", max(abs(low), abs(high)))
-    if difference.value > 0:
-        return Verdict(difference, max(0.0, low), high, p, p_holm, "better", None)
-    return Verdict(difference, low, min(0.0, high), p, p_holm, "worse", None)
+def _analyze_cells(block: Block, prior: tuple[float, float]) -> _Cells:
+    levels = block.levels
+    level = np.repeat(np.arange(len(levels)), [len(runs.seeds) for runs in levels])
+    seed = np.unique([s for runs in levels for s in runs.seeds], return_inverse=True)[1]
+    accuracies = np.concatenate([runs.accuracies for runs in levels])
+    of_level = np.eye(len(levels))[level]
+    of_seed = np.eye(seed.max() + 1)[seed]
+    # Residuals of the additive fit: what neither the level nor the seed explains.
+    design = of_level if block.is_paired else np.hstack([of_level, of_seed])
+    hat = design @ np.linalg.pinv(design)
+    residuals, free = accuracies - hat @ accuracies, 1 - np.diag(hat)
+    squares, weight = np.bincount(level, residuals**2, len(levels)), np.bincount(level, free, len(levels))
+    total = weight.sum()
+    pooled = squares.sum() / total if total > 1e-9 else 0.0
+    own_freedom = weight if block.is_paired else weight * len(levels) / max(1, len(levels) - 1)
+    borrowed = np.clip(total - own_freedom, 0, BORROWED)
+    freedom = borrowed + prior[0] + own_freedom
+    own = np.divide(squares, weight, out=np.zeros(len(levels)), where=weight > 1e-9)
+    sums = borrowed * pooled + prior[0] * prior[1] + own_freedom * own
+    variance = np.divide(sums, freedom, out=np.zeros(len(levels)), where=freedom > 1e-9)
+    shared = 0.0 if block.is_paired else _seed_variance(accuracies, of_level, of_seed, pooled)
+    covariance = np.diag(np.maximum(variance[level], _NONE)) + shared * (seed[:, None] == seed)
+    fitted = np.linalg.solve(covariance, of_level)
+    weights = np.linalg.solve(of_level.T @ fitted, fitted.T)
+    return _Cells(level, seed, weights, variance, freedom, weights @ covariance @ weights.T)
 
 
-def _half_width(difference: Difference, alpha: float) -> float:
-    n, m = difference.seeds, difference.images
-    seed_part = difference.seed_variance / n if n > 1 else 0.0
-    image_part = difference.image_variance / m
-    if seed_part + image_part == 0:
-        return 1 - alpha ** (1 / m)
-    return float(_banerjee(seed_part, n, image_part, m, alpha))
+def _seed_variance(accuracies: np.ndarray, of_level: np.ndarray, of_seed: np.ndarray, pooled: float) -> float:
+    """Return the variance of the seeds' effects; it matters only where levels have unequal seeds."""
+    cells = of_seed.sum(axis=0)
+    if (cells > 1).sum() < 2:
+        return 0.0
+    design = np.hstack([of_level, of_seed])
+    effects = (np.linalg.pinv(design) @ accuracies)[of_level.shape[1] :][cells > 1]
+    return max(0.0, float(effects.var(ddof=1) - pooled * (1 / cells[cells > 1]).mean()))
 
 
-def _banerjee(seed_part, seeds: int, image_part: float, images: int, alpha: float):
-    """Return the half width of the interval at 1 - alpha (see the module); seed_part may be an array."""
+def _image_covariance(levels: Sequence[Runs], cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Return (covariance over units of the levels' means, positive semi-definite; each level's rest variance)."""
+    values = np.concatenate([runs.values for runs in levels if runs.values is not None])
+    units = values.shape[1]
+    rest = np.full(len(levels), np.nan)
+    for k, runs in enumerate(levels):
+        if len(runs.seeds) > 1:
+            own = values[cells.level == k]
+            centered = own - own.mean(axis=1, keepdims=True) - own.mean(axis=0) + own.mean()
+            rest[k] = (centered**2).sum() / ((len(own) - 1) * (units - 1))
+    rest = np.where(np.isnan(rest), np.nanmean(rest), rest) if not np.isnan(rest).all() else np.zeros(len(levels))
+    covariance = np.atleast_2d(np.cov(cells.weights @ values))
+    eigenvalues, vectors = np.linalg.eigh(covariance - (cells.weights * rest[cells.level]) @ cells.weights.T)
+    return (vectors * np.maximum(eigenvalues, 0)) @ vectors.T, rest
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Of the rows of a block: differences, their covariance, degrees of freedom, and the parts for `Verdict`."""
+
+    values: np.ndarray
+    covariance: np.ndarray
+    freedom: np.ndarray
+    cell_variance: np.ndarray
+    image_variance: np.ndarray
+    rest_variance: np.ndarray
+
+
+def _estimate(block: Block, prior: tuple[float, float]) -> _Estimates:
+    block = block.differences() if block.is_paired else block
+    cells = _analyze_cells(block, prior)
+    contrasts = np.zeros((len(block.rows), len(block.levels)))
+    for k, (level, baseline) in enumerate(block.rows):
+        contrasts[k, baseline] = -1
+        contrasts[k, level] = 1
+    pairs = np.array(block.rows)
+    accuracies = np.concatenate([runs.accuracies for runs in block.levels])
+    seeds = contrasts @ cells.covariance @ contrasts.T
+    freedom = cells.freedom[pairs].min(axis=1)
+    if (freedom < 1e-9).all():
+        seeds = np.zeros_like(seeds)  # one seed each
+    variance = np.where(freedom > 1e-9, cells.variance[pairs].mean(axis=1), np.nan)
+    if block.is_paired:
+        variance = variance / 2  # of a cell, as `half_width` takes it
+    if block.levels[0].values is None:
+        none = np.zeros(len(pairs))
+        return _Estimates(contrasts @ cells.weights @ accuracies, seeds, freedom, variance, none, none)
+    images, rest = _image_covariance(block.levels, cells)
+    images = contrasts @ images @ contrasts.T
+    units = block.levels[0].values.shape[1]
+    parts, total = np.diag(seeds), np.diag(seeds) + np.diag(images) / units
+    spread = parts**2 / np.maximum(freedom, 1e-9) + (np.diag(images) / units) ** 2 / (units - 1)
+    return _Estimates(
+        values=contrasts @ cells.weights @ accuracies,
+        covariance=seeds + images / units,
+        freedom=np.where(total > _NONE, total**2 / (spread + 1e-30), _MANY),  # rows without a variance limit none
+        cell_variance=variance,
+        image_variance=np.diag(images),
+        rest_variance=rest[pairs].mean(axis=1) / (2 if block.is_paired else 1),
+    )
+
+
+def judge(
+    blocks: Sequence[Block],
+    margin: float | None = None,
+    alpha: float = 0.05,
+    prior: tuple[float, float] = (0.0, 0.0),
+    pending: int = 0,
+) -> list[list[Verdict]]:
+    """Judge all rows of a table, in the order of the blocks and of their rows.
+
+    better or worse: adjusted p <= alpha; equal: the interval lies within ± margin; inconclusive: none of these.  The
+    interval of a row that only the step-down test decides is cut at 0.  A row whose runs agree on every image is not
+    tested; its half width is the largest disagreement that is compatible with none in all units,
+    1 - (alpha / rows)^(1 / units) (Clopper and Pearson, Biometrika 26, 1934; about 3 / units for one row).
+
+    Args:
+        margin: the smallest difference of interest, a fraction; None: no row is equal.
+        prior: degrees of freedom and mean square of cells of earlier tables.
+        pending: further rows, without results yet: verdicts then hold when these arrive.
+    """
+    estimates = [_estimate(block, prior) for block in blocks if block.rows]
+    if not estimates:
+        return [[] for _ in blocks]
+    values = np.concatenate([each.values for each in estimates])
+    variances = np.concatenate([np.diag(each.covariance) for each in estimates])
+    errors = np.sqrt(np.maximum(variances, _NONE))
+    freedom = min(float(each.freedom.min()) for each in estimates)
+    maxima = _draw(estimates, errors, freedom, pending)
+    quantile = float(np.quantile(maxima.max(axis=0), 1 - alpha))
+    p = _step_down(np.abs(values) / errors, maxima)
+    verdicts, row, rows = [], 0, len(values) + pending
+    remaining = iter(estimates)
+    for block in blocks:
+        found = []
+        each = next(remaining) if block.rows else None
+        for k, (level, baseline) in enumerate(block.rows):
+            assert each is not None
+            runs = block.levels[level], block.levels[baseline]
+            units = runs[0].images if runs[0].values is None else runs[0].values.shape[1]
+            is_constant = variances[row] < _NONE
+            half = 1 - (alpha / rows) ** (1 / units) if is_constant else quantile * errors[row]
+            has_seeds = min(len(of.seeds) for of in runs) > 1 and not math.isnan(each.cell_variance[k])
+            adjusted = math.nan if is_constant or not has_seeds else p[row]
+            low, high = max(-1.0, values[row] - half), min(1.0, values[row] + half)
+            word = _word(values[row], low, high, adjusted, margin, alpha) if has_seeds else ""
+            found.append(
+                Verdict(
+                    value=float(values[row]),
+                    low=float(max(0.0, low) if word == "better" else low),
+                    high=float(min(0.0, high) if word == "worse" else high),
+                    p=float(adjusted),
+                    word=word,
+                    standard_error=float(math.sqrt(variances[row])) if has_seeds else math.nan,
+                    degrees_of_freedom=freedom,
+                    seeds=(len(runs[0].seeds), len(runs[1].seeds)),
+                    images=runs[0].images,
+                    units=units,
+                    cell_variance=float(each.cell_variance[k]),
+                    image_variance=float(each.image_variance[k]),
+                    rest_variance=float(each.rest_variance[k]),
+                )
+            )
+            row += 1
+        verdicts.append(found)
+    return verdicts
+
+
+def judge_single_runs(
+    runs: Sequence[np.ndarray], rows: Sequence[tuple[int, int]], weights: np.ndarray | None = None
+) -> list[Verdict]:
+    """Return the differences of single runs on the same images, with intervals that hold for these runs on new images.
+
+    Args:
+        runs: correctness of each run, bool or float (images,).
+        rows: (run, baseline), indices of `runs`.
+        weights: see `Runs.of`.
+    """
+    levels = tuple(Runs.of([0], np.asarray(run)[None], weights) for run in runs)
+    return judge([Block(levels, tuple(rows))])[0]
+
+
+def _draw(estimates: Sequence[_Estimates], errors: np.ndarray, freedom: float, pending: int) -> np.ndarray:
+    """Return |t| of rows without a difference, (rows, draws), with the rows' correlation."""
+    rows = sum(len(each.values) for each in estimates)
+    correlation, first = np.eye(rows + pending), 0
+    for each in estimates:
+        own = slice(first, first + len(each.values))
+        correlation[own, own] = each.covariance / np.outer(errors[own], errors[own])
+        first = own.stop
+    eigenvalues, vectors = np.linalg.eigh(correlation)
+    rng = np.random.default_rng(0)
+    normal = (vectors * np.sqrt(np.maximum(eigenvalues, 0))) @ rng.standard_normal((rows + pending, _DRAWS))
+    return np.abs(normal) / np.sqrt(rng.chisquare(freedom, _DRAWS) / freedom)
+
+
+def _step_down(t: np.ndarray, maxima: np.ndarray) -> np.ndarray:
+    """Return adjusted p of the first rows of `maxima`, whose further rows always stay in the comparison."""
+    order, worst = np.argsort(-t), 0.0
+    left = [*order, *range(len(t), len(maxima))]
+    p = np.ones(len(t))
+    for row in order:
+        exceeded = (maxima[left].max(axis=0) >= t[row]).sum()
+        worst = p[row] = max(worst, (1 + exceeded) / (1 + maxima.shape[1]))
+        left.remove(row)
+    return p
+
+
+def _word(
+    value: float, low: float, high: float, p: float, margin: float | None, alpha: float
+) -> Literal["better", "worse", "equal", "inconclusive"]:
+    if p <= alpha:  # not NaN
+        return "better" if value > 0 else "worse"
+    return "equal" if margin is not None and -margin < low and high < margin else "inconclusive"
+
+
+def half_width(verdict: Verdict, rows: int, seeds: int, units: int, alpha: float = 0.05) -> float:
+    """Return about the half width of a row's interval with as many seeds of each level and independent images.
+
+    From the estimated variances and Bonferroni's quantile over the rows: a rough guess.
+    """
     from scipy.special import stdtrit
 
-    seed_t2 = stdtrit(seeds - 1, alpha / 2) ** 2 if seeds > 1 else 0.0
-    return np.sqrt(seed_t2 * seed_part + stdtrit(images - 1, alpha / 2) ** 2 * image_part)
-
-
-def _p_value(difference: Difference) -> float:
-    """Return the alpha whose interval ends at 0, or NaN without a test."""
-    from scipy.optimize import brentq
-
-    if not difference.standard_error > 0:  # includes NaN
-        return math.nan
-    size = abs(difference.value)
-    if _half_width(difference, SMALLEST_P) <= size:
-        return SMALLEST_P
-    return math.exp(brentq(lambda log: _half_width(difference, math.exp(log)) - size, math.log(SMALLEST_P), 0.0))
-
-
-def _holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979); NaN counts as 1 and stays NaN."""
-    filled = np.nan_to_num(np.asarray(p, float), nan=1.0)
-    order = np.argsort(filled, kind="stable")
-    adjusted = np.empty(len(filled))
-    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, filled[order] * np.arange(len(filled), 0, -1)))
-    return np.where(np.isnan(p), np.nan, adjusted).tolist()
-
-
-def seeds_to_settle(
-    difference: Difference, comparisons: int, alpha: float = 0.05, power: float = 0.8, most: int = 1000
-) -> int | None:
-    """Return the total seeds at which a difference of the observed size is called with `power`, on the same images.
-
-    The level is alpha / comparisons, Holm's first and hardest step.  The variances are the estimated ones: a rough
-    guess from few seeds, and the observed size of a selected row is likely too large.  Only the rest within the image
-    part shrinks with the seeds.  None: more than `most`, or one seed gave no seed variance.
-    """
-    n, m, rest = difference.seeds, difference.images, difference.residual_variance
-    if not difference.standard_error > 0:
-        return None
-    image = max(0.0, difference.image_variance - rest / n)
-
-    def enough(seeds: int) -> bool:
-        seed_part = difference.seed_variance / seeds
-        parts = seed_part, (image + rest / seeds) / m
-        return _power(difference.value, parts, seed_part + image / m, seeds, m, alpha / comparisons) >= power
-
-    return _first(enough, 2, most)
-
-
-def images_to_settle(
-    difference: Difference, comparisons: int, alpha: float = 0.05, power: float = 0.8, most: int = 10**7
-) -> int | None:
-    """Return the total test images at which it is called with the current seeds; see `seeds_to_settle`."""
-    n, m, rest = difference.seeds, difference.images, difference.residual_variance
-    if not difference.standard_error > 0:
-        return None
-    seed = max(0.0, difference.seed_variance - rest / m)
-
-    def enough(images: int) -> bool:
-        parts = (seed + rest / images) / n, difference.image_variance / images
-        variance = sum(parts) - rest / (n * images)
-        return _power(difference.value, parts, variance, n, images, alpha / comparisons) >= power
-
-    return _first(enough, 2, most)
-
-
-def _power(value: float, parts: tuple[float, float], variance: float, seeds: int, images: int, alpha: float) -> float:
-    """Return the probability that |value| is called, over a normal estimate and a chi² seed part (400 quantiles)."""
-    from scipy.special import chdtri, ndtr
-
-    tails = (np.arange(400) + 0.5) / 400
-    seed_parts = parts[0] * chdtri(seeds - 1, tails) / (seeds - 1)
-    half = _banerjee(seed_parts, seeds, parts[1], images, alpha)
-    return float(ndtr((abs(value) - half) / math.sqrt(variance)).mean())
-
-
-def _first(enough: Callable[[int], bool], low: int, high: int) -> int | None:
-    """Return the least integer in [low, high] that is enough, by bisection (`enough` is monotonic); None if none is."""
-    if not enough(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
+    rest = verdict.rest_variance
+    between = max(0.0, verdict.cell_variance - rest / verdict.units) if rest else verdict.cell_variance
+    variance = 2 * (between + rest / units) / seeds + verdict.image_variance / units
+    freedom = min(BORROWED, (rows - 1) * (seeds - 1)) + seeds - 1
+    return float(-stdtrit(freedom, alpha / 2 / rows) * math.sqrt(variance))

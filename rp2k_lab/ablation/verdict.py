@@ -9,23 +9,13 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.ablation.results import Results, metric_columns
-from rp2k_lab.ablation.significance import (
-    Difference,
-    Verdict,
-    images_to_settle,
-    judge,
-    paired_difference,
-    seeds_to_settle,
-)
+from rp2k_lab.ablation.significance import Block, Runs, Verdict, judge
 from rp2k_lab.ablation.single_run import SingleRun, single_run_resolution
 from rp2k_lab.config.ablation import Ablation
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.tracking.provenance import NATIVE, NATIVE_OFF
 
 RP2K_TEST_IMAGES = 39_027  # of the published entry, after cleaning
-# Placeholder of a comparison that lacks cells: `judge` does not test one seed but counts it, so that verdicts hold when
-# the missing cells arrive.
-_PENDING = Difference(0.0, math.nan, 1, 1, 2, math.nan, 1.0, math.nan)
 
 
 @dataclass(frozen=True)
@@ -61,8 +51,6 @@ class Row:
         seconds: total of all cells.
         published: top-1, a fraction, or None.
         verdict: None without a comparison; `not_compared` has the reason, "" for a baseline.
-        seeds_needed, images_needed: total number that would settle a difference of the observed size; None if no number
-            does, or the row is not open.
         published_difference: None if not published.
         notes: differences in commit, data set, native kernels or uncommitted changes.
     """
@@ -81,15 +69,13 @@ class Row:
     published: float | None
     verdict: Verdict | None = None
     not_compared: str = ""
-    seeds_needed: int | None = None
-    images_needed: int | None = None
     published_difference: Published | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
-        """better, worse or open; "" without a comparison or with a single seed."""
-        return self.verdict.word if self.verdict and self.verdict.difference.seeds > 1 else ""
+        """better, worse, equal or inconclusive; "" without a comparison or with a single seed."""
+        return self.verdict.word if self.verdict else ""
 
 
 @dataclass(frozen=True)
@@ -130,23 +116,24 @@ class JudgedTable:
 
 
 def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable:
-    """Compare every level of a scale with its baseline, on the seeds and images that both have.
-
-    Pending comparisons also count in Holm's correction.
-    """
+    """Compare every level of a scale with its baseline; comparisons without results yet count as rows too."""
     names = ablation.level_names(scale)
     cells = _with_native(results.table[results.table["level"].isin(names)])
     seeds = tuple(sorted({*ablation.seeds, *cells["seed"].tolist()}))
     rows = [_row(ablation, name, cells[cells["level"] == name], seeds) for name in names]
-    compared = [(row, row.baseline) for row in rows if row.baseline is not None]
     by_name = {row.level: row for row in rows}
-    differences = [_compare(ablation, row, by_name[baseline], results) for row, baseline in compared]
-    verdicts = judge([_PENDING if isinstance(difference, str) else difference for difference in differences])
-    for (row, baseline), difference, verdict in zip(compared, differences, verdicts, strict=True):
-        by_name[row.level] = _with_verdict(row, difference, verdict, len(differences))
-        published = _published(ablation, row, by_name[baseline], results, difference)
-        notes = (*row.notes, *_baseline_notes(cells, row.level, baseline))
-        by_name[row.level] = replace(by_name[row.level], published_difference=published, notes=notes)
+    compared = [(row, by_name[row.baseline]) for row in rows if row.baseline is not None]
+    reasons = {row.level: _reason_not_to_compare(row, baseline, cells) for row, baseline in compared}
+    verdicts = _judge(ablation, [pair for pair in compared if not reasons[pair[0].level]], len(compared), results)
+    for row, baseline in compared:
+        verdict = verdicts.get(row.level)
+        by_name[row.level] = replace(
+            row,
+            verdict=verdict,
+            not_compared=reasons[row.level],
+            published_difference=_published(ablation, row, baseline, results, verdict),
+            notes=(*row.notes, *_baseline_notes(cells, row.level, baseline.level)),
+        )
     return JudgedTable(
         ablation=ablation,
         scale=scale,
@@ -183,19 +170,52 @@ def _row(ablation: Ablation, name: str, cells: pd.DataFrame, seeds: Sequence[int
     )
 
 
-def _compare(ablation: Ablation, row: Row, baseline: Row, results: Results) -> Difference | str:
-    """Return the difference, or the reason why there is none."""
-    seeds = sorted(set(row.seeds) & set(baseline.seeds))
+def _reason_not_to_compare(row: Row, baseline: Row, cells: pd.DataFrame) -> str:
+    """Return why a level cannot be compared with its baseline, or "" if it can."""
+    seeds = set(row.seeds) & set(baseline.seeds)
     if not seeds:
         without = [level.level for level in (row, baseline) if not level.seeds]
         return f"no finished run of {' nor of '.join(without)}" if without else "no seed is finished in both"
-    table = results.table
-    both = table[table["level"].isin([row.level, baseline.level]) & table["seed"].isin(seeds)]
+    both = cells[cells["level"].isin([row.level, baseline.level]) & (cells["state"] == "complete")]
     digests = sorted(set(both["images_digest"]))
-    if len(digests) > 1:
+    per_seed = both[both["seed"].isin(seeds)].groupby("seed")["images_digest"].nunique()
+    if (per_seed > 1).any() or (len(digests) > 1 and len(per_seed) < max(len(row.seeds), len(baseline.seeds))):
         return f"the runs were tested on different photos ({', '.join(digests)})"
-    weights = class_weights(results.labels[digests[0]]) if ablation.metric == "macro_top1" else None
-    return paired_difference(results.correct(row.level, seeds), results.correct(baseline.level, seeds), weights)
+    return ""
+
+
+def _judge(ablation: Ablation, compared: Sequence[tuple[Row, Row]], rows: int, results: Results) -> dict[str, Verdict]:
+    """Return the verdicts on levels, judged together with `rows` rows in all.
+
+    Levels that were tested on the same images share the estimate of their spread; those that start from the runs of
+    their baseline have one of their own.
+    """
+    done = results.table[results.table["state"] == "complete"]
+    images = {}
+    for row, baseline in compared:
+        digests = tuple(sorted(set(done.loc[done["level"].isin([row.level, baseline.level]), "images_digest"])))
+        is_paired = ablation.levels[row.level].runs == (baseline.level,)
+        images.setdefault((digests, is_paired), []).append((row, baseline))
+    blocks, order = [], []
+    for (digests, is_paired), pairs in images.items():
+        levels = list(dict.fromkeys(level for row, baseline in pairs for level in (baseline.level, row.level)))
+        seeds = {level.level: level.seeds for pair in pairs for level in pair}
+        runs = [_runs(ablation.metric, name, seeds[name], digests, results) for name in levels]
+        indices = [(levels.index(row.level), levels.index(baseline.level)) for row, baseline in pairs]
+        blocks.append(Block(tuple(runs), tuple(indices), is_paired))
+        order += [row.level for row, _ in pairs]
+    margin = None if ablation.margin is None else ablation.margin / 100
+    verdicts = judge(blocks, margin, pending=rows - len(order))
+    return dict(zip(order, [each for block in verdicts for each in block], strict=True))
+
+
+def _runs(metric: str, level: str, seeds: Sequence[int], digests: Sequence[str], results: Results) -> Runs:
+    if len(digests) == 1:
+        weights = class_weights(results.labels[digests[0]]) if metric == "macro_top1" else None
+        return Runs.of(seeds, results.correct(level, seeds), weights)
+    cells = results.table[results.table["level"] == level].set_index("seed").loc[list(seeds)]
+    accuracies = cells[metric].to_numpy(float)
+    return Runs(tuple(seeds), accuracies, None, int(cells["images"].max()))
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
@@ -204,21 +224,8 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
     return 1 / ((images > 0).sum() * images[labels])
 
 
-def _with_verdict(row: Row, difference: Difference | str, verdict: Verdict, comparisons: int) -> Row:
-    if isinstance(difference, str):
-        return replace(row, not_compared=difference)
-    if verdict.word != "open":
-        return replace(row, verdict=verdict)
-    return replace(
-        row,
-        verdict=verdict,
-        seeds_needed=seeds_to_settle(difference, comparisons),
-        images_needed=images_to_settle(difference, comparisons),
-    )
-
-
 def _published(
-    ablation: Ablation, row: Row, baseline: Row, results: Results, measured: Difference | str
+    ablation: Ablation, row: Row, baseline: Row, results: Results, verdict: Verdict | None
 ) -> Published | None:
     """Return the published difference of a row, or None."""
     stated = ablation.levels[row.level].published_difference
@@ -230,7 +237,7 @@ def _published(
         return None
     single = partial(single_run_resolution, difference, accuracy or 0.5, RP2K_TEST_IMAGES)
     as_measured = None
-    if isinstance(measured, Difference):
+    if verdict is not None and not math.isnan(verdict.image_variance):
         seeds = sorted(set(row.seeds) & set(baseline.seeds))
         runs = [results.correct(level, seeds) for level in (row.level, baseline.level)]
         spread = [run.mean(axis=1).var(ddof=1) for run in runs] if len(seeds) > 1 else [0.0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rp2k_lab import COMMAND
-from rp2k_lab.ablation.significance import Difference, Verdict
+from rp2k_lab.ablation.significance import Verdict, half_width
 from rp2k_lab.ablation.verdict import JudgedTable, Row
 from rp2k_lab.config.ablation import Ablation, find_scale
 from rp2k_lab.core.csv_files import csv_text
@@ -45,14 +45,14 @@ def decimals(images: int) -> int:
 
 
 def summary(table: JudgedTable) -> str:
-    """Return one line: levels that are better or worse, number of open ones, missing runs."""
+    """Return one line: levels that are better, worse or equal, number of inconclusive ones, missing runs."""
     compared = [row for row in table.rows if row.baseline]
     parts = []
-    for word in ("better", "worse"):
+    for word in ("better", "worse", "equal"):
         if named := [row.level for row in compared if row.word == word]:
             parts.append(f"{word}: {', '.join(named)}")
-    if undecided := sum(row.word == "open" for row in compared):
-        parts.append(f"no difference shown: {undecided} of {table.comparisons}")
+    if undecided := sum(row.word == "inconclusive" for row in compared):
+        parts.append(f"inconclusive: {undecided} of {table.comparisons}")
     if single := sum(row.verdict is not None and not row.word for row in compared):
         parts.append(f"one seed, so no verdict: {single} of {table.comparisons}")
     if uncompared := sum(row.verdict is None for row in compared):
@@ -67,27 +67,57 @@ def sentence(row: Row) -> Item:
     lead = f"{row.level} against {row.baseline}"
     if row.verdict is None:
         return Item(lead, Tag("not compared", "none"), row.not_compared)
-    verdict, difference = row.verdict, row.verdict.difference
-    places = decimals(difference.images)
-    size = f"{points(difference.value, places)} points {interval(verdict.low, verdict.high, places, verdict.word)}"
-    count = f"{difference.seeds} seed{'s' * (difference.seeds > 1)}, {difference.images:,} test images"
+    verdict, places = row.verdict, decimals(row.verdict.images)
+    size = f"{points(verdict.value, places)} points {interval(verdict.low, verdict.high, places, verdict.word)}"
+    count = f"{_seeds(verdict)}, {verdict.images:,} test images"
     if not row.word:
-        return Item(lead, Tag("one seed, so no verdict", "none"), f"{size} for these two runs on new photos ({count}); "
-                    "the spread between seeds is not in it")  # fmt: skip
-    if verdict.bound is None:  # better or worse
-        return Item(lead, Tag(row.word, row.word), f"{size}, Holm's p {_p(verdict.p_holm)} ({count})")
-    tag = Tag(f"no difference larger than {points_above(verdict.bound, places)} points shown", "open")
-    return Item(lead, tag, f"{size} ({count}). {_to_settle(row, difference)}")
+        spread = "not in it" if math.isnan(verdict.cell_variance) else "that of the other levels"
+        text = f"{size} for these two runs on new photos ({count}); the spread between seeds is {spread}"
+        return Item(lead, Tag("one seed, so no verdict", "none"), text)
+    if row.word != "inconclusive":
+        p = "" if row.word == "equal" else f", p {_p(verdict.p)}"
+        return Item(lead, Tag(row.word, row.word), f"{size}{p} ({count})")
+    tag = Tag(f"inconclusive (±{points_above(verdict.half_width, places)})", "inconclusive")
+    return Item(lead, tag, f"{size} ({count})")
 
 
-def _to_settle(row: Row, difference: Difference) -> str:
-    if difference.standard_error == 0:
-        return "The runs agree on every image, which gives no estimate of how many would settle it."
-    needed = ((row.seeds_needed, "seeds"), (row.images_needed, "test images"))
-    texts = [f"{_rough(number):,} {what}" for number, what in needed if number]
-    if not texts:
-        return "No number of seeds up to 1,000 would settle a difference of the size observed."
-    return f"About {' or '.join(texts)} would settle one of the size observed: a rough guess."
+def _seeds(verdict: Verdict) -> str:
+    level, baseline = verdict.seeds
+    if level == baseline:
+        return f"{level} seed{'s' * (level > 1)}"
+    return f"{level} and {baseline} seeds"
+
+
+def margin_text(ablation: Ablation) -> str:
+    """Return the margin of a table for a sentence."""
+    return "no margin is stated" if ablation.margin is None else f"± {ablation.margin:g} points"
+
+
+_MORE_SEEDS, _MORE_IMAGES = (3, 5, 8, 12, 20), (1, 3, 10)
+
+
+def half_widths(table: JudgedTable) -> tuple[str, Grid] | None:
+    """Return a sentence and a table: the half width that seeds × test images would give the widest inconclusive level.
+
+    None if no level is inconclusive, or its runs agree on every image.
+    """
+    undecided = [row for row in table.rows if row.word == "inconclusive" and row.verdict and row.verdict.standard_error]
+    if not undecided:
+        return None
+    widest = max(undecided, key=lambda row: row.verdict.half_width if row.verdict else 0)
+    verdict = widest.verdict
+    assert verdict is not None
+    factors = (1,) if verdict.image_variance == verdict.rest_variance == 0 else _MORE_IMAGES
+    rows = []
+    for seeds in _MORE_SEEDS:
+        widths = [half_width(verdict, table.comparisons, seeds, verdict.units * factor) for factor in factors]
+        rows.append([str(seeds), *(f"±{points_above(width)}" for width in widths)])
+    lead = (
+        f"Half width, in points, that more seeds of each level and more test images would about give {widest.level}, "
+        "the level with the widest interval. A level is decided where it is below the size of its difference, or "
+        f"equal where the whole interval lies within the margin ({margin_text(table.ablation)})."
+    )
+    return lead, Grid(["seeds", *(f"{_rough(verdict.images * factor):,} images" for factor in factors)], rows)
 
 
 def _rough(number: int) -> int:
@@ -124,10 +154,10 @@ def _difference(row: Row) -> list[str | Tag]:
     if row.verdict is None:
         return ["–", "–", Tag("not compared", "none")]
     verdict = row.verdict
-    places = decimals(verdict.difference.images)
-    texts = {"": "one seed", "open": f"not larger than {points_above(verdict.bound or 0, places)}"}
+    places = decimals(verdict.images)
+    texts = {"": "one seed", "inconclusive": f"inconclusive (±{points_above(verdict.half_width, places)})"}
     tag = Tag(texts.get(row.word, row.word), row.word or "none")
-    return [points(verdict.difference.value, places), interval(verdict.low, verdict.high, places, verdict.word), tag]
+    return [points(verdict.value, places), interval(verdict.low, verdict.high, places, verdict.word), tag]
 
 
 def numbers(table: JudgedTable) -> str:
@@ -135,17 +165,16 @@ def numbers(table: JudgedTable) -> str:
     rows = []
     for row in table.rows:
         verdict, published = row.verdict, row.published_difference
-        difference = {} if verdict is None else vars(verdict.difference)
-        judged = {name: getattr(verdict, name, None) for name in ("low", "high", "p", "p_holm", "bound")}
+        judged = {} if verdict is None else vars(verdict) | {"difference": verdict.value, "bound": verdict.bound}
+        seeds = verdict.seeds if verdict else (None, None)
+        parts = ("difference", "low", "high", "p", "bound", "standard_error", "degrees_of_freedom")
+        variances = ("cell_variance", "image_variance", "rest_variance")
         rows.append(
             {"level": row.level, "baseline": row.baseline, "word": row.word, "metric": table.ablation.metric,
-             "seeds_done": len(row.seeds), "seeds_wanted": len(table.seeds), "mean": row.mean, "sd": row.sd,
-             "difference": difference.get("value"), **judged,
-             "standard_error": difference.get("standard_error"), "seeds_paired": difference.get("seeds"),
-             "images": row.images or None, "seed_variance": difference.get("seed_variance"),
-             "image_variance": difference.get("image_variance"),
-             "residual_variance": difference.get("residual_variance"),
-             "seeds_to_settle": row.seeds_needed, "images_to_settle": row.images_needed,
+             "margin": table.ablation.margin, "seeds_done": len(row.seeds), "seeds_wanted": len(table.seeds),
+             "mean": row.mean, "sd": row.sd, **{name: judged.get(name) for name in parts},
+             "seeds_level": seeds[0], "seeds_baseline": seeds[1], "images": row.images or None,
+             "units": judged.get("units"), **{name: judged.get(name) for name in variances},
              **row.means, "published": row.published,
              "published_difference": published and published.difference,
              "published_shown": published and published.unknown.answer,
@@ -159,4 +188,4 @@ def numbers(table: JudgedTable) -> str:
 def gain_text(gain: Verdict) -> str:
     """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos."""
     ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.difference.value:+.1f} points {ends} on {gain.difference.images} test photos"
+    return f"{100 * gain.value:+.1f} points {ends} on {gain.images} test photos"

@@ -59,6 +59,9 @@ class Ablation(_Part):
     question: str = Field(description="question that the table answers")
     source: str = Field(description="source of the published figures")
     metric: Literal["top1", "macro_top1"] = Field(description="metric of the verdict, on test")
+    margin: Annotated[float, Field(gt=0)] | None = Field(
+        description="smallest difference of interest [percentage points]: a level whose interval lies within is equal",
+    )
     baseline: str | None = Field(description="level that the others are compared with")
     overrides: Overrides = Field(description="overrides that all levels share")
     at: dict[str, Overrides] = Field(description="more overrides that all levels share at a scale")

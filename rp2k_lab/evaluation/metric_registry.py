@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 RESERVED = frozenset({
     "level", "seed", "state", "reason", "run_id", "trial", "commit", "dirty", "command", "started", "seconds",
     "epochs", "host", "dataset_fingerprint", "images_digest", "images", "val_top1", "correct", "baseline", "word",
-    "metric", "seeds_done", "seeds_wanted", "mean", "sd", "difference", "low", "high", "p", "p_holm", "bound",
-    "standard_error", "seeds_paired", "seed_variance", "image_variance", "residual_variance", "seeds_to_settle",
-    "images_to_settle", "published", "published_difference", "published_shown", "published_shown_as_ours",
-    "seeds_failed", "seeds_running", "seeds_missing", "not_compared", "notes", "native",
+    "metric", "margin", "seeds_done", "seeds_wanted", "mean", "sd", "difference", "low", "high", "p", "bound",
+    "standard_error", "degrees_of_freedom", "seeds_level", "seeds_baseline", "units", "cell_variance",
+    "image_variance", "rest_variance", "published", "published_difference", "published_shown",
+    "published_shown_as_ours", "seeds_failed", "seeds_running", "seeds_missing", "not_compared", "notes", "native",
 })  # fmt: skip
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _ROUNDING = 1e-9  # a mean of ones may be a little more than 1

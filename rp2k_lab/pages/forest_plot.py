@@ -21,7 +21,7 @@ _STYLE = """
 .forest .bar { stroke: var(--tone); stroke-width: 2.5; } .forest .mark { fill: var(--tone); }
 .forest .published { fill: var(--paper); stroke: var(--ink); stroke-width: 1.5; }
 .forest .better { --tone: var(--better); } .forest .worse { --tone: var(--worse); }
-.forest .open { --tone: var(--quiet); }
+.forest .inconclusive, .forest .equal { --tone: var(--quiet); }
 """
 
 
@@ -31,7 +31,7 @@ class Bar:
 
     Attributes:
         value, low, high: difference with its interval, fractions; `value` is None without a comparison.
-        word: better, worse or open.
+        word: better, worse, equal or inconclusive.
         published: a difference, a fraction, or None.
         text: the reason for no comparison.
     """

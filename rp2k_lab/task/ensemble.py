@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
+from rp2k_lab.ablation.significance import Verdict, judge_single_runs
 from rp2k_lab.ablation.wording import gain_text
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
@@ -89,7 +89,7 @@ def gain_over_best(evaluations: dict[str, list[Evaluation]]) -> tuple[int, Verdi
     """
     best = int(np.argmax([scores["top1"].value for _, _, scores in evaluations["val"][:-1]]))
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations["test"]]
-    (verdict,) = judge([paired_difference(correct[-1][None], correct[best][None])])
+    (verdict,) = judge_single_runs([correct[best], correct[-1]], [(1, 0)])
     return best, verdict
 
 
@@ -113,8 +113,7 @@ def record_members(
     file = folder / "members.csv"
     write_csv(pd.DataFrame(columns), file)
     tracker.log_artifact(file)
-    difference = gain.difference
-    tracker.log_metrics({"test/gain": difference.value, "test/gain_low": gain.low, "test/gain_high": gain.high}, 0)
+    tracker.log_metrics({"test/gain": gain.value, "test/gain_low": gain.low, "test/gain_high": gain.high}, 0)
     tracker.set_tags({"best_member": names[best]})
 
 

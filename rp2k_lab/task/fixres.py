@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.ablation.significance import Verdict, judge, paired_difference
+from rp2k_lab.ablation.significance import Verdict, judge_single_runs
 from rp2k_lab.ablation.wording import gain_text
 from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.config.schema import Config, parse
@@ -144,7 +144,8 @@ def tune(
 def gains_on_test(evaluations: list[Evaluation]) -> list[Verdict]:
     """Return the gains of the last over each other; the joint intervals cover new images, not new seeds."""
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations]
-    return judge([paired_difference(correct[-1][None], each[None]) for each in correct[:-1]])
+    last = len(correct) - 1
+    return judge_single_runs(correct, [(last, other) for other in range(last)])
 
 
 def row_names(old: Preprocessing, new: Preprocessing) -> list[str]:
@@ -177,7 +178,7 @@ def record_comparison(
         for column, part in (("top1", "value"), ("top1_low", "low"), ("top1_high", "high"), ("images", "count")):
             columns[f"{split}_{column}"] = [getattr(s, part) for s in top1]
         values |= {f"{split}/top1_untuned_{name}": s.value for name, s in zip(_UNTUNED, top1[:-1], strict=True)}
-    bounds = [{"": gain.difference.value, "_low": gain.low, "_high": gain.high} for gain in gains]
+    bounds = [{"": gain.value, "_low": gain.low, "_high": gain.high} for gain in gains]
     for part in ("", "_low", "_high"):
         columns[f"test_gain{part}"] = [*(each[part] for each in bounds), None]
         values |= {f"test/gain_over_{name}{part}": b[part] for name, b in zip(_UNTUNED, bounds, strict=True)}

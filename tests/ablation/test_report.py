@@ -6,6 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,6 +17,7 @@ from rp2k_lab.ablation.verdict import judge_table
 from rp2k_lab.ablation.wording import decimals, run_command, sentence, summary
 from rp2k_lab.config.ablation import names
 from rp2k_lab.core.errors import DataError
+from rp2k_lab.pages.document import to_markdown
 from tests.helpers import synthetic_results
 
 HOSTILE = "<script>alert(1)</script>|`x`\n# {{ 7*7 }} \u202e 伊利安慕希瓶装芒果+百香果230g"
@@ -29,7 +31,7 @@ def judged(ablation, scale, truth, seeds=range(3), images=600, more=()):
 
 @pytest.fixture(scope="module")
 def full():
-    """Return a table with rows that are better, worse, open, of one seed, failed and missing."""
+    """Return a table with rows that are better, worse, inconclusive, of one seed, failed and missing."""
     ablation = synthetic_results.ablation("augmentation")
     truth = dict(zip(ablation.levels, (0.6, 0.6, 0.7, 0.6, 0.5, 0.6), strict=False))
     cells, images = synthetic_results.results(truth)
@@ -108,23 +110,34 @@ def test_sentence_has_verdict_and_interval(full):
     assert items["Cutout 14"].lead == "Cutout 14 against none"
     assert items["Cutout 14"].tag.word == "better"
     assert re.fullmatch(
-        r"\+\d+\.\d points \[(>0|\+\d\.\d), \+\d+\.\d\], Holm's p (< 0\.001|0\.0\d\d) \(5 seeds, 2,000 test images\)",
+        r"\+\d+\.\d points \[(>0|\+\d\.\d), \+\d+\.\d\], p (< 0\.001|0\.0\d\d) \(5 seeds, 2,000 test images\)",
         items["Cutout 14"].text,
     )
     assert items["AutoAugment"].tag.word == "worse"
-    assert re.fullmatch(r"no difference larger than \d\.\d points shown", items["Cutout 28"].tag.word)
-    assert re.search(r"(seeds up to 1,000|seeds|test images) would settle", items["Cutout 28"].text)
+    assert re.fullmatch(r"inconclusive \(±\d\.\d\)", items["Cutout 28"].tag.word)
     assert items["RandAugment"].tag.word == "one seed, so no verdict"
-    assert items["RandAugment"].text.endswith("the spread between seeds is not in it")
+    assert items["RandAugment"].text.endswith("the spread between seeds is that of the other levels")
     assert (items["Random Erasing"].tag.word, items["Random Erasing"].text) == (
         "not compared", "no finished run of Random Erasing")  # fmt: skip
 
 
-def test_printed_bound_is_rounded_up(full):
-    for row in full.rows:
-        if row.word == "open":
-            printed = float(re.search(r"than (\S+) points", sentence(row).tag.word).group(1))
-            assert 100 * row.verdict.bound <= printed < 100 * row.verdict.bound + 0.1
+def test_printed_half_width_is_rounded_up(full):
+    found = [row for row in full.rows if row.word == "inconclusive"]
+    assert found
+    for row in found:
+        printed = float(re.search(r"±(\S+)\)", sentence(row).tag.word).group(1))
+        assert 100 * row.verdict.half_width <= printed < 100 * row.verdict.half_width + 0.1
+
+
+def test_report_says_what_would_decide_the_rest(full):
+    text = to_markdown(document(full, ""))
+    section = text.partition("## What would decide the rest\n\n")[2].partition("\n\n## ")[0]
+    widths = [[float(width) for width in re.findall(r"±(\d+\.\d)", line)] for line in section.splitlines()]
+    widths = np.array([line for line in widths if len(line) == 3])
+    assert widths.shape == (5, 3)
+    assert (np.diff(widths, axis=0) < 0).all()  # more seeds
+    assert (np.diff(widths, axis=1) <= 0).all()  # more images
+    assert "2,000 images" in section
 
 
 def test_identical_runs_get_no_estimate_of_seeds():
@@ -133,12 +146,12 @@ def test_identical_runs_get_no_estimate_of_seeds():
     table = judge_table(
         ablation, "laptop", check_results(pd.concat([cells, cells.assign(level="b")]), images, "synthetic")
     )
-    assert "The runs agree on every image" in sentence(table.rows[1]).text
+    assert "What would decide the rest" not in [section.title for section in document(table, "").sections]
 
 
 def test_summary_counts_every_outcome(full):
     assert summary(full) == (
-        "better: Cutout 14; worse: AutoAugment; no difference shown: 2 of 6; one seed, so no verdict: 1 of 6; "
+        "better: Cutout 14; worse: AutoAugment; inconclusive: 2 of 6; one seed, so no verdict: 1 of 6; "
         "not compared: 1 of 6; 9 of 35 runs have no result"
     )
     whole = judged(synthetic_results.table_of("a", "b"), "laptop", {"a": 0.5, "b": 0.8})
@@ -167,10 +180,10 @@ def test_verdict_csv_has_unrounded_numbers(tmp_path, full):
         assert int(written["seeds_done"]) == len(row.seeds)
         assert int(written["seeds_wanted"]) == 5
         if row.verdict:
-            for name in ("low", "high", "p", "p_holm"):
+            for name in ("low", "high", "p"):
                 number = getattr(row.verdict, name)
                 assert written[name] == ("" if number != number else repr(number))
-            assert float(written["difference"]) == row.verdict.difference.value
+            assert float(written["difference"]) == row.verdict.value
     assert (rows["none"]["difference"], rows["none"]["baseline"], rows["Cutout 7"]["baseline"]) == ("", "", "none")
     assert (rows["Random Erasing"]["seeds_failed"], rows["Random Erasing"]["seeds_missing"]) == ("1", "3")
     assert rows["Cutout 14"]["published_shown"] == "depends"

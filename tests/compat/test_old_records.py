@@ -221,7 +221,17 @@ def test_a_study_of_a_table_continues_and_is_judged(records, tmp_path):
     pd.testing.assert_frame_equal(results[:2].drop(columns="command"), former[:2].drop(columns="command"))
     assert float(results["seconds"][2]) > float(former["seconds"][2])  # of all three trials
     verdict, former = (pd.read_csv(place / "verdict.csv") for place in (tmp_path / "report", expected))
-    pd.testing.assert_frame_equal(verdict[:2], former[:2], check_dtype=False)  # an empty column is of floats
+    pd.testing.assert_frame_equal(measured(verdict[:2]), measured(former[:2]), check_dtype=False)  # empty: floats
+
+
+def measured(verdict: pd.DataFrame) -> pd.DataFrame:
+    """What does not depend on the method of the verdict."""
+    judged = [
+        *("word", "margin", "low", "high", "p", "p_holm", "bound", "standard_error", "degrees_of_freedom", "units"),
+        *("seeds_paired", "seeds_level", "seeds_baseline", "seed_variance", "cell_variance", "image_variance"),
+        *("residual_variance", "rest_variance", "seeds_to_settle", "images_to_settle"),
+    ]
+    return verdict.drop(columns=judged, errors="ignore")
 
 
 @pytest.mark.soak
@@ -260,16 +270,17 @@ def trials_of(storage: str, study: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=study, storage=storage).get_trials()
 
 
-def test_committed_results_are_judged_as_they_were(records, tmp_path):
+def test_committed_results_are_judged(records, tmp_path):
     """results.csv and images.csv of a table of 12 runs, without a study."""
     folder = records / "committed"
     out = run(tmp_path / "new", "task=report", "ablation=resize", f"task.output={folder}",
               f"task.storage=sqlite:///{tmp_path}/no.db")  # fmt: skip
     verdict, former = (pd.read_csv(place / "verdict.csv") for place in (folder, FIXTURES / "expected" / "committed"))
-    pd.testing.assert_frame_equal(verdict, former)  # to 1e-5: sums depend on the processor in the last digit
-    assert "letterbox against stretch: no difference larger than 23.8 points shown: −9.7 points [−23.7, +4.4]" in out
-    assert "letterbox without size cue against stretch without size cue: worse: −17.3 points [−22.8, −11.8]" in out
-    assert "worse: letterbox without size cue; no difference shown: 1 of 2" in out
+    pd.testing.assert_frame_equal(measured(verdict), measured(former))  # to 1e-5: the last digit of sums may differ
+    assert verdict["word"].tolist()[1::2] == ["worse", "worse"]
+    assert "letterbox against stretch: worse: −9.7 points [−20.2, <0]" in out
+    assert "letterbox without size cue against stretch without size cue: worse: −17.3 points [−22.1, −12.6]" in out
+    assert "worse: letterbox, letterbox without size cue" in out
     for name in ("results.csv", "images.csv"):
         assert (folder / name).read_bytes() == (FIXTURES / "clone" / "committed" / name).read_bytes()
 

@@ -38,7 +38,15 @@ PUBLISHED = {
 
 
 def make_table(levels: dict, **changes) -> Ablation:
-    values = {"name": "t", "question": "?", "source": "", "metric": "top1", "baseline": "a", "seeds": [0]}
+    values = {
+        "name": "t",
+        "question": "?",
+        "source": "",
+        "metric": "top1",
+        "margin": 1.0,
+        "baseline": "a",
+        "seeds": [0],
+    }
     values |= {"overrides": [], "at": {}}
     return Ablation.model_validate(values | {"levels": levels} | changes)
 

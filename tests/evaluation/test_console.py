@@ -2,7 +2,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from rp2k_lab.ablation.significance import judge, paired_difference
+from rp2k_lab.ablation.significance import judge_single_runs
 from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.metric_registry import Score, metrics
 from rp2k_lab.task.ensemble import ensemble_table
@@ -47,7 +47,7 @@ def test_score_has_count_and_interval():
 
 def test_ensemble_table_shows_members_average_and_gain():
     best, average = np.repeat([True, False], [60, 40]), np.repeat([True, False], [65, 35])
-    (gain,) = judge([paired_difference(average[None], best[None])])
+    (gain,) = judge_single_runs([best, average], [(1, 0)])
     lines = ensemble_table(["a", "b", "average"], {"val": [VAL] * 3, "test": [TEST, VAL, TEST]}, 1, gain).splitlines()
     assert lines[1].split() == ["top-1", "val", "test"]
     assert [line.split()[0] for line in lines[3:6]] == ["a", "b", "average"]
@@ -59,7 +59,7 @@ def test_ensemble_table_shows_members_average_and_gain():
 
 def test_fixres_table_shows_untuned_and_tuned_networks_with_gains():
     old, new, tuned = (np.repeat([True, False], [right, 100 - right]) for right in (60, 50, 65))
-    gains = judge([paired_difference(tuned[None], each[None]) for each in (old, new)])
+    gains = judge_single_runs([old, new, tuned], [(2, 0), (2, 1)])
     lines = fixres_table(["a", "b", "c"], {"val": [VAL] * 3, "test": [VAL, VAL, TEST]}, gains).splitlines()
     assert lines[1].split() == ["top-1", "val", "test"]
     assert [line.split()[0] for line in lines[3:6]] == ["a", "b", "c"]

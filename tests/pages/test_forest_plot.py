@@ -10,8 +10,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 BARS = [
     Bar("up", 0.05, 0.02, 0.08, "better", published=0.0007),
     Bar("<down>\x00", -0.05, -0.3, -0.001, "worse"),
-    Bar("same", 0.0, 0.0, 0.0, "open"),
-    Bar("missing", None, 0, 0, "open", 0.0317, "not compared"),
+    Bar("same", 0.0, 0.0, 0.0, "inconclusive"),
+    Bar("missing", None, 0, 0, "inconclusive", 0.0317, "not compared"),
 ]
 
 
@@ -23,7 +23,9 @@ def marks(svg, kind):
     return [mark for mark in svg.iter() if kind in mark.get("class", "").split()]
 
 
-@pytest.mark.parametrize("bars", [BARS, BARS[2:3], BARS[3:], [Bar("none", None, 0, 0, "open", None, "not compared")]])
+@pytest.mark.parametrize(
+    "bars", [BARS, BARS[2:3], BARS[3:], [Bar("none", None, 0, 0, "inconclusive", None, "not compared")]]
+)
 def test_all_marks_are_within_the_frame(bars):
     svg = plot(bars)
     width, height = map(float, svg.get("viewBox").split()[2:])

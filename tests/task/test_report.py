@@ -59,7 +59,7 @@ def test_study_gives_results_and_documents(request_of, studies, tmp_path, capsys
     out = capsys.readouterr().out
     assert "Does keeping a product's shape" in out
     assert "letterbox against stretch: better: +" in out
-    assert "verdict     better: letterbox; no difference shown: 1 of 2" in out
+    assert "verdict     better: letterbox; inconclusive: 1 of 2" in out
     assert "next        open report.html" in out
     assert str(tmp_path) in out
 
