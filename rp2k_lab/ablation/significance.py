@@ -95,7 +95,7 @@ class Block:
     """Levels that were tested on the same images, and the rows to judge: (level, baseline), indices of `levels`.
 
     Where `is_paired`, each level starts from the runs of its baseline, so that the two share what their runs have in
-    common: then the spread that rows borrow from each other is that of the differences, not of the cells.
+    common: then rows borrow the spread of the differences from each other, not the spread of the cells.
     """
 
     levels: tuple[Runs, ...]

@@ -71,7 +71,7 @@ def sentence(row: Row) -> Item:
     size = f"{points(verdict.value, places)} points {interval(verdict.low, verdict.high, places, verdict.word)}"
     count = f"{_seeds(verdict)}, {verdict.images:,} test images"
     if not row.word:
-        spread = "not in it" if math.isnan(verdict.cell_variance) else "that of the other levels"
+        spread = "not in it" if math.isnan(verdict.cell_variance) else "the other levels'"
         text = f"{size} for these two runs on new photos ({count}); the spread between seeds is {spread}"
         return Item(lead, Tag("one seed, so no verdict", "none"), text)
     if row.word != "inconclusive":
