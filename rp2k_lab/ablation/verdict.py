@@ -188,7 +188,7 @@ def _judge(ablation: Ablation, compared: Sequence[tuple[Row, Row]], rows: int, r
     """Return the verdicts on levels, judged together with `rows` rows in all.
 
     Levels that were tested on the same images share the estimate of their spread; those that start from the runs of
-    their baseline have one of their own.
+    their baseline share another one.
     """
     done = results.table[results.table["state"] == "complete"]
     images = {}
