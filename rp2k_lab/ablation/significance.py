@@ -17,6 +17,7 @@ extra seeds of the baseline count fully if seeds do not matter, and not at all i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -132,7 +133,6 @@ class Verdict:
         cell_variance: of one run's accuracy, mean of both levels; NaN with one seed.
         image_variance: divided by `units` it is the image part of the difference's variance.
         rest_variance: divided by `units` it is the part of `cell_variance` that more images shrink.
-        effective_images: independent images that would give the same image part; `images` without clusters.
     """
 
     value: float
@@ -298,51 +298,63 @@ def judge(
         prior: degrees of freedom and mean square of cells of earlier tables.
         pending: further rows, without results yet: verdicts then hold when these arrive.
     """
-    estimates = [_estimate(block, prior) for block in blocks if block.rows]
-    if not estimates:
+    judged = [block for block in blocks if block.rows]
+    if not judged:
         return [[] for _ in blocks]
+    estimates = [_estimate(block, prior) for block in judged]
     values = np.concatenate([each.values for each in estimates])
-    variances = np.concatenate([np.diag(each.covariance) for each in estimates])
-    errors = np.sqrt(np.maximum(variances, _NONE))
+    errors = np.sqrt(np.maximum(np.concatenate([np.diag(each.covariance) for each in estimates]), _NONE))
     freedom = min(float(each.freedom.min()) for each in estimates)
     maxima = _draw(estimates, errors, freedom, pending)
-    quantile = float(np.quantile(maxima.max(axis=0), 1 - alpha))
-    p = _step_down(np.abs(values) / errors, maxima)
-    verdicts, row, rows = [], 0, len(values) + pending
-    remaining = iter(estimates)
-    for block in blocks:
-        found = []
-        each = next(remaining) if block.rows else None
-        for k, (level, baseline) in enumerate(block.rows):
-            assert each is not None
-            runs = block.levels[level], block.levels[baseline]
-            units = runs[0].images if runs[0].values is None else runs[0].values.shape[1]
-            is_constant = variances[row] < _NONE
-            half = 1 - (alpha / rows) ** (1 / units) if is_constant else quantile * errors[row]
-            has_seeds = min(len(of.seeds) for of in runs) > 1 and not math.isnan(each.cell_variance[k])
-            adjusted = math.nan if is_constant or not has_seeds else p[row]
-            low, high = max(-1.0, values[row] - half), min(1.0, values[row] + half)
-            word = _word(values[row], low, high, adjusted, margin, alpha) if has_seeds else ""
-            found.append(
-                Verdict(
-                    value=float(values[row]),
-                    low=float(max(0.0, low) if word == "better" else low),
-                    high=float(min(0.0, high) if word == "worse" else high),
-                    p=float(adjusted),
-                    word=word,
-                    standard_error=float(math.sqrt(variances[row])) if has_seeds else math.nan,
-                    degrees_of_freedom=freedom,
-                    seeds=(len(runs[0].seeds), len(runs[1].seeds)),
-                    images=runs[0].images,
-                    units=units,
-                    cell_variance=float(each.cell_variance[k]),
-                    image_variance=float(each.image_variance[k]),
-                    rest_variance=float(each.rest_variance[k]),
-                )
-            )
-            row += 1
-        verdicts.append(found)
-    return verdicts
+    table = _Table(float(np.quantile(maxima.max(axis=0), 1 - alpha)), freedom, len(values) + pending, margin, alpha)
+    p = iter(_step_down(np.abs(values) / errors, maxima))
+    verdicts = iter(
+        [
+            _verdict(block, each, k, next(p), table)
+            for block, each in zip(judged, estimates, strict=True)
+            for k, _ in enumerate(block.rows)
+        ]
+    )
+    return [list(islice(verdicts, len(block.rows))) for block in blocks]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What all rows share: the quantile of max |t|, its degrees of freedom, the number of rows, `judge`'s arguments."""
+
+    quantile: float
+    freedom: float
+    rows: int
+    margin: float | None
+    alpha: float
+
+
+def _verdict(block: Block, each: _Estimates, k: int, p: float, table: _Table) -> Verdict:
+    """Return the verdict on row `k` of a block."""
+    level, baseline = (block.levels[i] for i in block.rows[k])
+    units = level.images if level.values is None else level.values.shape[1]
+    value, variance = float(each.values[k]), float(each.covariance[k, k])
+    is_constant = variance < _NONE
+    half = 1 - (table.alpha / table.rows) ** (1 / units) if is_constant else table.quantile * math.sqrt(variance)
+    low, high = max(-1.0, value - half), min(1.0, value + half)
+    has_seeds = min(len(level.seeds), len(baseline.seeds)) > 1 and not math.isnan(each.cell_variance[k])
+    p = math.nan if is_constant or not has_seeds else float(p)
+    word = _word(value, low, high, p, table) if has_seeds else ""
+    return Verdict(
+        value=value,
+        low=max(0.0, low) if word == "better" else low,
+        high=min(0.0, high) if word == "worse" else high,
+        p=p,
+        word=word,
+        standard_error=math.sqrt(variance) if has_seeds else math.nan,
+        degrees_of_freedom=table.freedom,
+        seeds=(len(level.seeds), len(baseline.seeds)),
+        images=level.images,
+        units=units,
+        cell_variance=float(each.cell_variance[k]),
+        image_variance=float(each.image_variance[k]),
+        rest_variance=float(each.rest_variance[k]),
+    )
 
 
 def judge_single_runs(
@@ -386,10 +398,11 @@ def _step_down(t: np.ndarray, maxima: np.ndarray) -> np.ndarray:
 
 
 def _word(
-    value: float, low: float, high: float, p: float, margin: float | None, alpha: float
+    value: float, low: float, high: float, p: float, table: _Table
 ) -> Literal["better", "worse", "equal", "inconclusive"]:
-    if p <= alpha:  # not NaN
+    if p <= table.alpha:  # not NaN
         return "better" if value > 0 else "worse"
+    margin = table.margin
     return "equal" if margin is not None and -margin < low and high < margin else "inconclusive"
 
 
