@@ -17,7 +17,16 @@ from rp2k_lab.sweep.worker import StudyWorker, missing
 
 trial_process.ENTRY = Path(__file__).with_name("fake_run.py")
 levels = {name: {"overrides": [f"aug={name}"]} for name in ("none", "cutout", "mixup", "cutmix")}
-facts = {"name": "a", "question": "?", "source": "", "metric": "top1", "baseline": "none", "overrides": [], "at": {}}
+facts = {
+    "name": "a",
+    "question": "?",
+    "source": "",
+    "metric": "top1",
+    "margin": 1.0,
+    "baseline": "none",
+    "overrides": [],
+    "at": {},
+}
 ablation = Ablation(**facts, levels=levels, seeds=[0])
 plan = AblationGrid(ablation, Scale(name="smoke", settings={}), (0,), ())
 task, url, *folder = sys.argv[1:]

@@ -29,7 +29,15 @@ LEVELS = {"none": ["aug=none"], "cutout": ["aug=cutout"], "cutmix": ["aug=cutmix
 
 def table(seeds=(0, 1, 2), levels=LEVELS, extra=()):
     levels = {name: {"overrides": overrides} for name, overrides in levels.items()}
-    facts = {"name": "a", "question": "?", "source": "", "metric": "top1", "baseline": "none", "seeds": [0]}
+    facts = {
+        "name": "a",
+        "question": "?",
+        "source": "",
+        "metric": "top1",
+        "margin": 1.0,
+        "baseline": "none",
+        "seeds": [0],
+    }
     facts |= {"overrides": [], "at": {}}
     scale = Scale(name="smoke", settings={"epochs": 1})
     return AblationGrid(Ablation(**facts, levels=levels), scale, tuple(seeds), tuple(extra))
