@@ -4,7 +4,7 @@ Model: y[level, seed, image] = mean[level] + a[seed] + e[level, seed] + b[image]
 in differences.  Their variance has a seed part and an image part:
 - A cell's variance is moderated: a level's own mean square is pooled with that of all levels, which counts as up to six
   degrees of freedom (Smyth, Statistical Applications in Genetics 3, 2004).  From 3 seeds alone, t(2) is 10.9 at the
-  level of seven rows; borrowed, t(8) is 3.5.
+  level of six rows; borrowed, t(8) is 3.5.
 - The image part is the covariance of the levels' mean correctness over images, less what the rest puts into it, which
   the cells' variance holds already.  Images that belong together (a scene, a shelf) count as one: see `Runs`.
 Intervals are simultaneous, from the distribution of max |t| with the rows' correlation (they share a baseline), by
