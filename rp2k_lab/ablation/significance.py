@@ -253,7 +253,7 @@ def _estimate(block: Block, prior: tuple[float, float]) -> _Estimates:
         contrasts[k, baseline] = -1
         contrasts[k, level] = 1
     pairs = np.array(block.rows)
-    accuracies = np.concatenate([runs.accuracies for runs in block.levels])
+    values = contrasts @ cells.weights @ np.concatenate([runs.accuracies for runs in block.levels])
     seeds = contrasts @ cells.covariance @ contrasts.T
     freedom = cells.freedom[pairs].min(axis=1)
     if (freedom < 1e-9).all():
@@ -263,14 +263,14 @@ def _estimate(block: Block, prior: tuple[float, float]) -> _Estimates:
         variance = variance / 2  # of a cell, as `half_width` takes it
     if block.levels[0].values is None:
         none = np.zeros(len(pairs))
-        return _Estimates(contrasts @ cells.weights @ accuracies, seeds, freedom, variance, none, none)
+        return _Estimates(values, seeds, np.where(freedom > 1e-9, freedom, _MANY), variance, none, none)
     images, rest = _image_covariance(block.levels, cells)
     images = contrasts @ images @ contrasts.T
     units = block.levels[0].values.shape[1]
     parts, total = np.diag(seeds), np.diag(seeds) + np.diag(images) / units
     spread = parts**2 / np.maximum(freedom, 1e-9) + (np.diag(images) / units) ** 2 / (units - 1)
     return _Estimates(
-        values=contrasts @ cells.weights @ accuracies,
+        values=values,
         covariance=seeds + images / units,
         freedom=np.where(total > _NONE, total**2 / (spread + 1e-30), _MANY),  # rows without a variance limit none
         cell_variance=variance,

@@ -205,6 +205,13 @@ def test_seeds_with_their_own_images_have_them_in_their_spread():
     assert (verdict.image_variance, verdict.units) == (0, 1000)
 
 
+def test_seeds_with_their_own_images_and_too_few_runs_get_no_word():
+    levels = Runs((0, 1), np.array([0.5, 0.6]), None, 100), Runs((0,), np.array([0.7]), None, 100)
+    [[verdict]] = judge([Block(levels, ((1, 0),))])
+    assert (verdict.word, verdict.seeds) == ("", (1, 2))
+    assert math.isnan(verdict.p)
+
+
 def test_equal_weights_change_nothing():
     correct = runs(np.random.default_rng(2), 3, 3, 40)
     for one, other in zip(judged(correct), judged(correct, weights=np.full(40, 0.3)), strict=True):
