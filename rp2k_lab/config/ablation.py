@@ -32,6 +32,7 @@ class Scale(_Part):
 
     name: str = Field(description="name of the scale, as in `at` of ablations and levels")
     settings: dict[str, Any] = Field(description="what the runs of every table share: key or group to value")
+    by_seed: Overrides = Field((), description="keys that have the run's seed as their value")
 
 
 class Level(_Part):
@@ -41,6 +42,7 @@ class Level(_Part):
     at: dict[str, Overrides | None] = Field(
         {}, description="more overrides at a scale; the last value of a key counts; null: the level is not run there"
     )
+    scales: Overrides | None = Field(None, description="scales that the level is run at; null: all")
     runs: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
         description="levels above: it starts from their runs of the same seed; levels not run at a scale are left out",
@@ -68,6 +70,10 @@ class Ablation(_Part):
     levels: dict[str, Level] = Field(description="levels by name, in the order of the table")
     seeds: tuple[Seed, ...] = Field(strict=False, min_length=1, description="seeds of each level, all different")
 
+    baseline_seeds: tuple[Seed, ...] | None = Field(
+        None, strict=False, min_length=1, description="seeds of levels that others are compared with; null: `seeds`"
+    )
+
     @model_validator(mode="after")
     def _check_level_names(self):
         if self.levels and self.baseline is None:
@@ -80,20 +86,32 @@ class Ablation(_Part):
             if unknown := [source for source in level.runs if source not in above]:
                 raise ValueError(f"levels: {name} starts from {unknown[0]}, which is not above it")
             above.append(name)
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}: duplicate seed")
+        for key in ("seeds", "baseline_seeds"):
+            seeds = getattr(self, key) or ()
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{key}={list(seeds)}: duplicate seed")
         return self
 
     @model_validator(mode="after")
     def _check_scale_names(self):
         named = {name for part in (self, *self.levels.values()) for name in part.at}
+        named |= {name for level in self.levels.values() for name in level.scales or ()}
         if named and (unknown := sorted(named - set(choices("scale")))):
             raise ValueError(f"at: there is no scale {unknown[0]}; choose one of {', '.join(choices('scale'))}")
         return self
 
     def level_names(self, scale: str) -> list[str]:
         """Return the levels that are run at a scale (its name), in the order of the file."""
-        return [name for name, level in self.levels.items() if level.at.get(scale, ()) is not None]
+        return [
+            name
+            for name, level in self.levels.items()
+            if level.at.get(scale, ()) is not None and (level.scales is None or scale in level.scales)
+        ]
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """Return the seeds of a level."""
+        is_baseline = self.baseline_of(name) is None
+        return self.baseline_seeds if is_baseline and self.baseline_seeds else self.seeds
 
     def source_levels(self, name: str, scale: str) -> list[str]:
         """Return the levels whose runs a level takes as `runs=`, in order."""

@@ -73,7 +73,7 @@ def record_evaluation(
     tracker.log_metrics(values, step)
     # Tags, because each metric would be a chart with one point.
     tracker.set_tags({f"{split}/{name}": count for name, count in _counts(scores).items()})
-    details = metrics.predictions_table(predictions, evaluator.rows["path"], index.classes)
+    details = metrics.predictions_table(predictions, evaluator.rows, index.classes)
     tables = {
         "per_class": table,
         "confusion_pairs": metrics.confusion_pairs(predictions, index.classes),

@@ -75,12 +75,20 @@ def confusion_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFram
     return pairs.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
 
-def predictions_table(predictions: Predictions, paths: Iterable[str], classes: list[str]) -> pd.DataFrame:
-    """Return one row an image: path, true, correct, then top1…top5 (class names) and p1…p5 (probabilities)."""
+def predictions_table(predictions: Predictions, rows: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Return one row an image: path, true, correct, then top1…top5 (class names) and p1…p5 (probabilities).
+
+    The last column is `group` if the data set has groups.
+
+    Args:
+        rows: of the split, see `Index.split`.
+    """
     names = np.array(classes, dtype=object)
-    columns = {"path": list(paths), "true": names[predictions.labels]}
+    columns = {"path": rows["path"].to_numpy(object), "true": names[predictions.labels]}
     columns["correct"] = predictions.top_labels[:, 0] == predictions.labels
     for i in range(predictions.top_labels.shape[1]):
         columns[f"top{i + 1}"] = names[predictions.top_labels[:, i]]
         columns[f"p{i + 1}"] = predictions.top_probabilities[:, i]
+    if "group" in rows:
+        columns["group"] = rows["group"].to_numpy(object)
     return pd.DataFrame(columns)

@@ -136,7 +136,7 @@ def _plan(overrides: list[Override], config: DictConfig) -> AblationGrid | Searc
     if config.ablation.name == "none":
         return parse_search(overrides)
     parsed = parse(_settings(config))
-    ablation, seeds = parsed.ablation, parsed.ablation.seeds
+    ablation, seeds = parsed.ablation, None
     if not ablation.levels:
         raise RequestError(f"ablation=all: a study runs one table\nname it: {COMMAND} -m ablation=resize")
     extra = []
@@ -168,7 +168,7 @@ def _check(plan: AblationGrid | Search, config_name: str) -> Config:
 
 def _corners(plan: AblationGrid | Search) -> Iterator[Params]:
     if isinstance(plan, AblationGrid):
-        yield from ({"level": level, "seed": plan.seeds[0]} for level in plan.ablation.level_names(plan.scale.name))
+        yield from ({"level": level, "seed": 0} for level in plan.ablation.level_names(plan.scale.name))
         return
     ends = {key: _ends(distribution) for key, distribution in plan.space.items()}
     first = {key: values[0] for key, values in ends.items()}

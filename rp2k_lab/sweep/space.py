@@ -19,11 +19,16 @@ _LAST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class AblationGrid:
-    """Levels × seeds: a fixed grid; each cell is run once, without pruning."""
+    """Levels × seeds: a fixed grid; each cell is run once, without pruning.
+
+    Attributes:
+        seeds: of every level; None: those of the table.
+        extra: overrides of the command line.
+    """
 
     ablation: Ablation
     scale: Scale
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] | None
     extra: tuple[str, ...]
 
     prunes = False
@@ -44,7 +49,9 @@ class AblationGrid:
     def points(self) -> list[Params]:
         """All cells, seed by seed, so that an unfinished table compares all levels."""
         levels = self.ablation.level_names(self.scale.name)
-        return [{"level": level, "seed": seed} for seed in self.seeds for level in levels]
+        seeds = {level: self.seeds or self.ablation.seeds_of(level) for level in levels}
+        ordered = dict.fromkeys(seed for level in levels for seed in seeds[level])
+        return [{"level": level, "seed": seed} for seed in ordered for level in levels if seed in seeds[level]]
 
     def sources(self, point: Params) -> list[Params]:
         """Return the points whose runs are the input of a point's run."""
@@ -58,7 +65,8 @@ class AblationGrid:
         """
         started = [f"runs=[{','.join(runs)}]"] if runs else []
         overrides = self.ablation.run_overrides(point["level"], self.scale, self.extra)
-        return [*overrides, *started, f"seed={point['seed']}"]
+        by_seed = [] if self.ablation.levels[point["level"]].runs else self.scale.by_seed
+        return [*overrides, *started, *(f"{key}={point['seed']}" for key in ("seed", *by_seed))]
 
     def label(self, point: Params) -> str:
         """Return a short name of a point."""
@@ -67,7 +75,11 @@ class AblationGrid:
     def definition(self) -> dict[str, Any]:
         """Return what must not change during a study."""
         levels = self.ablation.level_names(self.scale.name)
-        overrides = {n: self.ablation.run_overrides(n, self.scale, self.extra) for n in levels}
+        by_seed = [f"{key}=${{seed}}" for key in self.scale.by_seed]  # as a command of Hydra has it
+        overrides = {
+            n: self.ablation.run_overrides(n, self.scale, self.extra) + by_seed * (not self.ablation.levels[n].runs)
+            for n in levels
+        }
         commands = {n: " ".join(experiment_overrides(own)) for n, own in overrides.items()}
         sources = {n: ", ".join(self.ablation.source_levels(n, self.scale.name)) for n in levels}
         return commands | {f"{n} starts from": names for n, names in sources.items() if names}

@@ -105,7 +105,7 @@ def test_39_027_images_of_2388_classes_take_under_60_s_and_4_gib():
     counts = np.bincount(train_labels, minlength=classes)
     tracemalloc.start()
     started = time.monotonic()
-    table = predictions_table(predicted, [f"{i}.jpg" for i in range(images)], names)
+    table = predictions_table(predicted, pd.DataFrame({"path": [f"{i}.jpg" for i in range(images)]}), names)
     measured = {name: rng.random(images, np.float32) for name in (*MEASURES[1:], "glare", "suspicion")}
     table = table.assign(row=np.arange(images), train_images=counts[predicted.labels], suggested="", **measured)
     means = class_means(training, train_labels, classes)

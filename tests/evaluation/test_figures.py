@@ -32,7 +32,7 @@ def make_predictions(index, top):
     """Return predictions of the test split, and their table, for the most probable labels `top`."""
     labels = index.split("test")["label"].to_numpy(np.int32)
     predictions = Predictions(labels, np.array(top, np.int32)[:, None], np.ones((len(top), 1), np.float32))
-    return predictions, predictions_table(predictions, index.split("test")["path"], CLASSES)
+    return predictions, predictions_table(predictions, index.split("test"), CLASSES)
 
 
 def is_not_blank(file):

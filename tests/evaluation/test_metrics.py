@@ -189,7 +189,7 @@ def test_confusion_pairs_at_2388_classes_do_not_overflow():
 
 
 def test_predictions_table_by_hand(predictions):
-    table = predictions_table(predictions, [f"{i}.jpg" for i in range(7)], CLASSES)
+    table = predictions_table(predictions, pd.DataFrame({"path": [f"{i}.jpg" for i in range(7)]}), CLASSES)
     assert list(table.columns) == ["path", "true", "correct", "top1", "p1", "top2", "p2"]
     assert table["path"].tolist() == [f"{i}.jpg" for i in range(7)]
     assert table["correct"].tolist() == [True, True, False, False, True, False, False]

@@ -5,7 +5,7 @@ Source of both: the GiantPandaCV entry to CCF BDCI 2021 (docs/published.md).
 
 import numpy as np
 
-from rp2k_lab.dataset.shelf.catalog import Catalog
+from rp2k_lab.dataset.shelf.catalog import Brand, Catalog
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 
 # Train images per bin of 0.5 in height/width, from 0 to 5.
@@ -56,7 +56,7 @@ def image_counts(options: ShelfOptions) -> dict[str, np.ndarray]:
     """
     counts = {}
     for split in ("train", "val", "test"):
-        total, minimum = getattr(options, f"{split}_images"), getattr(options, f"min_{split}_images")
+        total, minimum = getattr(options, f"{split}_images"), options.least_images(split)
         if not total:
             continue
         if options.classes * minimum > total:
@@ -72,13 +72,25 @@ def image_counts(options: ShelfOptions) -> dict[str, np.ndarray]:
     return counts
 
 
-def ratio_bands(catalog: Catalog, train_counts: np.ndarray) -> np.ndarray:
+def ratio_bands(catalog: Catalog, train_counts: np.ndarray, options: ShelfOptions) -> np.ndarray:
     """Return the band of quantiles (float64, classes × 2) of the published ratios from which each class draws.
 
-    (0, 1) outside of size groups.  Within a group the bands are as wide as the sizes are frequent, so that the whole
-    group follows the published histogram, but for a small gap between its sizes.
+    A product (or all of a brand: `options.shape_of`) has one shape: its band is `options.ratio_spread` wide, and the
+    bands of all products together follow the published histogram about as closely as their numbers of images allow.
+    With a spread of 1, and for `others`, it is the whole histogram.  Sizes of a product divide the histogram in their
+    order, as widely as they are frequent, with a small gap; each has its band in its part.
     """
-    bands = np.tile([0.0, 1.0], (len(catalog.classes), 1))
+    parts = _size_parts(catalog, train_counts)
+    low, room = parts[:, 0], parts[:, 1] - parts[:, 0]
+    named = np.array([product_class.brand is not None for product_class in catalog.classes])
+    width = np.where(named, np.minimum(options.ratio_spread, room), room)
+    start = low + np.clip(_centers(catalog, train_counts, options) * room - width / 2, 0, room - width)
+    return np.stack([start, start + width], axis=1)
+
+
+def _size_parts(catalog: Catalog, train_counts: np.ndarray) -> np.ndarray:
+    """Return the part of the histogram, as quantiles, that each class may draw from: (0, 1) outside of size groups."""
+    parts = np.tile([0.0, 1.0], (len(catalog.classes), 1))
     groups: dict[int, list[int]] = {}
     for index, product_class in enumerate(catalog.classes):
         if product_class.size:
@@ -89,6 +101,24 @@ def ratio_bands(catalog: Catalog, train_counts: np.ndarray) -> np.ndarray:
         # A rare size keeps at least half the width of an even division.
         fraction = np.maximum(fraction, 0.5 / len(members))
         borders = np.r_[0.0, np.cumsum(fraction / fraction.sum())]
-        bands[members, 0] = borders[:-1] + _BAND_GAP * (borders[:-1] > 0)
-        bands[members, 1] = borders[1:] - _BAND_GAP * (np.arange(len(members)) < len(members) - 1)
-    return bands
+        parts[members, 0] = borders[:-1] + _BAND_GAP * (borders[:-1] > 0)
+        parts[members, 1] = borders[1:] - _BAND_GAP * (np.arange(len(members)) < len(members) - 1)
+    return parts
+
+
+def _centers(catalog: Catalog, train_counts: np.ndarray, options: ShelfOptions) -> np.ndarray:
+    """Return each class's center (0 to 1) in its part: shapes in random order, each as wide as it is frequent."""
+    first: dict[Brand | int | None, int] = {}
+    shapes = np.array(
+        [
+            first.setdefault(product_class.brand if options.shape_of == "brand" else product_class.product, len(first))
+            for product_class in catalog.classes
+        ]
+    )
+    named = np.array([product_class.brand is not None for product_class in catalog.classes])
+    images = np.bincount(shapes, train_counts * named)
+    order = np.random.default_rng([options.seed, 105]).permutation(len(images))
+    ends = np.cumsum(images[order])
+    centers = np.empty(len(images))
+    centers[order] = (ends - images[order] / 2) / ends[-1]
+    return centers[shapes]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # The version of the drawing code.  Raise it with every change that draws other bytes from the same options: the set is
 # then drawn again under another name.  tests/dataset/test_shelf.py fails if you forget it.
-VERSION = 1
+VERSION = 2
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # At most half, since copies need originals.
@@ -36,11 +36,21 @@ class ShelfOptions(BaseModel):
     train_images: int = Field(4000, ge=1, le=2_000_000, description="Images in train/; RP2K about 342,000.")
     val_images: int = Field(500, ge=0, le=2_000_000, description="Images in val/; 0: no such folder, as in RP2K.")
     test_images: int = Field(2000, ge=1, le=2_000_000, description="Images in test/; RP2K 39,457.")
-    min_train_images: int = Field(30, ge=1, le=1000, description="Least images of a class in train.")
-    min_val_images: int = Field(1, ge=1, le=1000, description="Least images of a class in val.")
-    min_test_images: int = Field(4, ge=1, le=1000, description="Least images of a class in test.")
+    min_train_images: int = Field(1, ge=1, le=1000, description="Least images of a class in train.")
+    min_val_images: int | None = Field(
+        None, ge=1, le=1000, description="Least images of a class in val; null: 5, or half an even division if less."
+    )
+    min_test_images: int | None = Field(
+        None, ge=1, le=1000, description="Least images of a class in test; null: 20, or half an even division if less."
+    )
     others_fraction: float = Field(0.03, ge=0.0, le=0.5, description="Fraction of the catch-all class; 0: none.")
 
+    ratio_spread: Fraction = Field(
+        0.08, description="Part of RP2K's height/width histogram that one product spans; 1: all, as in version 1."
+    )
+    shape_of: Literal["product", "brand"] = Field(
+        "product", description="What has one shape; brand: all its flavors, so that height/width tells no flavors apart."
+    )
     size_cue: int = Field(1, ge=0, le=1, description="1: some products' sizes differ only in height/width.")
     size_fraction: Fraction = Field(0.4, description="Fraction of classes in a size group, when size_cue=1.")
     multipack_class_fraction: Fraction = Field(0.25, description="Fraction of products also sold as multi-packs.")
@@ -68,6 +78,14 @@ class ShelfOptions(BaseModel):
     exact_leaks: CopyFraction = Field(0.0, description="Fraction of test: exact copies of train images.")
     near_leaks: CopyFraction = Field(0.0, description="Fraction of test: near copies of train images.")
 
+    def least_images(self, split: Split) -> int:
+        """Return the least number of images of a class in a split."""
+        given = getattr(self, f"min_{split}_images")
+        if given is not None:
+            return given
+        most = {"val": 5, "test": 20}[split]  # enough for an interval of the tail
+        return min(most, max(1, getattr(self, f"{split}_images") // (2 * self.classes)))
+
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> "ShelfOptions":
         for name, least, most in (("jpeg_quality", 1, 100), ("side_px", 32, 1024)):
@@ -80,5 +98,8 @@ class ShelfOptions(BaseModel):
         """Return a short hexadecimal name of the set: a hash of options, `VERSION` and OpenCV's version."""
         import cv2  # here, since checking a configuration must not load OpenCV
 
-        text = f"{self.model_dump_json()} {VERSION} {cv2.__version__}"
+        # Version 1 is the whole spread: those sets keep their bytes and their names.
+        is_first = self.ratio_spread == 1
+        options = self.model_dump_json(exclude={"ratio_spread", "shape_of"} if is_first else None)
+        text = f"{options} {1 if is_first else VERSION} {cv2.__version__}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]

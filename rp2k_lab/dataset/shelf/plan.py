@@ -31,14 +31,14 @@ def plan(options: ShelfOptions) -> pd.DataFrame:
     """Return the ground truth, one row per image, columns TRUTH_COLUMNS.
 
     Until copies are planted, the content of image n of a class and split depends on (seed, split, class, n) alone, not
-    on the counts.
+    on the counts, but for its ratio (`ratio_bands`).
 
     Raises:
         ValueError: the options contradict each other.
     """
     catalog = build_catalog(options)
     counts = image_counts(options)
-    bands = ratio_bands(catalog, counts["train"])
+    bands = ratio_bands(catalog, counts["train"], options)
     parts = [
         _class_images(options, catalog, split, index, int(number), bands[index])
         for split, numbers in counts.items()
