@@ -4,8 +4,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from rp2k_lab.ablation.significance import Verdict
 from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, JudgedTable
 from rp2k_lab.ablation.wording import (
+    confidence,
     decimals,
     grid,
     half_widths,
@@ -36,6 +38,7 @@ from rp2k_lab.pages.document import (
     Tag,
     Text,
     points,
+    points_above,
     to_html,
     to_markdown,
 )
@@ -44,14 +47,19 @@ from rp2k_lab.pages.forest_plot import Bar, forest
 README, PAGE, CSV, FIGURE, NOTES = "README.md", "report.html", "verdict.csv", "figure.svg", "notes.md"
 _METHOD = (
     "Each difference is paired by seed and by test image. Its interval includes the spread between seeds, which the "
-    "levels of the table estimate together, and between images; all {} intervals cover jointly 95 % of the time. "
-    "Better, worse: the adjusted p is at most 5 %. Equal: the interval lies within {}. Inconclusive: neither. Images "
-    "are assumed to be independent. Computation: rp2k_lab/ablation/significance.py."
+    "levels of the table estimate together, and between images; all {} intervals cover jointly {} of the time. "
+    "Better, worse: the adjusted p is at most {:.2g} %. Equal: the interval lies within {}. Inconclusive: neither. {} "
+    "Computation: rp2k_lab/ablation/significance.py."
 )
 _EXPLAINED = "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points."
 _GROUPS = (
     "Means over seeds; choices were made on val. Head, medium and tail: about the {:.0%} of the classes with the most "
     "training photos, the rest, and the {:.0%} with the fewest; a data set may have its own limits."
+)
+
+_PARTS = (
+    "Differences in top-1 points from each level's baseline, on a part of the test photos; a photo may be in several. "
+    "The intervals are simultaneous within a part, not over the parts, which are looked at without a plan."
 )
 
 
@@ -107,10 +115,10 @@ def document(table: JudgedTable, notes: str) -> Document:
     ablation = table.ablation
     images = max(row.images for row in table.rows)
     lead = (
-        f"{ablation.name} at scale {table.scale}: {len(table.rows)} levels, {len(table.seeds)} seeds, "
+        f"{ablation.name} at scale {table.scale}: {len(table.rows)} levels, {_seeds(table)}, "
         f"{images:,} test images; {heading(ablation.metric)}. Published: {ablation.source}."
     )
-    caption = "Measured differences with 95 % intervals, and published differences"
+    caption = f"Measured differences with {confidence(table)} intervals, and published differences"
     verdict = [Items([sentence(row) for row in table.rows if row.baseline]), Figure(figure(table), FIGURE, caption)]
     if table.scale == "smoke":
         verdict.insert(0, Text("Scale smoke only shows that everything works. Its figures mean nothing."))
@@ -119,6 +127,7 @@ def document(table: JudgedTable, notes: str) -> Document:
         *_to_decide(table),
         Section("Published and measured", [grid(table), Text(_EXPLAINED)]),
         Section("By class size", [_by_group(table), Text(_GROUPS.format(HEAD_FRACTION, TAIL_FRACTION))]),
+        *_by_part(table),
         *_published(table),
         *_missing(table),
         Section("What was run", _runs(table)),
@@ -129,19 +138,71 @@ def document(table: JudgedTable, notes: str) -> Document:
     return Document(ablation.question, lead, sections)
 
 
+def _seeds(table: JudgedTable) -> str:
+    """Return the numbers of seeds of the levels: `5 seeds`, or `5 or 8 seeds`."""
+    numbers = sorted({len(row.wanted) for row in table.rows})
+    return f"{' or '.join(map(str, numbers))} seed{'s' * (numbers[-1] > 1)}"
+
+
+def _named_seeds(table: JudgedTable) -> str:
+    """Return the seeds of the levels as a sentence."""
+    by_seeds = {}
+    for row in table.rows:
+        by_seeds.setdefault(row.wanted, []).append(row.level)
+    texts = [f"{', '.join(map(str, seeds))} of {'; '.join(levels)}" for seeds, levels in by_seeds.items()]
+    return f"Seeds {', '.join(map(str, table.rows[0].wanted)) if len(texts) == 1 else ' — '.join(texts)}."
+
+
 def _to_decide(table: JudgedTable) -> list[Section]:
-    """Return what would decide the inconclusive levels, or nothing."""
-    found = half_widths(table)
-    if found is None:
-        return []
-    lead, widths = found
-    return [Section("What would decide the rest", [Text(lead), widths])]
+    """Return what was asked and decided, and what would decide the rest."""
+    words = [row.word for row in table.rows if row.baseline]
+    decided = sum(word in ("better", "worse", "equal") for word in words)
+    asked = (
+        f"Asked: {len(words)} comparisons; a difference of less than {margin_text(table.ablation)} is of no interest. "
+        f"Decided: {decided}."
+    )
+    blocks: list[Block] = [Text(asked), Text(_look_text(table))]
+    if found := half_widths(table):
+        lead, widths = found
+        blocks += [Text(lead), widths]
+    return [Section("What is decided, and what would decide the rest", blocks)]
+
+
+def _look_text(table: JudgedTable) -> str:
+    """Return which look this is, and the next one if it is planned and needed."""
+    look, ablation = table.look, table.ablation
+    if not look.is_planned:
+        return (
+            f"This look was not planned: seeds {', '.join(map(str, look.added))} were added after the first results, "
+            "or are not those of the table's file. More than 5 % of such tables err."
+        )
+    text = f"This is look {look.number} of {look.of} that the table plans."
+    if look.number < look.of and any(row.word == "inconclusive" for row in table.rows):
+        seeds = sorted({*look.added, *ablation.rounds[look.number - 1]})
+        text += f" The next: {run_command(ablation, table.scale, seeds)}"
+    return text
 
 
 def _by_group(table: JudgedTable) -> Grid:
     rows = [[row.level, *(value_text(name, mean) for name, mean in row.means.items())] for row in table.rows]
     counts = {name: f" of {images:,}" for name, images in table.images_of.items()}
     return Grid(["level", *(heading(name) + counts.get(name, "") for name in table.rows[0].means)], rows)
+
+
+def _by_part(table: JudgedTable) -> list[Section]:
+    """Return the comparisons on each part of the test images that the data set knows, or nothing."""
+    if not table.parts:
+        return []
+    levels = list(table.parts[0].verdicts)
+    rows = [
+        [part.name, f"{part.images:,}", *(_half_width(part.verdicts[name]) for name in levels)] for part in table.parts
+    ]
+    return [Section("By what is known of the photos", [Grid(["part of test", "photos", *levels], rows), Text(_PARTS)])]
+
+
+def _half_width(verdict: Verdict) -> str | Tag:
+    text = f"{points(verdict.value, 1)} ± {points_above(verdict.half_width, 1)}"
+    return Tag(text, verdict.word) if verdict.word in ("better", "worse", "equal") else text
 
 
 def _published(table: JudgedTable) -> list[Section]:
@@ -188,6 +249,7 @@ def _runs(table: JudgedTable) -> list[Block]:
         Item("commits", None, commits),
         Item("machines", None, ", ".join(table.hosts) or "unknown"),
         *([Item("native kernels", None, natives)] if natives else []),
+        *(Item("from another table", None, f"{origin} ({cells} runs)") for origin, cells in table.origins.items()),
     ]
     facts += [Item(row.level, Tag("note", "none"), note) for row in table.rows for note in row.notes]
     if table.ignored:
@@ -201,16 +263,37 @@ def _runs(table: JudgedTable) -> list[Block]:
             [[name, " ".join(own) or "–"] + [started.get(name, "–")] * bool(started) for name, own in levels.items()],
             numeric=False,
         ),
-        Text(f"Seeds {', '.join(map(str, table.seeds))}. results.csv has the command of every run. To run the table:"),
-        Code([run_command(ablation, scale, table.seeds)]),
+        Text(f"{_named_seeds(table)} results.csv has the command of every run. To run the table:"),
+        Code([run_command(ablation, scale, table.look.added)]),
         Items(facts),
     ]
 
 
+def _dependence(table: JudgedTable) -> str:
+    """Return what the method takes for independent, as a sentence."""
+    clustered = [row for row in table.rows if row.verdict and row.verdict.units < row.verdict.images]
+    if not clustered:
+        return "Images are assumed to be independent."
+    fewest = min(clustered, key=lambda row: row.effective_images)
+    assert fewest.verdict is not None
+    return (
+        f"The {fewest.verdict.images:,} test images are in {fewest.verdict.units:,} groups, which are assumed to be "
+        f"independent of each other: for {fewest.level}, the images count as {fewest.effective_images:,.0f} "
+        "independent ones."
+    )
+
+
 def _reproduction(table: JudgedTable) -> list[Block]:
+    method = _METHOD.format(
+        table.comparisons,
+        confidence(table),
+        100 * table.look.alpha,
+        margin_text(table.ablation),
+        _dependence(table),
+    )
     text = "From results.csv and images.csv (the correctness of every test image), without a run or a tracking store:"
     return [
         Text(text),
         Code([report_command(table.ablation, table.scale)]),
-        Text(_METHOD.format(table.comparisons, margin_text(table.ablation))),
+        Text(method),
     ]

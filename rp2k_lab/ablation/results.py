@@ -5,25 +5,28 @@ format is fixed: equal results give equal bytes, so that a git diff shows only w
 
 `results.csv` may have more columns than `COLUMNS`, between `val_top1` and `correct`, sorted by name.  Those of
 registered metrics (`evaluation.metric_registry`) are numbers.  All others, such as the metrics of a package that is not
-installed, are text that is kept.  `native` is the tag of that name of the cell's run; files that are older than the
-native kernels do not have it.
+installed, are text that is kept.  `native` is the tag of that name of the cell's run, `identity` what decides its
+numbers (`tracking.provenance.identity`), and `origin` where a cell of another table was computed; older files do not
+have them.
 """
 
 import base64
 import binascii
 import csv
 import hashlib
+import json
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rp2k_lab import PROJECT
 from rp2k_lab.core.csv_files import UnreadableText, read_csv
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_text
@@ -33,6 +36,7 @@ from rp2k_lab.evaluation.metric_registry import metrics
 
 log = logging.getLogger(__name__)
 
+EXPERIMENTS = PROJECT / "experiments"
 RESULTS, IMAGES = "results.csv", "images.csv"
 STATES = ("complete", "failed", "running")
 ACCURACIES = ("top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "val_top1")
@@ -43,6 +47,8 @@ COLUMNS = {  # column of every file to its kind; `level` is not escaped
     **dict.fromkeys(ACCURACIES, "fraction"), "correct": "text",
 }  # fmt: skip
 IMAGE_COLUMNS = {"digest": "text", "images": "count", "labels": "text", "groups": "text"}
+# Of sets that have them; files without them have no such column.
+OPTIONAL_IMAGE_COLUMNS = ("clusters", "parts")
 _WAY_OUT = "restore it from git, or run task=report on the machine with the study"
 _TOLERANCE = 1e-6  # for a fraction that is written with eight decimals
 
@@ -57,12 +63,17 @@ class Results:
         labels: images_digest to the class of each test image, int64 (images,).
         groups: images_digest to the group of each test image, uint8 (images,): 0 head, 1 medium, 2 tail.
         images: one `image_row` per set of test images.
+        clusters: images_digest to the cluster of each test image, int64 (images,), of sets with groups: images of one
+            scene, for example, are not independent of each other.
+        parts: images_digest to named parts of the test images, bool (images,), of sets that know them.
     """
 
     table: pd.DataFrame
     labels: dict[str, np.ndarray]
     groups: dict[str, np.ndarray]
     images: pd.DataFrame
+    clusters: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def correct(self, level: str, seeds: Iterable[int]) -> np.ndarray:
         """Return which test images the complete cells of a level have right, bool (seeds, images)."""
@@ -99,18 +110,35 @@ def images_digest(paths: Iterable[str], true: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def image_row(digest: str, labels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+def image_row(
+    digest: str,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    clusters: np.ndarray | None = None,
+    parts: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """Return a row of `images.csv`.
 
     Args:
         labels: int (images,), the class of each test image.
         groups: int (images,), 0 head, 1 medium, 2 tail.
+        clusters, parts: see `Results`; clusters may be names.
     """
-    labels = np.asarray(labels)
-    kind = "<u2" if labels.max(initial=0) < 2**16 else "<u4"
-    packed = {"labels": labels.astype(kind), "groups": np.asarray(groups, np.uint8)}
-    texts = {name: base64.b64encode(zlib.compress(values.tobytes(), 9)).decode() for name, values in packed.items()}
+    texts = {"labels": _whole_numbers(labels), "groups": _compressed(np.asarray(groups, np.uint8))}
+    if clusters is not None:
+        texts["clusters"] = _whole_numbers(np.unique(clusters, return_inverse=True)[1])
+    if parts:
+        texts["parts"] = json.dumps({name: pack(part) for name, part in parts.items()}, ensure_ascii=False)
     return {"digest": digest, "images": len(labels), **texts}
+
+
+def _whole_numbers(values: np.ndarray) -> str:
+    values = np.asarray(values)
+    return _compressed(values.astype("<u2" if values.max(initial=0) < 2**16 else "<u4"))
+
+
+def _compressed(values: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
 
 
 def accuracies(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -126,6 +154,16 @@ def column_kinds(columns: Iterable[str]) -> dict[str, str]:
     correct = kinds.pop("correct")
     more = sorted(set(columns) - COLUMNS.keys())
     return kinds | {name: known[name].kind if name in known else "text" for name in more} | {"correct": correct}
+
+
+def _image_kinds(images: pd.DataFrame) -> dict[str, str]:
+    """Return the kind of each column of images.csv; an optional one only if a row has it."""
+    filled = [
+        name
+        for name in OPTIONAL_IMAGE_COLUMNS
+        if name in images and any(isinstance(text, str) and text for text in images[name])
+    ]
+    return IMAGE_COLUMNS | dict.fromkeys(filled, "text")
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
@@ -147,16 +185,22 @@ def check_results(results: pd.DataFrame, images: pd.DataFrame, source: str) -> R
             accuracies, or they contradict its correctness by image (those of groups are computed again).
     """
     try:
-        table, images = _typed(results, column_kinds(results.columns)), _typed(images, IMAGE_COLUMNS)
+        table, images = _typed(results, column_kinds(results.columns)), _typed(images, _image_kinds(images))
         order = {level: i for i, level in enumerate(dict.fromkeys(table["level"]))}
         keys = pd.DataFrame({"rank": table["level"].map(order), "seed": table["seed"]})
         table = table.loc[keys.sort_values(["rank", "seed"], kind="stable").index].reset_index(drop=True)
         checked = Results(table, {}, {}, images.sort_values("digest", ignore_index=True))
         for row in checked.images.itertuples():
             checked.labels[row.digest], checked.groups[row.digest] = _image_arrays(row)
+            if clusters := getattr(row, "clusters", ""):
+                checked.clusters[row.digest] = _numbers(clusters, row)
+            if parts := getattr(row, "parts", ""):
+                checked.parts[row.digest] = {
+                    name: unpack(text, int(row.images)) for name, text in json.loads(parts).items()
+                }
         _check_cells(checked)
         _measure_groups(checked, source)
-    except (ValueError, KeyError, TypeError, binascii.Error, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, zlib.error) as error:
         reason = escape_controls(str(error))[:200]
         raise DataError(f"{source}: {reason}\n{_WAY_OUT}") from None
     return checked
@@ -215,12 +259,19 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], Any]] = {
 
 def _image_arrays(row) -> tuple[np.ndarray, np.ndarray]:
     """Return (labels, groups) of a row of images.csv."""
-    raw = {name: zlib.decompress(base64.b64decode(getattr(row, name), validate=True)) for name in ("labels", "groups")}
-    kind = {2: "<u2", 4: "<u4"}.get(len(raw["labels"]) // max(1, row.images))
-    groups = np.frombuffer(raw["groups"], np.uint8)
-    if kind is None or len(raw["labels"]) % row.images or len(groups) != row.images or groups.max() > 2:
-        raise ValueError(f"images {row.digest}: labels or groups do not have {row.images} entries")
-    return np.frombuffer(raw["labels"], kind).astype(np.int64), groups
+    groups = np.frombuffer(zlib.decompress(base64.b64decode(row.groups, validate=True)), np.uint8)
+    if len(groups) != row.images or groups.max() > 2:
+        raise ValueError(f"images {row.digest}: groups do not have {row.images} entries")
+    return _numbers(row.labels, row), groups
+
+
+def _numbers(text: str, row) -> np.ndarray:
+    """Return the whole numbers of a compressed column of a row of images.csv: int64 (images,)."""
+    raw = zlib.decompress(base64.b64decode(text, validate=True))
+    kind = {2: "<u2", 4: "<u4"}.get(len(raw) // max(1, row.images))
+    if kind is None or len(raw) % row.images:
+        raise ValueError(f"images {row.digest}: labels or clusters do not have {row.images} entries")
+    return np.frombuffer(raw, kind).astype(np.int64)
 
 
 def _check_cells(results: Results) -> None:
@@ -273,7 +324,7 @@ def write_results(folder: Path, results: pd.DataFrame, images: pd.DataFrame) -> 
     """
     checked = check_results(results, images, str(folder / RESULTS))
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / IMAGES, checked.images, IMAGE_COLUMNS)
+    _write(folder / IMAGES, checked.images, _image_kinds(checked.images))
     _write(folder / RESULTS, checked.table, column_kinds(checked.table.columns))
     return checked
 

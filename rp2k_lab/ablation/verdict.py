@@ -11,11 +11,12 @@ import pandas as pd
 from rp2k_lab.ablation.results import Results, metric_columns
 from rp2k_lab.ablation.significance import Block, Runs, Verdict, judge
 from rp2k_lab.ablation.single_run import SingleRun, single_run_resolution
-from rp2k_lab.config.ablation import Ablation
+from rp2k_lab.config.ablation import Ablation, find_scale
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.tracking.provenance import NATIVE, NATIVE_OFF
 
 RP2K_TEST_IMAGES = 39_027  # of the published entry, after cleaning
+ALPHA = 0.05  # of a table
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,34 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Which look at a table this is; each spends an equal part of its 5 %.
+
+    Attributes:
+        number, of: from 1.
+        is_planned: whether all seeds are those of the table's YAML.
+        added: seeds beyond those of the first look.
+    """
+
+    number: int
+    of: int
+    is_planned: bool
+    added: tuple[int, ...]
+
+    @property
+    def alpha(self) -> float:
+        """The error that this look may make."""
+        return ALPHA / self.of
+
+
+@dataclass(frozen=True)
 class Row:
     """One level of a judged table.
 
     Attributes:
         baseline: the level to compare with, or None.
         seeds: seeds of complete cells.
+        wanted: the seeds that the level should have.
         missing, running: seeds without a result.
         failed: seed to reason.
         mean, sd: of the table's metric over seeds, fractions; mean is NaN without a seed, sd with fewer than two.
@@ -52,12 +75,14 @@ class Row:
         published: top-1, a fraction, or None.
         verdict: None without a comparison; `not_compared` has the reason, "" for a baseline.
         published_difference: None if not published.
+        effective_images: how many independent test images the difference's clustered ones count as; else `images`.
         notes: differences in commit, data set, native kernels or uncommitted changes.
     """
 
     level: str
     baseline: str | None
     seeds: tuple[int, ...]
+    wanted: tuple[int, ...]
     missing: tuple[int, ...]
     running: tuple[int, ...]
     failed: dict[int, str]
@@ -70,6 +95,7 @@ class Row:
     verdict: Verdict | None = None
     not_compared: str = ""
     published_difference: Published | None = None
+    effective_images: float = math.nan
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,16 +105,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The comparisons of a table on a part of the test images.
+
+    Attributes:
+        images: number of test images in the part, a mean over seeds with their own images.
+        verdicts: level to its verdict; the intervals are simultaneous within the part.
+    """
+
+    name: str
+    images: int
+    verdicts: dict[str, Verdict]
+
+
+@dataclass(frozen=True)
 class JudgedTable:
     """Verdicts on all levels of a table.
 
     Attributes:
-        seeds: the seeds that each level should have.
-        comparisons: number of comparisons, pending ones included, that share the 5 % of the table.
+        look: which of the table's looks it is, and how many share its 5 %.
+        comparisons: number of comparisons, pending ones included, that share the error of the look.
         commits: commit to its number of cells; uncommitted changes are named.
         natives: the tag `native` to its number of cells; empty if all are older than the native kernels.
+        origins: studies and tables that computed cells of this one, to their number.
         hosts: machines that ran cells.
         ignored: levels of the results that this scale does not have.
+        parts: the comparisons on parts of the test images, of sets that know them.
         images_of: top1, head_top1, medium_top1 and tail_top1 to their numbers of test images; empty unless all cells
             have the same images.
     """
@@ -96,13 +138,20 @@ class JudgedTable:
     ablation: Ablation
     scale: str
     rows: tuple[Row, ...]
-    seeds: tuple[int, ...]
+    look: Look
     comparisons: int
     commits: dict[str, int]
     natives: dict[str, int]
+    origins: dict[str, int]
     hosts: tuple[str, ...]
     ignored: tuple[str, ...]
+    parts: tuple[Part, ...]
     images_of: dict[str, int]
+
+    @property
+    def cells(self) -> int:
+        """Number of cells that the table should have."""
+        return sum(len(row.wanted) for row in self.rows)
 
     @property
     def hours(self) -> float:
@@ -119,18 +168,24 @@ def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable
     """Compare every level of a scale with its baseline; comparisons without results yet count as rows too."""
     names = ablation.level_names(scale)
     cells = _with_native(results.table[results.table["level"].isin(names)])
-    seeds = tuple(sorted({*ablation.seeds, *cells["seed"].tolist()}))
-    rows = [_row(ablation, name, cells[cells["level"] == name], seeds) for name in names]
+    planned = {name: ablation.seeds_of(name, find_scale(scale)) for name in names}
+    look = _look(ablation, planned, cells)
+    rows = [
+        _row(ablation, name, cells[cells["level"] == name], tuple(sorted({*planned[name], *look.added})))
+        for name in names
+    ]
     by_name = {row.level: row for row in rows}
     compared = [(row, by_name[row.baseline]) for row in rows if row.baseline is not None]
     reasons = {row.level: _reason_not_to_compare(row, baseline, cells) for row, baseline in compared}
-    verdicts = _judge(ablation, [pair for pair in compared if not reasons[pair[0].level]], len(compared), results)
+    judged = [pair for pair in compared if not reasons[pair[0].level]]
+    verdicts = _judge(ablation, judged, results, look.alpha, len(compared) - len(judged))
     for row, baseline in compared:
         verdict = verdicts.get(row.level)
         by_name[row.level] = replace(
             row,
             verdict=verdict,
             not_compared=reasons[row.level],
+            effective_images=_effective_images(row, baseline, results) if verdict else math.nan,
             published_difference=_published(ablation, row, baseline, results, verdict),
             notes=(*row.notes, *_baseline_notes(cells, row.level, baseline.level)),
         )
@@ -138,17 +193,30 @@ def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable
         ablation=ablation,
         scale=scale,
         rows=tuple(by_name.values()),
-        seeds=seeds,
+        look=look,
         comparisons=len(compared),
         commits=_commits(cells),
-        natives={tag: int(count) for tag, count in cells[NATIVE].value_counts().sort_index().items() if tag},
+        natives=_counts(cells[NATIVE]),
+        origins=_counts(cells["origin"].str.partition(",")[0]) if "origin" in cells else {},
         hosts=tuple(sorted({host for host in cells["host"] if host})),
         ignored=tuple(dict.fromkeys(level for level in results.table["level"] if level not in names)),
+        parts=_parts(ablation, judged, results, look.alpha),
         images_of=_images_of(results, sorted({digest for digest in cells["images_digest"] if digest})),
     )
 
 
-def _row(ablation: Ablation, name: str, cells: pd.DataFrame, seeds: Sequence[int]) -> Row:
+def _look(ablation: Ablation, planned: dict[str, tuple[int, ...]], cells: pd.DataFrame) -> Look:
+    found = {
+        seed for name, seeds in planned.items() for seed in set(cells.loc[cells["level"] == name, "seed"]) - {*seeds}
+    }
+    looks, rounds = 1 + len(ablation.rounds), [set(seeds) for seeds in ablation.rounds]
+    for number in range(looks):
+        if found <= set().union(*rounds[:number]):
+            return Look(number + 1, looks, True, tuple(sorted(set().union(*rounds[:number]))))
+    return Look(looks, looks, False, tuple(sorted(found)))
+
+
+def _row(ablation: Ablation, name: str, cells: pd.DataFrame, seeds: tuple[int, ...]) -> Row:
     states = {state: cells[cells["state"] == state] for state in ("complete", "failed", "running")}
     done = states["complete"]
     values = done[ablation.metric]
@@ -157,6 +225,7 @@ def _row(ablation: Ablation, name: str, cells: pd.DataFrame, seeds: Sequence[int
         level=name,
         baseline=ablation.baseline_of(name),
         seeds=tuple(done["seed"].tolist()),
+        wanted=seeds,
         missing=tuple(seed for seed in seeds if seed not in set(cells["seed"])),
         running=tuple(states["running"]["seed"].tolist()),
         failed=dict(zip(states["failed"]["seed"].tolist(), states["failed"]["reason"], strict=True)),
@@ -184,8 +253,17 @@ def _reason_not_to_compare(row: Row, baseline: Row, cells: pd.DataFrame) -> str:
     return ""
 
 
-def _judge(ablation: Ablation, compared: Sequence[tuple[Row, Row]], rows: int, results: Results) -> dict[str, Verdict]:
-    """Return the verdicts on levels, judged together with `rows` rows in all.
+def _judge(
+    ablation: Ablation,
+    compared: Sequence[tuple[Row, Row]],
+    results: Results,
+    alpha: float,
+    pending: int = 0,
+    part: str = "",
+) -> dict[str, Verdict]:
+    """Return the verdicts on levels, judged together with `pending` rows without results.
+
+    With `part` they are on this part of the test images, by top-1.
 
     Levels that were tested on the same images share the estimate of their spread; those that start from the runs of
     their baseline share another one.
@@ -200,22 +278,58 @@ def _judge(ablation: Ablation, compared: Sequence[tuple[Row, Row]], rows: int, r
     for (digests, is_paired), pairs in images.items():
         levels = list(dict.fromkeys(level for row, baseline in pairs for level in (baseline.level, row.level)))
         seeds = {level.level: level.seeds for pair in pairs for level in pair}
-        runs = [_runs(ablation.metric, name, seeds[name], digests, results) for name in levels]
+        runs = [_runs(ablation.metric, name, seeds[name], digests, results, part) for name in levels]
         indices = [(levels.index(row.level), levels.index(baseline.level)) for row, baseline in pairs]
         blocks.append(Block(tuple(runs), tuple(indices), is_paired))
         order += [row.level for row, _ in pairs]
     margin = None if ablation.margin is None else ablation.margin / 100
-    verdicts = judge(blocks, margin, pending=rows - len(order))
+    verdicts = judge(blocks, margin, alpha, pending=pending)
     return dict(zip(order, [each for block in verdicts for each in block], strict=True))
 
 
-def _runs(metric: str, level: str, seeds: Sequence[int], digests: Sequence[str], results: Results) -> Runs:
+def _runs(
+    metric: str, level: str, seeds: Sequence[int], digests: Sequence[str], results: Results, part: str = ""
+) -> Runs:
     if len(digests) == 1:
-        weights = class_weights(results.labels[digests[0]]) if metric == "macro_top1" else None
-        return Runs.of(seeds, results.correct(level, seeds), weights)
+        (digest,) = digests
+        if part:
+            weights = results.parts[digest][part].astype(float)
+        else:
+            weights = class_weights(results.labels[digest]) if metric == "macro_top1" else None
+        return Runs.of(seeds, results.correct(level, seeds), weights, results.clusters.get(digest))
     cells = results.table[results.table["level"] == level].set_index("seed").loc[list(seeds)]
-    accuracies = cells[metric].to_numpy(float)
-    return Runs(tuple(seeds), accuracies, None, int(cells["images"].max()))
+    if not part:
+        return Runs(tuple(seeds), cells[metric].to_numpy(float), None, int(cells["images"].max()))
+    masks = [results.parts[digest][part] for digest in cells["images_digest"]]
+    right = [results.correct(level, [seed])[0][mask].mean() for seed, mask in zip(seeds, masks, strict=True)]
+    return Runs(tuple(seeds), np.array(right), None, round(np.mean([mask.sum() for mask in masks])))
+
+
+def _effective_images(row: Row, baseline: Row, results: Results) -> float:
+    """Return how many independent images have the variance of the difference's mean over clusters."""
+    digests = {*results.table.loc[results.table["level"].isin([row.level, baseline.level]), "images_digest"]} - {""}
+    clusters = results.clusters.get(digests.pop()) if len(digests) == 1 else None
+    if clusters is None:
+        return row.images
+    of_level, of_baseline = (results.correct(each.level, each.seeds).mean(axis=0) for each in (row, baseline))
+    correct = of_level - of_baseline
+    units = Runs.of([0], correct[None], None, clusters).values
+    assert units is not None
+    of_mean = units.var(ddof=1) / units.size
+    return min(row.images, float(correct.var(ddof=1) / of_mean)) if of_mean > 0 else row.images
+
+
+def _parts(ablation: Ablation, compared: Sequence[tuple[Row, Row]], results: Results, alpha: float) -> tuple[Part, ...]:
+    """Judge the comparisons on each part of the test images that all of them have."""
+    levels = {each.level for pair in compared for each in pair}
+    done = results.table[results.table["level"].isin(levels) & (results.table["state"] == "complete")]
+    known = [results.parts.get(digest, {}) for digest in done["images_digest"].unique()]
+    names = [name for name in (known[0] if known else ()) if all(name in own and own[name].sum() > 1 for own in known)]
+    parts = []
+    for name in names:
+        verdicts = _judge(ablation, compared, results, alpha, part=name)
+        parts.append(Part(name, round(np.mean([own[name].sum() for own in known])), verdicts))
+    return tuple(parts)
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
@@ -274,6 +388,10 @@ def _with_native(cells: pd.DataFrame) -> pd.DataFrame:
         return cells.assign(**{NATIVE: ""})
     older = (cells[NATIVE] == "") & (cells["commit"] != "")
     return cells.assign(**{NATIVE: cells[NATIVE].mask(older, NATIVE_OFF)})
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    return {value: int(count) for value, count in values.value_counts().sort_index().items() if value}
 
 
 def _commits(cells: pd.DataFrame) -> dict[str, int]:

@@ -25,13 +25,20 @@ def value_text(column: str, value: float) -> str:
     return percent(value) if column == "val_top1" else metrics()[column].text(value)
 
 
-def run_command(ablation: Ablation, scale: str, seeds: Sequence[int]) -> str:
-    """Return the command that runs a table with these seeds; it runs missing cells only."""
-    seed = "" if tuple(seeds) == ablation.seeds else f" seed={','.join(map(str, seeds))}"
-    common = dict(override.split("=", 1) for override in ablation.common(find_scale(scale)))
-    needs_root = common.get("dataset", "shelf") != "shelf" and "dataset.root" not in common
-    root = " dataset.root=FOLDER" if needs_root else ""
-    return f"{COMMAND} -m ablation={ablation.name} scale={scale}{seed}{root}"
+def run_command(ablation: Ablation, scale: str, added: Sequence[int] = ()) -> str:
+    """Return the command that runs a table; it runs missing cells only.
+
+    Args:
+        added: seeds beyond those of the table's first look.
+    """
+    found = find_scale(scale)
+    planned = {seed for name in ablation.level_names(scale) for seed in ablation.seeds_of(name, found)}
+    seed = f" seed={','.join(map(str, sorted({*planned, *added})))}" if added else ""
+    common = dict(override.split("=", 1) for override in ablation.common(found))
+    dataset = common.get("dataset", "shelf")
+    places = {"shelf": "", "table": " dataset=table dataset.table=FILE"}  # Hydra wants the choice with its keys
+    place = "" if "dataset.root" in common else places.get(dataset, " dataset.root=FOLDER")
+    return f"{COMMAND} -m ablation={ablation.name} scale={scale}{seed}{place}"
 
 
 def report_command(ablation: Ablation, scale: str) -> str:
@@ -58,7 +65,7 @@ def summary(table: JudgedTable) -> str:
     if uncompared := sum(row.verdict is None for row in compared):
         parts.append(f"not compared: {uncompared} of {table.comparisons}")
     if table.missing_cells:
-        parts.append(f"{table.missing_cells} of {len(table.rows) * len(table.seeds)} runs have no result")
+        parts.append(f"{table.missing_cells} of {table.cells} runs have no result")
     return "; ".join(parts)
 
 
@@ -88,6 +95,11 @@ def _seeds(verdict: Verdict) -> str:
     return f"{level} and {baseline} seeds"
 
 
+def confidence(table: JudgedTable) -> str:
+    """Return the confidence of a look's intervals: 95 %, or more if the table plans several looks."""
+    return f"{100 * (1 - table.look.alpha):.3g} %"
+
+
 def margin_text(ablation: Ablation) -> str:
     """Return the margin of a table for a sentence."""
     return "no margin is stated" if ablation.margin is None else f"± {ablation.margin:g} points"
@@ -110,7 +122,10 @@ def half_widths(table: JudgedTable) -> tuple[str, Grid] | None:
     factors = (1,) if verdict.image_variance == verdict.rest_variance == 0 else _MORE_IMAGES
     rows = []
     for seeds in _MORE_SEEDS:
-        widths = [half_width(verdict, table.comparisons, seeds, verdict.units * factor) for factor in factors]
+        widths = [
+            half_width(verdict, table.comparisons, seeds, verdict.units * factor, table.look.alpha)
+            for factor in factors
+        ]
         rows.append([str(seeds), *(f"±{points_above(width)}" for width in widths)])
     lead = (
         f"Half width, in points, that more seeds of each level and more test images would about give {widest.level}, "
@@ -133,7 +148,7 @@ def _p(p: float) -> str:
 def grid(table: JudgedTable) -> Grid:
     """Return published and measured results side by side."""
     metric = heading(table.ablation.metric)
-    head = ["level", "seeds", f"{metric}, measured", "sd", "difference", "95 % interval", "verdict"]
+    head = ["level", "seeds", f"{metric}, measured", "sd", "difference", f"{confidence(table)} interval", "verdict"]
     has_published = any(row.published is not None or row.published_difference for row in table.rows)
     if has_published:
         head[1:1] = ["top-1, published", "difference, published"]
@@ -144,7 +159,7 @@ def grid(table: JudgedTable) -> Grid:
             cells.append("–" if row.published is None else f"{100 * row.published:.2f} %")
             cells.append(points(row.published_difference.difference, 2) if row.published_difference else "–")
         sd = "–" if len(row.seeds) < 2 else f"{100 * row.sd:.1f}"
-        rows.append([*cells, f"{len(row.seeds)} of {len(table.seeds)}", percent(row.mean), sd, *_difference(row)])
+        rows.append([*cells, f"{len(row.seeds)} of {len(row.wanted)}", percent(row.mean), sd, *_difference(row)])
     return Grid(head, rows)
 
 
@@ -171,7 +186,7 @@ def numbers(table: JudgedTable) -> str:
         variances = ("cell_variance", "image_variance", "rest_variance")
         rows.append(
             {"level": row.level, "baseline": row.baseline, "word": row.word, "metric": table.ablation.metric,
-             "margin": table.ablation.margin, "seeds_done": len(row.seeds), "seeds_wanted": len(table.seeds),
+             "margin": table.ablation.margin, "seeds_done": len(row.seeds), "seeds_wanted": len(row.wanted),
              "mean": row.mean, "sd": row.sd, **{name: judged.get(name) for name in parts},
              "seeds_level": seeds[0], "seeds_baseline": seeds[1], "images": row.images or None,
              "units": judged.get("units"), **{name: judged.get(name) for name in variances},

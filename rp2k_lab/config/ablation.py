@@ -15,6 +15,8 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.options import Seed
 
 Overrides = Annotated[tuple[str, ...], Field(strict=False)]
+Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
+MOST_LOOKS = 3
 # Keys of the machine, not of the experiment: they may differ between the cells of a table.
 MACHINE_KEYS = re.compile(
     r"tracking(\..*)?|dataset\.((\w+_)?root|table|(\w+_)?annotations|cache_gb)|device\.num_threads|debug"
@@ -33,6 +35,7 @@ class Scale(_Part):
     name: str = Field(description="name of the scale, as in `at` of ablations and levels")
     settings: dict[str, Any] = Field(description="what the runs of every table share: key or group to value")
     by_seed: Overrides = Field((), description="keys that have the run's seed as their value")
+    seeds: Seeds | None = Field(None, description="seeds of every level; null: those of the table")
 
 
 class Level(_Part):
@@ -68,10 +71,14 @@ class Ablation(_Part):
     overrides: Overrides = Field(description="overrides that all levels share")
     at: dict[str, Overrides] = Field(description="more overrides that all levels share at a scale")
     levels: dict[str, Level] = Field(description="levels by name, in the order of the table")
-    seeds: tuple[Seed, ...] = Field(strict=False, min_length=1, description="seeds of each level, all different")
+    seeds: Seeds = Field(description="seeds of each level, all different")
 
-    baseline_seeds: tuple[Seed, ...] | None = Field(
-        None, strict=False, min_length=1, description="seeds of levels that others are compared with; null: `seeds`"
+    baseline_seeds: Seeds | None = Field(description="seeds of levels that others are compared with; null: `seeds`")
+
+    rounds: tuple[Seeds, ...] = Field(
+        strict=False,
+        max_length=MOST_LOOKS - 1,
+        description="further seeds of every level, if the first leave rows open; all looks share the 5 % equally",
     )
 
     @model_validator(mode="after")
@@ -86,8 +93,8 @@ class Ablation(_Part):
             if unknown := [source for source in level.runs if source not in above]:
                 raise ValueError(f"levels: {name} starts from {unknown[0]}, which is not above it")
             above.append(name)
-        for key in ("seeds", "baseline_seeds"):
-            seeds = getattr(self, key) or ()
+        added = [seed for seeds in self.rounds for seed in seeds]
+        for key, seeds in (("seeds", [*self.seeds, *added]), ("baseline_seeds", self.baseline_seeds or ())):
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"{key}={list(seeds)}: duplicate seed")
         return self
@@ -108,8 +115,10 @@ class Ablation(_Part):
             if level.at.get(scale, ()) is not None and (level.scales is None or scale in level.scales)
         ]
 
-    def seeds_of(self, name: str) -> tuple[int, ...]:
-        """Return the seeds of a level."""
+    def seeds_of(self, name: str, scale: Scale) -> tuple[int, ...]:
+        """Return the seeds of a level at a scale, without those of `rounds`."""
+        if scale.seeds is not None:
+            return scale.seeds
         is_baseline = self.baseline_of(name) is None
         return self.baseline_seeds if is_baseline and self.baseline_seeds else self.seeds
 

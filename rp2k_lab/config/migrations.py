@@ -45,6 +45,17 @@ _SLOT_OF_KEY = {
     "magnitude_max": "policy", "increasing": "policy", "length": "erase", "area": "erase", "ratio": "erase",
     "fill": "erase", "alpha": "mix", "p": None,
 }  # fmt: skip
+# What the embedded photos were before a product had one shape, where a record does not say.
+_FIRST_SHELF = {"ratio_spread": 1.0, "shape_of": "product"}
+# The same for a command, with the defaults that changed then.
+_FIRST_SHELF_COMMAND = {
+    "dataset.ratio_spread": "1",
+    "dataset.min_train_images": "30",
+    "dataset.min_val_images": "1",
+    "dataset.min_test_images": "4",
+}
+# Version of a study's definition; 1 is before a product of the embedded photos had one shape.
+DEFINITION_VERSION = 2
 _OLD_KEYS = (*RENAMED, *(f"aug.{key}" for key in _SLOT_OF_KEY))
 _OLD_KEY = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _OLD_KEYS))})(?=[=\s]|$)")
 # User attributes of a study's trials.
@@ -68,6 +79,10 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
         node.setdefault(last, value)
     if isinstance(migrated.get("aug"), dict):
         migrated["aug"] = _with_slots(migrated["aug"])
+    dataset = migrated.get("dataset")
+    if isinstance(dataset, dict) and dataset.get("name") == "shelf":
+        for key, value in _FIRST_SHELF.items():
+            dataset.setdefault(key, value)
     if "optimizer" in migrated:  # the only schedule before it was a group
         migrated.setdefault("schedule", {}).setdefault("name", "cosine")
     return migrated
@@ -113,9 +128,25 @@ def todays_key(key: str, command: str = "") -> str:
     return f"aug.{slot}.{name}" if slot else key
 
 
-def migrate_definition(definition: Mapping[str, str]) -> dict[str, str]:
-    """Return a study's definition with today's keys, in its names and commands."""
-    return {migrate_command(name): migrate_command(text) for name, text in definition.items()}
+def migrate_definition(definition: Mapping[str, str], version: int) -> dict[str, str]:
+    """Return a study's definition with today's keys and defaults, in its names and commands.
+
+    Args:
+        version: see `DEFINITION_VERSION`.
+    """
+    migrated = {migrate_command(name): migrate_command(text) for name, text in definition.items()}
+    if version >= DEFINITION_VERSION:
+        return migrated
+    return {name: _with_first_shelf(text, is_search=name == "fixed") for name, text in migrated.items()}
+
+
+def _with_first_shelf(command: str, is_search: bool) -> str:
+    """Add the former defaults of the embedded photos to a training's command that uses them without naming them."""
+    words = command.split()
+    named = {word.partition("=")[0] for word in words}
+    if "dataset=shelf" not in words and ("dataset" in named or not is_search):
+        return command
+    return " ".join([*words, *(f"{key}={value}" for key, value in _FIRST_SHELF_COMMAND.items() if key not in named)])
 
 
 def migrate_params(params: Mapping[str, Any]) -> dict[str, Any]:

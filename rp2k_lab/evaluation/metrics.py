@@ -1,7 +1,5 @@
 """Metrics and tables from probabilities.  Pure NumPy: no network, no tracker."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 

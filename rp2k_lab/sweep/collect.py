@@ -9,17 +9,30 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from rp2k_lab.ablation.results import COLUMNS, IMAGE_COLUMNS, image_row, images_digest, pack
+from rp2k_lab.ablation.results import (
+    COLUMNS,
+    EXPERIMENTS,
+    IMAGE_COLUMNS,
+    OPTIONAL_IMAGE_COLUMNS,
+    image_row,
+    images_digest,
+    pack,
+    read_results,
+)
 from rp2k_lab.config.ablation import Ablation
 from rp2k_lab.config.migrations import trial_attributes
 from rp2k_lab.config.schema import Tracking
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.class_groups import GROUPS
+from rp2k_lab.dataset.shelf.options import ShelfOptions
+from rp2k_lab.dataset.shelf.parts import image_parts
+from rp2k_lab.dataset.source.shelf import Shelf
 from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
-from rp2k_lab.tracking.provenance import NATIVE
-from rp2k_lab.tracking.run_files import damage_named
+from rp2k_lab.tracking.provenance import NATIVE, identity
+from rp2k_lab.tracking.run_files import CONFIG, damage_named
+from rp2k_lab.tracking.run_lookup import read_record
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
@@ -45,12 +58,19 @@ def collect(
     store, results, images = RunStore(tracking.uri), [], {}
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         for (level, seed), trial in cells.items():
-            row, image = _cell(trial, store, definition, Path(downloads))
-            results.append({"level": level, "seed": seed} | _time_taken(trial, trials) | row)
+            cell = {"level": level, "seed": seed, "command": _command(trial, definition)}
+            cell |= _time_taken(trial, trials)
+            if "place" in trial.user_attrs:
+                row, image = _committed_cell(trial, f"{ablation.name}/{scale}")
+            else:
+                row, image = _cell(trial, store, Path(downloads))
+            results.append(cell | row)
             images |= {image["digest"]: image} if image else {}
     table = pd.DataFrame(results)
     columns = list(dict.fromkeys([*COLUMNS, *table.columns]))  # also of a study without a complete trial
-    return table.reindex(columns=columns), pd.DataFrame(images.values(), columns=list(IMAGE_COLUMNS))
+    return table.reindex(columns=columns), pd.DataFrame(
+        images.values(), columns=[*IMAGE_COLUMNS, *OPTIONAL_IMAGE_COLUMNS]
+    )
 
 
 def _command(trial: FrozenTrial, definition: dict[str, str]) -> str:
@@ -73,13 +93,36 @@ def _time_taken(trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]
         current = trials[attributes["resumes"]]
 
 
-def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downloads: Path) -> tuple[dict, dict | None]:
+def _committed_cell(trial: FrozenTrial, table: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return (the other columns of a trial that a committed result replaces, the row of its test images).
+
+    Args:
+        table: <ablation>/<scale> of the trial: its cells are no other table's.
+    """
+    place, facts = trial.user_attrs["place"], {"trial": trial.number}
+    try:
+        results = read_results(EXPERIMENTS / place["table"])
+    except DataError as error:
+        return facts | {"state": "failed", "reason": str(error).splitlines()[0]}, None
+    found = results.table
+    found = found[(found["level"] == place["level"]) & (found["seed"] == place["seed"])]
+    if found.empty:
+        return facts | {"state": "failed", "reason": f"{trial.user_attrs['origin']} is gone"}, None
+    row = found.iloc[0].to_dict()
+    images = results.images.set_index("digest", drop=False).loc[row["images_digest"]].to_dict()
+    for column in ("level", "seed", "command", "trial"):
+        del row[column]
+    if place["table"] != table:
+        row |= {"origin": row.get("origin") or trial.user_attrs["origin"], "seconds": 0.0}
+    return facts | row, images
+
+
+def _cell(trial: FrozenTrial, store: RunStore, downloads: Path) -> tuple[dict, dict | None]:
     """Return (the other columns of a trial's row, the row of its test images or None if it was not tested)."""
     row: dict[str, Any] = {
         "state": _STATES.get(trial.state, "running"),
         "reason": trial.user_attrs.get("reason", ""),
         "trial": trial.number,
-        "command": _command(trial, definition),
         "run_id": trial.user_attrs.get("run_id", ""),
     }
     run = store.get(row["run_id"]) if row["run_id"] else None
@@ -95,14 +138,14 @@ def _cell(trial: FrozenTrial, store: RunStore, definition: dict[str, str], downl
         "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),
         "val_top1": run.metrics.get("val/top1", np.nan),
     }
-    if NATIVE in run.tags:
-        row[NATIVE] = run.tags[NATIVE]
+    optional = {NATIVE: run.tags.get(NATIVE), "identity": identity(run.tags), "origin": trial.user_attrs.get("origin")}
+    row |= {name: value for name, value in optional.items() if value}
     if row["state"] != "complete":
         return row, None
     collected = {metric.name: f"test/{metric.name}" for metric in metrics().values() if metric.in_tables}
     row |= {name: run.metrics[key] for name, key in collected.items() if key in run.metrics}
     try:
-        tested, images = _tested_images(store.fetch(run, (PREDICTIONS, CLASSES), downloads))
+        tested, images = _tested_images(store.fetch(run, (PREDICTIONS, CLASSES, CONFIG), downloads))
     except (DataError, FileNotFoundError) as error:  # the other trials count
         return row | {"state": "failed", "reason": str(error).splitlines()[0]}, None
     return row | tested, images
@@ -117,5 +160,22 @@ def _tested_images(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with damage_named(folder / CLASSES):
         by_name = pd.read_parquet(folder / CLASSES).set_index("class").loc[predictions["true"]]
         groups = by_name["group"].map({group: code for code, group in enumerate(GROUPS)}).to_numpy()
-        images = image_row(digest, by_name["label"].to_numpy(), groups)
+        clusters = (
+            predictions["group"].where(predictions["group"] != "", predictions["path"])
+            if "group" in predictions
+            else None
+        )
+        parts = _parts(folder, predictions["path"])
+        images = image_row(digest, by_name["label"].to_numpy(), groups, clusters, parts)
     return {"images_digest": digest, "images": len(predictions), "correct": packed}, images
+
+
+def _parts(folder: Path, paths: pd.Series) -> dict[str, np.ndarray] | None:
+    """Return the parts of a shelf set's test images that its truth tells apart, bool (images,); None for other data."""
+    try:
+        dataset = read_record(folder).dataset
+    except (DataError, FileNotFoundError):
+        return None
+    if not isinstance(dataset, Shelf) or dataset.root is not None:
+        return None
+    return image_parts(ShelfOptions(**{key: getattr(dataset, key) for key in ShelfOptions.model_fields}), tuple(paths))

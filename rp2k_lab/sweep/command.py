@@ -44,6 +44,7 @@ class Options(BaseModel):
     n_trials: Annotated[int, Field(ge=1)]
     pruner: Literal["median", "halving", "none"]
     retries: Annotated[int, Field(ge=0)]
+    reuse: bool
     devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None
     heartbeat_seconds: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -83,7 +84,7 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig)
             extra = [f"tracking.experiment={name}"] if default_experiment else []
             try:
                 with Display(study, plan, n_trials) as display:
-                    link = partial(_link, tracker, name)
+                    link = partial(_link, tracker, name, plan, settings.reuse)
                     folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
                     worker = StudyWorker(
                         study, storage, plan, n_trials, extra, folder, settings.retries, link, stop, display
@@ -110,11 +111,13 @@ def _charts(plan: AblationGrid | Search) -> list[str]:
     return [*plan.metrics, *(f"{split}/{name}" for name in added)]
 
 
-def _link(tracker: StudyTracker, study: str, trial: optuna.Trial, label: str) -> dict[str, Any]:
-    """Return name and tags for the run of a trial."""
+def _link(
+    tracker: StudyTracker, study: str, plan: AblationGrid | Search, reuse: bool, trial: optuna.Trial, point: Params
+) -> dict[str, Any]:
+    """Return name and tags for the run of a trial, and what may replace it."""
     tags = {"study": study, "trial": trial.number, **{key: str(value) for key, value in trial.params.items()}}
     parent = {"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {}
-    return {"name": label, "tags": tags | parent}
+    return {"name": plan.label(point), "tags": tags | parent, "reuse": plan.reuse(point) if reuse else ""}
 
 
 def _work(worker: StudyWorker, devices: tuple[int, ...] | None) -> None:

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from rp2k_lab import COMMAND
 from rp2k_lab.config.ablation import Ablation, Scale, experiment_overrides
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.tracking.trial_client import Reuse
 
 Params = Mapping[str, Any]
 _LAST_SEED = 2**32 - 1
@@ -49,7 +50,7 @@ class AblationGrid:
     def points(self) -> list[Params]:
         """All cells, seed by seed, so that an unfinished table compares all levels."""
         levels = self.ablation.level_names(self.scale.name)
-        seeds = {level: self.seeds or self.ablation.seeds_of(level) for level in levels}
+        seeds = {level: self.seeds or self.ablation.seeds_of(level, self.scale) for level in levels}
         ordered = dict.fromkeys(seed for level in levels for seed in seeds[level])
         return [{"level": level, "seed": seed} for seed in ordered for level in levels if seed in seeds[level]]
 
@@ -67,6 +68,12 @@ class AblationGrid:
         overrides = self.ablation.run_overrides(point["level"], self.scale, self.extra)
         by_seed = [] if self.ablation.levels[point["level"]].runs else self.scale.by_seed
         return [*overrides, *started, *(f"{key}={point['seed']}" for key in ("seed", *by_seed))]
+
+    def reuse(self, point: Params) -> Reuse:
+        """Return what may replace a point's training; the levels that start from it need its run."""
+        levels = self.ablation.level_names(self.scale.name)
+        sources = {source for name in levels for source in self.ablation.source_levels(name, self.scale.name)}
+        return "runs" if point["level"] in sources else "results"
 
     def label(self, point: Params) -> str:
         """Return a short name of a point."""
@@ -121,6 +128,10 @@ class Search:
     def overrides(self, point: Params, runs: Sequence[str] = ()) -> list[str]:
         """Return the command line of a point's run, which does not read test."""
         return [*self.fixed, *(f"{key}={value}" for key, value in point.items()), "task.test=false"]
+
+    def reuse(self, point: Params) -> Reuse:
+        """Return that nothing replaces a trial."""
+        return ""
 
     def label(self, point: Params) -> str:
         """Return a short name of a point."""

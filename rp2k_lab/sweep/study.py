@@ -22,7 +22,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from rp2k_lab.config.migrations import migrate_definition, trial_attributes
+from rp2k_lab.config.migrations import DEFINITION_VERSION, migrate_definition, trial_attributes
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.sweep.space import AblationGrid, Params, Search, point_key
 
@@ -49,8 +49,11 @@ def check_same_study(storage: optuna.storages.RDBStorage, plan: AblationGrid | S
     """
     if name not in optuna.get_all_study_names(storage):
         return
-    recorded = optuna.load_study(study_name=name, storage=storage).user_attrs.get("definition", plan.definition())
-    if difference := _first_difference(migrate_definition(recorded), plan.definition()):
+    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+    if "definition" not in attributes:
+        return
+    recorded = migrate_definition(attributes["definition"], attributes.get("definition_version", 1))
+    if difference := _first_difference(recorded, plan.definition()):
         raise RequestError(
             f"study {name} exists with another definition: {difference}\n"
             "start another study: add hydra.sweeper.study=NAME"
@@ -65,6 +68,7 @@ def open_study(
     options = {"storage": storage, "sampler": sampler, "pruner": PRUNERS[pruner if plan.prunes else "none"]()}
     study = optuna.create_study(study_name=name, direction="maximize", load_if_exists=True, **options)
     study.set_user_attr("definition", plan.definition())
+    study.set_user_attr("definition_version", DEFINITION_VERSION)
     return study
 
 

@@ -30,6 +30,8 @@ from rp2k_lab.tracking.local_runs import is_resumable, resume_overrides
 
 # Poll interval of an idle worker, for trials that other workers lose.
 _WAIT_SECONDS = 2.0
+# Facts that a trial sends, kept as its user attributes.
+_RECORDED = ("run_id", "folder", "origin", "place")
 
 
 class StudyWorker:
@@ -42,7 +44,7 @@ class StudyWorker:
         extra: overrides of every trial that are not part of the experiment.
         folder: parent of the trials' folders.
         retries: largest number of retries of a failed point.
-        link: returns name and tags for the run of (trial, label).
+        link: returns name, tags and `reuse` for the run of (trial, point).
         signum: returns the signal that asks to stop, or None.
         display: shows progress.
     """
@@ -56,7 +58,7 @@ class StudyWorker:
         extra: list[str],
         folder: Path,
         retries: int,
-        link: Callable[[optuna.Trial, str], dict[str, Any]],
+        link: Callable[[optuna.Trial, Params], dict[str, Any]],
         signum: Callable[[], int | None],
         display: Display,
     ):
@@ -126,7 +128,7 @@ class StudyWorker:
         """Run a trial; return val top-1, None if it was pruned, or the reason of its failure."""
         overrides, folder, label = self._prepare(trial, point)
         self._display.started(trial.number, label)
-        link = self._link(trial, self._plan.label(point))
+        link = self._link(trial, point)
         try:
             result = run_trial(overrides, folder, link, device, partial(self._receive, trial), self._signum)
             outcome: dict[str, Any] = {"state": TrialState.PRUNED} if result is None else {"values": result}
@@ -142,7 +144,7 @@ class StudyWorker:
 
     def _receive(self, trial: optuna.Trial, message: dict[str, Any]) -> bool:
         """Record a message of a trial; return whether to prune it."""
-        with_retries(lambda: _set_user_attrs(trial, {k: message[k] for k in ("run_id", "folder") if k in message}))
+        with_retries(lambda: _set_user_attrs(trial, {k: message[k] for k in _RECORDED if k in message}))
         if "epoch" not in message:
             return False
         with_retries(lambda: _report(trial, message["top1"], message["epoch"]))

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rp2k_lab import COMMAND, PROJECT
+from rp2k_lab import COMMAND
 from rp2k_lab.ablation import compare_runs
 from rp2k_lab.ablation.report import FIGURE, PAGE, README, write_documents
-from rp2k_lab.ablation.results import RESULTS, Results, read_results, write_results
+from rp2k_lab.ablation.results import EXPERIMENTS, RESULTS, Results, read_results, write_results
 from rp2k_lab.ablation.verdict import JudgedTable, judge_table
 from rp2k_lab.ablation.wording import grid, run_command, sentence, summary
 from rp2k_lab.config.ablation import Ablation, names
@@ -20,7 +20,6 @@ from rp2k_lab.pages.document import Code, Document, Item, Items, Section, grid_t
 
 log = logging.getLogger(__name__)
 
-EXPERIMENTS = PROJECT / "experiments"
 _LEAD = "Each table is a question, its levels and several seeds; a link leads to its results and its verdict."
 
 
@@ -51,7 +50,7 @@ def report_one(config: Config, folder: Path) -> None:
     if table is None:
         raise RequestError(
             f"ablation={ablation.name} scale={scale}: no results, in a study or in {folder / RESULTS}\n"
-            f"make them: {run_command(ablation, scale, ablation.seeds)}"
+            f"make them: {run_command(ablation, scale)}"
         )
     files = write_documents(table, folder)
     print(f"\n{ablation.question}\n\n{grid_text(grid(table))}\n")
@@ -62,7 +61,7 @@ def report_one(config: Config, folder: Path) -> None:
     print(f"documents   {', '.join(file.name for file in files)} in {folder}")
     more = "open report.html in a browser"
     if table.missing_cells:
-        more = f"{run_command(ablation, scale, table.seeds)} runs the {table.missing_cells} that lack a result"
+        more = f"{run_command(ablation, scale, table.look.added)} runs the {table.missing_cells} that lack a result"
     print(f"next        {more}")
 
 
@@ -84,7 +83,7 @@ def report_all(config: Config, folder: Path) -> None:
         known = judged if current else {n: judge_committed(a, scale, folder) for n, a in tables.items()}
         items = [_overview_item(table) for table in known.values() if table]
         sections += [Section(f"Scale {scale}", [Items(items)])] if items else []
-    without = [Item(name, None, run_command(tables[name], shown, tables[name].seeds))
+    without = [Item(name, None, run_command(tables[name], shown))
                for name, table in judged.items() if not table]  # fmt: skip
     sections += [Section(f"Without results at scale {shown}", [Items(without)])] if without else []
     again = Section("How to compute it again", [Code([f"{COMMAND} task=report ablation=all scale={shown}"])])

@@ -22,6 +22,7 @@ from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin, reco
 from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.task import finished_cell
 from rp2k_lab.tracking.local_runs import check_unused
 from rp2k_lab.tracking.mlflow_runs import RunInfo
 from rp2k_lab.tracking.mlflow_store import store_uri
@@ -84,6 +85,11 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
         check_state(config, earlier)
     trial = Trial.from_environment()
     target.set_up(config.device)
+    if trial.reuse and not earlier and (cell := finished_cell.find(config, trial.reuse)):
+        print(f"nothing to do: {escape_controls(cell.origin)} has this result")
+        trial.replaced(cell.origin, cell.run_id, cell.place)
+        trial.finished(cell.val_top1)
+        return cell.val_top1
     workers = join_workers(config.device)
     teachers = load_members(teacher_configs) if teacher_configs else ([], [])
     with acquire_run_folder(config, None if config.task.verify else earlier, folder, workers) as start:

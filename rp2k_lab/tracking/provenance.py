@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -25,9 +26,9 @@ from rp2k_lab.core.text import escape_controls, shorten
 
 # The tag that identifies a training's configuration; set when its record is complete.
 FINGERPRINT = "config_fingerprint"
-# Version of `fingerprint`.  Values with another prefix or none come from versions that hashed keys under former names;
+# Version of `fingerprint`.  Values with another prefix or none come from versions with other keys or defaults;
 # their configuration must be read from the run's record.
-_SCHEME = "3:"
+_SCHEME = "4:"
 _NO_DEFAULT = object()
 # The tag with the environments that a run has been trained in.
 ENVIRONMENT = "environment"
@@ -35,6 +36,8 @@ ENVIRONMENT = "environment"
 NATIVE, NATIVE_OFF = "native", "off"
 # Another version of these may compute or decode other bits.
 _NUMERIC_PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "opencv-python", "pillow")
+# Of the environment, what decides whether two runs are the same cell of a table.
+_DECISIVE = ("mindspore", "cores")
 _UNSET = "unset"
 _LONGEST_VALUE = 200  # [characters]; MLflow's tags have 8000
 # Keys without effect on a training's metrics.
@@ -123,6 +126,18 @@ def _environments(tag: str | None) -> list[dict[str, Any]]:
     return [facts | {NATIVE: facts.get(NATIVE, NATIVE_OFF)} for facts in known]
 
 
+def identity(tags: Mapping[str, str]) -> str:
+    """Return what decides a run's numbers beside its photos and code: configuration, kernels, MindSpore, cores.
+
+    "" for a run that several environments trained, or whose record is older than these tags.
+    """
+    environments = _environments(tags.get(ENVIRONMENT))
+    if not is_current(tags.get(FINGERPRINT, "")) or len(environments) != 1:
+        return ""
+    facts = [(NATIVE, tags.get(NATIVE, NATIVE_OFF)), *((name, environments[0].get(name)) for name in _DECISIVE)]
+    return " ".join([tags[FINGERPRINT], *(f"{name}={value}" for name, value in facts)])
+
+
 def native_tag(former: str = "") -> str:
     """Return the tag NATIVE: `1`, `off`, or `1,off` for a run of which parts were trained with each.
 
@@ -137,7 +152,7 @@ def _public(value: str) -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """Return a hash of the settings that a training's metrics depend on: `3:` and 16 hexadecimal digits.
+    """Return a hash of the settings that a training's metrics depend on: `4:` and 16 hexadecimal digits.
 
     Keys at their defaults are left out, so that a new key does not orphan older runs.
     """

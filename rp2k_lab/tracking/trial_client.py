@@ -13,11 +13,13 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 VARIABLE = "RP2K_LAB_TRIAL"
+# What may replace a training: an equal finished run, or also a committed result without its run.
+Reuse = Literal["", "runs", "results"]
 
 
 class Trial:
@@ -26,14 +28,16 @@ class Trial:
     Attributes:
         name: the run's name, or None.
         tags: facts about the study, for the run's record.
+        reuse: what may replace the training.
         pruned: whether the study asked the run to stop.
 
     Args:
-        link: descriptor, name and tags, as the study passed them.
+        link: descriptor, name, tags and perhaps reuse, as the study passed them.
     """
 
     def __init__(self, link: dict[str, Any] | None = None):
         self.name, self.tags = (link["name"], link["tags"]) if link else (None, {})
+        self.reuse: Reuse = link.get("reuse", "") if link else ""
         self.pruned, self._socket = False, None
         if link:
             self._socket = connection = socket.socket(fileno=link["descriptor"])
@@ -53,6 +57,11 @@ class Trial:
             link = {"run_id": run_id, "folder": str(folder)}
             (folder / "trial.yaml").write_text(yaml.safe_dump(self.tags | link, allow_unicode=True), encoding="utf-8")
             self._send(link)
+
+    def replaced(self, origin: str, run_id: str, place: dict[str, Any]) -> None:
+        """Report the finished run, or the committed cell, that replaces this training."""
+        if self._socket:
+            self._send({"origin": origin} | ({"run_id": run_id} if run_id else {"place": place}))
 
     def report_metric(self, top1: float, epoch: int, epochs: int) -> None:
         """Report top-1 on val after an epoch; wait for the answer, which may set `pruned`."""

@@ -131,7 +131,7 @@ def test_printed_half_width_is_rounded_up(full):
 
 def test_report_says_what_would_decide_the_rest(full):
     text = to_markdown(document(full, ""))
-    section = text.partition("## What would decide the rest\n\n")[2].partition("\n\n## ")[0]
+    section = text.partition("## What is decided, and what would decide the rest\n\n")[2].partition("\n\n## ")[0]
     widths = [[float(width) for width in re.findall(r"±(\d+\.\d)", line)] for line in section.splitlines()]
     widths = np.array([line for line in widths if len(line) == 3])
     assert widths.shape == (5, 3)
@@ -191,8 +191,10 @@ def test_verdict_csv_has_unrounded_numbers(tmp_path, full):
 
 def test_run_command_names_seeds_and_data_if_needed():
     ablation = synthetic_results.ablation("resize")
-    assert run_command(ablation, "laptop", ablation.seeds) == "python run.py -m ablation=resize scale=laptop"
-    assert run_command(ablation, "paper", (0, 7)).endswith("scale=paper seed=0,7 dataset.root=FOLDER")
+    assert run_command(ablation, "laptop") == "python run.py -m ablation=resize scale=laptop"
+    assert run_command(ablation, "laptop", (3, 7)).endswith("scale=laptop seed=0,1,2,3,7")
+    assert run_command(ablation, "paper", (9,)).endswith("seed=0,1,2,3,4,5,6,7,9 dataset.root=FOLDER")
+    assert run_command(ablation, "grozi").endswith("scale=grozi dataset=table dataset.table=FILE")
 
 
 def test_decimals_follow_the_number_of_images():

@@ -205,7 +205,7 @@ def relabeled(table):
         pytest.param(first_cell(correct="!"), "base64|padding|discontinuous|alphabet", id="not base64"),
         pytest.param(first_cell(correct=""), "not the correctness", id="no correctness"),
         pytest.param((IMAGES, lambda t: t.assign(images=["204"])), "do not have 204 entries", id="image count"),
-        pytest.param((IMAGES, lambda t: t.assign(labels=t["groups"])), "groups do not have", id="labels"),
+        pytest.param((IMAGES, lambda t: t.assign(labels=t["groups"])), "labels or clusters do not have", id="labels"),
         pytest.param((IMAGES, lambda t: t.assign(groups=["eJwDAAAAAAE="])), "groups do not have", id="groups"),
         pytest.param((IMAGES, lambda t: t.assign(groups=["AAAA"])), "results.csv", id="no zlib"),
     ],
@@ -232,3 +232,24 @@ def test_files_other_than_tables_are_refused(tmp_path, frames, name, content):
         read_results(tmp_path)
     assert len(str(error.value).splitlines()) == 2
     assert str(tmp_path) in str(error.value)
+
+
+def test_clusters_and_parts_are_read_back(tmp_path):
+    cells, images = synthetic_results.results({"a": 0.5}, (0,), 90)
+    digest, labels, groups = synthetic_results.split_of(90)
+    names = np.array([f"scene {i // 7}" for i in range(90)])
+    parts = {"倾斜": np.arange(90) % 3 == 0, "all": np.ones(90, bool)}
+    row = image_row(digest, labels, groups, names, parts)
+    write_results(tmp_path, cells, pd.DataFrame([row]))
+    read = read_results(tmp_path)
+    assert read.parts[digest].keys() == parts.keys()
+    for name, part in parts.items():
+        np.testing.assert_array_equal(read.parts[digest][name], part)
+    clusters = read.clusters[digest]
+    np.testing.assert_array_equal(clusters[:, None] == clusters, names[:, None] == names)
+    write_results(tmp_path, cells, images)
+    assert (read_results(tmp_path).clusters, read_results(tmp_path).parts) == ({}, {})
+    assert (tmp_path / IMAGES).read_text("utf-8").splitlines()[0] == "digest,images,labels,groups"
+    for change in ({"clusters": image_row(digest, labels[:5], groups)["labels"]}, {"parts": "[1]"}, {"parts": "{"}):
+        with pytest.raises(DataError):
+            write_results(tmp_path, cells, pd.DataFrame([row | change]))

@@ -49,7 +49,7 @@ def test_verdicts_match_the_truth(whole):
         assert (row.seeds, row.missing, row.failed, row.running, row.images) == ((0, 1, 2, 3, 4), (), {}, (), 2000)
     for name in ("good", "same", "bad"):
         assert rows[name].verdict.low < TRUTH[name] - TRUTH["plain"] < rows[name].verdict.high
-    assert (whole.comparisons, whole.missing_cells, whole.seeds) == (3, 0, (0, 1, 2, 3, 4))
+    assert (whole.comparisons, whole.missing_cells, whole.cells) == (3, 0, 20)
     assert whole.hours == pytest.approx(20 * 60 / 3600)
     assert whole.commits == {"c" * 10: 20}
 
@@ -173,7 +173,7 @@ def test_a_table_without_finished_cells_is_judged():
         [synthetic_results.unfinished("good", 0, "failed", "x")], [image_row(*synthetic_results.split_of(9))]
     )
     assert all(row.verdict is None and math.isnan(row.mean) for row in table.rows)
-    assert table.missing_cells == len(table.rows) * len(table.seeds)
+    assert table.missing_cells == table.cells
 
 
 def test_macro_accuracy_weights_all_classes_equally():
@@ -243,7 +243,10 @@ def test_levels_of_other_scales_are_ignored():
     truth = dict.fromkeys([*table.levels, "no such level"], 0.6)
     found = judged(*synthetic_results.results(truth, [0]), table, "paper")
     assert [row.level for row in found.rows] == ["stretch", "letterbox"]
-    assert found.ignored == ("stretch without size cue", "letterbox without size cue", "no such level")
+    assert found.ignored == (
+        *[level for level in table.levels if level not in ("stretch", "letterbox")],
+        "no such level",
+    )
     assert found.comparisons == 1
 
 
@@ -255,3 +258,85 @@ def test_every_table_is_judged(name, scale):
     assert [row.level for row in found.rows] == table.level_names(scale)
     assert found.comparisons == sum(row.baseline is not None for row in found.rows) >= 1
     assert all((row.verdict is None) == (row.baseline is None) for row in found.rows)
+
+
+def test_seeds_beyond_the_table_are_an_unplanned_look():
+    planned = synthetic_results.table_of("plain", "good", seeds=[0, 1, 2], baseline_seeds=None, rounds=[[3], [4, 5]])
+    truth = {"plain": 0.6, "good": 0.62}
+
+    def look(seeds, table=planned):
+        found = judged(*synthetic_results.results(truth, seeds, 900), table, "paper")
+        return found.look, by_name(found)["good"]
+
+    first, row = look(range(3))
+    assert (first.number, first.of, first.is_planned, first.added) == (1, 3, True, ())
+    assert first.alpha == pytest.approx(0.05 / 3)
+    _, row_alone = look(range(3), planned.model_copy(update={"rounds": ()}))
+    assert row_alone.verdict.half_width < row.verdict.half_width
+    second, row = look(range(4))
+    assert (second.number, second.is_planned, second.added, row.wanted) == (2, True, (3,), (0, 1, 2, 3))
+    assert look(range(6))[0].number == 3
+    other, row = look([0, 1, 2, 9])
+    assert (other.is_planned, other.added, row.wanted) == (False, (9,), (0, 1, 2, 9))
+    # Not all cells of a round: still that round, with missing cells.
+    partial, row = look([0, 1, 2, 4])
+    assert (partial.number, row.missing) == (3, (3, 5))
+
+
+def test_a_baseline_has_its_seeds():
+    table = synthetic_results.table_of("plain", "good", seeds=[0, 1], baseline_seeds=[0, 1, 2, 3], rounds=[])
+    cells, images = synthetic_results.results({"plain": 0.6, "good": 0.7}, range(4), 900)
+    found = judged(cells[(cells["level"] == "plain") | (cells["seed"] < 2)], images, table, "paper")
+    rows = by_name(found)
+    assert (rows["plain"].wanted, rows["good"].wanted, found.missing_cells) == ((0, 1, 2, 3), (0, 1), 0)
+    assert found.look.is_planned
+    assert rows["good"].verdict.seeds == (2, 4)
+    # The scale laptop has its seeds for all levels.
+    assert by_name(judged(cells, images, table))["good"].wanted == (0, 1, 2, 3)
+
+
+def clustered(images: int, per_cluster: int):
+    """Return cells and images of two levels whose correctness is equal within a cluster."""
+    rng = np.random.default_rng(3)
+    digest, labels, groups = synthetic_results.split_of(images)
+    clusters = np.arange(images) // per_cluster
+    cells = []
+    for level, accuracy in (("plain", 0.6), ("good", 0.66)):
+        for seed in range(5):
+            correct = (rng.random(images // per_cluster + 1) < accuracy)[clusters]
+            cells.append(synthetic_results.cell(level, seed, correct, (digest, labels, groups)))
+    return pd.DataFrame(cells), pd.DataFrame([image_row(digest, labels, groups, clusters)])
+
+
+def test_images_of_a_cluster_count_as_one():
+    table = synthetic_results.table_of("plain", "good")
+    row = by_name(judged(*clustered(1800, 9), table))["good"]
+    assert (row.verdict.images, row.verdict.units) == (1800, 200)
+    assert 150 < row.effective_images < 250
+    cells, images = clustered(1800, 9)
+    alone = by_name(judged(cells, images.drop(columns="clusters"), table))["good"]
+    assert (alone.verdict.units, alone.effective_images) == (1800, 1800)
+    assert alone.verdict.image_variance / 1800 < row.verdict.image_variance / 200
+
+
+def test_a_table_is_split_by_parts_of_the_test_images():
+    """The level gains on one part alone; with a set of images for each seed, too."""
+    table = synthetic_results.table_of("plain", "good")
+    rng = np.random.default_rng(0)
+    part = np.arange(1000) < 300
+    for salts in ([""] * 5, list("abcde")):
+        cells, images = [], {}
+        for seed, salt in enumerate(salts):
+            where = synthetic_results.split_of(1000, salt=salt)
+            images[where[0]] = image_row(
+                *where, parts={"gains": part, "rest": ~part, "one photo": np.arange(1000) == 0}
+            )
+            for level, gain in (("plain", 0.0), ("good", 0.2)):
+                correct = rng.random(1000) < 0.6 + gain * part
+                cells.append(synthetic_results.cell(level, seed, correct, where))
+        parts = {each.name: each for each in judged(cells, list(images.values()), table).parts}
+        assert parts.keys() == {"gains", "rest"}  # a single photo is no part
+        assert (parts["gains"].images, parts["rest"].images) == (300, 700)
+        assert parts["gains"].verdicts["good"].word == "better"
+        assert parts["gains"].verdicts["good"].value == pytest.approx(0.2, abs=0.05)
+        assert parts["rest"].verdicts["good"].value == pytest.approx(0, abs=0.04)

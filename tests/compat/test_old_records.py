@@ -44,6 +44,8 @@ OPTIONS = (
     "task.chance_guard.action=warn",
     "device.num_threads=1",
 )
+# The defaults of that commit that are others today.
+FORMER = ("dataset.ratio_spread=1", "dataset.min_val_images=1", "dataset.min_test_images=4")
 TABLE = ("-m", "ablation=tail", "scale=smoke", "epochs=6", "task.checkpoints_kept=1", *OPTIONS)
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.pruner=none", "tracking=offline", "epochs=1", "task.test=false")
 
@@ -126,7 +128,7 @@ def test_an_interrupted_run_is_found_by_its_configuration(records, tmp_path):
     """The same run under outputs/, without a store: task.resume=auto, and the command that began it."""
     tmp_path.joinpath("new").mkdir()
     own = ["epochs=3", "aug=cutout", "model.drop_rate=0.1", "optimizer.ema_decay=0.9"]
-    command = [str(records / "outputs"), *OPTIONS, *own, "task.resume=auto", "tracking=offline"]
+    command = [str(records / "outputs"), *OPTIONS, *FORMER, *own, "task.resume=auto", "tracking=offline"]
     script, place = HELPERS / "run_with_outputs.py", f"hydra.run.dir={tmp_path}/new/out"
     process = start_run([*command, place, f"tracking.uri=sqlite:///{tmp_path}/no.db"], tmp_path, script)
     line = next((line for line in process.stdout if "step 13" in line), None)
@@ -140,7 +142,7 @@ def test_an_interrupted_run_is_found_by_its_configuration(records, tmp_path):
 def test_a_finished_run_in_an_mlflow_store_is_found_by_its_configuration(records, tmp_path):
     """The run of a table's first cell, whose folder is gone."""
     own = ["epochs=6", "task.resume=auto", f"tracking.uri=sqlite:///{records}/mlruns/mlflow.db"]
-    out = run(tmp_path / "new", *OPTIONS, *own)
+    out = run(tmp_path / "new", *OPTIONS, *FORMER, *own)
     cell = pd.read_csv(FIXTURES / "expected" / "report_tail" / "results.csv").iloc[0]
     assert f"run plain, seed 0, id {cell['run_id']}, is FINISHED" in out
 
@@ -258,7 +260,7 @@ def test_a_search_continues_with_its_missing_point(records, tmp_path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # the stand-in, unlike run.py, is in another folder
     storage = f"sqlite:///{records}/mlruns/optuna.db"
     own = [f"hydra.sweeper.study={study}", "hydra.sweeper.n_trials=2", dimension, f"hydra.sweeper.storage={storage}"]
-    run(tmp_path / "new", *SEARCH, *OPTIONS, *own, script=HELPERS / "study_of_fake_runs.py")
+    run(tmp_path / "new", *SEARCH, *OPTIONS, *FORMER, *own, script=HELPERS / "study_of_fake_runs.py")
     trials = trials_of(storage, study)
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
     found = [trial.params if isinstance(former, dict) else next(iter(trial.params.values())) for trial in trials]

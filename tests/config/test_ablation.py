@@ -46,6 +46,8 @@ def make_table(levels: dict, **changes) -> Ablation:
         "margin": 1.0,
         "baseline": "a",
         "seeds": [0],
+        "baseline_seeds": None,
+        "rounds": [],
     }
     values |= {"overrides": [], "at": {}}
     return Ablation.model_validate(values | {"levels": levels} | changes)
@@ -86,7 +88,8 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
         assert config not in configs.values(), f"{level} is the same run as another"
         configs[level] = config
         if not sources:
-            assert config.dataset.name == ("rp2k" if scale == "paper" else "shelf")
+            others = {"paper": "rp2k", "grozi": "table", "grozi_frozen": "table", "grocery_frozen": "grocery_store"}
+            assert config.dataset.name == others.get(scale, "shelf")
         if scale == "laptop" and not sources:
             assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
             assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
@@ -121,6 +124,20 @@ def test_at_adds_overrides_or_leaves_the_level_out():
     assert table.common(SMOKE) == ["batch_size=4", "epochs=9"]
     assert table.level_names("paper") == ["a"]
     assert table.level_names("laptop") == ["a", "b"]
+
+
+def test_seeds_of_a_level():
+    levels = {name: {"overrides": []} for name in "abc"} | {"d": {"overrides": [], "against": "c"}}
+    table = make_table(levels, seeds=[0, 1], baseline_seeds=[0, 1, 2])
+    assert [table.seeds_of(name, PAPER) for name in "abcd"] == [(0, 1, 2), (0, 1), (0, 1, 2), (0, 1)]
+    assert make_table(levels, seeds=[0, 1]).seeds_of("a", PAPER) == (0, 1)
+    own = PAPER.model_copy(update={"seeds": (5,)})
+    assert {table.seeds_of(name, own) for name in "abcd"} == {(5,)}
+
+
+def test_a_level_may_be_run_at_some_scales_only():
+    table = make_table({"a": {"overrides": []}, "b": {"overrides": [], "scales": ["smoke"]}})
+    assert (table.level_names("smoke"), table.level_names("paper")) == (["a", "b"], ["a"])
 
 
 def test_each_level_has_its_baseline():
@@ -169,8 +186,16 @@ def test_varied_keys_cannot_be_set():
         ({"a": {"overrides": [], "against": "z"}}, {}, "the baseline z is not one of them"),
         ({"a": {"overrides": []}}, {"seeds": [1, 1]}, "duplicate seed"),
         ({"a": {"overrides": []}}, {"seeds": []}, "seeds"),
+        ({"a": {"overrides": []}}, {"baseline_seeds": [1, 1]}, r"baseline_seeds=\[1, 1\]: duplicate seed"),
+        ({"a": {"overrides": []}}, {"rounds": [[1], [0]]}, r"seeds=\[0, 1, 0\]: duplicate seed"),
+        ({"a": {"overrides": []}}, {"rounds": [[1], [2], [3]]}, "rounds"),
+        ({"a": {"overrides": [], "scales": ["labtop"]}}, {}, "there is no scale labtop"),
         ({"a": {"override": []}}, {}, "override"),
-        ({"a": {"overrides": [], "at": {"labtop": []}}}, {}, "there is no scale labtop; choose one of laptop, paper"),
+        (
+            {"a": {"overrides": [], "at": {"labtop": []}}},
+            {},
+            "there is no scale labtop; choose one of gro",
+        ),
         ({"a": {"overrides": []}}, {"at": {"labtop": []}}, "there is no scale labtop"),
         ({"a": {"overrides": []}}, {"at": {"smoke": None}}, r"at\.smoke"),
         ({"a": {"overrides": [], "runs": ["b"]}, "b": {"overrides": []}}, {}, "a starts from b, which is not above it"),
@@ -212,7 +237,7 @@ def test_a_scale_is_a_file_that_may_build_on_another(tmp_path, monkeypatch, comp
     assert scale == find_scale("overnight")
     table = make_table({"a": {"overrides": ["epochs=80"], "at": {"overnight": ["size=64"]}}})
     overrides = table.run_overrides("a", scale)
-    assert overrides[:2] == ["dataset=shelf", "dataset.cache_gb=1"]
+    assert overrides[:2] == ["dataset=shelf", "dataset.ratio_spread=1"]
     assert set(overrides) >= {"epochs=80", "size=64", 'tracking.run_name="my night"', "aug.crop=[0.5, 1.0]"}
     config = parse(compose(*overrides))
     assert (config.tracking.run_name, config.aug.crop, config.epochs) == ("my night", (0.5, 1.0), 80)

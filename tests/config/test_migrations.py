@@ -125,10 +125,20 @@ def test_params_of_a_trial_with_its_augmentation():
 
 
 def test_definitions_and_attributes_of_studies():
-    assert migrate_definition({"none": "device.data_workers=2", "dataset.val_share": "x"}) == {
+    assert migrate_definition({"none": "device.data_workers=2", "dataset.val_share": "x"}, 2) == {
         "none": "device.num_threads=2",
         "dataset.val_fraction": "x",
     }
+    # Before version 2 the embedded photos had other defaults.
+    shelf = {"a": "dataset=shelf dataset.min_train_images=5", "b": "dataset=rp2k", "b starts from": "a", "fixed": ""}
+    former = "dataset.ratio_spread=1 dataset.min_val_images=1 dataset.min_test_images=4"
+    assert migrate_definition(shelf, 1) == {
+        "a": f"dataset=shelf dataset.min_train_images=5 {former}",
+        "b": "dataset=rp2k",
+        "b starts from": "a",
+        "fixed": former.replace("=1 dataset.min_val", "=1 dataset.min_train_images=30 dataset.min_val"),
+    }
+    assert migrate_definition(shelf, 2) == shelf
     found = trial_attributes({"goes_on_with": 3, "point": '{"seed": 1, "dataset.others": "x"}', "run_id": "a"})
     assert found == {"resumes": 3, "point": '{"dataset.catch_all_class": "x", "seed": 1}', "run_id": "a"}
 

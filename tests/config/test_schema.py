@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from rp2k_lab import PROJECT, plugins
+from rp2k_lab.config.ablation import Scale
 from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError
@@ -100,6 +101,7 @@ def test_only_the_shelf_has_defaults_in_the_schema(defaults):
         for schema in schemas(field.annotation):
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 optional = {key for key, f in schema.model_fields.items() if not f.is_required()}
+                optional -= {"by_seed", "seeds"} if schema is Scale else set()  # a scale is no choice of a run
                 assert optional <= set(ShelfOptions.model_fields), schema
 
 

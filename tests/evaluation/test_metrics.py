@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from rp2k_lab.dataset.class_groups import class_groups

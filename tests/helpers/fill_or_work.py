@@ -27,7 +27,7 @@ facts = {
     "overrides": [],
     "at": {},
 }
-ablation = Ablation(**facts, levels=levels, seeds=[0])
+ablation = Ablation(**facts, levels=levels, seeds=[0], baseline_seeds=None, rounds=[])
 plan = AblationGrid(ablation, Scale(name="smoke", settings={}), (0,), ())
 task, url, *folder = sys.argv[1:]
 print("ready", flush=True)

@@ -110,3 +110,24 @@ def test_a_study_without_a_complete_trial_has_results(monkeypatch, run, tmp_path
     written = write_results(tmp_path, *collected(monkeypatch, run, "FAIL"))
     assert written.table["state"].tolist() == ["failed"]
     assert read_results(tmp_path).table["top1"].isna().all()
+
+
+def test_a_committed_result_stands_for_a_trial(monkeypatch, tmp_path):
+    """Its columns and test images are those of the other table; only its time is no longer spent."""
+    cells, images = synthetic_results.results({"x": 0.5}, (0,), 90)
+    write_results(tmp_path / "resize" / "shelf", cells.assign(identity="4:0 native=2"), images)
+    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    place = {"table": "resize/shelf", "level": "x", "seed": 0}
+    attributes = {"place": place, "origin": "experiments/resize/shelf, x, seed 0"}
+    found = SimpleNamespace(number=7, user_attrs=attributes)
+    row, image = module._committed_cell(found, "tail/shelf")
+    assert (row["state"], row["trial"], row["origin"], row["seconds"]) == ("complete", 7, attributes["origin"], 0)
+    assert (row["correct"], row["identity"]) == (cells["correct"].iloc[0], "4:0 native=2")
+    assert image["labels"] == images["labels"].iloc[0]
+    row, _ = module._committed_cell(found, "resize/shelf")  # the table's, on another machine
+    assert (row["seconds"], "origin" in row) == (60.0, False)
+    gone = SimpleNamespace(number=7, user_attrs=attributes | {"place": place | {"seed": 1}})
+    row, image = module._committed_cell(gone, "tail/shelf")
+    assert (row["state"], row["reason"], image) == ("failed", "experiments/resize/shelf, x, seed 0 is gone", None)
+    (tmp_path / "resize" / "shelf" / "results.csv").unlink()
+    assert module._committed_cell(found, "tail/shelf")[0]["state"] == "failed"

@@ -1,11 +1,15 @@
 """Points of a study from its command line."""
 
+import dataclasses
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from rp2k_lab.config.ablation import Ablation, Scale
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.sweep.space import parse_search, parse_seeds, point_key
+from rp2k_lab.sweep.space import AblationGrid, parse_search, parse_seeds, point_key
+from tests.helpers import synthetic_results
 
 
 def parsed(*arguments):
@@ -81,3 +85,37 @@ def test_invalid_seeds_are_refused(override):
 def test_equal_points_have_equal_keys():
     assert point_key({"b": 0.1, "a": "甲"}) == point_key({"a": "甲", "b": 0.1})
     assert point_key({"a": 1}) != point_key({"a": "1"})
+
+
+def grid(**changes) -> AblationGrid:
+    levels = {"a": {"overrides": ["aug=none"]}, "b": {"overrides": ["aug=cutout"]}}
+    levels |= {"tuned": {"overrides": ["task=fixres"], "runs": ["b"]}}
+    table = synthetic_results.table_of("a").model_dump() | {"name": "t", "baseline": "a", "levels": levels} | changes
+    scale = Scale(name="smoke", settings={"dataset": "shelf"}, by_seed=["dataset.seed"])
+    return AblationGrid(Ablation.model_validate(table), scale, None, ())
+
+
+def test_baselines_may_have_more_seeds():
+    plan = grid(seeds=[0, 1], baseline_seeds=[1, 2, 3])
+    cells = [(point["level"], point["seed"]) for point in plan.points]
+    assert cells == [
+        ("a", 1), ("b", 1), ("tuned", 1), ("a", 2), ("a", 3), ("b", 0), ("tuned", 0),
+    ]  # fmt: skip
+    named = dataclasses.replace(plan, seeds=(7,)).points
+    assert [(point["level"], point["seed"]) for point in named] == [("a", 7), ("b", 7), ("tuned", 7)]
+
+
+def test_keys_by_seed_have_the_seed_as_their_value():
+    plan = grid()
+    assert plan.overrides({"level": "b", "seed": 4}) == ["dataset=shelf", "aug=cutout", "seed=4", "dataset.seed=4"]
+    # A run that starts from another keeps that one's photos.
+    assert plan.overrides({"level": "tuned", "seed": 4}, ["id"]) == ["task=fixres", "runs=[id]", "seed=4"]
+    definition = plan.definition()
+    assert "dataset.seed=${seed}" in definition["b"].split()
+    assert "dataset.seed" not in definition["tuned"]
+
+
+def test_a_level_that_others_start_from_is_replaced_by_a_run_only():
+    plan = grid()
+    assert [plan.reuse({"level": level, "seed": 0}) for level in ("a", "b")] == ["results", "runs"]
+    assert parse_search(parsed("aug=none,cutout")).reuse({"aug": "none"}) == ""

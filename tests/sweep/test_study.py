@@ -37,6 +37,8 @@ def table(seeds=(0, 1, 2), levels=LEVELS, extra=()):
         "margin": 1.0,
         "baseline": "none",
         "seeds": [0],
+        "baseline_seeds": None,
+        "rounds": [],
     }
     facts |= {"overrides": [], "at": {}}
     scale = Scale(name="smoke", settings={"epochs": 1})

@@ -76,9 +76,9 @@ def ratio_bands(catalog: Catalog, train_counts: np.ndarray, options: ShelfOption
     """Return the band of quantiles (float64, classes × 2) of the published ratios from which each class draws.
 
     A product (or all of a brand: `options.shape_of`) has one shape: its band is `options.ratio_spread` wide, and the
-    bands of all products together follow the published histogram about as closely as their numbers of images allow.
-    With a spread of 1, and for `others`, it is the whole histogram.  Sizes of a product divide the histogram in their
-    order, as widely as they are frequent, with a small gap; each has its band in its part.
+    bands of all products together follow the published histogram, but for the few products with many images.  With a
+    spread of 1, and for `others`, it is the whole histogram.  Sizes of a product divide the histogram in their order,
+    as widely as they are frequent, with a small gap; each has its band in its part.
     """
     parts = _size_parts(catalog, train_counts)
     low, room = parts[:, 0], parts[:, 1] - parts[:, 0]

@@ -49,7 +49,8 @@ class ShelfOptions(BaseModel):
         0.08, description="Part of RP2K's height/width histogram that one product spans; 1: all, as in version 1."
     )
     shape_of: Literal["product", "brand"] = Field(
-        "product", description="What has one shape; brand: all its flavors, so that height/width tells no flavors apart."
+        "product",
+        description="What has one shape; brand: all its flavors, so that height/width tells no flavors apart.",
     )
     size_cue: int = Field(1, ge=0, le=1, description="1: some products' sizes differ only in height/width.")
     size_fraction: Fraction = Field(0.4, description="Fraction of classes in a size group, when size_cue=1.")
