@@ -76,7 +76,7 @@ def confusion_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFram
 def predictions_table(predictions: Predictions, rows: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Return one row an image: path, true, correct, then top1…top5 (class names) and p1…p5 (probabilities).
 
-    The last column is `group` if the data set has groups.
+    The last columns are width and height [pixels], and `group` if the data set has groups.
 
     Args:
         rows: of the split, see `Index.split`.
@@ -87,6 +87,5 @@ def predictions_table(predictions: Predictions, rows: pd.DataFrame, classes: lis
     for i in range(predictions.top_labels.shape[1]):
         columns[f"top{i + 1}"] = names[predictions.top_labels[:, i]]
         columns[f"p{i + 1}"] = predictions.top_probabilities[:, i]
-    if "group" in rows:
-        columns["group"] = rows["group"].to_numpy(object)
+    columns |= {name: rows[name].to_numpy() for name in ("width", "height", "group") if name in rows}
     return pd.DataFrame(columns)

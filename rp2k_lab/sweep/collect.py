@@ -35,6 +35,7 @@ from rp2k_lab.tracking.run_files import CONFIG, damage_named
 from rp2k_lab.tracking.run_lookup import read_record
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
+_TALL = 1.25  # height/width above it; flat below its inverse
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
 
 
@@ -65,7 +66,8 @@ def collect(
             else:
                 row, image = _cell(trial, store, Path(downloads))
             results.append(cell | row)
-            images |= {image["digest"]: image} if image else {}
+            if image and ("parts" in image or image["digest"] not in images):  # older runs do not know the parts
+                images[image["digest"]] = image
     table = pd.DataFrame(results)
     columns = list(dict.fromkeys([*COLUMNS, *table.columns]))  # also of a study without a complete trial
     return table.reindex(columns=columns), pd.DataFrame(
@@ -165,17 +167,26 @@ def _tested_images(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if "group" in predictions
             else None
         )
-        parts = _parts(folder, predictions["path"])
+        parts = _shapes(predictions) | _shelf_parts(folder, predictions["path"])
         images = image_row(digest, by_name["label"].to_numpy(), groups, clusters, parts)
     return {"images_digest": digest, "images": len(predictions), "correct": packed}, images
 
 
-def _parts(folder: Path, paths: pd.Series) -> dict[str, np.ndarray] | None:
-    """Return the parts of a shelf set's test images that its truth tells apart, bool (images,); None for other data."""
+def _shapes(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the tall, the flat and the other test images, bool (images,); nothing for a run without their sizes."""
+    if "height" not in predictions:
+        return {}
+    ratio = (predictions["height"] / predictions["width"]).to_numpy()
+    tall, flat = ratio > _TALL, ratio < 1 / _TALL
+    return {"tall": tall, "about square": ~tall & ~flat, "flat": flat}
+
+
+def _shelf_parts(folder: Path, paths: pd.Series) -> dict[str, np.ndarray]:
+    """Return the parts of a shelf set's test images that its truth tells apart, bool (images,); none of other data."""
     try:
         dataset = read_record(folder).dataset
     except (DataError, FileNotFoundError):
-        return None
+        return {}
     if not isinstance(dataset, Shelf) or dataset.root is not None:
-        return None
+        return {}
     return image_parts(ShelfOptions(**{key: getattr(dataset, key) for key in ShelfOptions.model_fields}), tuple(paths))

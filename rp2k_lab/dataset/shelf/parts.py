@@ -11,15 +11,15 @@ from rp2k_lab.dataset.shelf.plan import NUISANCES, plan
 
 
 @lru_cache(maxsize=64)
-def image_parts(options: ShelfOptions, paths: tuple[str, ...]) -> dict[str, np.ndarray] | None:
-    """Return named parts of a set's images, bool (images,), without empty ones; None if an image is not of the set.
+def image_parts(options: ShelfOptions, paths: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return named parts of a set's images, bool (images,), without empty ones; none if an image is not of the set.
 
     Args:
         paths: of the images, as truth.parquet has them.
     """
     truth = plan(options).set_index("path").reindex(paths)
     if truth["true_class"].isna().any():
-        return None
+        return {}
     products = {product.name: product for product in build_catalog(options).classes}
     flavors = Counter(brand for brand, _ in {(product.brand, product.product) for product in products.values()})
     is_product = (truth["true_class"] != OTHERS).to_numpy()
