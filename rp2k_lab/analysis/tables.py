@@ -56,7 +56,7 @@ def image_table(
         rows: from `Index.split`.
         predictions, p_true (float32), measures (from `photo_quality.measure_images`): in the order of `rows`.
     """
-    table, counts = predictions_table(predictions, rows["path"], index.classes), index.train_counts()
+    table, counts = predictions_table(predictions, rows[["path"]], index.classes), index.train_counts()
     return table.assign(
         p_true=p_true,
         row=rows["row"].to_numpy(),

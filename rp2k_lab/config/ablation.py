@@ -33,6 +33,7 @@ class Scale(_Part):
     """The size of an ablation's runs."""
 
     name: str = Field(description="name of the scale, as in `at` of ablations and levels")
+    about: str = Field("", description="network and photos, for reports")
     settings: dict[str, Any] = Field(description="what the runs of every table share: key or group to value")
     by_seed: Overrides = Field((), description="keys that have the run's seed as their value")
     seeds: Seeds | None = Field(None, description="seeds of every level; null: those of the table")

@@ -1,11 +1,12 @@
 """task=report: the verdict of one table or of all tables, or a comparison of two runs, as documents."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rp2k_lab import COMMAND
-from rp2k_lab.ablation import compare_runs
+from rp2k_lab import COMMAND, PROJECT
+from rp2k_lab.ablation import claims, compare_runs
 from rp2k_lab.ablation.report import FIGURE, PAGE, README, write_documents
 from rp2k_lab.ablation.results import EXPERIMENTS, RESULTS, Results, read_results, write_results
 from rp2k_lab.ablation.verdict import JudgedTable, judge_table
@@ -66,34 +67,60 @@ def report_one(config: Config, folder: Path) -> None:
 
 
 def report_all(config: Config, folder: Path) -> None:
-    """Write the documents of each table with results at the scale, and an overview of all scales into `folder`."""
+    """Write the documents of all tables with results, an overview of all scales, and the page of published claims.
+
+    Tables of the scale of the request are collected from their studies, if there are any.
+    """
     shown = config.scale.name
     tables = {name: Ablation.model_validate(defaults_of("ablation", name)) for name in names()}
-    judged = {name: judge(config, ablation, folder / name / shown) for name, ablation in tables.items()}
-    if not any(judged.values()):
-        raise RequestError(
-            f"ablation=all scale={shown}: no table has results\nmake the first: {COMMAND} -m ablation=resize"
-        )
-    for name, table in judged.items():
-        if table:
-            write_documents(table, folder / name / shown)
-    sections = []
-    for scale in sorted(choices("scale"), key=lambda name: (name != "paper", name)):
-        current = scale == shown
-        known = judged if current else {n: judge_committed(a, scale, folder) for n, a in tables.items()}
-        items = [_overview_item(table) for table in known.values() if table]
-        sections += [Section(f"Scale {scale}", [Items(items)])] if items else []
-    without = [Item(name, None, run_command(tables[name], shown))
-               for name, table in judged.items() if not table]  # fmt: skip
+    scales = sorted(choices("scale"), key=lambda name: (name != "paper", name != shown, name))
+    found = {scale: _judge_scale(config, tables, scale, folder) for scale in scales}
+    every = [table for judged in found.values() for table in judged]
+    if not every:
+        raise RequestError(f"ablation=all: no table has results\nmake the first: {COMMAND} -m ablation=resize")
+    for table in every:
+        write_documents(table, folder / table.ablation.name / table.scale)
+    sections = [
+        Section(f"Scale {scale}", [Items([_overview_item(table) for table in judged])])
+        for scale, judged in found.items()
+        if judged
+    ]
+    known = {table.ablation.name for table in found[shown]}
+    without = [Item(name, None, run_command(table, shown)) for name, table in tables.items() if name not in known]
     sections += [Section(f"Without results at scale {shown}", [Items(without)])] if without else []
     again = Section("How to compute it again", [Code([f"{COMMAND} task=report ablation=all scale={shown}"])])
     write_text(folder / README, to_markdown(Document("Experiments", _LEAD, [*sections, again])))
     for section in sections:
         print(f"\n{section.title}")
-        for item in section.blocks[0].items:
+        for item in (item for block in section.blocks if isinstance(block, Items) for item in block.items):
             print(f"  {item.lead:14} {item.text}")
     print(f"\noverview    {folder / README}")
-    print(f"next        open {folder / next(n for n, table in judged.items() if table) / shown / PAGE}")
+    if claims_page := write_claims(folder, every):
+        print(f"claims      {claims_page}")
+    print(f"next        open {folder / every[0].ablation.name / every[0].scale / PAGE}")
+
+
+def _judge_scale(config: Config, tables: Mapping[str, Ablation], scale: str, folder: Path) -> list[JudgedTable]:
+    """Judge the tables with results at a scale: from their studies at the scale of the request, else committed ones."""
+    if scale == config.scale.name:
+        judged = [judge(config, ablation, folder / name / scale) for name, ablation in tables.items()]
+    else:
+        judged = [judge_committed(ablation, scale, folder) for ablation in tables.values()]
+    return [table for table in judged if table]
+
+
+def write_claims(folder: Path, tables: Sequence[JudgedTable]) -> Path | None:
+    """Write the page of published claims and its figure; return the page, or None if the folder has no claims.
+
+    The committed experiments have their page in docs/, any other folder in itself.
+    """
+    listed = claims.read_claims(folder)
+    if not listed:
+        return None
+    place, image = (PROJECT / "docs", f"images/{claims.FIGURE}") if folder == EXPERIMENTS else (folder, claims.FIGURE)
+    write_text(place / image, str(claims.figure(listed, tables)))
+    write_text(place / claims.PAGE, to_markdown(claims.document(listed, tables, image)))
+    return place / claims.PAGE
 
 
 def _overview_item(table: JudgedTable) -> Item:
