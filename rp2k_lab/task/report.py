@@ -67,9 +67,9 @@ def report_one(config: Config, folder: Path) -> None:
 
 
 def report_all(config: Config, folder: Path) -> None:
-    """Write the documents of all tables with results, an overview of all scales, and the page of published claims.
+    """Write the documents of the tables at the scale, an overview of all scales, and the page of published claims.
 
-    Tables of the scale of the request are collected from their studies, if there are any.
+    Tables of the scale are collected from their studies, if there are any; those of others are read as committed.
     """
     shown = config.scale.name
     tables = {name: Ablation.model_validate(defaults_of("ablation", name)) for name in names()}
@@ -78,8 +78,8 @@ def report_all(config: Config, folder: Path) -> None:
     every = [table for judged in found.values() for table in judged]
     if not every:
         raise RequestError(f"ablation=all: no table has results\nmake the first: {COMMAND} -m ablation=resize")
-    for table in every:
-        write_documents(table, folder / table.ablation.name / table.scale)
+    for table in found[shown]:
+        write_documents(table, folder / table.ablation.name / shown)
     sections = [
         Section(f"Scale {scale}", [Items([_overview_item(table) for table in judged])])
         for scale, judged in found.items()
@@ -97,7 +97,8 @@ def report_all(config: Config, folder: Path) -> None:
     print(f"\noverview    {folder / README}")
     if claims_page := write_claims(folder, every):
         print(f"claims      {claims_page}")
-    print(f"next        open {folder / every[0].ablation.name / every[0].scale / PAGE}")
+    first = (found[shown] or every)[0]
+    print(f"next        open {folder / first.ablation.name / first.scale / PAGE}")
 
 
 def _judge_scale(config: Config, tables: Mapping[str, Ablation], scale: str, folder: Path) -> list[JudgedTable]:

@@ -1,5 +1,6 @@
 """task=report: documents from a study, committed results or two runs, and refusals."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 import yaml
 
 from rp2k_lab import PROJECT
-from rp2k_lab.ablation.results import RESULTS, read_results, write_results
-from rp2k_lab.config.ablation import names
+from rp2k_lab.ablation.claims import read_claims
+from rp2k_lab.ablation.results import EXPERIMENTS, RESULTS, read_results, write_results
+from rp2k_lab.config.ablation import Ablation, names
+from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.sweep import collect as collect_module
@@ -39,7 +42,7 @@ def studies(monkeypatch):
 
 @pytest.fixture
 def request_of(compose, tmp_path):
-    return lambda *overrides: parse(compose("task=report", f"task.output={tmp_path}", *overrides))
+    return lambda *overrides: parse(compose("task=report", "scale=laptop", f"task.output={tmp_path}", *overrides))
 
 
 @pytest.fixture
@@ -118,8 +121,42 @@ def test_all_writes_every_table_and_an_overview(request_of, studies, every_table
 
 
 def test_all_without_any_results_is_refused(request_of, every_table, tmp_path):
-    with pytest.raises(RequestError, match=r"^ablation=all scale=laptop: no table has results\nmake the first: "):
+    with pytest.raises(RequestError, match=r"^ablation=all: no table has results\nmake the first: "):
         report.run(request_of("ablation=all"), tmp_path)
+
+
+def test_all_puts_published_claims_beside_the_tables(request_of, every_table, tmp_path, capsys):
+    write_results(tmp_path / "resize" / "laptop", *synthetic_results.results(TRUTH, images=500))
+    write_results(tmp_path / "tail" / "paper", *synthetic_results.results({"plain": 0.5}, [0], 100))
+    claims = [
+        {"claim": "Letterbox <b>wins</b>", "table": "resize", "levels": ["letterbox"], "conclusion": "It does."},
+        {"claim": "The tail gains", "table": "tail", "conclusion": "Not compared."},
+        {"claim": "C++ is fast", "conclusion": "No table."},
+    ]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(claims), "utf-8")
+    report.run(request_of("ablation=all"), tmp_path)
+    assert f"claims      {tmp_path / 'tables.md'}" in capsys.readouterr().out
+    text = (tmp_path / "tables.md").read_text("utf-8")
+    assert "Letterbox <b>" not in text
+    assert "| C++ is fast | No table. |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| letterbox against stretch "))
+    assert re.match(r"\| letterbox against stretch \| \+3\.17 \| yes \| laptop \| \+\d", row)
+    assert row.endswith("| better |")
+    assert "without size cue" not in text  # not a level of the claim
+    assert "| class-balanced sampling against plain | – | – | paper | – | – | not compared |" in text
+    picture = (tmp_path / "tables.svg").read_text("utf-8")
+    assert picture.count('class="published"') == 1
+    assert "resize: letterbox (laptop)" in picture
+    (tmp_path / "claims.yaml").write_text("- claim: x\n", "utf-8")
+    with pytest.raises(DataError, match=r"claims.yaml: not a list of claims .*conclusion.*\nrestore it from git"):
+        report.run(request_of("ablation=all"), tmp_path)
+
+
+def test_the_committed_claims_name_tables_and_levels():
+    for claim in read_claims(EXPERIMENTS):
+        if claim.table:
+            levels = Ablation.model_validate(defaults_of("ablation", claim.table)).levels
+            assert set(claim.levels) <= levels.keys(), claim.claim
 
 
 @pytest.mark.parametrize(
@@ -210,7 +247,7 @@ def run_py(folder, *arguments):
 @pytest.mark.slow
 def test_command_reports_a_table_without_importing_mindspore(tmp_path):
     write_results(tmp_path / "here", *synthetic_results.results(TRUTH, images=300))
-    done = run_py(tmp_path, "-X", "importtime", PROJECT / "run.py", "task=report", "ablation=resize",
+    done = run_py(tmp_path, "-X", "importtime", PROJECT / "run.py", "task=report", "ablation=resize", "scale=laptop",
                   "task.output=here", f"task.storage=sqlite:///{tmp_path}/no_studies.db")  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "verdict     " in done.stdout
