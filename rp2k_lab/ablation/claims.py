@@ -31,8 +31,8 @@ from rp2k_lab.pages.forest_plot import Bar, forest
 CLAIMS, PAGE, FIGURE = "claims.yaml", "tables.md", "tables.svg"
 _TITLE = "Published and measured"
 _LEAD = (
-    "Each claim of the published entry (docs/published.md), whether one run could have shown it, and what the tables "
-    "of this repository say: at which scale, on which photos."
+    "After this page you know what the tables of this repository say of each published claim (docs/published.md), at "
+    "which scale and on which photos, and whether one run could have shown it."
 )
 _METHOD = (
     "Differences are in points, each from the level's baseline. The intervals of a table cover jointly 95 % of the "

@@ -155,10 +155,10 @@ def _named_seeds(table: JudgedTable) -> str:
 
 def _to_decide(table: JudgedTable) -> list[Section]:
     """Return what was asked and decided, and what would decide the rest."""
-    words = [row.word for row in table.rows if row.baseline]
-    decided = sum(word in ("better", "worse", "equal") for word in words)
+    compared = [row for row in table.rows if row.baseline]
+    decided = sum(row.word in ("better", "worse", "equal") for row in compared)
     asked = (
-        f"Asked: {len(words)} comparisons; a difference of less than {margin_text(table.ablation)} is of no interest. "
+        f"Asked: {len(compared)} comparisons; a difference within {margin_text(table.ablation)} is of no interest. "
         f"Decided: {decided}."
     )
     blocks: list[Block] = [Text(asked), Text(_look_text(table))]

@@ -2,7 +2,7 @@
 
 Model: y[level, seed, image] = mean[level] + a[seed] + e[level, seed] + b[image] + g[level, image] + rest; a, b cancel
 in differences.  Their variance has a seed part and an image part:
-- A cell's variance is moderated: a level's own mean square is pooled with that of all levels, which counts as up to six
+- A cell's variance is moderated: a level's own mean square is pooled with the table's, which counts as up to six
   degrees of freedom (Smyth, Statistical Applications in Genetics 3, 2004).  From 3 seeds alone, t(2) is 10.9 at the
   level of six rows; borrowed, t(8) is 3.5.
 - The image part is the covariance of the levels' mean correctness over images, less what the rest puts into it, which
@@ -180,20 +180,47 @@ class _Cells:
     covariance: np.ndarray
 
 
-def _analyze_cells(block: Block, prior: tuple[float, float]) -> _Cells:
+@dataclass(frozen=True)
+class _Residuals:
+    """What neither the level nor the seed explains, of the cells of a block.
+
+    Attributes:
+        level, seed: indices of each cell.
+        accuracies: of each cell.
+        squares: sum of squares of each level.
+        weight: degrees of freedom of each level.
+    """
+
+    level: np.ndarray
+    seed: np.ndarray
+    accuracies: np.ndarray
+    squares: np.ndarray
+    weight: np.ndarray
+
+
+def _residuals(block: Block) -> _Residuals:
     levels = block.levels
     level = np.repeat(np.arange(len(levels)), [len(runs.seeds) for runs in levels])
     seed = np.unique([s for runs in levels for s in runs.seeds], return_inverse=True)[1]
     accuracies = np.concatenate([runs.accuracies for runs in levels])
     of_level = np.eye(len(levels))[level]
-    of_seed = np.eye(seed.max() + 1)[seed]
-    # Residuals of the additive fit: what neither the level nor the seed explains.
-    design = of_level if block.is_paired else np.hstack([of_level, of_seed])
+    design = of_level if block.is_paired else np.hstack([of_level, np.eye(seed.max() + 1)[seed]])
     hat = design @ np.linalg.pinv(design)
     residuals, free = accuracies - hat @ accuracies, 1 - np.diag(hat)
     squares, weight = np.bincount(level, residuals**2, len(levels)), np.bincount(level, free, len(levels))
-    total = weight.sum()
-    pooled = squares.sum() / total if total > 1e-9 else 0.0
+    return _Residuals(level, seed, accuracies, squares, weight)
+
+
+def _pool(residuals: Sequence[_Residuals]) -> tuple[float, float]:
+    """Return (degrees of freedom, mean square) of all cells."""
+    total = float(sum(each.weight.sum() for each in residuals))
+    return total, sum(each.squares.sum() for each in residuals) / total if total > 1e-9 else 0.0
+
+
+def _analyze_cells(block: Block, found: _Residuals, pool: tuple[float, float], prior: tuple[float, float]) -> _Cells:
+    levels, (total, pooled) = block.levels, pool
+    level, seed, accuracies, squares, weight = found.level, found.seed, found.accuracies, found.squares, found.weight
+    of_level, of_seed = np.eye(len(levels))[level], np.eye(seed.max() + 1)[seed]
     own_freedom = weight if block.is_paired else weight * len(levels) / max(1, len(levels) - 1)
     borrowed = np.clip(total - own_freedom, 0, BORROWED)
     freedom = borrowed + prior[0] + own_freedom
@@ -245,9 +272,9 @@ class _Estimates:
     rest_variance: np.ndarray
 
 
-def _estimate(block: Block, prior: tuple[float, float]) -> _Estimates:
-    block = block.differences() if block.is_paired else block
-    cells = _analyze_cells(block, prior)
+def _estimate(block: Block, found: _Residuals, pool: tuple[float, float], prior: tuple[float, float]) -> _Estimates:
+    """Return the estimates of a block, with `Block.differences` of a paired one."""
+    cells = _analyze_cells(block, found, pool, prior)
     contrasts = np.zeros((len(block.rows), len(block.levels)))
     for k, (level, baseline) in enumerate(block.rows):
         contrasts[k, baseline] = -1
@@ -301,7 +328,16 @@ def judge(
     judged = [block for block in blocks if block.rows]
     if not judged:
         return [[] for _ in blocks]
-    estimates = [_estimate(block, prior) for block in judged]
+    blocks_of_cells = [block.differences() if block.is_paired else block for block in judged]
+    found = [_residuals(block) for block in blocks_of_cells]
+    pools = {
+        is_paired: _pool([each for each, block in zip(found, judged, strict=True) if block.is_paired == is_paired])
+        for is_paired in (False, True)
+    }
+    estimates = [
+        _estimate(block, each, pools[block.is_paired], prior)
+        for block, each in zip(blocks_of_cells, found, strict=True)
+    ]
     values = np.concatenate([each.values for each in estimates])
     errors = np.sqrt(np.maximum(np.concatenate([np.diag(each.covariance) for each in estimates]), _NONE))
     freedom = min(float(each.freedom.min()) for each in estimates)

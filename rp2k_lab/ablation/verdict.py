@@ -178,7 +178,10 @@ def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable
     compared = [(row, by_name[row.baseline]) for row in rows if row.baseline is not None]
     reasons = {row.level: _reason_not_to_compare(row, baseline, cells) for row, baseline in compared}
     judged = [pair for pair in compared if not reasons[pair[0].level]]
-    verdicts = _judge(ablation, judged, results, look.alpha, len(compared) - len(judged))
+    spread = ablation.earlier_spread(find_scale(scale))
+    prior = (spread.degrees_of_freedom, (spread.points / 100) ** 2) if spread else (0.0, 0.0)
+    pending = len(compared) - len(judged)
+    verdicts = _judged(ablation, *_blocks(ablation, judged, results), alpha=look.alpha, prior=prior, pending=pending)
     for row, baseline in compared:
         verdict = verdicts.get(row.level)
         by_name[row.level] = replace(
@@ -253,20 +256,16 @@ def _reason_not_to_compare(row: Row, baseline: Row, cells: pd.DataFrame) -> str:
     return ""
 
 
-def _judge(
-    ablation: Ablation,
-    compared: Sequence[tuple[Row, Row]],
-    results: Results,
-    alpha: float,
-    pending: int = 0,
-    part: str = "",
-) -> dict[str, Verdict]:
-    """Return the verdicts on levels, judged together with `pending` rows without results.
-
-    With `part` they are on this part of the test images, by top-1.
+def _blocks(
+    ablation: Ablation, compared: Sequence[tuple[Row, Row]], results: Results, part: str = ""
+) -> tuple[list[Block], list[str]]:
+    """Return the comparisons for `judge`, and the level of each in the order of the verdicts.
 
     Levels that were tested on the same images share the estimate of their spread; those that start from the runs of
     their baseline share another one.
+
+    Args:
+        part: the part of the test images, by top-1; "": all, by the table's metric.
     """
     done = results.table[results.table["state"] == "complete"]
     images = {}
@@ -282,8 +281,13 @@ def _judge(
         indices = [(levels.index(row.level), levels.index(baseline.level)) for row, baseline in pairs]
         blocks.append(Block(tuple(runs), tuple(indices), is_paired))
         order += [row.level for row, _ in pairs]
+    return blocks, order
+
+
+def _judged(ablation: Ablation, blocks: Sequence[Block], order: Sequence[str], **options) -> dict[str, Verdict]:
+    """Return the verdict on each level; `options` are those of `judge`."""
     margin = None if ablation.margin is None else ablation.margin / 100
-    verdicts = judge(blocks, margin, alpha, pending=pending)
+    verdicts = judge(blocks, margin, **options)
     return dict(zip(order, [each for block in verdicts for each in block], strict=True))
 
 
@@ -327,7 +331,7 @@ def _parts(ablation: Ablation, compared: Sequence[tuple[Row, Row]], results: Res
     names = [name for name in (known[0] if known else ()) if all(name in own and own[name].sum() > 1 for own in known)]
     parts = []
     for name in names:
-        verdicts = _judge(ablation, compared, results, alpha, part=name)
+        verdicts = _judged(ablation, *_blocks(ablation, compared, results, name), alpha=alpha)
         parts.append(Part(name, round(np.mean([own[name].sum() for own in known])), verdicts))
     return tuple(parts)
 

@@ -29,6 +29,14 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Spread(_Part):
+    """The spread between seeds of earlier tables with the same network, epochs and size."""
+
+    points: Annotated[float, Field(gt=0)] = Field(description="standard deviation of a cell [percentage points]")
+    degrees_of_freedom: Annotated[float, Field(gt=0)] = Field(description="what it counts for")
+    source: str = Field(description="the tables")
+
+
 class Scale(_Part):
     """The size of an ablation's runs."""
 
@@ -37,6 +45,7 @@ class Scale(_Part):
     settings: dict[str, Any] = Field(description="what the runs of every table share: key or group to value")
     by_seed: Overrides = Field((), description="keys that have the run's seed as their value")
     seeds: Seeds | None = Field(None, description="seeds of every level; null: those of the table")
+    spread: Spread | None = Field(None, description="spread between seeds that earlier tables found")
 
 
 class Level(_Part):
@@ -122,6 +131,18 @@ class Ablation(_Part):
             return scale.seeds
         is_baseline = self.baseline_of(name) is None
         return self.baseline_seeds if is_baseline and self.baseline_seeds else self.seeds
+
+    def earlier_spread(self, scale: Scale) -> Spread | None:
+        """Return the spread that earlier tables of a scale found, if this table has their network and length, or None.
+
+        None for a table of macro accuracy, and for one with levels that start from other runs.
+        """
+        varied = {
+            _key(each) for name in self.level_names(scale.name) for each in self.level_overrides(name, scale.name)
+        }
+        varied |= {_key(each) for each in (*self.overrides, *self.at.get(scale.name, ()))}
+        is_another = {key.partition(".")[0] for key in varied} & {"model", "epochs", "size", "runs", "task"}
+        return None if self.metric != "top1" or is_another else scale.spread
 
     def source_levels(self, name: str, scale: str) -> list[str]:
         """Return the levels whose runs a level takes as `runs=`, in order."""

@@ -142,11 +142,13 @@ def migrate_definition(definition: Mapping[str, str], version: int) -> dict[str,
 
 def _with_first_shelf(command: str, is_search: bool) -> str:
     """Add the former defaults of the embedded photos to a training's command that uses them without naming them."""
-    words = command.split()
-    named = {word.partition("=")[0] for word in words}
-    if "dataset=shelf" not in words and ("dataset" in named or not is_search):
+    overrides = command.split()
+    named = {override.partition("=")[0] for override in overrides}
+    if "dataset=shelf" not in overrides and ("dataset" in named or not is_search):
         return command
-    return " ".join([*words, *(f"{key}={value}" for key, value in _FIRST_SHELF_COMMAND.items() if key not in named)])
+    return " ".join(
+        [*overrides, *(f"{key}={value}" for key, value in _FIRST_SHELF_COMMAND.items() if key not in named)]
+    )
 
 
 def migrate_params(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_all_puts_published_claims_beside_the_tables(request_of, every_table, tm
     assert "without size cue" not in text  # not a level of the claim
     assert "| class-balanced sampling against plain | – | – | paper | – | – | not compared |" in text
     picture = (tmp_path / "tables.svg").read_text("utf-8")
-    assert picture.count('class="published"') == 1
+    assert picture.count('class="published"') == 2  # the row and the legend
     assert "resize: letterbox (laptop)" in picture
     (tmp_path / "claims.yaml").write_text("- claim: x\n", "utf-8")
     with pytest.raises(DataError, match=r"claims.yaml: not a list of claims .*conclusion.*\nrestore it from git"):
