@@ -303,7 +303,9 @@ def rates(repeats, levels, seeds, images, gain=0.0, margin=None, baseline_seeds=
     for _ in range(repeats):
         most = baseline_seeds or seeds
         correct = runs(rng, levels, most, images, gains=gains, **effects)
-        of = [Runs.of(range(most), correct[0]), *(Runs.of(range(seeds), level[:seeds]) for level in correct[1:])]
+        scenes = np.arange(images) // effects["burst"] if effects.get("burst") else None
+        of = [Runs.of(range(most), correct[0], None, scenes)]
+        of += [Runs.of(range(seeds), level[:seeds], None, scenes) for level in correct[1:]]
         [verdicts] = judge([Block(tuple(of), star(levels))], margin)
         truth = [0.0] * (levels - 2) + [_gain(gain, **effects)]
         covered += all(v.low <= t <= v.high for v, t in zip(verdicts, truth, strict=True))
@@ -349,6 +351,7 @@ def test_a_small_simulation_covers_and_calls():
         (5, None, {"seed_sd": 0.3}, 0.95),  # 97.3, 2.7
         (3, None, NOISY_BASELINE, 0.90),  # 92.6, 7.4: the baseline's spread is borrowed from calmer levels
         (5, None, NOISY_BASELINE, 0.90),  # 93.2, 6.8
+        (5, 8, SPREAD | {"burst": 8}, 0.95),  # 97.5, 2.5: scenes of 8 images
     ],
 )
 def test_all_intervals_of_a_table_cover(seeds, baseline_seeds, effects, least):
@@ -356,6 +359,41 @@ def test_all_intervals_of_a_table_cover(seeds, baseline_seeds, effects, least):
     covered, false, _, _ = rates(1000, 7, seeds, 1000, baseline_seeds=baseline_seeds, **effects)
     assert covered > least - band(least, 1000)
     assert false < 1 - least + band(1 - least, 1000)
+
+
+def pairs(repeats, seeds=5, baseline_seeds=8, blocks=5):
+    """Return the fractions of tables whose intervals all cover and with a false word: pairs, each with its photos.
+
+    Each seed has its test images (a catalog): its effect and its images are in the spread of the accuracies.
+    """
+    rng = np.random.default_rng(17)
+    covered = false = 0
+    for _ in range(repeats):
+        table = []
+        for _ in range(blocks):
+            catalogs = 0.02 * rng.standard_normal(baseline_seeds)
+            runs = [
+                Runs(tuple(range(n)), 0.8 + catalogs[:n] + 0.01 * rng.standard_normal(n), None, 2000)
+                for n in (baseline_seeds, seeds)
+            ]
+            table.append(Block(tuple(runs), ((1, 0),)))
+        verdicts = [verdict for block in judge(table) for verdict in block]
+        covered += all(verdict.low <= 0 <= verdict.high for verdict in verdicts)
+        false += any(verdict.word in ("better", "worse") for verdict in verdicts)
+    return covered / repeats, false / repeats
+
+
+def test_a_small_simulation_of_pairs_covers():
+    covered, false = pairs(100)
+    assert covered > 0.95 - band(0.95, 100)
+    assert false < 0.05 + band(0.05, 100)
+
+
+@pytest.mark.soak
+def test_all_intervals_of_pairs_with_their_photos_cover():  # measured 95.8 %, false words in 4.2 %
+    covered, false = pairs(1000)
+    assert covered > 0.95 - band(0.95, 1000)
+    assert false < 0.05 + band(0.05, 1000)
 
 
 @pytest.mark.soak
