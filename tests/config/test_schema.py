@@ -101,7 +101,7 @@ def test_only_the_shelf_has_defaults_in_the_schema(defaults):
         for schema in schemas(field.annotation):
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 optional = {key for key, f in schema.model_fields.items() if not f.is_required()}
-                optional -= {"about", "by_seed", "seeds"} if schema is Scale else set()  # a scale is no choice of a run
+                optional -= {"about", "by_seed", "seeds", "spread"} if schema is Scale else set()  # no choice of a run
                 assert optional <= set(ShelfOptions.model_fields), schema
 
 
