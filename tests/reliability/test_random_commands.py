@@ -43,7 +43,7 @@ def test_500_random_commands(tmp_path):
 
 
 def test_the_grammar_has_all_kinds():
-    arguments = [argument for command in random_commands(18, 1000) for argument in command]
+    arguments = [argument for command in random_commands(18, 3000) for argument in command]
     for text in ("\x1b", "\n", "\udcff", "${", "-m", "--cfg", "hydra.", "choice(", "runs=", "tracking.uri=", "++", "~"):
         assert any(text in argument for argument in arguments), text
     assert max(map(len, arguments)) > 10_000
