@@ -28,6 +28,7 @@ from rp2k_lab.pages.document import (
 )
 from rp2k_lab.pages.forest_plot import Bar, forest
 
+_FIGURE_WIDTH = 680
 CLAIMS, PAGE, FIGURE = "claims.yaml", "tables.md", "tables.svg"
 _TITLE = "Published and measured"
 _LEAD = (
@@ -92,7 +93,7 @@ def document(claims: Sequence[Claim], tables: Sequence[JudgedTable], image: str)
         tables: judged tables of all scales.
         image: path of the figure from the page.
     """
-    caption = "Published differences (circles) and ours with their intervals"
+    caption = "Published differences (diamonds) and ours with their intervals"
     overview = Grid(["claim", "conclusion"], [[each.claim, each.conclusion] for each in claims], numeric=False)
     sections = [Section("Conclusions", [overview, Figure(figure(claims, tables), image, caption), Text(_METHOD)])]
     for claim in claims:
@@ -139,4 +140,4 @@ def figure(claims: Sequence[Claim], tables: Sequence[JudgedTable]) -> Markup:
                 verdict = row.verdict
                 word = row.word or "inconclusive"
                 bars.append(Bar(name, verdict.value, verdict.low, verdict.high, word, published))
-    return forest(bars, "difference from the baseline, points", 1)
+    return forest(bars, "difference from the baseline, points", 1, _FIGURE_WIDTH)

@@ -45,25 +45,26 @@ class Bar:
     text: str = ""
 
 
-def forest(bars: Sequence[Bar], label: str, decimals: int = 1) -> Markup:
+def forest(bars: Sequence[Bar], label: str, decimals: int = 1, width: int = _WIDTH) -> Markup:
     """Return the plot as SVG.
 
     Args:
         label: text below the axis.
         decimals: decimals of the values in points.
+        width: of the plot [pixels].
     """
     ends = [end for bar in bars if bar.value is not None for end in (bar.low, bar.high)]
     ends += [bar.published for bar in bars if bar.published is not None]
     low, high = 100 * min([0.0, *ends]), 100 * max([0.0, *ends])
     step = _step(high - low)
     low, high = math.floor(low / step) * step, max(math.floor(low / step) + 1, math.ceil(high / step)) * step
-    x_of = lambda p: _MARGIN + (p - low) / (high - low) * (_WIDTH - 2 * _MARGIN)  # noqa: E731
+    x_of = lambda p: _MARGIN + (p - low) / (high - low) * (width - 2 * _MARGIN)  # noqa: E731
     bottom = _TOP + _ROW * len(bars)
     height = bottom + 56 + 20 * any(bar.published is not None for bar in bars)
     parts = [
-        f'<svg class="forest" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<svg class="forest" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(escape_controls(label))}"><style>{_STYLE}</style>'
-        f'<rect class="paper" width="{_WIDTH}" height="{height}"/>'
+        f'<rect class="paper" width="{width}" height="{height}"/>'
     ]
     for i in range(round((high - low) / step) + 1):
         value = low + i * step
@@ -73,19 +74,19 @@ def forest(bars: Sequence[Bar], label: str, decimals: int = 1) -> Markup:
         tick = "0" if kind == "zero" else f"{value:+.4g}".replace("-", "−")
         parts.append(f'<text class="quiet" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick}</text>')
     for i, bar in enumerate(bars):
-        parts += _bar(bar, _TOP + _ROW * i, lambda fraction: x_of(100 * fraction), decimals)
+        parts += _bar(bar, _TOP + _ROW * i, lambda fraction: x_of(100 * fraction), decimals, width)
     parts.append(
-        f'<text x="{_WIDTH / 2}" y="{bottom + 39}" text-anchor="middle">{escape(escape_controls(label))}</text>'
+        f'<text x="{width / 2}" y="{bottom + 39}" text-anchor="middle">{escape(escape_controls(label))}</text>'
     )
     if any(bar.published is not None for bar in bars):
-        parts.append(_diamond(_WIDTH / 2 - 118, bottom + 55, ""))
+        parts.append(_diamond(width / 2 - 118, bottom + 55, ""))
         legend = "published, single runs on RP2K"
-        parts.append(f'<text class="quiet" x="{_WIDTH / 2 - 106}" y="{bottom + 59.5}">{legend}</text>')
+        parts.append(f'<text class="quiet" x="{width / 2 - 106}" y="{bottom + 59.5}">{legend}</text>')
     return Markup("".join([*parts, "</svg>\n"]))
 
 
-def _bar(bar: Bar, top: float, x_of: Callable[[float], float], decimals: int) -> list[str]:
-    name = shorten(escape_controls(bar.name), 34)
+def _bar(bar: Bar, top: float, x_of: Callable[[float], float], decimals: int, width: int) -> list[str]:
+    name = shorten(escape_controls(bar.name), 34 + (width - _WIDTH) // 8)
     parts = [f'<text x="{_MARGIN}" y="{top + 14}">{escape(name)}</text>']
     if bar.value is None:
         text = bar.text
@@ -101,7 +102,7 @@ def _bar(bar: Bar, top: float, x_of: Callable[[float], float], decimals: int) ->
         )
     if bar.published is not None:
         parts.append(_diamond(x_of(bar.published), top + 28, f"{name}: published {points(bar.published, 2)}"))
-    x = _WIDTH - _MARGIN
+    x = width - _MARGIN
     return [
         *parts,
         f'<text class="quiet" x="{x}" y="{top + 14}" text-anchor="end">{escape(escape_controls(text))}</text>',
