@@ -250,8 +250,11 @@ def _reason_not_to_compare(row: Row, baseline: Row, cells: pd.DataFrame) -> str:
         return f"no finished run of {' nor of '.join(without)}" if without else "no seed is finished in both"
     both = cells[cells["level"].isin([row.level, baseline.level]) & (cells["state"] == "complete")]
     digests = sorted(set(both["images_digest"]))
-    per_seed = both[both["seed"].isin(seeds)].groupby("seed")["images_digest"].nunique()
-    if (per_seed > 1).any() or (len(digests) > 1 and len(per_seed) < max(len(row.seeds), len(baseline.seeds))):
+    pairs = both[["seed", "images_digest"]].drop_duplicates()
+    by_seed = not pairs["seed"].duplicated().any()
+    # Seeds without a partner may have other photos only if each seed has its own.
+    same_seeds = set(row.seeds) == set(baseline.seeds)
+    if not by_seed or (len(digests) > 1 and not same_seeds and pairs["images_digest"].duplicated().any()):
         return f"the runs were tested on different photos ({', '.join(digests)})"
     return ""
 
