@@ -37,8 +37,8 @@ from rp2k_lab.pages.document import (
     Section,
     Tag,
     Text,
+    interval,
     points,
-    points_above,
     to_html,
     to_markdown,
 )
@@ -195,13 +195,14 @@ def _by_part(table: JudgedTable) -> list[Section]:
         return []
     levels = list(table.parts[0].verdicts)
     rows = [
-        [part.name, f"{part.images:,}", *(_half_width(part.verdicts[name]) for name in levels)] for part in table.parts
+        [part.name, f"{part.images:,}", *(_value_and_interval(part.verdicts[name]) for name in levels)]
+        for part in table.parts
     ]
     return [Section("By what is known of the photos", [Grid(["part of test", "photos", *levels], rows), Text(_PARTS)])]
 
 
-def _half_width(verdict: Verdict) -> str | Tag:
-    text = f"{points(verdict.value, 1)} ± {points_above(verdict.half_width, 1)}"
+def _value_and_interval(verdict: Verdict) -> str | Tag:
+    text = f"{points(verdict.value)} {interval(verdict.low, verdict.high, 1, verdict.word)}"
     return Tag(text, verdict.word) if verdict.word in ("better", "worse", "equal") else text
 
 
@@ -239,7 +240,7 @@ def _missing(table: JudgedTable) -> list[Section]:
 
 
 def _runs(table: JudgedTable) -> list[Block]:
-    ablation, scale = table.ablation, table.scale
+    ablation, scale, found = table.ablation, table.scale, find_scale(table.scale)
     levels = {name: ablation.level_overrides(name, scale) for name in ablation.level_names(scale)}
     started = {name: "; ".join(sources) for name in levels if (sources := ablation.source_levels(name, scale))}
     commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
@@ -256,7 +257,7 @@ def _runs(table: JudgedTable) -> list[Block]:
         facts.append(Item("left out", None, f"{', '.join(table.ignored)}: in results.csv, but not at this scale"))
     return [
         Text("Settings of all levels, unless a level overrides them:"),
-        Code([" ".join(ablation.common(find_scale(scale)))]),
+        Code([" ".join([*ablation.common(found), *(f"{key}=${{seed}}" for key in found.by_seed)])]),
         *([Text("A level that starts from other runs keeps their training settings.")] if started else []),
         Grid(
             ["level", "overrides"] + ["starts from"] * bool(started),
