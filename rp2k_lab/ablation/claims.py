@@ -8,7 +8,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rp2k_lab import COMMAND
-from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, JudgedTable, Row
+from rp2k_lab.ablation.judged_table import RP2K_TEST_IMAGES, JudgedTable, Row
 from rp2k_lab.ablation.wording import decimals
 from rp2k_lab.config.ablation import find_scale
 from rp2k_lab.core.errors import DataError

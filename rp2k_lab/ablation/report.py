@@ -4,8 +4,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from rp2k_lab.ablation.judged_table import RP2K_TEST_IMAGES, JudgedTable
 from rp2k_lab.ablation.significance import Verdict
-from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, JudgedTable
 from rp2k_lab.ablation.wording import (
     confidence,
     decimals,

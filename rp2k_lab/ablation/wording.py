@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rp2k_lab import COMMAND
+from rp2k_lab.ablation.judged_table import JudgedTable, Row
 from rp2k_lab.ablation.significance import Verdict, half_width
-from rp2k_lab.ablation.verdict import JudgedTable, Row
 from rp2k_lab.config.ablation import Ablation, find_scale
 from rp2k_lab.core.csv_files import csv_text
 from rp2k_lab.core.text import percent

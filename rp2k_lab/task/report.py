@@ -7,9 +7,10 @@ from tempfile import TemporaryDirectory
 
 from rp2k_lab import COMMAND, PROJECT
 from rp2k_lab.ablation import claims, compare_runs
+from rp2k_lab.ablation.judged_table import JudgedTable
 from rp2k_lab.ablation.report import FIGURE, PAGE, README, write_documents
 from rp2k_lab.ablation.results import EXPERIMENTS, RESULTS, Results, read_results, write_results
-from rp2k_lab.ablation.verdict import JudgedTable, judge_table
+from rp2k_lab.ablation.verdict import judge_table
 from rp2k_lab.ablation.wording import grid, run_command, sentence, summary
 from rp2k_lab.config.ablation import Ablation, names
 from rp2k_lab.config.choices import choices, defaults_of

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rp2k_lab.ablation.judged_table import RP2K_TEST_IMAGES
 from rp2k_lab.ablation.results import check_results, image_row
-from rp2k_lab.ablation.verdict import RP2K_TEST_IMAGES, judge_table
+from rp2k_lab.ablation.verdict import judge_table
 from rp2k_lab.config.ablation import names
 from tests.helpers import synthetic_results
 
