@@ -126,8 +126,10 @@ def write_claims(folder: Path, tables: Sequence[JudgedTable]) -> Path | None:
 
 
 def _overview_item(table: JudgedTable) -> Item:
-    name = table.ablation.name
-    return Item(name, None, f"{table.ablation.question} {summary(table)}", f"{name}/{table.scale}/{README}")
+    name, rest = table.ablation.name, ""
+    if table.missing_cells:
+        rest = f"; to run them: {run_command(table.ablation, table.scale, table.look.added)}"
+    return Item(name, None, f"{table.ablation.question} {summary(table)}{rest}", f"{name}/{table.scale}/{README}")
 
 
 def judge_committed(ablation: Ablation, scale: str, folder: Path) -> JudgedTable | None:
