@@ -213,10 +213,26 @@ def _published(
     as_measured = None
     if verdict is not None and not math.isnan(verdict.image_variance):
         seeds = sorted(set(row.seeds) & set(baseline.seeds))
-        runs = [results.correct(level, seeds) for level in (row.level, baseline.level)]
-        spread = [run.mean(axis=1).var(ddof=1) for run in runs] if len(seeds) > 1 else [0.0]
-        as_measured = single(disagreement=float((runs[0] != runs[1]).mean()), seed_sd=math.sqrt(np.mean(spread)))
+        per_seed = [
+            np.concatenate([results.correct(each.level, [seed])[0] for seed in seeds]) for each in (row, baseline)
+        ]
+        disagreement = float((per_seed[0] != per_seed[1]).mean())
+        seed_sd = math.sqrt(_seed_variance(row, baseline, seeds, results, disagreement))
+        as_measured = single(disagreement=disagreement, seed_sd=seed_sd)
     return Published(difference, accuracy, single(), as_measured)
+
+
+def _seed_variance(row: Row, baseline: Row, seeds: list[int], results: Results, disagreement: float) -> float:
+    """Return the variance of a run's accuracy over seeds, without that of their photos if each seed has its own."""
+    if len(seeds) < 2:
+        return 0.0
+    done = results.table[results.table["level"].isin([row.level, baseline.level])].set_index(["level", "seed"])
+    accuracies = np.array([[done.at[(each.level, seed), "top1"] for seed in seeds] for each in (row, baseline)], float)
+    if done["images_digest"].nunique() == 1:
+        return float(accuracies.var(axis=1, ddof=1).mean())
+    # Photos and products that both levels have in common cancel in a difference; what is left of the photos is known.
+    of_photos = disagreement / row.images
+    return max(0.0, float((accuracies[0] - accuracies[1]).var(ddof=1)) - of_photos) / 2
 
 
 def _cell_notes(cells: pd.DataFrame) -> tuple[str, ...]:
