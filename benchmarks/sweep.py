@@ -1,6 +1,8 @@
 """Measure the savings of a pruned search over the full grid, and the overhead of a trial over the same command.
 
     python -m benchmarks.sweep [--rounds 6] [--dimensions KEY=A,B …] [--seeds 0,1,2] [overrides]
+    python -m benchmarks.sweep --live       # searches as users run them: see live_search.py
+    python -m benchmarks.sweep --table      # the table of the committed live searches
 
 **Search.**  The grid runs once, every point with every seed.  Runs on CPU are bit-identical when repeated, so a pruned
 trial is the start of the grid's run, and a search can be replayed exactly on the grid's curves: for every run seed and
@@ -23,12 +25,14 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
+from benchmarks import live_search
 from benchmarks.timing import interleave, median_interval
 from rp2k_lab import PROJECT
-from rp2k_lab.sweep.space import point_key
+from rp2k_lab.sweep.space import confirmation_name, point_key
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.sweep.study import PRUNERS, NonRepeatingSampler
 
@@ -46,8 +50,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--dimensions", nargs="+", default=DIMENSIONS)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--live", action="store_true", help="run searches, write their curves, print their table")
+    parser.add_argument("--table", action="store_true", help="print the table of the committed curves")
+    parser.add_argument("--trials", type=int, default=20, help="of each live search")
+    parser.add_argument("--folder", type=Path, default=PROJECT / "outputs" / "sweep_live", help="of the live searches")
+    parser.add_argument("--curves", type=Path, default=live_search.CURVES, help="CSV file of the live searches")
     parser.add_argument("overrides", nargs="*", default=[])
     options = parser.parse_args()
+    if options.live:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        curves = live_search.live_searches(run_studies, options.trials, options.folder)
+        curves.to_csv(options.curves, index=False, lineterminator="\n")
+    if options.live or options.table:
+        print(live_search.live_table(pd.read_csv(options.curves)))
+        return
     overrides = [*OVERRIDES, *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
         measure_search(options.dimensions, options.seeds, overrides, Path(folder))
@@ -126,13 +142,23 @@ def measure_trial(rounds: int, overrides: list[str], folder: Path) -> None:
 
 
 def run_study(name: str, dimensions: list[str], overrides: list[str], folder: Path, *options: str) -> list[FrozenTrial]:
-    """Run a search over `dimensions` and return its trials."""
+    """Run a search over `dimensions`, without confirmation, and return its trials."""
+    return run_studies(name, dimensions, overrides, folder, "hydra.sweeper.confirm=0", *options)[name]
+
+
+def run_studies(
+    name: str, dimensions: list[str], overrides: list[str], folder: Path, *options: str
+) -> dict[str, list[FrozenTrial]]:
+    """Run a search over `dimensions` and its confirmation; return the trials of each of the two studies."""
     storage = f"sqlite:///{folder}/optuna.db"
     locations = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"hydra.sweep.dir={folder}/{name}"]
-    study = ["hydra/sweeper=optuna", f"hydra.sweeper.study={name}", f"hydra.sweeper.storage={storage}"]
-    run(["-m", *study, "hydra.sweeper.n_trials=10000", *options, *locations, *overrides, *dimensions])
-    with read_study(storage, name) as study:
-        return study.get_trials()
+    command = ["hydra/sweeper=optuna", f"hydra.sweeper.study={name}", f"hydra.sweeper.storage={storage}"]
+    run(["-m", *command, "hydra.sweeper.n_trials=10000", *options, *locations, *overrides, *dimensions])
+    trials = {}
+    for study in (name, confirmation_name(name)):
+        with read_study(storage, study) as opened:
+            trials[study] = opened.get_trials() if opened else []
+    return trials
 
 
 def run(arguments: list[str]) -> None:

@@ -207,12 +207,19 @@ class Config(Group):
             raise RequestError(
                 f"task.folds={self.task.folds}: folds repeat the training of one run\nuse runs=<one of them>"
             )
-        if self.task.name == "report" and bool(self.runs) == (self.ablation.name != "none"):
-            given = f"ablation={self.ablation.name}" + (f" and runs={','.join(self.runs)}" if self.runs else "")
-            raise RequestError(
-                f"{given}: task=report takes either a table or two runs\nuse ablation=<table> or runs=[a,b]"
-            )
+        if self.task.name == "report":
+            self._check_report(self.task)
         return self
+
+    def _check_report(self, task: tasks.Report) -> None:
+        is_table, is_search = self.ablation.name != "none", self.ablation.name == "none" and task.study is not None
+        if is_table + is_search + bool(self.runs) != 1:
+            given = [f"ablation={self.ablation.name}"] * (not is_search)
+            given += [f"task.study={task.study}"] * is_search + [f"runs={','.join(self.runs)}"] * bool(self.runs)
+            raise RequestError(
+                f"{' and '.join(given)}: task=report takes either a table, a search or two runs\n"
+                "use ablation=<table>, task.study=<name of a search> or runs=[a,b]"
+            )
 
 
 def parse(composed: dict[str, Any]) -> Config:

@@ -208,10 +208,10 @@ class Errors(Task, Rules):
 class Report(Task):
     name: Literal["report"]
     output: AbsolutePath | None = Field(
-        description="folder; null: experiments/<ablation>/<scale> for a table, the run folder for two runs"
+        description="folder; null: experiments/<ablation>/<scale> for a table, the run folder for a search or two runs"
     )
     study: str | None = Field(
-        description="Optuna study whose trials are the cells of the table; null: <ablation>_<scale>"
+        description="Optuna study of a search, or whose trials are the cells of the table; null: <ablation>_<scale>"
     )
     storage: str | None = Field(
         description="database of studies, an address; null: sqlite in the clone (mlruns/optuna.db)"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from rp2k_lab.sweep.space import AblationGrid, Params, Search, point_key
+from rp2k_lab.sweep.space import Params, Plan, point_key
 from rp2k_lab.sweep.storage import with_retries
 from rp2k_lab.sweep.study import ENDED, completed_runs, count_failures, finished_points, point_of, trials_by_point
 
@@ -35,7 +35,7 @@ class Display:
         n_trials: number of points to run.
     """
 
-    def __init__(self, study: Study, plan: AblationGrid | Search, n_trials: int):
+    def __init__(self, study: Study, plan: Plan, n_trials: int):
         self._study, self._plan, self._n_trials = study, plan, n_trials
         self._lock, self._note, self._progress = threading.Lock(), "", {}
         self._console = Console()
@@ -129,7 +129,7 @@ def state_of(trial: FrozenTrial) -> str:
     return trial.state.name.lower()
 
 
-def failure_table(study: Study, plan: AblationGrid | Search) -> str:
+def failure_table(study: Study, plan: Plan) -> str:
     """Return the unfinished points with the reason of their last failure, or "" if all are finished."""
     lines, attempts = [], trials_by_point(study.get_trials(deepcopy=False))
     for point in plan.points:
@@ -146,7 +146,7 @@ def failure_table(study: Study, plan: AblationGrid | Search) -> str:
     return "\n".join(["not finished:", *lines]) if lines else ""
 
 
-def _waiting(plan: AblationGrid | Search, point: Params, attempts: dict[str, list[FrozenTrial]]) -> str:
+def _waiting(plan: Plan, point: Params, attempts: dict[str, list[FrozenTrial]]) -> str:
     sources = plan.sources(point)
     missing = [plan.label(s) for s, run in zip(sources, completed_runs(sources, attempts), strict=True) if run is None]
     return f", waits for {' and '.join(missing)}" if missing else ""

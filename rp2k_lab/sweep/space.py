@@ -1,9 +1,10 @@
-"""Points of a table or a search space, and the command line of each."""
+"""Points of a table, of a search or of its confirmation, and the command line of each."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
@@ -16,6 +17,8 @@ from rp2k_lab.tracking.trial_client import Reuse
 
 Params = Mapping[str, Any]
 _LAST_SEED = 2**32 - 1
+# A mean of fewer fresh seeds says little about a point.
+_MIN_FRESH_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class AblationGrid:
     extra: tuple[str, ...]
 
     prunes = False
+    trial_seeds = ()
     metrics = ("test/top1", "val/top1", "train/loss")
     factor = "level"
 
@@ -94,10 +98,16 @@ class AblationGrid:
 
 @dataclass(frozen=True)
 class Search:
-    """Keys with ranges, from which a sampler draws points; trials use val only."""
+    """Keys with ranges, from which a sampler draws points; trials use val only.
+
+    Attributes:
+        fixed: the other overrides.
+        trial_seeds: run seeds of each trial, two or more; empty: one run, with the seed of the command.
+    """
 
     space: dict[str, BaseDistribution]
     fixed: tuple[str, ...]
+    trial_seeds: tuple[int, ...] = ()
 
     prunes = True
     metrics = ("val/top1", "train/loss")
@@ -140,16 +150,97 @@ class Search:
 
     def definition(self) -> dict[str, Any]:
         """Return what must not change during a study."""
-        return {k: str(d) for k, d in self.space.items()} | {"fixed": " ".join(experiment_overrides(self.fixed))}
+        # Without a space: another order is another definition, since trials are compared seed by seed.
+        seeds = {"seeds": ",".join(map(str, self.trial_seeds))} if self.trial_seeds else {}
+        return {k: str(d) for k, d in self.space.items()} | {"fixed": self._experiment} | seeds
+
+    @property
+    def _experiment(self) -> str:
+        return " ".join(experiment_overrides(self.fixed))
 
 
-def parse_search(overrides: list[Override]) -> Search:
+@dataclass(frozen=True)
+class Confirmation:
+    """The best points of a search × fresh seeds: a fixed grid, without pruning.
+
+    Its study is not the search's: neither the sampler nor the pruner sees its trials, and a search's value is never
+    mixed with a fresh one.
+
+    Attributes:
+        study: name of the search's study.
+        best: points of the search.
+    """
+
+    search: Search
+    study: str
+    best: tuple[Params, ...]
+    seeds: tuple[int, ...]
+
+    prunes = False
+    trial_seeds = ()
+    metrics = Search.metrics
+    factor = None
+
+    @property
+    def name(self) -> str:
+        return confirmation_name(self.study)
+
+    @property
+    def space(self) -> dict[str, BaseDistribution]:
+        return {**self.search.space, "seed": IntDistribution(0, _LAST_SEED)}
+
+    @property
+    def points(self) -> list[Params]:
+        """All cells, seed by seed, so that an unfinished confirmation compares all points."""
+        return [{**point, "seed": seed} for seed in self.seeds for point in self.best]
+
+    def sources(self, point: Params) -> list[Params]:
+        """Return nothing: each run is trained from the start."""
+        return []
+
+    def overrides(self, point: Params, runs: Sequence[str] = ()) -> list[str]:
+        """Return the command line of a point's run, which does not read test."""
+        fixed = tuple(override for override in self.search.fixed if not override.startswith("seed="))
+        return Search(self.search.space, fixed).overrides(point)
+
+    def reuse(self, point: Params) -> Reuse:
+        """Return that nothing replaces a trial."""
+        return ""
+
+    def label(self, point: Params) -> str:
+        """Return a short name of a point."""
+        return self.search.label(point)
+
+    def definition(self) -> dict[str, Any]:
+        """Return what must not change during a study; a longer search may add points."""
+        return self.search.definition() | {"confirms": self.study}
+
+
+Plan = AblationGrid | Search | Confirmation
+
+
+def confirmation_name(study: str) -> str:
+    """Return the name of the study that confirms a search."""
+    return f"{study}.confirm"
+
+
+def fresh_seeds(used: Sequence[int]) -> tuple[int, ...]:
+    """Return as many seeds as a search used, at least three: the next integers that it did not use."""
+    following = (seed % (_LAST_SEED + 1) for seed in count(max(used) + 1))
+    unused = (seed for seed in following if seed not in used)
+    return tuple(islice(unused, max(_MIN_FRESH_SEEDS, len(used))))
+
+
+def parse_search(overrides: list[Override], seeds: tuple[int, ...] | None = None) -> Search:
     """Return the search of a command line: `key=a,b`, `choice(…)`, `range(…)` and `interval(…)` are its dimensions.
 
     `tag(log, …)` makes an interval logarithmic.
 
+    Args:
+        seeds: of each trial (`hydra.sweeper.seeds`); None: one, the command's.
+
     Raises:
-        RequestError: there is no dimension, one without points, or a `glob`.
+        RequestError: there is no dimension, one without points, a `glob`, or a seed beside `seeds`.
     """
     swept = {o.get_key_element(): _distribution(o) for o in overrides if o.is_sweep_override()}
     if "ablation" in swept:
@@ -159,7 +250,15 @@ def parse_search(overrides: list[Override]) -> Search:
             "hydra/sweeper=optuna: nothing to search\ngive a key several values, for example aug=none,cutout or "
             "optimizer.lr=interval(0.01,0.2)"
         )
-    return Search(swept, tuple(o.input_line for o in overrides if o.input_line and not o.is_sweep_override()))
+    fixed = tuple(o.input_line for o in overrides if o.input_line and not o.is_sweep_override())
+    if seeds is None:
+        return Search(swept, fixed)
+    for override in overrides:
+        if override.get_key_element() == "seed":
+            raise RequestError(
+                f"{override.input_line}: hydra.sweeper.seeds has the seeds of each trial\nleave out one of the two"
+            )
+    return Search(swept, (*fixed, f"seed={seeds[0]}")) if len(seeds) == 1 else Search(swept, fixed, seeds)
 
 
 def parse_seeds(override: Override) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rp2k_lab.config.migrations import DEFINITION_VERSION, migrate_definition, trial_attributes
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.sweep.space import AblationGrid, Params, Search, point_key
+from rp2k_lab.sweep.space import Params, Plan, point_key
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -33,6 +33,7 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 # User attribute of a claimed trial; a running trial without it lost its worker while being claimed.
 _WORKER = "worker"
+# They compare trials by val top-1 after each epoch.
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
     # Prunes after the first epoch of a trial, once four trials are complete.
@@ -41,7 +42,24 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 }
 
 
-def check_same_study(storage: optuna.storages.RDBStorage, plan: AblationGrid | Search, name: str) -> None:
+# The same default as in conf/hydra/sweeper/optuna.yaml, which says why.
+P_THRESHOLD = 0.3
+
+
+def build_pruner(name: str, p_threshold: float = P_THRESHOLD) -> optuna.pruners.BasePruner:
+    """Return the pruner of `hydra.sweeper.pruner`.
+
+    Args:
+        p_threshold: of `wilcoxon`, which compares a trial with the best one, seed by seed.
+    """
+    if name != "wilcoxon":
+        return PRUNERS[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return optuna.pruners.WilcoxonPruner(p_threshold=p_threshold)
+
+
+def check_same_study(storage: optuna.storages.RDBStorage, plan: Plan, name: str) -> None:
     """Check that an existing study of this name has the same definition as the plan.
 
     Raises:
@@ -61,11 +79,17 @@ def check_same_study(storage: optuna.storages.RDBStorage, plan: AblationGrid | S
 
 
 def open_study(
-    storage: optuna.storages.RDBStorage, plan: AblationGrid | Search, name: str, pruner: str, seed: int
+    storage: optuna.storages.RDBStorage,
+    plan: Plan,
+    name: str,
+    pruner: str,
+    seed: int,
+    p_threshold: float = P_THRESHOLD,
 ) -> Study:
     """Open the study of this name, created if missing.  Call it inside `exclusive`."""
     sampler = NonRepeatingSampler(plan.space, seed)
-    options = {"storage": storage, "sampler": sampler, "pruner": PRUNERS[pruner if plan.prunes else "none"]()}
+    chosen = build_pruner(pruner if plan.prunes else "none", p_threshold)
+    options = {"storage": storage, "sampler": sampler, "pruner": chosen}
     study = optuna.create_study(study_name=name, direction="maximize", load_if_exists=True, **options)
     study.set_user_attr("definition", plan.definition())
     study.set_user_attr("definition_version", DEFINITION_VERSION)
@@ -108,7 +132,7 @@ class NonRepeatingSampler(optuna.samplers.BaseSampler):
         raise NotImplementedError("all dimensions are sampled together")
 
 
-def refill(study: Study, plan: AblationGrid | Search, retries: int) -> None:
+def refill(study: Study, plan: Plan, retries: int) -> None:
     """Enqueue what is missing: cells without a trial, and failed points with retries left.
 
     A point waits for the runs that it starts from.  Call it inside `exclusive`, so that nothing is enqueued twice.
@@ -171,15 +195,13 @@ def count_failures(trials: list[FrozenTrial]) -> int:
     return sum(not trial.user_attrs.get("stopped") for trial in failed)
 
 
-def finished_points(trials: list[FrozenTrial], plan: AblationGrid | Search) -> set[str]:
+def finished_points(trials: list[FrozenTrial], plan: Plan) -> set[str]:
     """Return the keys of the plan's points that are complete or pruned."""
     ended = {key for key, tried in trials_by_point(trials).items() if any(t.state in ENDED for t in tried)}
     return ended if plan.prunes else ended & {point_key(point) for point in plan.points}
 
 
-def claim(
-    study: Study, storage: optuna.storages.RDBStorage, plan: AblationGrid | Search
-) -> tuple[optuna.Trial, Params]:
+def claim(study: Study, storage: optuna.storages.RDBStorage, plan: Plan) -> tuple[optuna.Trial, Params]:
     """Claim the next trial of the queue, or a new one, for this worker.  Call it inside `exclusive`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Optuna expects heartbeats from Study.optimize, not `heartbeat`

@@ -1,5 +1,6 @@
 """Worker of a study: claim and run missing trials until there are none."""
 
+import statistics
 import threading
 import time
 import warnings
@@ -14,7 +15,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from rp2k_lab.sweep.progress import Display
-from rp2k_lab.sweep.space import AblationGrid, Params, Search
+from rp2k_lab.sweep.seed_runs import SeedRuns
+from rp2k_lab.sweep.space import Params, Plan
 from rp2k_lab.sweep.storage import exclusive, heartbeat, with_retries
 from rp2k_lab.sweep.study import (
     claim,
@@ -39,7 +41,7 @@ class StudyWorker:
 
     Args:
         storage: database of the study.
-        plan: table or search of the study.
+        plan: what the study runs.
         n_trials: number of points to run.
         extra: overrides of every trial that are not part of the experiment.
         folder: parent of the trials' folders.
@@ -53,7 +55,7 @@ class StudyWorker:
         self,
         study: Study,
         storage: optuna.storages.RDBStorage,
-        plan: AblationGrid | Search,
+        plan: Plan,
         n_trials: int,
         extra: list[str],
         folder: Path,
@@ -124,13 +126,64 @@ class StudyWorker:
             label += f", resumes the run of trial {former.number}"
         return overrides, folder, label
 
-    def _result(self, trial: optuna.Trial, point: Params, device: int | None) -> float | str | None:
-        """Run a trial; return val top-1, None if it was pruned, or the reason of its failure."""
+    def _train(self, trial: optuna.Trial, point: Params, device: int | None) -> float | None:
+        """Run a trial of one run; return val top-1, or None if it was pruned."""
         overrides, folder, label = self._prepare(trial, point)
         self._display.started(trial.number, label)
-        link = self._link(trial, point)
+        receive = partial(self._receive, trial)
+        return run_trial(overrides, folder, self._link(trial, point), device, receive, self._signum)
+
+    def _train_seeds(self, trial: optuna.Trial, point: Params, device: int | None) -> float | None:
+        """Run the seeds of a trial, one after another; return their mean val top-1, or None if it was pruned.
+
+        The pruner decides between two seeds, by the values of all finished ones.
+        """
+        attempts = trials_by_point(with_retries(lambda: self._study.get_trials(deepcopy=False)))
+        key = point_of(trial)
+        assert key is not None  # from `claim`
+        runs, values = SeedRuns(trial, attempts[key]), []
+        for index, seed in enumerate(self._plan.trial_seeds):
+            if index and with_retries(trial.should_prune):
+                return None
+            if self._signum() is not None:
+                raise TrialStopped("stopped with its study")
+            top1 = runs.finished(seed)
+            values.append(self._train_seed(trial, {**point, "seed": seed}, runs, device) if top1 is None else top1)
+            with_retries(partial(_report, trial, values[-1], index))
+        return statistics.fmean(values)
+
+    def _train_seed(self, trial: optuna.Trial, point: Params, runs: SeedRuns, device: int | None) -> float:
+        """Run one seed of a trial, or resume its interrupted run; return val top-1.
+
+        Args:
+            point: with its seed.
+        """
+        seed, label = point["seed"], self._plan.label(point)
+        overrides, folder = [*self._plan.overrides(point), *self._extra], self._folder / f"{trial.number}-seed{seed}"
+        former = runs.resumable(seed)
+        is_resumed = former is not None and is_resumable(former)
+        if former and is_resumed:
+            folder, label = former, f"{label}, resumes its run"
+            overrides += resume_overrides(former)
+        self._display.started(trial.number, label)
+        started = time.monotonic()
+
+        def receive(message: dict[str, Any]) -> bool:
+            if "run_id" in message:
+                runs.start(seed, message["run_id"], message.get("folder", ""))
+            self._record(trial, message)
+            return False  # the pruner compares seeds
+
+        top1 = run_trial(overrides, folder, self._link(trial, point), device, receive, self._signum)
+        assert top1 is not None
+        runs.finish(seed, top1, None if is_resumed else round(time.monotonic() - started, 1))
+        return top1
+
+    def _result(self, trial: optuna.Trial, point: Params, device: int | None) -> float | str | None:
+        """Run a trial; return val top-1, None if it was pruned, or the reason of its failure."""
+        train = self._train_seeds if self._plan.trial_seeds else self._train
         try:
-            result = run_trial(overrides, folder, link, device, partial(self._receive, trial), self._signum)
+            result = train(trial, point, device)
             outcome: dict[str, Any] = {"state": TrialState.PRUNED} if result is None else {"values": result}
         except TrialFailed as error:
             result, outcome = str(error), {"state": TrialState.FAIL}
@@ -144,12 +197,16 @@ class StudyWorker:
 
     def _receive(self, trial: optuna.Trial, message: dict[str, Any]) -> bool:
         """Record a message of a trial; return whether to prune it."""
+        if "epoch" in message:
+            with_retries(lambda: _report(trial, message["top1"], message["epoch"]))
+        self._record(trial, message)
+        return "epoch" in message and bool(with_retries(trial.should_prune))  # some pruners return a NumPy bool
+
+    def _record(self, trial: optuna.Trial, message: dict[str, Any]) -> None:
+        """Keep the facts of a message, and show its epoch."""
         with_retries(lambda: _set_user_attrs(trial, {k: message[k] for k in _RECORDED if k in message}))
-        if "epoch" not in message:
-            return False
-        with_retries(lambda: _report(trial, message["top1"], message["epoch"]))
-        self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
-        return bool(with_retries(trial.should_prune))  # some pruners return a NumPy bool
+        if "epoch" in message:
+            self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
 
 
 def _set_user_attrs(trial: optuna.Trial, attributes: dict[str, Any]) -> None:
@@ -171,6 +228,6 @@ def _report(trial: optuna.Trial, top1: float, epoch: int) -> None:
         trial.report(top1, epoch)
 
 
-def missing(study: Study, plan: AblationGrid | Search, n_trials: int) -> int:
+def missing(study: Study, plan: Plan, n_trials: int) -> int:
     """Return the number of unfinished points."""
     return max(0, n_trials - len(finished_points(study.get_trials(deepcopy=False), plan)))

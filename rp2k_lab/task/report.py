@@ -1,4 +1,4 @@
-"""task=report: the verdict of one table or of all tables, or a comparison of two runs, as documents."""
+"""task=report: the verdict of one table or of all tables, a search, or a comparison of two runs, as documents."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,16 @@ def run(config: Config, folder: Path) -> None:
 
     Args:
         config: the whole configuration.
-        folder: the run's folder, for two runs.
+        folder: the run's folder, for two runs or a search.
 
     Raises:
-        RequestError: no results, no such run, or two runs that were tested on different images.
+        RequestError: no results, no such run or search, or two runs that were tested on different images.
         DataError: damaged results.
     """
     if config.runs:
         report_pair(config, config.task.output or folder)
+    elif config.ablation.name == "none":
+        report_search(config.task.study, config.task.storage, config.task.output or folder)
     elif config.ablation.name == "all":
         report_all(config, config.task.output or EXPERIMENTS)
     else:
@@ -177,5 +179,24 @@ def report_pair(config: Config, folder: Path) -> None:
         print(escape_controls(f"{key}: {values[0]} → {values[1]}"))
     print(f"\nresult      {escape_controls(compare_runs.summary(pair))}")
     print("            one run of each: the spread between seeds is not in it")
+    print(f"documents   {', '.join(texts)} in {folder}")
+    print("next        open report.html in a browser")
+
+
+def report_search(study: str, storage: str | None, folder: Path) -> None:
+    """Write README.md, report.html and the figures of a search, and print its winner."""
+    from rp2k_lab.analysis.search_report import count_text, search_document, winner_text
+    from rp2k_lab.sweep.search_results import read_search
+
+    search = read_search(study, storage)
+    if not search.points:
+        raise RequestError(f"task.study={study}: no trial is complete\nrun the command of the search again")
+    document, figures = search_document(search)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {README: to_markdown(document), PAGE: to_html(document)} | {name: str(svg) for name, svg in figures.items()}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    print(f"\nsearch      {escape_controls(study)}, trials: {count_text(search)}")
+    print(f"winner      {escape_controls(winner_text(search))}")
     print(f"documents   {', '.join(texts)} in {folder}")
     print("next        open report.html in a browser")

@@ -1,8 +1,9 @@
 """Replacement of run.py in tests of studies: a trial of a tenth of a second with a chosen behavior.
 
-The variable BEHAVIOR is a JSON list of [override, behavior]; the first whose override is in the command counts, "" is
-in every command.  A behavior is a word from below, or `fifo:FILE`: while the FIFO exists, write the ids of this process
-and its parent into it and hang; signals are written too, and the FIFO closes when the process ends.
+The variable BEHAVIOR is a JSON list of [overrides, behavior]; the first whose overrides (separated by spaces) are all
+in the command counts, "" is in every command.  A behavior is a word from below, or `fifo:FILE`: while the FIFO exists,
+write the ids of this process and its parent into it and hang; signals are written too, and the FIFO closes when the
+process ends.
 """
 
 import json
@@ -24,7 +25,7 @@ def main() -> int | None:
     overrides = sys.argv[1:]
     folder = Path(overrides[-1].removeprefix("hydra.run.dir='").removesuffix("'").replace("\\'", "'"))
     behaviors = json.loads(os.environ.get("BEHAVIOR", "[]"))
-    behavior = next((word for override, word in behaviors if override in ["", *overrides]), "fine")
+    behavior = next((word for given, word in behaviors if {*given.split()} <= {*overrides}), "fine")
     devices = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")]
     (folder / "seen.json").write_text(json.dumps({"overrides": overrides, "devices": devices}))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run.py receives it in a separate thread

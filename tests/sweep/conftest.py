@@ -95,7 +95,7 @@ def opened():
 
 @pytest.fixture
 def behave(monkeypatch) -> Callable[..., None]:
-    """behave((override, behavior), …): replace trials by fake runs with these behaviors."""
+    """behave((overrides, behavior), …): replace trials by fake runs with these behaviors."""
     from rp2k_lab.sweep import trial_process
 
     monkeypatch.setattr(trial_process, "ENTRY", HELPERS / "fake_run.py")

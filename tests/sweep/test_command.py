@@ -61,7 +61,7 @@ def runs(sweep):
 
 
 def overrides(sweep):
-    return [json.loads(file.read_text())["overrides"] for file in sorted(sweep.folder.glob("out/*/seen.json"))]
+    return [json.loads(file.read_text())["overrides"] for file in sorted(sweep.folder.glob("out/**/seen.json"))]
 
 
 def test_cells_wait_for_their_source_runs_and_get_their_ids(sweep, capsys):
@@ -128,6 +128,50 @@ def test_a_search_does_not_read_test_and_prints_the_best_command(sweep, behave, 
     assert f"mlflow.parentRunId: {runs(sweep)[0].info.run_id}" in tags
 
 
+# The best value of the search belongs to cutout; on fresh seeds mixup is better.
+LUCKY = [
+    *((f"aug=cutout seed={seed}", f"top1:{top1}") for seed, top1 in ((1, 0.25), (2, 0.5), (3, 0.75))),
+    *((f"aug=mixup seed={seed}", f"top1:{top1}") for seed, top1 in ((1, 0.5), (2, 0.625), (3, 0.75))),
+    ("aug=cutout", "top1:0.875"),
+    ("aug=mixup", "top1:0.8125"),
+    ("aug=none", "top1:0.125"),
+]
+
+
+def test_fresh_seeds_confirm_the_best_points_and_name_the_winner(sweep, behave, capsys):
+    """A confirmation that fails halfway is completed by the same command, which repeats nothing."""
+    search = ("aug=none,cutout,mixup", "hydra.sweeper.study=a", "hydra.sweeper.confirm=2", "hydra.sweeper.retries=0")
+    behave(("aug=mixup seed=2", "refused"), *LUCKY)
+    with pytest.raises(StudyIncomplete, match=r"^study a\.confirm: 1 of 6 are not finished\nrun the same command"):
+        sweep(*search)
+    out = capsys.readouterr().out
+    assert "study a.confirm: the best 2 points again, seeds 1, 2, 3" in out
+    assert "aug=mixup seed=2: failed 1 times" in out
+    assert "best        val top-1 50.0 ± 25.0 % on fresh seeds, 87.5 % in the search" in out  # mixup lacks a seed
+    assert runs(sweep)[0].info.status == "FAILED"
+
+    behave(*LUCKY)
+    sweep(*search[:-1], "hydra.sweeper.retries=1")
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "starts" in line] == ["trial 6 starts: aug=mixup seed=2"]
+    assert re.search(r"best +val top-1 62.5 ± 12.5 % on fresh seeds, 81.2 % in the search, trial \d\n", out)
+    assert next(line for line in out.splitlines() if line.startswith("next")).endswith(" aug=mixup")
+    rows = [line.split() for line in out.splitlines() if line.endswith(("aug=cutout", "aug=mixup")) and " ± " in line]
+    assert [row[0] for row in rows] == ["81.2", "87.5"]
+
+    searched, fresh = study_of(sweep, "a").get_trials(), study_of(sweep, "a.confirm").get_trials()
+    assert len(searched) == 3  # the sampler and the pruner never see the others
+    assert study_of(sweep, "a").best_trial.params == {"aug": "cutout"}
+    assert {(t.params["aug"], t.params["seed"]) for t in fresh} == {
+        (a, s) for a in ("cutout", "mixup") for s in (1, 2, 3)
+    }
+    assert all("task.test=false" in command for command in overrides(sweep))
+    tags = (sweep.folder / "out" / "confirm" / "0" / "trial.yaml").read_text()
+    assert "study: a.confirm\n" in tags
+    assert "seed: '1'\n" in tags
+    assert f"mlflow.parentRunId: {runs(sweep)[0].info.run_id}" in tags
+
+
 def test_a_study_with_a_failed_point_names_it(sweep, behave, capsys):
     behave(("seed=1", "killed"))
     with pytest.raises(StudyIncomplete, match="1 of 2 are not finished"):
@@ -158,6 +202,8 @@ REFUSED = [
     (["seed=0,1", "hydra.sweeper.devices=0"], ["hydra.sweeper.devices=0"]),
     (["seed=0,1", "hydra.sweeper.study='a b'"], ["hydra.sweeper.study=a b"]),
     (["seed=0,1", "hydra.sweeper.nosuch=1"], ["hydra.sweeper.nosuch"]),
+    (["aug=none,cutout", "hydra.sweeper.seeds=[0,0]"], ["hydra.sweeper.seeds=[0, 0]: seeds must be different"]),
+    (["ablation=resize", "scale=smoke", "hydra.sweeper.seeds=[0,1]"], ["hydra.sweeper.seeds=[0,1]", "use seed=0,1"]),
     (["seed=0,1", "hydra.sweeper.storage='mysql://host/a'"], ["mysql://host/a", "postgresql"]),
     (["seed=0,1", "hydra.sweeper.storage='postgresql+psycopg://127.0.0.1:9/a'"], ["127.0.0.1:9"]),
 ]

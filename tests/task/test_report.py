@@ -162,7 +162,7 @@ def test_the_committed_claims_name_tables_and_levels():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "^ablation=none: task=report takes either a table or two runs\nuse "),
+        ([], "^ablation=none: task=report takes either a table, a search or two runs\nuse "),
         (["ablation=resize", "runs=[a,b]"], "^ablation=resize and runs=a,b: .*\nuse "),
         (["runs=a"], r"^runs=a: task=report takes no or 2 earlier runs\nuse runs=\[a,b\]"),
         (["runs=[a,b,c]"], "takes no or 2 earlier runs"),

@@ -14,6 +14,7 @@ def searched(start, tmp_path_factory):
     storage = f"sqlite:///{tmp_path_factory.mktemp('study')}/optuna.db"
     tiny = [override for override in TINY if not override.startswith("epochs")]
     sweeper = ["hydra/sweeper=optuna", f"hydra.sweeper.storage={storage}", "hydra.sweeper.study=two"]
+    sweeper.append("hydra.sweeper.confirm=0")
     command = start("-m", *sweeper, "optimizer.lr=0.05,0.1", "epochs=1", "schedule.warmup_epochs=0", *tiny)
     command.result = command.wait()
     command.trials = lambda: optuna.load_study(study_name="two", storage=storage).get_trials()
