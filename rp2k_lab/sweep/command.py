@@ -294,7 +294,7 @@ def _pruner(settings: Options, plan: AblationGrid | Search) -> str:
     if name == "wilcoxon" and seeds < 3:
         raise RequestError(
             f"{option}: needs two seeds to decide and a third to save; the trials have {seeds}\n"
-            "use hydra.sweeper.seeds=[0,1,2], or pruner=median|halving|none"
+            "use hydra.sweeper.seeds=[0,1,2], or hydra.sweeper.pruner=median|halving|none"
         )
     # Of k seeds that are all worse than the best trial's, the one-sided test has p = 2^-k.
     if name == "wilcoxon" and settings.p_threshold <= (smallest := 0.5 ** (seeds - 1)):

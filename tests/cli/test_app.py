@@ -61,7 +61,7 @@ REFUSED = [
     (["size=[64,"], 2, ["size=[64,"]),
     (["--no-such-flag"], 2, ["--no-such-flag"]),
     (["--cfg", "nothing"], 2, ["--cfg", "'nothing'", "--help"]),
-    (["scale=overnight"], 2, ["scale=overnight", "laptop, paper, smoke"]),
+    (["scale=overnight"], 2, ["scale=overnight", "laptop, paper, shelf, smoke"]),
     (["task=evaluate", "runs=last:0"], 2, ["runs=last:0", "from 1"]),
     (["-m", "optimizer.lr=interval(0.1,0.2)"], 2, ["optimizer.lr=interval(0.1,0.2)", "hydra/sweeper=optuna"]),
     (["-m", "epochs=1,0"], 2, ["epochs=0", "greater"]),

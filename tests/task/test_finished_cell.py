@@ -1,5 +1,7 @@
 """A cell that was computed before is found in a real store and in committed results."""
 
+import shutil
+
 import pytest
 from mlflow import MlflowClient
 
@@ -8,22 +10,30 @@ from rp2k_lab.task import finished_cell
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.provenance import ENVIRONMENT, NATIVE, identity
 from tests.helpers import synthetic_results
+from tests.helpers.tiny_runs import Store
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def request_of(first_request, later_store):
+def own_store(first_run, tmp_path):
+    """A copy of the first run's store, without the runs of other tests."""
+    shutil.copy(first_run.folder / "mlflow.db", tmp_path)
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def request_of(first_request, own_store):
     """request_of(**changes): the first run's configuration, in a copy of its store."""
     config, _ = first_request
-    tracking = config.tracking.model_copy(update={"uri": later_store.uri})
+    tracking = config.tracking.model_copy(update={"uri": own_store.uri})
     return lambda **changes: config.model_copy(update={"tracking": tracking, **changes})
 
 
 @pytest.fixture
-def stored(later_store):
-    """The only training in the copied store."""
-    return next(run for run in RunStore(later_store.uri).with_tag("config_fingerprint"))
+def stored(own_store):
+    """The first run, in the copy of its store."""
+    return next(run for run in RunStore(own_store.uri).with_tag("config_fingerprint"))
 
 
 def test_an_equal_run_is_found_in_the_store(request_of, stored):
@@ -50,8 +60,8 @@ def test_another_run_is_not_found(request_of, stored, monkeypatch):
 @pytest.mark.parametrize(
     "tags", [{"dataset_fingerprint": "other photos"}, {"verifies": "another run"}, {"config_fingerprint": "3:0"}]
 )
-def test_a_run_with_other_facts_is_not_found(request_of, stored, later_store, tags):
-    client = MlflowClient(later_store.uri)
+def test_a_run_with_other_facts_is_not_found(request_of, stored, own_store, tags):
+    client = MlflowClient(own_store.uri)
     for name, value in tags.items():
         client.set_tag(stored.run_id, name, value)
     try:
