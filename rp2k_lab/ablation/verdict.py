@@ -239,7 +239,8 @@ def _cell_notes(cells: pd.DataFrame) -> tuple[str, ...]:
     notes = []
     for column, noun in (("commit", "commits"), ("dataset_fingerprint", "data sets"), (NATIVE, "native kernels")):
         values = sorted({value for value in cells[column] if value})
-        if len(values) > 1:
+        has_own = column == "dataset_fingerprint" and len(values) == len(cells)  # each seed its photos, by design
+        if len(values) > 1 and not has_own:
             notes.append(f"its cells are of {len(values)} {noun}: {', '.join(value[:10] for value in values)}")
     dirty = cells.loc[cells["dirty"].fillna(False).astype(bool), "seed"].tolist()
     if dirty:
@@ -250,9 +251,13 @@ def _cell_notes(cells: pd.DataFrame) -> tuple[str, ...]:
 def _baseline_notes(cells: pd.DataFrame, level: str, baseline: str) -> list[str]:
     """Name what should be the same in both levels, but differs."""
     origins = {"commit": "another commit", "dataset_fingerprint": "another data set", NATIVE: "other native kernels"}
+    common = set(cells.loc[cells["level"] == level, "seed"]) & set(cells.loc[cells["level"] == baseline, "seed"])
     notes = []
     for column, noun in origins.items():
-        of_level, of_baseline = ({v for v in cells.loc[cells["level"] == n, column] if v} for n in (level, baseline))
+        of_level, of_baseline = (
+            {v for v in cells.loc[(cells["level"] == n) & cells["seed"].isin(common), column] if v}
+            for n in (level, baseline)
+        )
         if of_level and of_baseline and of_level != of_baseline:
             notes.append(f"{noun} than {baseline}'s")
     return notes
