@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rp2k_lab import COMMAND
 from rp2k_lab.ablation.judged_table import RP2K_TEST_IMAGES, JudgedTable, Row
-from rp2k_lab.ablation.wording import decimals
+from rp2k_lab.ablation.report import bar_of
+from rp2k_lab.ablation.wording import difference_cells
 from rp2k_lab.config.ablation import find_scale
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.text import escape_controls
@@ -22,11 +23,9 @@ from rp2k_lab.pages.document import (
     Section,
     Tag,
     Text,
-    interval,
     points,
-    points_above,
 )
-from rp2k_lab.pages.forest_plot import Bar, forest
+from rp2k_lab.pages.forest_plot import forest
 
 _FIGURE_WIDTH = 680
 CLAIMS, PAGE, FIGURE = "claims.yaml", "tables.md", "tables.svg"
@@ -117,27 +116,14 @@ def _detail(table: JudgedTable, row: Row) -> list[str | Tag]:
     published = row.published_difference
     cells: list[str | Tag] = [f"{row.level} against {row.baseline}"]
     cells += [points(published.difference, 2), published.unknown.answer] if published else ["–", "–"]
-    cells.append(table.scale)
-    if row.verdict is None:
-        return [*cells, "–", "–", "not compared"]
-    verdict, places = row.verdict, decimals(row.verdict.images)
-    word = row.word or "one seed"
-    text = f"{word} (±{points_above(verdict.half_width, places)})" if word == "inconclusive" else word
-    ends = interval(verdict.low, verdict.high, places, verdict.word)
-    return [*cells, points(verdict.value, places), ends, Tag(text, row.word or "none")]
+    return [*cells, table.scale, *difference_cells(row)]
 
 
 def figure(claims: Sequence[Claim], tables: Sequence[JudgedTable]) -> Markup:
     """Draw the published differences of all claims, and ours with their intervals, on one axis."""
-    bars = []
-    for claim in claims:
-        for table, row in claim.rows(tables):
-            published = row.published_difference.difference if row.published_difference else None
-            name = f"{table.ablation.name}: {row.level} ({table.scale})"
-            if row.verdict is None:
-                bars.append(Bar(name, None, 0, 0, "inconclusive", published, "not compared"))
-            else:
-                verdict = row.verdict
-                word = row.word or "inconclusive"
-                bars.append(Bar(name, verdict.value, verdict.low, verdict.high, word, published))
+    bars = [
+        bar_of(row, f"{table.ablation.name}: {row.level} ({table.scale})")
+        for claim in claims
+        for table, row in claim.rows(tables)
+    ]
     return forest(bars, "difference from the baseline, points", 1, _FIGURE_WIDTH)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from rp2k_lab.ablation.judged_table import RP2K_TEST_IMAGES, JudgedTable
+from rp2k_lab.ablation.judged_table import RP2K_TEST_IMAGES, JudgedTable, Row
 from rp2k_lab.ablation.significance import Verdict
 from rp2k_lab.ablation.wording import (
     confidence,
@@ -88,22 +88,20 @@ def _read(notes: Path) -> str:
 
 def figure(table: JudgedTable) -> Markup:
     """Draw the differences with their intervals, and the published differences."""
-    bars = []
-    for row in table.rows:
-        if row.baseline is None:
-            continue
-        published = row.published_difference.difference if row.published_difference else None
-        if row.verdict is None:
-            bars.append(Bar(row.level, None, 0, 0, "inconclusive", published, "not compared"))
-            continue
-        verdict = row.verdict
-        word = row.word or "inconclusive"
-        bars.append(Bar(row.level, verdict.value, verdict.low, verdict.high, word, published))
+    bars = [bar_of(row, row.level) for row in table.rows if row.baseline]
     images = max(row.images for row in table.rows)
     baselines = {row.baseline for row in table.rows if row.baseline}
     baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
     label = f"{heading(table.ablation.metric)}: difference from {baseline}, points"
     return forest(bars, label, decimals(images))
+
+
+def bar_of(row: Row, name: str) -> Bar:
+    """Return a level's difference from its baseline for a figure."""
+    published, verdict = row.published_difference.difference if row.published_difference else None, row.verdict
+    if verdict is None:
+        return Bar(name, None, 0, 0, "inconclusive", published, "not compared")
+    return Bar(name, verdict.value, verdict.low, verdict.high, row.word or "inconclusive", published)
 
 
 def document(table: JudgedTable, notes: str) -> Document:

@@ -19,9 +19,9 @@ from rp2k_lab.tracking.provenance import NATIVE, NATIVE_OFF
 
 def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable:
     """Compare every level of a scale with its baseline; comparisons without results yet count as rows too."""
-    names = ablation.level_names(scale)
+    names, settings = ablation.level_names(scale), find_scale(scale)
     cells = _with_native(results.table[results.table["level"].isin(names)])
-    planned = {name: ablation.seeds_of(name, find_scale(scale)) for name in names}
+    planned = {name: ablation.seeds_of(name, settings) for name in names}
     look = _look(ablation, planned, cells)
     rows = [
         _row(ablation, name, cells[cells["level"] == name], tuple(sorted({*planned[name], *look.added})))
@@ -31,7 +31,7 @@ def judge_table(ablation: Ablation, scale: str, results: Results) -> JudgedTable
     compared = [(row, by_name[row.baseline]) for row in rows if row.baseline is not None]
     reasons = {row.level: _reason_not_to_compare(row, baseline, cells) for row, baseline in compared}
     judged = [pair for pair in compared if not reasons[pair[0].level]]
-    spread = ablation.earlier_spread(find_scale(scale))
+    spread = ablation.earlier_spread(settings)
     prior = (spread.degrees_of_freedom, (spread.points / 100) ** 2) if spread else (0.0, 0.0)
     pending = len(compared) - len(judged)
     verdicts = _judged(ablation, *_blocks(ablation, judged, results), alpha=look.alpha, prior=prior, pending=pending)
@@ -223,7 +223,7 @@ def _published(
 
 
 def _seed_variance(row: Row, baseline: Row, seeds: list[int], results: Results, disagreement: float) -> float:
-    """Return the variance of a run's accuracy over seeds, without that of their photos if each seed has its own."""
+    """Return the variance of a run's accuracy over seeds; if each seed has its own photos, without their part."""
     if len(seeds) < 2:
         return 0.0
     done = results.table[results.table["level"].isin([row.level, baseline.level])].set_index(["level", "seed"])

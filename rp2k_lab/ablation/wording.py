@@ -159,11 +159,12 @@ def grid(table: JudgedTable) -> Grid:
             cells.append("–" if row.published is None else f"{100 * row.published:.2f} %")
             cells.append(points(row.published_difference.difference, 2) if row.published_difference else "–")
         sd = "–" if len(row.seeds) < 2 else f"{100 * row.sd:.1f}"
-        rows.append([*cells, f"{len(row.seeds)} of {len(row.wanted)}", percent(row.mean), sd, *_difference(row)])
+        rows.append([*cells, f"{len(row.seeds)} of {len(row.wanted)}", percent(row.mean), sd, *difference_cells(row)])
     return Grid(head, rows)
 
 
-def _difference(row: Row) -> list[str | Tag]:
+def difference_cells(row: Row) -> list[str | Tag]:
+    """Return the difference, its interval and the verdict of a level, as cells of a table."""
     if row.baseline is None:
         return ["–", "–", "baseline"]
     if row.verdict is None:

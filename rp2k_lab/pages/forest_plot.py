@@ -116,6 +116,10 @@ def _diamond(x: float, y: float, title: str) -> str:
 
 def _step(span: float) -> float:
     """Return the tick step, 1, 2 or 5 times a power of ten, for about six ticks."""
-    rough = max(span, 0.1) / 6
+    return round_step(max(span, 0.1) / 6)
+
+
+def round_step(rough: float) -> float:
+    """Return the smallest of 1, 2 or 5 times a power of ten that is at least `rough`."""
     power = 10 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough - 1e-12)
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from rp2k_lab.core.text import escape_controls, percent, shorten
+from rp2k_lab.pages.forest_plot import round_step
 
 _WIDTH, _HEIGHT = 540, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 34, 46
@@ -141,9 +142,7 @@ def importance_plot(importances: Sequence[tuple[str, float]]) -> Markup:
 
 def round_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Return about so many round numbers, multiples of 1, 2 or 5 times a power of ten, that enclose a range."""
-    rough = max(high - low, 1e-3 * max(1.0, abs(high))) / about
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = round_step(max(high - low, 1e-3 * max(1.0, abs(high))) / about)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, max(last, first + 1) + 1)]
 
