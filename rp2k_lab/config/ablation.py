@@ -21,6 +21,8 @@ MOST_LOOKS = 3
 MACHINE_KEYS = re.compile(
     r"tracking(\..*)?|dataset\.((\w+_)?root|table|(\w+_)?annotations|cache_gb)|device\.num_threads|debug"
 )
+# Of these, keys that only some data sets have: a run that starts from others does not name its data set again.
+_FILES_OF_SOME = re.compile(r"dataset\.(table|\w+_root|(\w+_)?annotations)")
 # Keys of a training that do not change its result.
 _CHECKPOINT_KEYS = re.compile(r"task\.checkpoint\w+")
 
@@ -178,7 +180,8 @@ class Ablation(_Part):
             if _key(override) in map(_key, varied):
                 raise RequestError(f"{override}: ablation={self.name} varies {_key(override)}\nleave it out")
         if self.levels[name].runs:
-            return [*varied, *(override for override in extra if MACHINE_KEYS.fullmatch(_key(override)))]
+            machine = (override for override in extra if MACHINE_KEYS.fullmatch(_key(override)))
+            return [*varied, *(override for override in machine if not _FILES_OF_SOME.fullmatch(_key(override)))]
         return _last_values([*self.common(scale), *varied, *extra])
 
     def common(self, scale: Scale) -> list[str]:

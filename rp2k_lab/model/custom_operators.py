@@ -62,16 +62,17 @@ class _InPlace(ops.Custom):
     """An operator that changes some of its inputs, parameters, in place.
 
     Args:
-        inputs: names, all of one dtype; those that change end with "!".
+        inputs: names; those that change end with "!".
         name, shape, dtype, bprop: see `_operator`.
     """
 
     def __init__(self, name: str, inputs: str, shape: Callable, dtype: Callable = _first, bprop: Any = None):
         super().__init__(f"{_FILE}:rp2k_native_{name}", shape, dtype, "aot", bprop)
+        # Without dtypes: PyNative mode keeps those of the first call of any `ops.Custom` for all (MindSpore 2.10).
         signatures = []
         for each in inputs.split():
             access = sig.sig_rw.RW_WRITE if each.endswith("!") else sig.sig_rw.RW_READ
-            signatures.append(sig.make_sig(each.rstrip("!"), access, dtype=sig.sig_dtype.T))
+            signatures.append(sig.make_sig(each.rstrip("!"), access))
         self.set_signatures(signatures)
         self.add_prim_attr("side_effect_mem", True)  # keeps its place among the reads of its parameters
 

@@ -88,7 +88,7 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
         assert config not in configs.values(), f"{level} is the same run as another"
         configs[level] = config
         if not sources:
-            others = {"paper": "rp2k", "grozi": "table", "grozi_frozen": "table", "grocery_frozen": "grocery_store"}
+            others = {"paper": "rp2k", "grozi": "table", "grozi_frozen": "table", "grocery_frozen": "table"}
             assert config.dataset.name == others.get(scale, "shelf")
         if scale == "laptop" and not sources:
             assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
@@ -161,7 +161,7 @@ def test_level_that_starts_from_others_inherits_their_overrides():
         "epochs=3",
         "dataset.root=/x",
     ]
-    assert table.run_overrides("c", PAPER, ["epochs=3", "dataset.root=/x"]) == [
+    assert table.run_overrides("c", PAPER, ["epochs=3", "dataset.root=/x", "dataset=table", "dataset.table=/x.csv"]) == [
         "task=ensemble",
         "crop_ratio=0.5",
         "dataset.root=/x",

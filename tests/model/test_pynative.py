@@ -25,3 +25,22 @@ def test_a_network_runs_in_a_new_process_and_gives_the_logits_of_a_graph(name):
     assert result["difference"] < 1e-4 * result["largest"]
     assert result["gradients"] == result["parameters"] > 0
     assert result["mode"] == "graph"
+
+
+MIXED = """
+from rp2k_lab import create_model  # before MindSpore: sets its environment
+import numpy as np
+from mindspore import Tensor
+
+images = Tensor(np.ones((2, 3, 64, 64), np.float32))
+for name in ("resnet18", "convnext_tiny", "resnet18"):
+    logits = create_model(name, 5, width_multiplier=0.25).set_train(name == "resnet18")(images)
+    assert np.isfinite(logits.asnumpy()).all()
+"""
+
+
+@pytest.mark.slow
+def test_networks_of_several_families_run_in_one_process():
+    """The operators of their norms have different numbers of inputs."""
+    done = subprocess.run([sys.executable, "-c", MIXED], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
