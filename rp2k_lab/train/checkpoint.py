@@ -4,14 +4,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mindspore
-from mindspore import nn
+from mindspore import Parameter, Tensor, nn
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import link_or_copy, make_folder, sha256_of, write_atomically, write_text
@@ -20,7 +20,27 @@ from rp2k_lab.core.text import escape_controls
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(net: nn.Cell, file: Path, step: int, leave_out: Collection[str] = ()) -> str:
+class HasParameters(Protocol):
+    """A network, or a copy of its parameters."""
+
+    def get_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters, named."""
+        ...
+
+
+class ParameterCopy:
+    """A copy of a network's parameters in the host's memory, which a thread can save while the network trains."""
+
+    def __init__(self, net: HasParameters):
+        # MindSpore's array may be the parameter's own memory.
+        self._parameters = [Parameter(Tensor(p.asnumpy().copy()), name=p.name) for p in net.get_parameters()]
+
+    def get_parameters(self) -> list[Parameter]:
+        """Return the copied parameters, with their names and dtypes, in order."""
+        return self._parameters
+
+
+def save_checkpoint(net: HasParameters, file: Path, step: int, leave_out: Collection[str] = ()) -> str:
     """Write the parameters of `net` and the step count to `file` (`.ckpt`), atomically.
 
     Args:
@@ -118,13 +138,13 @@ class CheckpointFolder:
         self.folder, self._kept = folder, kept
         self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
 
-    def save_best(self, network: nn.Cell, step: int) -> None:
+    def save_best(self, network: HasParameters, step: int) -> None:
         """Save the weights of the best epoch so far; a `save` must follow to record them."""
         digest = save_checkpoint(network, self._best_file(step), step)
         write_text(self._best_file(step).with_suffix(".sha256"), digest, sync=True)
         link_or_copy(self.best, self._best_file(step))
 
-    def save(self, train_network: nn.Cell, position: TrainingPosition) -> None:
+    def save(self, train_network: HasParameters, position: TrainingPosition) -> None:
         """Save weights, optimizer and position, and remove old checkpoints."""
         file = self.file(position.step)
         digests = {file.name: save_checkpoint(train_network, file, position.step)}

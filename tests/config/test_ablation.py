@@ -161,7 +161,9 @@ def test_level_that_starts_from_others_inherits_their_overrides():
         "epochs=3",
         "dataset.root=/x",
     ]
-    assert table.run_overrides("c", PAPER, ["epochs=3", "dataset.root=/x", "dataset=table", "dataset.table=/x.csv"]) == [
+    assert table.run_overrides(
+        "c", PAPER, ["epochs=3", "dataset.root=/x", "dataset=table", "dataset.table=/x.csv"]
+    ) == [
         "task=ensemble",
         "crop_ratio=0.5",
         "dataset.root=/x",

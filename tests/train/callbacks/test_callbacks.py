@@ -1,11 +1,16 @@
 """Each callback on a test state, and `Dispatch` under a real `Model.train`."""
 
+import errno
 import math
+import os
 import signal
+import time
 from types import SimpleNamespace
 
+import mindspore
 import numpy as np
 import pytest
+from mindspore import Tensor, nn
 
 from rp2k_lab.core.errors import Interrupted
 from rp2k_lab.device.workers import ALONE
@@ -273,6 +278,7 @@ def saved(tmp_path, monkeypatch):
     """Return saved(state, tracker, **intervals): (a SaveCheckpoints, the positions that it saves, its clock)."""
     positions, clock = [], SimpleNamespace(now=0.0)
     monkeypatch.setattr("rp2k_lab.train.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("rp2k_lab.train.callbacks.checkpoint.ParameterCopy", lambda net: net)
     monkeypatch.setattr(CheckpointFolder, "save", lambda self, net, position: positions.append(position))
     monkeypatch.setattr(CheckpointFolder, "save_best", lambda self, net, step: positions.append(f"best {step}"))
 
@@ -312,14 +318,72 @@ def test_checkpoints_every_n_minutes_but_not_between_a_step_and_its_evaluation(s
     assert [position.step for position in positions] == [3, 6]  # due at the last step: saved after the epoch's end
     state.step, state.steps_per_epoch, clock.now = 4, 100, 359
     save.step_end(state)
+    save.close(state)
     assert [position.step for position in positions] == [3, 6, 4]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Let each flush of a file last 0.3 s."""
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.3), flush(descriptor)))
+
+
+def weights(file):
+    return mindspore.load_checkpoint(str(file))["weight"].asnumpy().tolist()
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_the_training_does_not_wait_for_a_slow_disk(state, tmp_path):
+    net = nn.Dense(1, 1, weight_init="zeros", has_bias=False)
+    folder, tracker = CheckpointFolder(tmp_path, 9), MemoryTracker()
+    save = callbacks.SaveCheckpoints(folder, net, net, tracker)
+    save.train_begin(state)
+    state.step, state.best = 3, (0.5, 3)
+    started = time.monotonic()
+    save.epoch_end(state)
+    assert time.monotonic() - started < 0.3
+    assert folder.newest() is None
+    net.weight.set_data(Tensor([[1.0]]))  # the training continues
+    state.step = 6
+    save.epoch_end(state)  # the last: waits for all files
+    assert time.monotonic() - started > 0.9
+    assert [weights(file) for file in (folder.file(3), folder.best, folder.file(6))] == [[[0.0]], [[0.0]], [[1.0]]]
+    assert folder.newest().step == 6
+    save.close(state)
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_ends_the_training_at_the_next_checkpoint(state, tmp_path, monkeypatch, caplog):
+    net = nn.Dense(1, 1)
+    save = callbacks.SaveCheckpoints(CheckpointFolder(tmp_path, 9), net, net, MemoryTracker())
+    save.train_begin(state)
+    monkeypatch.setattr(os, "fsync", full_disk)
+    state.step, state.best = 3, (0.5, 3)
+    save.epoch_end(state)
+    state.step = 6
+    with pytest.raises(OSError, match="No space left"):
+        save.epoch_end(state)
+    save.close(state)
+    assert caplog.messages == []  # said once
+    state.epochs, state.stop = 9, False
+    save = callbacks.SaveCheckpoints(CheckpointFolder(tmp_path, 9), net, net, MemoryTracker())
+    save.train_begin(state)
+    save.epoch_end(state)
+    save.close(state)  # after an exception of another callback
+    assert caplog.messages == [
+        f"the last checkpoint was not saved: [Errno 28] No space left on device: '{tmp_path}/step-00000006.ckpt'"
+    ]
 
 
 def test_checkpoints_when_stopped_and_their_time(state, saved, caplog):
     tracker = MemoryTracker()
     save, positions, clock = saved(state, tracker)
     state.stop = True
-    advance(state, save)
+    advance(state, save)  # which waits for the file, since the training ends
     assert [(position.step, position.epoch_open) for position in positions] == [(1, False)]
     state.step = 3
     tracker.flush = lambda: setattr(clock, "now", 1.0)
@@ -329,4 +393,4 @@ def test_checkpoints_when_stopped_and_their_time(state, saved, caplog):
     caplog.set_level("INFO")
     save.close(state)
     assert tracker.tags == {"checkpoint_time_share": "0.2500"}
-    assert caplog.messages == ["2 checkpoints took 1.0 s, 25.00 % of the training"]
+    assert caplog.messages == ["training waited 1.0 s for 2 checkpoints, 25.00 % of its time"]
