@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from benchmarks import live_search
+from benchmarks import gpu, live_search
 from benchmarks.timing import interleave, median_interval
 from rp2k_lab import PROJECT
 
@@ -38,22 +39,67 @@ QUICK = {
          "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
         "time of ensemble, flip / the sum of its parts:",
     ),
+    "gpu": (
+        ["--device", "cpu", "--models", "resnet18", "--precisions", "float32", "O2", "--size", "32",
+         "--batch-size", "4", "--classes", "10", "--minutes", "4", "size=32", "batch_size=4",
+         "model.width_multiplier=0.125", "model.depth_multiplier=0.25", "dataset.classes=4",
+         "dataset.train_images=120", "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
+        "tracked / bare:",
+    ),
 }  # fmt: skip
 
 
-LONG = ("evaluate", "input_pipeline", "overhead", "sweep", "train_step")
+LONG = ("evaluate", "gpu", "input_pipeline", "overhead", "sweep", "train_step")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in QUICK])
-def test_benchmark_prints_its_ratio_with_an_interval(name):
+def test_benchmark_prints_its_ratio_with_an_interval(name, tmp_path):
     arguments, label = QUICK[name]
+    if name == "gpu":
+        arguments = [*arguments, "--output", str(tmp_path / "gpu.json")]
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(re.escape(label) + r" -?\d+\.\d{3} \[-?\d+\.\d{3}, -?\d+\.\d{3}\], n = 2 rounds", done.stdout), (
         done.stdout
     )
+
+
+class TestGpu:
+    @pytest.fixture
+    def session(self, monkeypatch):
+        return gpu.Session(SimpleNamespace(minutes=1.0))
+
+    def test_a_part_that_fails_or_comes_too_late_is_named(self, session):
+        def fail(reason):
+            raise gpu.PartFailed(reason)
+
+        assert session.part("a", lambda x: x + 1, 1) == 2
+        assert session.part("b", fail, "out of memory") is None
+        session.options.minutes = 0
+        assert session.part("c", fail, "never called") is None
+        assert session.left_out == ["b: out of memory", "c: --minutes 0 are over"]
+
+    @pytest.mark.slow
+    def test_a_process_fails_with_the_line_of_its_error(self, session):
+        code = (
+            "import sys; sys.exit('ValueError: no such layer\\n- The Traceback of Net Construct Code:\\n(See file x)')"
+        )
+        with pytest.raises(gpu.PartFailed, match=r"^ValueError: no such layer$"):
+            gpu.run_process(session, ["-c", code])
+
+    def test_a_row_has_both_speeds_their_ratio_and_the_distance_of_the_logits(self, tmp_path):
+        np.save(tmp_path / "cpu.npy", [[1.0, 3.0]])
+        np.save(tmp_path / "gpu.npy", [[1.5, 3.0]])
+        assert gpu.distance(tmp_path / "gpu.npy", tmp_path / "cpu.npy") == 0.5
+        assert gpu.distance(tmp_path / "gpu.npy", tmp_path / "none.npy") is None
+        ours = {"images_per_second": [100.0, 120.0, 110.0], "gb": 2.5}
+        measured = {"model": "resnet18", "precision": "O3", "rp2k-lab": ours, "timm": None, "logits_off_by": None}
+        assert " ".join(gpu.row_of(measured).split()) == "resnet18 O3 110 [100, 120] – – 2.5 GB –"
+        measured |= {"timm": {"images_per_second": [220.0]}, "logits_off_by": 0.5}
+        row = "resnet18 O3 110 [100, 120] 220 [220, 220] 0.50 2.5 GB 5.0e-01"
+        assert " ".join(gpu.row_of(measured).split()) == row
 
 
 def test_every_benchmark_is_tested():
