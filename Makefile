@@ -8,14 +8,20 @@ endif
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+EXTRAS := dev
+# GPU=1 installs the extra gpu, too, and later installations keep it.
+ifneq ($(filter 1,$(GPU))$(wildcard .venv/installed-gpu),)
+INSTALLED := .venv/installed-gpu
+EXTRAS := dev,gpu
+endif
 PORT ?= 5000
 HOST := 127.0.0.1
 
 .PHONY: run quick test soak check help ui native docs pictures bench notebooks
 .DEFAULT_GOAL := run
 
-run: native  ## make the embedded data set, train, evaluate, print where to look
-	$(BIN)/python run.py
+run: native  ## make the embedded data set, train, evaluate, print where to look; GPU=1 installs CUDA 11.8 and uses it
+	$(BIN)/python run.py$(if $(filter 1,$(GPU)), device=gpu)
 
 # Three tiers of tests: test contains quick, soak is the rest.  Two processes share the tests.  MindSpore 2.10 returns
 # only a part of the memory of compiled networks: the tests that compile most of them come first, and their processes
@@ -67,7 +73,7 @@ bench: native  ## every benchmark: ratios with intervals
 	$(BIN)/python -m benchmarks.evaluate
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py
-	@echo "installing the pinned dependencies into .venv: about two minutes, 3.6 GB"
+	@echo "installing the pinned dependencies into .venv: about two minutes, 3.6 GB$(if $(findstring gpu,$(EXTRAS)), and 3 GB for a GPU)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -13,10 +13,10 @@ from rp2k_lab import PROJECT
 pytestmark = pytest.mark.slow
 
 
-def make(*arguments, path=None):
+def make(*arguments, path=None, folder=PROJECT):
     environment = {**os.environ, "PATH": path or os.environ["PATH"]}
     command = [shutil.which("make"), "--dry-run", *arguments]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def fake_python(folder, version):
@@ -42,6 +42,25 @@ def test_python_can_be_chosen():
     assert done.returncode == 0
     assert "run.py" in done.stdout
     assert make("run", "PYTHON=/no/such/python").returncode == 2
+
+
+def test_gpu_is_an_extra_that_later_installations_keep(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "setup.py"):
+        (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
+    (tmp_path / ".venv").mkdir()
+
+    def commands(*arguments):
+        return make("run", f"PYTHON={sys.executable}", *arguments, folder=tmp_path).stdout
+
+    (tmp_path / ".venv" / "installed").touch()
+    assert "pip install" not in commands()
+    assert "'.[dev,gpu]'" in commands("GPU=1")
+    assert "run.py device=gpu\n" in commands("GPU=1")
+    (tmp_path / ".venv" / "installed-gpu").touch()
+    assert "pip install" not in commands("GPU=1")
+    (tmp_path / "constraints.txt").touch()
+    assert "'.[dev,gpu]'" in commands()
+    assert "run.py\n" in commands()
 
 
 def test_test_runs_pytest_and_check_adds_ruff():

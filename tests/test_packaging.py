@@ -24,6 +24,15 @@ def test_every_package_is_in_the_wheel():
     assert set(SETTINGS["tool"]["setuptools"]["packages"]) == packages | {"rp2k_lab.conf", "hydra_plugins"}
 
 
+def test_the_extra_for_a_gpu_is_pinned_and_for_its_platform_alone():
+    """Each name is a wheel of 11.8's series: another version may have libraries of other names."""
+    pinned = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines())
+    wheels = [requirement.split("; ") for requirement in SETTINGS["project"]["optional-dependencies"]["gpu"]]
+    assert len(wheels) == 8
+    assert all(name in pinned and name.endswith("-cu11") for name, _ in wheels)
+    assert {marker for _, marker in wheels} == {"sys_platform == 'linux' and platform_machine == 'x86_64'"}
+
+
 def test_names_that_users_import():
     assert rp2k_lab.__version__ == "0.1.0"
     assert callable(rp2k_lab.create_model)
@@ -49,8 +58,9 @@ def wheel_environment(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(folder / "source")], check=True)
     (wheel,) = folder.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"rp2k_lab/conf/config.yaml", "rp2k_lab/py.typed", "rp2k_lab/analysis/error_page.js"} <= names
+    modes = {entry.filename: entry.external_attr >> 16 for entry in zipfile.ZipFile(wheel).infolist()}
+    assert {"rp2k_lab/conf/config.yaml", "rp2k_lab/py.typed", "rp2k_lab/analysis/error_page.js"} <= modes.keys()
+    assert modes["rp2k_lab/device/cuda_home/bin/nvcc"] & 0o111  # MindSpore executes it
     subprocess.run([sys.executable, "-m", "venv", str(folder / "fresh")], check=True)
     commands = folder / "fresh" / "bin"
     pip = [str(commands / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]

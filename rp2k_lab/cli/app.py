@@ -38,6 +38,7 @@ from rp2k_lab.core.redaction import redact_args, redact_message
 from rp2k_lab.core.signals import claim_signals
 from rp2k_lab.core.streams import keep_standard_streams, output_was_lost
 from rp2k_lab.core.text import escape_controls, escape_lines, shorten_middle
+from rp2k_lab.device import gpu_libraries
 from rp2k_lab.device.msrun import check_launch, is_launched, is_rank_zero
 from rp2k_lab.tracking.address import overrides_from_environment
 
@@ -111,6 +112,8 @@ def run_task(composed: DictConfig) -> float | None:
             config, *more_configs = restore(config, settings, list(HydraConfig.get().overrides.task))
             if config.task.name == "train":
                 check_launch(config, sweep)  # a run of several workers is resumed with several
+        if config.device.name == "gpu":
+            gpu_libraries.load()  # before a task imports MindSpore
         return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *more_configs)
     except Exception as error:
         if not sweep:

@@ -28,6 +28,7 @@ def test_set_up_can_be_repeated():
 
 
 def test_missing_device_is_refused(monkeypatch):
+    monkeypatch.setattr(target.gpu_libraries, "load", lambda: "")
     monkeypatch.setattr(target, "_is_available", lambda target: False)
     with pytest.raises(RequestError, match="device=gpu") as error:
         target.set_up(options(name="gpu"))
@@ -38,6 +39,19 @@ def test_available_devices_are_suggested(monkeypatch):
     monkeypatch.setattr(target, "_is_available", lambda target: target == "GPU")
     with pytest.raises(RequestError, match="use device=cpu or gpu"):
         target.set_up(options(name="ascend"))
+
+
+def test_cuda_of_the_user_that_mindspore_cannot_use_is_named(monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda-12.8")
+    monkeypatch.setattr(target.gpu_libraries, "load", lambda: "")  # with a driver
+    monkeypatch.setattr(target, "_is_available", lambda target: False)
+    with pytest.raises(RequestError) as error:
+        target.set_up(options(name="gpu"))
+    what, way_out = str(error.value).splitlines()
+    assert what == (
+        "device=gpu: MindSpore cannot use CUDA_HOME=/usr/local/cuda-12.8: it needs CUDA 11.6 or 11.8, and cuDNN 8"
+    )
+    assert way_out.startswith("unset CUDA_HOME")
 
 
 def test_device_check_keeps_the_log_level():
