@@ -51,6 +51,7 @@ def build(folder: Path) -> dict[str, str]:
     for name in LIBRARIES:
         file = folder / "wheels" / "nvidia" / name
         _compile(file, needed[file.name], _RUNTIME if "cudart" in name else {})
+    (folder / "wheels" / "nvidia" / "__init__.py").touch()  # before the real wheels, if they are installed
     return {"PYTHONPATH": str(folder / "wheels"), "LD_LIBRARY_PATH": str(folder / "driver"), "HOME": str(folder)}
 
 
