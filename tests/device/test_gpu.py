@@ -186,6 +186,6 @@ def test_the_command_line_loads_the_plugin_for_a_gpu(machine, tmp_path):
 
 
 def test_a_cpu_beside_it_loads_nothing(machine, tmp_path):
-    done = python(RUN, "task=predict", f"hydra.run.dir={tmp_path}/out", **machine)
-    assert done.stdout.splitlines()[-1] == "exit 2 []"
-    assert done.stderr.startswith("task.input: ")
+    command = ["task=sync", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"hydra.run.dir={tmp_path}/out"]
+    done = python(RUN, *command, **machine)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("exit 0 []", "")
