@@ -1,18 +1,21 @@
 """Measure a machine with a GPU: one command, without network, a table and a JSON file.
 
     python -m benchmarks.gpu [--minutes 4] [--models resnet50 …] [--precisions O2_half_bn …] [--output gpu.json]
-                             [--device gpu] [--size 224] [--batch-size 128] [overrides of the runs, e.g. epochs=2]
+                             [--device gpu] [--size 224] [--batch-size 128] [--torch-python PYTHON]
+                             [overrides of the runs, e.g. epochs=2]
 
 In this order, as far as the minutes suffice: a training that is killed, resumed, and trained again to compare every
 bit; its checkpoints' share of the time; the tracked run against a bare loop; the input pipeline's maximum; then
 training steps of every network and precision beside timm on PyTorch (the `parity` extra), and the logits against those
 of this machine's CPU.  What is not installed or does not fit into the minutes is named at the end.
+
+PyTorch for CUDA 12 replaces two libraries of the extra `gpu`: install it, timm and NumPy in another environment, and
+name its Python with --torch-python.
 """
 
 import argparse
 import datetime
 import importlib.metadata
-import importlib.util
 import json
 import re
 import resource
@@ -32,6 +35,7 @@ import numpy as np
 from benchmarks.timing import median_interval
 from rp2k_lab import PROJECT
 from rp2k_lab.core import environment
+from rp2k_lab.device import gpu_libraries
 
 # Ours to PyTorch's: what a user of either would choose for the same purpose.
 PEERS = {"O2_half_bn": "AMP, channels last", "O2": "AMP, channels last", "tf32": "TF32", "float32": "float32"}
@@ -96,12 +100,11 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rp2k_lab.model import list_models
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=4)
     first = ["resnet50", "seresnext50", "efficientnet_b0", "swin_tiny"]  # those of the published tables
-    models = [*first, *(name for name in list_models() if name not in first)]
+    names = sorted(file.stem for file in (PROJECT / "conf/model").glob("[a-z]*.yaml"))
+    models = [*first, *(name for name in names if name not in first and not name.endswith("_wider"))]
     parser.add_argument("--models", nargs="+", default=models)
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
@@ -109,6 +112,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--classes", type=int, default=2388)
+    parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # measures one side, in another process
     parser.add_argument("--logits", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", default=[])
@@ -122,8 +126,7 @@ def describe_machine() -> dict[str, str]:
         card = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().replace("\n", "; ")
     except (OSError, subprocess.CalledProcessError):
         card = "nvidia-smi finds none"
-    names = [name for name in ("mindspore", "torch", "timm") if importlib.util.find_spec(name)]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mindspore", "numpy"))
     return {
         "date": str(datetime.date.today()),
         "card": card,
@@ -202,12 +205,13 @@ def serve(session: Session, side: str, model: str, precision: str, logits: Path 
         arguments += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
     if logits:
         arguments += ["--logits", str(logits)]
-    return json.loads(run_process(session, arguments).splitlines()[-1])
+    python = options.torch_python if side == "timm" else sys.executable
+    return json.loads(run_process(session, arguments, python).splitlines()[-1])
 
 
-def run_process(session: Session, arguments: list[str]) -> str:
+def run_process(session: Session, arguments: list[str], python: str = sys.executable) -> str:
     """Return the output of a Python process; raise PartFailed with the line of its error."""
-    command, seconds = [sys.executable, *arguments], max(1.0, min(MAX_SECONDS, session.seconds_left()))
+    command, seconds = [python, *arguments], max(1.0, min(MAX_SECONDS, session.seconds_left()))
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=seconds)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -267,6 +271,8 @@ def compose_step(options: argparse.Namespace, device: str, model: str, precision
 
 def serve_mindspore(options: argparse.Namespace, model: str, precision: str) -> dict[str, Any]:
     """Time the training step of a run, and keep the initial network's logits."""
+    if options.device == "gpu":
+        gpu_libraries.load()  # before MindSpore; `set_up` says what is missing
     from mindspore import Tensor, hal
 
     from rp2k_lab.device import target
@@ -342,7 +348,7 @@ def serve_torch(options: argparse.Namespace, model: str, precision: str) -> dict
 
     speeds = time_turns(train_step, options.batch_size)
     used = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
-    return {"images_per_second": speeds, "gb": used / 1e9}
+    return {"images_per_second": speeds, "gb": used / 1e9, "torch": torch.__version__}
 
 
 def peak_memory() -> int:
