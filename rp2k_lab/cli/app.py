@@ -35,7 +35,7 @@ from rp2k_lab.core.environment import prepare_process
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.quoting import expand_home
 from rp2k_lab.core.redaction import redact_args, redact_message
-from rp2k_lab.core.signals import claim_signals
+from rp2k_lab.core.signals import before_launcher, claim_signals, receive_signal
 from rp2k_lab.core.streams import keep_standard_streams, output_was_lost
 from rp2k_lab.core.text import escape_controls, escape_lines, shorten_middle
 from rp2k_lab.device import gpu_libraries
@@ -114,7 +114,9 @@ def run_task(composed: DictConfig) -> float | None:
                 check_launch(config, sweep)  # a run of several workers is resumed with several
         if config.device.name == "gpu":
             gpu_libraries.load()  # before a task imports MindSpore
-        return importlib.import_module(f"rp2k_lab.task.{config.task.name}").run(config, folder, *more_configs)
+        task = importlib.import_module(f"rp2k_lab.task.{config.task.name}")
+        with before_launcher(receive_signal):
+            return task.run(config, folder, *more_configs)
     except Exception as error:
         if not sweep:
             sys.exit(report_error(error))

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rp2k_lab.config.choices import plain
-from rp2k_lab.config.overrides import check_overrides
+from rp2k_lab.config.overrides import check_overrides, check_programs
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError
 
@@ -36,6 +36,7 @@ def checked_jobs(arguments: Sequence[str], config: DictConfig, loader: ConfigLoa
     batch_size = config.hydra.sweeper.max_batch_size
     if not (batch_size is None or (type(batch_size) is int and batch_size > 0)):
         raise RequestError(f"hydra.sweeper.max_batch_size={batch_size}: not a number of jobs\nuse 1 or more")
+    check_programs(config.hydra.runtime.choices["hydra/launcher"])
     # The parser of Hydra's own sweepers and of its example of a sweeper plugin; there is no function for it.
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     values = {override.get_key_element(): _values(override) for override in overrides}

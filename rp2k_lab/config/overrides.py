@@ -6,6 +6,7 @@ are listed here.  The values of all other keys are data, which rp2k_lab/config/s
 """
 
 import re
+import shutil
 from collections.abc import Iterable
 from functools import cache
 from typing import NoReturn
@@ -159,6 +160,16 @@ def _launchers() -> list[str]:
 
     Plugins.instance()  # finds the plugins, which then register their configurations
     return sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list("hydra/launcher"))
+
+
+def check_programs(launcher: str) -> None:
+    """Raise a RequestError if this machine cannot submit the jobs of `hydra/launcher`."""
+    missing = [name for name in ("sbatch", "srun") if shutil.which(name) is None]  # submitit 1.5 needs both
+    if launcher == "submitit_slurm" and missing:
+        _refuse(
+            f"hydra/launcher={launcher}: {missing[0]} is not on this machine",
+            "run the command on a login node of the cluster, or use hydra/launcher=submitit_local",
+        )
 
 
 def _check_choices(argument: str, group: str, value: str) -> None:

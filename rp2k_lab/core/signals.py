@@ -13,6 +13,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rp2k_lab.core.errors import Interrupted
 from rp2k_lab.core.streams import write_at_once
@@ -40,7 +43,7 @@ def claim_signals() -> None:
     _claim_sigint()
     for signum in ENDING:
         if signal.getsignal(signum) == signal.SIG_DFL:
-            signal.signal(signum, _receive)
+            signal.signal(signum, receive_signal)
             _claimed.add(signum)
     os.register_at_fork(after_in_child=_release)
     atexit.register(_ignore_repeated)
@@ -51,6 +54,29 @@ def ignore_signals(*kept: int) -> None:
     for signum in set(ENDING) - set(kept):
         signal.signal(signum, signal.SIG_IGN)
     _claimed.intersection_update(kept)
+
+
+@contextmanager
+def before_launcher(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Give `handle` the signals that a launcher handles; the launcher gets the first of them at the end of the block.
+
+    On SIGUSR2 submitit 1.5 queues a job again and ends its process at once: what runs in the block can save before.
+    """
+    received: list[int] = []
+
+    def receive(signum, frame) -> None:
+        received.append(signum)
+        handle(signum, frame)
+
+    handled = [signum for signum in ENDING if signum not in _claimed and callable(signal.getsignal(signum))]
+    former: dict[int, Any] = {signum: signal.signal(signum, receive) for signum in handled}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+        if received:
+            former[received[0]](received[0], None)
 
 
 def signal_name(signum: int) -> str:
@@ -91,7 +117,8 @@ def _ignore_repeated() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _receive(signum, frame) -> None:
+def receive_signal(signum, frame) -> None:
+    """Stop what runs in order, or end the process on a second signal; a handler as `signal.signal` takes it."""
     if StopSignal.current is not None:
         StopSignal.current.remember(signum, frame)
     elif _stops.is_first():

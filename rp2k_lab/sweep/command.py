@@ -1,5 +1,6 @@
 """Run a study from the command line of a sweep."""
 
+import re
 import shlex
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ from rp2k_lab.config.migrations import migrate_params
 from rp2k_lab.config.overrides import check_overrides
 from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
+from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.device.msrun import check_launch
@@ -67,8 +69,54 @@ class Options(BaseModel):
     retries: Annotated[int, Field(ge=0)]
     reuse: bool
     devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None
+    workers: Annotated[int, Field(ge=1)]
     heartbeat_seconds: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """A checked command that runs a study.
+
+    Attributes:
+        first: configuration of its first run.
+        tracking: of its runs; the experiment is the study's name unless the command gives another.
+        extra: overrides of every trial that are not part of the experiment.
+    """
+
+    name: str
+    plan: AblationGrid | Search
+    settings: Options
+    pruner: str
+    first: Config
+    tracking: Any
+    extra: list[str]
+
+    def check_existing(self, storage: optuna.storages.RDBStorage) -> None:
+        """Raise a RequestError if the study, or its confirmation, exists with another definition."""
+        check_same_study(storage, self.plan, self.name)
+        if isinstance(self.plan, Search) and self.settings.confirm:
+            confirmation = Confirmation(self.plan, self.name, (), ())
+            check_same_study(storage, confirmation, confirmation.name)
+
+
+def read_request(arguments: list[str], options: dict[str, Any], config: DictConfig) -> StudyRequest:
+    """Check the command line of a study; arguments and errors as for `run_study`."""
+    settings = _parse_options(options)
+    if settings.workers > 1 and config.hydra.runtime.choices["hydra/launcher"] == "basic":
+        raise RequestError(
+            f"hydra.sweeper.workers={settings.workers}: needs a launcher that starts them\n"
+            "add hydra/launcher=submitit_slurm or submitit_local, or run the command in several terminals"
+        )
+    # The parser of Hydra's own sweepers and of its example of a sweeper plugin; there is no function for it.
+    plan = _plan(OverridesParser.create().parse_overrides(arguments), config, settings.seeds)
+    pruner = _pruner(settings, plan)
+    first = _check(plan, config.hydra.job.config_name)
+    name = settings.study or plan.name
+    if any(argument.startswith("tracking.experiment=") for argument in arguments):
+        return StudyRequest(name, plan, settings, pruner, first, first.tracking, [])
+    tracking = first.tracking.model_copy(update={"experiment": name})
+    return StudyRequest(name, plan, settings, pruner, first, tracking, [f"tracking.experiment={name}"])
 
 
 def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig) -> None:
@@ -84,38 +132,28 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig)
         StudyIncomplete: points failed more often than `retries`.
         Interrupted: a signal arrived; the running trials were stopped.
     """
-    settings = _parse_options(options)
-    # The parser of Hydra's own sweepers and of its example of a sweeper plugin; there is no function for it.
-    plan = _plan(OverridesParser.create().parse_overrides(arguments), config, settings.seeds)
-    pruner = _pruner(settings, plan)
-    first = _check(plan, config.hydra.job.config_name)
-    name = settings.study or plan.name
-    default_experiment = not any(argument.startswith("tracking.experiment=") for argument in arguments)
-    tracking = first.tracking.model_copy(update={"experiment": name}) if default_experiment else first.tracking
-    extra = [f"tracking.experiment={name}"] if default_experiment else []
+    request = read_request(arguments, options, config)
+    name, plan, settings = request.name, request.plan, request.settings
     with open_storage(settings.storage, settings.heartbeat_seconds) as storage:
         with StopSignal() as signals:
             with exclusive(storage, name):
-                check_same_study(storage, plan, name)
-                if isinstance(plan, Search) and settings.confirm:
-                    confirmation = Confirmation(plan, name, (), ())
-                    check_same_study(storage, confirmation, confirmation.name)
+                request.check_existing(storage)
                 facts = {"command": shlex.join(sys.argv), "storage": storage.url}
                 facts = {key: redact(value) for key, value in facts.items()}
-                tracker = StudyTracker(tracking, name, facts, plan.factor, _charts(plan))
-                study = open_study(storage, plan, name, pruner, settings.seed, settings.p_threshold)
+                tracker = StudyTracker(request.tracking, name, facts, plan.factor, _charts(plan))
+                study = open_study(storage, plan, name, request.pruner, settings.seed, settings.p_threshold)
             folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
-            runner = _Runner(storage, tracker, settings, extra, folder, stop)
+            runner = _Runner(storage, tracker, settings, request.extra, folder, stop)
             try:
                 left = runner.run(study, plan)
-                confirmed, unconfirmed = runner.confirm(study, plan, first.seed)
+                confirmed, unconfirmed = runner.confirm(study, plan, request.first.seed)
             except BaseException:
                 tracker.close("FAILED")
                 raise
             left |= unconfirmed
             tracker.close("KILLED" if signals.signum else "FAILED" if left else "FINISHED")
             signals.check()
-        _print_next(plan, study, tracker, confirmed)
+        _print_next(request, study, tracker, confirmed)
     if left:
         unfinished = "; ".join(f"study {name}: {text} are not finished" for name, text in left.items())
         raise StudyIncomplete(
@@ -316,16 +354,19 @@ def _parse_options(options: dict[str, Any]) -> Options:
 
 
 def _print_next(
-    plan: AblationGrid | Search, study: optuna.Study, tracker: StudyTracker, confirmed: list[ConfirmedPoint]
+    request: StudyRequest, study: optuna.Study, tracker: StudyTracker, confirmed: list[ConfirmedPoint]
 ) -> None:
     """Print the closing lines."""
+    plan, storage = request.plan, redact(request.settings.storage or "")
+    plain_text = re.fullmatch(r"[\w.+:/@-]*", storage)  # what Hydra's grammar takes without quotes
+    stored = f" {shlex.quote(f'task.storage={storage if plain_text else hydra_value(storage)}')}" if storage else ""
     states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
     done, pruned = states[TrialState.COMPLETE], states[TrialState.PRUNED]
     print(f"study       {study.study_name}: {done} finished{f', {pruned} pruned' if pruned else ''}")
     if tracker.run_id:
         print(f"run         {tracker.run_id}, the parent of the trials' runs")
     if isinstance(plan, AblationGrid):
-        print(f"next        {COMMAND} task=report ablation={plan.ablation.name} scale={plan.scale.name}")
+        print(f"next        {COMMAND} task=report ablation={plan.ablation.name} scale={plan.scale.name}{stored}")
     elif confirmed:
         print(confirmation_table(confirmed))
         best = confirmed[0]
@@ -338,5 +379,5 @@ def _print_next(
         print(f"best        val top-1 {100 * study.best_value:.1f} %, trial {best.number}, run {run_id}")
         print(f"next        {COMMAND} {shlex.join([*plan.fixed, *assignments(migrate_params(best.params))])}")
     if isinstance(plan, Search) and done:
-        print(f"report      {COMMAND} task=report task.study={study.study_name}")
+        print(f"report      {COMMAND} task=report task.study={study.study_name}{stored}")
     print(f"            {tracker.page or f'{COMMAND} task=sync'}")

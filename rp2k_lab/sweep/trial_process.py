@@ -67,8 +67,7 @@ def run_trial(
     environment[VARIABLE] = json.dumps({**link, "descriptor": child_end.fileno()})
     if device is not None:
         environment |= dict.fromkeys(_DEVICE_VARIABLES, str(device))
-    entry = [str(ENTRY)] if ENTRY else ["-m", "rp2k_lab"]
-    command = [sys.executable, *entry, *overrides, f"hydra.run.dir={hydra_value(folder)}"]
+    command = [*python_command(ENTRY), *overrides, f"hydra.run.dir={hydra_value(folder)}"]
     folder.mkdir(parents=True, exist_ok=True)
     with connection, (folder / "log.txt").open("ab") as log:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
@@ -89,12 +88,17 @@ def run_trial(
     if signum() is not None and code != 0:
         raise TrialStopped("stopped with its study")
     if code < 0 or code in _STOPPED:
-        raise TrialInterrupted(_reason(code, folder / "log.txt"))
+        raise TrialInterrupted(exit_reason(code, folder / "log.txt"))
     if code != 0 or objective is None:
-        raise TrialFailed(_reason(code, folder / "log.txt"))
+        raise TrialFailed(exit_reason(code, folder / "log.txt"))
     if objective != objective:
         raise TrialFailed("val top-1 is NaN")
     return objective
+
+
+def python_command(entry: Path | None) -> list[str]:
+    """Return the start of a command: of a clone's script, or of the installed package."""
+    return [sys.executable, *([str(entry)] if entry else ["-m", "rp2k_lab"])]
 
 
 def _listen(
@@ -139,7 +143,8 @@ def _receive(connection: socket.socket) -> bytes | None:
         return b""
 
 
-def _reason(code: int, log: Path) -> str:
+def exit_reason(code: int, log: Path) -> str:
+    """Return in one line why a process ended with this code; of an exit code, with the last lines of its log."""
     if code < 0:
         name = signal_name(-code)
         return f"killed by {name}" + (" (a user, or the out-of-memory killer)" if name == "SIGKILL" else "")

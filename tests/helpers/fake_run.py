@@ -77,7 +77,7 @@ def hang(trial: Trial, fifo: Path) -> None:
         os.write(writer, f"{signal.Signals(signum).name}\n".encode())
         sys.exit(75)
 
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, stop)
     trial._send({"top1": 0.5, "epoch": 1, "epochs": EPOCHS})
     os.write(writer, f"{os.getpid()} {os.getppid()}\n".encode())

@@ -109,6 +109,42 @@ def behave(monkeypatch) -> Callable[..., None]:
 
 
 @pytest.fixture
+def sweep(tmp_path, empty_store, behave, monkeypatch):
+    """sweep(*arguments): run `run.py -m …` with a study in the folder of the test, in this process."""
+    from hydra import initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import HydraContext, RunMode
+    from omegaconf import OmegaConf
+
+    from hydra_plugins.optuna_sweeper import OptunaSweeper
+    from rp2k_lab.cli.app import register_resolvers
+
+    register_resolvers()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+
+        def sweep(*arguments, storage=f"sqlite:///{tmp_path}/optuna.db"):
+            uri = f"tracking.uri=sqlite:///{tmp_path}/store/mlflow.db"
+            arguments = [uri, *arguments] if not any(a.startswith("tracking") for a in arguments) else arguments
+            hydra = ["hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path}/out"]
+            if not any(argument.startswith("hydra.sweeper.storage") for argument in arguments):
+                hydra.append(f"hydra.sweeper.storage='{storage}'")
+            monkeypatch.setattr(sys, "argv", ["run.py", "-m", *arguments, *hydra])
+            config = loader.load_configuration("config", [*arguments, *hydra], RunMode.MULTIRUN)
+            options = OmegaConf.to_container(config.hydra.sweeper)
+            options.pop("_target_")
+            sweeper, context = OptunaSweeper(**options), HydraContext(config_loader=loader, callbacks=Callbacks())
+            sweeper.setup(hydra_context=context, task_function=None, config=config)
+            sweeper.sweep([argument for argument in arguments if not argument.startswith("hydra")])
+
+        sweep.folder = tmp_path
+        yield sweep
+
+
+@pytest.fixture
 def script():
     """script(name, *arguments): run a script of tests/helpers; it is killed at the end of the test."""
     started = []

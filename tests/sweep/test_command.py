@@ -6,49 +6,16 @@ import pty
 import re
 import select
 import signal
-import sys
 
 import mlflow
 import optuna
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
-from rp2k_lab import PROJECT
-from rp2k_lab.cli.app import register_resolvers, report_error
+from rp2k_lab.cli.app import report_error
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
-from rp2k_lab.sweep.command import run_study
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def sweep(tmp_path, empty_store, behave, monkeypatch):
-    """sweep(*arguments): run a study in the folder of the test, in this process."""
-    register_resolvers()
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-
-        def sweep(*arguments, storage=f"sqlite:///{tmp_path}/optuna.db"):
-            uri = f"tracking.uri=sqlite:///{tmp_path}/store/mlflow.db"
-            arguments = [uri, *arguments] if not any(a.startswith("tracking.uri") for a in arguments) else arguments
-            hydra = ["hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path}/out"]
-            if not any(argument.startswith("hydra.sweeper.storage") for argument in arguments):
-                hydra.append(f"hydra.sweeper.storage='{storage}'")
-            monkeypatch.setattr(sys, "argv", ["run.py", "-m", *arguments, *hydra])
-            config = loader.load_configuration("config", [*arguments, *hydra], RunMode.MULTIRUN)
-            options = OmegaConf.to_container(config.hydra.sweeper)
-            overrides = [argument for argument in arguments if not argument.startswith("hydra.")]
-            options.pop("_target_")
-            run_study(overrides, options, config)
-
-        sweep.folder = tmp_path
-        yield sweep
 
 
 def study_of(sweep, name):
