@@ -47,7 +47,7 @@ def slurm(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def study(script, behave, postgresql, tmp_path):
     """study(*arguments): start a study of fake runs with two workers; its attribute `url` is the database."""
-    url = postgresql.new_database()
+    url = postgresql.new_database().replace("postgres@", "postgres:sesame@")
 
     def start(launcher: str, *arguments: str):
         options = [f"hydra/launcher={launcher}", "hydra.sweeper.workers=2", f"hydra.sweeper.storage='{url}'"]
@@ -64,7 +64,7 @@ def trials(url, name):
         return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
-def test_a_killed_worker_is_replaced_by_the_other_and_the_search_is_confirmed_once(study, behave, fifo):
+def test_a_killed_worker_is_replaced_by_the_other_and_the_search_is_confirmed_once(study, behave, fifo, tmp_path):
     behave(("aug=mixup", fifo.behavior), ("aug=cutout", "top1:0.75"))
     process = study("submitit_local", "aug=none,cutout,mixup", "hydra.sweeper.confirm=1")
     _, worker = map(int, fifo.read().split())
@@ -82,6 +82,9 @@ def test_a_killed_worker_is_replaced_by_the_other_and_the_search_is_confirmed_on
         ("mixup", "FAIL"),
         ("none", "COMPLETE"),
     ]
+    files = [file for file in tmp_path.joinpath("out").rglob("*") if file.is_file()]
+    assert [file.name for file in files if b"sesame" in file.read_bytes()] == []  # the password is in no job's pickle
+    assert len([file for file in files if file.name.endswith("_submitted.pkl")]) == 2
     fresh = trials(study.url, "a.confirm")
     assert [t.state.name for t in fresh] == ["COMPLETE"] * 3
     assert {t.params["seed"] for t in fresh} == {1, 2, 3}
