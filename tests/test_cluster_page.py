@@ -29,16 +29,12 @@ def test_scripts_are_correct_bash(script):
 
 def test_submitted_commands_are_accepted():
     blocks = re.findall(r"^    sbatch .*$", PAGE.replace("\\\n", " "), re.MULTILINE)
-    found = [shlex.split(block) for block in blocks]
-    last = [words[-1].partition("=")[0] for words in found]
-    assert last == [
-        "task.resume",
-        "tracking.uri",
-        "optimizer.lr_batch_size",
-    ]
-    for words in found:
-        script = next(word for word in words if word.endswith(".sh"))
-        arguments = words[words.index(script) + 1 :]
+    commands = [shlex.split(block) for block in blocks]
+    last = [command[-1].partition("=")[0] for command in commands]
+    assert last == ["task.resume", "tracking.uri", "optimizer.lr_batch_size"]
+    for command in commands:
+        script = next(part for part in command if part.endswith(".sh"))
+        arguments = command[command.index(script) + 1 :]
         split_arguments(arguments[2:] if script == "job.sh" else arguments)
 
 

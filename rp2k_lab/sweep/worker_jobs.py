@@ -51,7 +51,8 @@ def launch_study(arguments: list[str], options: dict[str, Any], config: DictConf
     folder, workers = Path(config.hydra.sweep.dir).absolute(), request.settings.workers
     start = partial(run_worker, _worker_command(arguments, config, folder))
     plugin = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=start, config=config)
-    print(f"study {request.name}: {workers} workers by {launcher}, output in {folder}/worker*/log.txt", flush=True)
+    jobs = f"{workers} jobs" if workers > 1 else "a job"
+    print(f"study {request.name}: workers as {jobs} of {launcher}, output in {folder}/worker*/log.txt", flush=True)
     results = _launch(plugin, launcher, [[f"hydra.sweep.subdir=worker{number}"] for number in range(workers)])
     reasons = [str(result._return_value) for result in results]  # `return_value` raises, and prints
     for number, reason in enumerate(reasons):
@@ -109,7 +110,7 @@ def _check_launcher(launcher: str, request: StudyRequest) -> None:
     if request.tracking.name != "offline" and is_local(request.tracking.uri):
         raise RequestError(
             "tracking.uri: machines cannot share a store of SQLite\n"
-            "use tracking.uri=http://HOST:PORT of an MLflow server, or tracking=offline"
+            "use http://host:5000 of an MLflow server, or tracking=offline"
         )
 
 

@@ -71,7 +71,7 @@ def test_each_worker_is_a_job_with_the_command_of_one_worker(sweep, launcher, ca
         ]
     )
     out = capsys.readouterr().out
-    assert "study a: 2 workers by submitit_local" in out
+    assert "study a: workers as 2 jobs of submitit_local, output in" in out
     assert "worker 0 ended early: exit code 75: stopped\nstudy a: nothing to run, all 2 are finished\n" in out
     assert f"task=report task.study=a task.storage=sqlite:///{sweep.folder}/optuna.db" in out
 
