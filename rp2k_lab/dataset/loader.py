@@ -103,9 +103,10 @@ class ImageViews:
 
 
 class EpochBatches(ABC):
-    """Endless epochs of shuffled batches; a subclass implements `batch(epoch, order, batch)` and `path(row)`.
+    """Endless epochs of shuffled batches; a subclass implements `batch`, `columns` and `path`.
 
-    Every `iter()` yields the next epoch, the first from `start_step` of the whole run on.  The rows that do not fill
+    Every `iter()` yields an epoch, the first from `start_step` of the whole run on; the next one follows when it was
+    read to its end.  The rows that do not fill
     the last batch (with `sink_steps`, the last sink) are left out of that epoch; each epoch is shuffled again.
 
     Args:
@@ -145,7 +146,7 @@ class EpochBatches(ABC):
         self.failure: BaseException | None = None
 
     def __iter__(self):
-        epoch, first, self._epoch, self._batch = self._epoch, self._batch, self._epoch + 1, 0
+        epoch, first = self._epoch, self._batch
         order = self.order(epoch)
         try:
             yield from _ordered(
@@ -154,6 +155,12 @@ class EpochBatches(ABC):
         except Exception as error:
             self.failure = error
             raise
+        # MindSpore may begin an epoch for other purposes than training and drop it.
+        self._epoch, self._batch = epoch + 1, 0
+
+    @abstractmethod
+    def columns(self) -> tuple[tuple[type[np.generic], tuple[int, ...]], ...]:
+        """Return (dtype, shape) of a batch's inputs and labels."""
 
     @abstractmethod
     def path(self, row: int) -> str:
@@ -198,6 +205,13 @@ class TrainingBatches(EpochBatches):
         super().__init__(rows["label"].to_numpy(np.int32), batch_size, seed, num_classes, **options)
         self.source, self.augmentation, self.size, self.rows = source, augmentation, size, rows["row"].tolist()
         self._idle_streams: list[list[_Stream]] = []  # as many as threads
+
+    def columns(self) -> tuple[tuple[type[np.generic], tuple[int, ...]], ...]:
+        """Return (dtype, shape) of a batch's images and labels."""
+        images = np.uint8, (self.batch_size, *self.size, 3)
+        if self.augmentation.mix is None:
+            return images, (np.int32, (self.batch_size,))
+        return images, (np.float32, (self.batch_size, self.num_classes))
 
     def path(self, row: int) -> str:
         """Return the file of one of `order`'s rows."""

@@ -103,6 +103,10 @@ class FeatureBatches(EpochBatches):
         super().__init__(labels, *options, **more)
         self.features, self.paths = features, paths
 
+    def columns(self) -> tuple[tuple[type[np.generic], tuple[int, ...]], ...]:
+        """Return (dtype, shape) of a batch's features and labels."""
+        return (np.float32, (self.batch_size, self.features.shape[1])), (np.int32, (self.batch_size,))
+
     def path(self, row: int) -> str:
         """Return the path of the image of a row of `order`."""
         return self.paths[row]

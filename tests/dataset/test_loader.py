@@ -1,4 +1,5 @@
 import gc
+import math
 import threading
 from itertools import islice
 from types import SimpleNamespace
@@ -336,6 +337,7 @@ def test_abandoned_iterator_leaves_no_thread_and_no_failure(batches, end):
     gc.collect()
     assert_no_loader_threads()
     assert training.failure is None
+    assert_equal(run(training, 2), run(batches(batch_size=1), 2))  # the dropped epoch comes again
 
 
 def test_finished_iterator_leaves_no_thread(batches):
@@ -395,3 +397,63 @@ class TestMindsporeDataset:
 
     def test_columns(self, batches):
         assert mindspore_dataset(batches()).get_col_names() == ["images", "labels"]
+
+
+class FakeQueue:
+    """The queue to a device: MindSpore sends whole epochs, a sink takes batches across their borders."""
+
+    queue_name = "fake"
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def send(self, num_epochs):
+        epochs = self.dataset.create_tuple_iterator(num_epochs=num_epochs, output_numpy=True)
+        self.batches = (tuple(batch) for _ in range(num_epochs) for batch in epochs)
+
+    def __getattr__(self, name):
+        return lambda *arguments: None  # stop_send and the others have nothing to do
+
+
+@pytest.fixture
+def sunk(monkeypatch):
+    """Return sunk(batches, steps): the batches of a training with data sinking, as lists of a sink each.
+
+    MindSpore's own code for a GPU asks the data set all that it asks there, in its order; only the queue is ours.
+    """
+    from mindspore.dataset import GeneratorDataset
+    from mindspore.train import _utils, dataset_helper
+
+    executor = SimpleNamespace(get_queue_name=lambda phase: None, init_dataset=lambda *arguments, **options: None)
+    monkeypatch.setattr(_utils, "_cell_graph_executor", executor)
+    monkeypatch.setattr(GeneratorDataset, "device_que", lambda dataset, **options: FakeQueue(dataset))
+
+    def run_sinks(training, steps):
+        dataset, size = mindspore_dataset(training), training.sink_size
+        epochs = math.ceil(steps / training.steps_per_epoch)  # as in Model._train_dataset_sink_process
+        sinks = dataset_helper._DatasetIterMSLoopSink(dataset, size, epochs)
+        for _ in range(steps // size):
+            next(iter(sinks))
+            yield list(islice(dataset.__transfer_dataset__.batches, size))
+
+    return run_sinks
+
+
+@pytest.mark.parametrize(("batch_size", "sink_steps"), [(3, 1), (3, 3), (2, 3), (1, 4), (11, 1), (5, 1)])
+def test_sinks_have_the_epochs_in_order_from_every_sink_on_and_nothing_is_read_twice(
+    batches, sunk, monkeypatch, batch_size, sink_steps
+):
+    """Three epochs of 1 to 9 steps, resumed at the start and after every sink of the first two."""
+    whole = batches(batch_size=batch_size, aug=PLAIN, sink_steps=sink_steps)
+    epoch, size, expected = whole.steps_per_epoch, whole.sink_size, run(whole, 3)
+    read, batch = [], TrainingBatches.batch
+    monkeypatch.setattr(
+        TrainingBatches, "batch", lambda self, e, order, i: read.append(e * epoch + i) or batch(self, e, order, i)
+    )
+    for start in range(0, 2 * epoch + 1, size):
+        training = batches(batch_size=batch_size, aug=PLAIN, sink_steps=sink_steps, start_step=start)
+        sinks = list(sunk(training, 3 * epoch - start))
+        assert {len(sink) for sink in sinks} == {size}
+        assert_equal([batch for sink in sinks for batch in sink], expected[start:])
+        assert sorted(read) == list(range(start, 3 * epoch))
+        read.clear()
