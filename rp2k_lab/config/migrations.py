@@ -54,8 +54,11 @@ _FIRST_SHELF_COMMAND = {
     "dataset.min_val_images": "1",
     "dataset.min_test_images": "4",
 }
-# Version of a study's definition; 1 is before a product of the embedded photos had one shape.
-DEFINITION_VERSION = 2
+# The loss scale of a command on a GPU or Ascend before it was dynamic.
+_FIXED_LOSS_SCALE = "device.loss_scale=1024"
+# Version of a study's definition; 1 is before a product of the embedded photos had one shape, 2 before device.precision
+# had TF32 and device.loss_scale was dynamic.
+DEFINITION_VERSION = 3
 _OLD_KEYS = (*RENAMED, *(f"aug.{key}" for key in _SLOT_OF_KEY))
 _OLD_KEY = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, _OLD_KEYS))})(?=[=\s]|$)")
 # User attributes of a study's trials.
@@ -79,6 +82,10 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
         node.setdefault(last, value)
     if isinstance(migrated.get("aug"), dict):
         migrated["aug"] = _with_slots(migrated["aug"])
+    device = migrated.get("device")
+    # Before device.deterministic, MindSpore's default decided, which is TF32 in a GPU's convolutions.
+    if isinstance(device, dict) and "deterministic" not in device and "precision" in device:
+        device["precision"] = _with_tf32(device.get("name"), device["precision"])
     dataset = migrated.get("dataset")
     if isinstance(dataset, dict) and dataset.get("name") == "shelf":
         for key, value in _FIRST_SHELF.items():
@@ -135,9 +142,9 @@ def migrate_definition(definition: Mapping[str, str], version: int) -> dict[str,
         version: see `DEFINITION_VERSION`.
     """
     migrated = {migrate_command(name): migrate_command(text) for name, text in definition.items()}
-    if version >= DEFINITION_VERSION:
-        return migrated
-    return {name: _with_first_shelf(text, is_search=name == "fixed") for name, text in migrated.items()}
+    if version < 2:
+        migrated = {name: _with_first_shelf(text, is_search=name == "fixed") for name, text in migrated.items()}
+    return migrated if version >= 3 else {name: _with_first_precision(text) for name, text in migrated.items()}
 
 
 def _with_first_shelf(command: str, is_search: bool) -> str:
@@ -149,6 +156,23 @@ def _with_first_shelf(command: str, is_search: bool) -> str:
     return " ".join(
         [*overrides, *(f"{key}={value}" for key, value in _FIRST_SHELF_COMMAND.items() if key not in named)]
     )
+
+
+def _with_first_precision(command: str) -> str:
+    """Name TF32 and the fixed loss scale in a training's command on a GPU or Ascend."""
+    overrides = command.split()
+    values = {key: value for key, _, value in (override.partition("=") for override in overrides)}
+    device = values.get("device")
+    if device not in ("gpu", "ascend"):
+        return command
+    if "device.precision" in values:
+        precision = _with_tf32(device, values["device.precision"])
+        overrides = [f"device.precision={precision}" if o.startswith("device.precision=") else o for o in overrides]
+    return " ".join(overrides if "device.loss_scale" in values else [*overrides, _FIXED_LOSS_SCALE])
+
+
+def _with_tf32(device: Any, precision: Any) -> Any:
+    return "tf32" if device == "gpu" and precision == "float32" else precision
 
 
 def migrate_params(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 options of a choice are beside its code, in the class that `rp2k_lab.plugins` has registered for it.
 """
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,10 +31,18 @@ if TYPE_CHECKING:
 
 class Device(Group):
     name: Literal["cpu", "gpu", "ascend"]
-    precision: Literal["float32", "O2", "O3"] = Field(
-        description="MindSpore's mixed-precision level; float32 is its O0"
+    precision: Literal["float32", "tf32", "O2", "O2_half_bn", "O3"] = Field(
+        description="float32; tf32: float32 with TF32 in a GPU's convolutions; float16 but for batch and layer norms "
+        "(O2), for layer norms (O2_half_bn), for nothing (O3); parameters and statistics are always float32"
     )
-    loss_scale: PositiveFloat = Field(description="fixed loss scale; 1: none")
+    loss_scale: PositiveFloat | Literal["dynamic"] = Field(
+        description="dynamic: steps whose gradients overflow are skipped and halve the scale (none in float32 and "
+        "tf32); a number: fixed, without overflow checks; 1: none"
+    )
+    deterministic: bool = Field(
+        description="true: only kernels that give the same bits every time, slower; no effect on a CPU, whose kernels "
+        "all do"
+    )
     sink_steps: Natural = Field(
         description="steps per data sink, between which metrics, checkpoints and signals act; 0: none (CPU: always)"
     )
@@ -41,6 +50,21 @@ class Device(Group):
         description="none: one process; data: one process per device, started by msrun; batch_size is per process"
     )
     num_threads: Count | None = Field(description="number of threads that read images; null: one per core")
+
+    @field_validator("loss_scale", mode="before")
+    @classmethod
+    def _check_loss_scale(cls, scale):
+        if scale == "dynamic" or (type(scale) in (int, float) and 0 < scale < math.inf):
+            return scale
+        raise ValueError("needs a number above 0, or dynamic")
+
+    @model_validator(mode="after")
+    def _check_precision(self):
+        if self.precision == "tf32" and self.name != "gpu":  # a record must not name what did not run
+            raise RequestError(
+                f"device.precision=tf32: device={self.name} has no TF32\nuse device.precision=float32, or device=gpu"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_sink_steps(self):

@@ -2,41 +2,21 @@
 
 import logging
 import re
-from typing import Any, Protocol
 
 import mindspore
-from mindspore.train.loss_scale_manager import FixedLossScaleManager
 
 from rp2k_lab import native
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.device import gpu_driver, gpu_libraries
+from rp2k_lab.device import gpu_driver, gpu_libraries, precision
+from rp2k_lab.device.precision import PrecisionOptions
 
 log = logging.getLogger(__name__)
 
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 
 
-class DeviceOptions(Protocol):
-    """A `conf/device` choice."""
-
-    @property
-    def name(self) -> str:
-        """A key of TARGETS."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """float32, O2 or O3."""
-        ...
-
-    @property
-    def loss_scale(self) -> float:
-        """Fixed loss scale; 1: none."""
-        ...
-
-
-def set_up(device: DeviceOptions) -> None:
-    """Select the target and graph mode for this process; log whether its CPU has the native kernels.
+def set_up(device: PrecisionOptions) -> None:
+    """Select target, graph mode and precision for this process; log whether its CPU has the native kernels.
 
     Raises:
         RequestError: the machine or the installed MindSpore has no such device.
@@ -64,20 +44,13 @@ def set_up(device: DeviceOptions) -> None:
         log.info("native kernels: %s", native.state())
     if target == "GPU":
         _check_cuda()
+    precision.set_up(device)
 
 
-def describe(device: DeviceOptions) -> str:
+def describe(device: PrecisionOptions) -> str:
     """Return a line for the log: target, active mode, precision."""
     mode = "graph mode" if mindspore.get_context("mode") == mindspore.GRAPH_MODE else "PyNative mode: SLOW"
     return f"{TARGETS[device.name]}, {mode}, {device.precision}"
-
-
-def amp_options(device: DeviceOptions) -> dict[str, Any]:
-    """Return the keyword arguments of `mindspore.Model` for the device's precision and loss scale."""
-    level = "O0" if device.precision == "float32" else device.precision
-    # A fixed scale without overflow checks: the only manager that O2 accepts on CPU, and the contest entry's.
-    manager = FixedLossScaleManager(device.loss_scale, drop_overflow_update=False) if device.loss_scale != 1 else None
-    return {"amp_level": level, "loss_scale_manager": manager}
 
 
 def _check_cuda() -> None:

@@ -79,7 +79,7 @@ class Workers:
 
         As timm's `--dist-bn reduce`: all workers then evaluate and save the same network.
         """
-        statistics = [p for p in net.get_parameters() if p.name.endswith(_BATCH_STATISTICS)]
+        statistics = batch_statistics(net)
         if self.world_size > 1 and statistics:
             self._fill(statistics, self.gather(_flat(statistics)).mean(axis=0))
 
@@ -114,6 +114,11 @@ class Workers:
 
 
 ALONE = Workers()
+
+
+def batch_statistics(net: nn.Cell) -> list[mindspore.Parameter]:
+    """Return the running statistics of a network's batch norms."""
+    return [parameter for parameter in net.get_parameters() if parameter.name.endswith(_BATCH_STATISTICS)]
 
 
 class ParallelOptions(Protocol):

@@ -46,7 +46,8 @@ def norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None = None, c
     Args:
         x, residual: (batch, channels, height, width); no residual is 0.
     """
-    if norm.training and norm.use_batch_statistics is None and custom_operators.in_use(x.dtype):
+    # The dtype comes first: under O2 the norm is wrapped by a cell of MindSpore's that has no `use_batch_statistics`.
+    if custom_operators.in_use(x.dtype) and norm.training and norm.use_batch_statistics is None:
         return custom_operators.norm_relu(norm, x, residual, ceiling)
     y = norm(x)
     if residual is not None:

@@ -70,7 +70,9 @@ def run(config: Config, folder: Path) -> None:
     """
     output = config.task.output or folder
     check_replaceable(output)
-    target.set_up(config.device)
+    # Written and compared on the CPU, whatever the run was trained on: on an H200 the logits differ by more than
+    # TOLERANCE, and no machine that exports needs to have the run's device.
+    target.set_up(config.device.model_copy(update={"name": "cpu", "precision": "float32"}))
     with StopSignal() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         earlier = find_run(config.tracking.uri, config.runs[0], Path(downloads))
         classifier = Classifier(load_network(config, earlier)).set_train(False)

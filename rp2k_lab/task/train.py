@@ -17,7 +17,7 @@ from rp2k_lab.dataset.loader import ImageViews
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
-from rp2k_lab.device.workers import ALONE, Workers, join_workers
+from rp2k_lab.device.workers import ALONE, Workers, batch_statistics, join_workers
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin, record_training
 from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.metrics import Score
@@ -329,7 +329,7 @@ def build_callbacks(
     )
     observers = [
         callbacks.SyncWorkers(workers, signals),
-        callbacks.NanGuard(checkpoints.last, dump),
+        callbacks.NanGuard(checkpoints.last, dump, batch_statistics(training.model.train_network)),
         callbacks.Throughput(tracker),
         callbacks.Evaluate(evaluate),
         callbacks.Prune(trial),

@@ -40,6 +40,10 @@ _NUMERIC_PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "opencv-pyt
 _DECISIVE = ("mindspore", "cores")
 _UNSET = "unset"
 _LONGEST_VALUE = 200  # [characters]; MLflow's tags have 8000
+# Defaults that have changed since today's version of fingerprints: they are still the values that it leaves out.
+_FORMER_DEFAULTS = {name: {"device.loss_scale": 1024.0} for name in ("gpu", "ascend")}
+# A GPU's float32 had TF32 in convolutions.
+_FORMER_PRECISIONS = {"tf32": "float32", "float32": "float32 without TF32"}
 # Keys without effect on a training's metrics.
 _WITHOUT_EFFECT = {
     "runs": True,
@@ -157,7 +161,10 @@ def fingerprint(config: Config) -> str:
     Keys at their defaults are left out, so that a new key does not orphan older runs.
     """
     defaults = _defaults(config.model_dump(mode="json"))
+    defaults |= _FORMER_DEFAULTS.get(config.device.name, {})
     settings = {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
+    if config.device.name == "gpu" and "device.precision" in settings:
+        settings["device.precision"] = _FORMER_PRECISIONS.get(settings["device.precision"], config.device.precision)
     text = json.dumps(settings, sort_keys=True)
     return _SCHEME + hashlib.sha256(text.encode()).hexdigest()[:16]
 

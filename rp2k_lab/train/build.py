@@ -9,7 +9,7 @@ import mindspore
 import numpy as np
 import pandas as pd
 from mindspore import nn
-from mindspore.amp import auto_mixed_precision
+from mindspore.train.loss_scale_manager import FixedLossScaleManager
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
@@ -17,7 +17,7 @@ from rp2k_lab.dataset.image_cache import open_cache
 from rp2k_lab.dataset.loader import EpochBatches, ImageViews, ResizedImages, TrainingBatches, view_batches
 from rp2k_lab.dataset.normalization import with_normalization as measured
 from rp2k_lab.dataset.photo_index import Index
-from rp2k_lab.device import target
+from rp2k_lab.device import precision
 from rp2k_lab.device.workers import ALONE, Workers
 from rp2k_lab.evaluation.evaluator import Evaluator
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
@@ -26,6 +26,7 @@ from rp2k_lab.model.dropout import seed_masks
 from rp2k_lab.model.weights.pretrained import load_pretrained, normalization
 from rp2k_lab.train.distillation import Distillation, WithImages, frozen
 from rp2k_lab.train.loss_cells import build_loss
+from rp2k_lab.train.loss_scale import DynamicScaleStep
 from rp2k_lab.train.updates import TRAINED, Plan, build_optimizer
 
 log = logging.getLogger(__name__)
@@ -160,15 +161,13 @@ def build_training(
         RequestError: invalid options of the network, or more steps to accumulate than the run has.
     """
     network = trained = build_initial_network(config, batches.num_classes)
-    amp_level = target.amp_options(config.device)["amp_level"]
     if config.optimizer.ema_decay is not None:
         trained = build_initial_network(config, batches.num_classes)
         # The average has the network's names, so checkpoints of runs with and without it have the same form.
         for parameter in trained.get_parameters():
             parameter.name = f"{TRAINED}{parameter.name}"
-        # `Model` does the same to the trained network.
-        auto_mixed_precision(network, amp_level)
-    teachers = [frozen(teacher, i, amp_level) for i, teacher in enumerate(teachers, 1)]
+        precision.cast(network, config.device.precision)  # as `build_model` does to the trained network
+    teachers = [frozen(teacher, i, config.device.precision) for i, teacher in enumerate(teachers, 1)]
     if not workers.is_rank_zero:
         seed_masks(trained, config.seed, workers.rank)
     average = network if trained is not network else None
@@ -193,14 +192,20 @@ def build_model(
         RequestError: more steps to accumulate than the run has.
     """
     mindspore.set_seed(config.seed)
-    plan = Plan(config.epochs, batches.steps_per_epoch, batches.images_per_step, config.device.loss_scale)
+    plan = Plan(config.epochs, batches.steps_per_epoch, batches.images_per_step, precision.fixed_scale(config.device))
     optimizer, learning_rate = build_optimizer(config.optimizer, config.schedule, trained, plan, average)
     counts = np.bincount(batches.labels, minlength=batches.num_classes)
     loss = build_loss(config.loss.build(counts), config.model, batches.steps_per_epoch, len(learning_rate))
     if teachers:
         loss = Distillation(loss, teachers, config.loss.distillation, config.loss.temperature)
         trained = WithImages(trained)
-    return mindspore.Model(trained, loss, optimizer, **target.amp_options(config.device)), learning_rate
+    trained = precision.cast(trained, config.device.precision)
+    if precision.has_dynamic_scale(config.device):
+        step = DynamicScaleStep(nn.WithLossCell(trained, loss), optimizer).set_train()
+        return mindspore.Model(step), learning_rate
+    # Without overflow checks, as in the contest entry.
+    manager = None if plan.loss_scale == 1 else FixedLossScaleManager(plan.loss_scale, drop_overflow_update=False)
+    return mindspore.Model(trained, loss, optimizer, loss_scale_manager=manager), learning_rate
 
 
 def build_initial_network(config: Config, num_classes: int) -> WithPreprocessing:

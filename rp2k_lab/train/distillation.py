@@ -7,7 +7,8 @@ gradient, and are in no checkpoint: a resumed run loads them again from the runs
 from collections.abc import Sequence
 
 from mindspore import Tensor, nn, ops
-from mindspore.amp import auto_mixed_precision
+
+from rp2k_lab.device import precision
 
 # The smallest probability whose logarithm is taken.
 _EPS = 1e-30
@@ -69,14 +70,14 @@ def kl_divergence(probabilities: Tensor, log_others: Tensor) -> Tensor:
     return (probabilities * (logarithms - log_others)).sum(-1).mean()
 
 
-def frozen(network: nn.Cell, number: int, amp_level: str) -> nn.Cell:
+def frozen(network: nn.Cell, number: int, student_precision: str) -> nn.Cell:
     """Return a trained network as a teacher; changes it.
 
     Args:
         number: different for each teacher: parameters of one graph need different names.
-        amp_level: as for the student, see `target.amp_options`.
+        student_precision: see `precision.cast`.
     """
     for parameter in network.get_parameters():
         parameter.requires_grad = False
         parameter.name = f"teacher{number}.{parameter.name}"
-    return auto_mixed_precision(network, amp_level).set_train(False)
+    return precision.cast(network, student_precision).set_train(False)

@@ -41,7 +41,7 @@ class FailureDump:
             "step": state.step,
             "epoch": state.epoch,
             "loss": state.loss,
-            "learning_rate": float(state.learning_rate[state.step - 1]),
+            "learning_rate": state.rate,
             "gradient_norm": norm,
             "parameters": len(values),
             "parameters_not_finite": broken,

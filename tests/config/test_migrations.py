@@ -50,6 +50,15 @@ def test_missing_keys_of_a_record_get_todays_defaults():
     assert config.task.checkpoint_epochs == 2
 
 
+@pytest.mark.parametrize(("name", "precision"), [("gpu", "tf32"), ("cpu", "float32"), ("ascend", "float32")])
+def test_float32_on_a_gpu_was_tf32(name, precision):
+    device = {"name": name, "precision": "float32", "loss_scale": 1024.0}
+    config = parse_record(OLD | {"device": device})
+    assert (config.device.precision, config.device.loss_scale, config.device.deterministic) == (precision, 1024, False)
+    recorded = config.model_dump(mode="json") | {"device": device | {"deterministic": False}}
+    assert parse_record(recorded).device.precision == "float32"  # of today
+
+
 def test_task_without_training_gets_no_chance_guard():
     assert "chance_guard" not in migrate(OLD | {"task": {"name": "evaluate"}})["task"]
 
@@ -139,6 +148,15 @@ def test_definitions_and_attributes_of_studies():
         "fixed": former.replace("=1 dataset.min_val", "=1 dataset.min_train_images=30 dataset.min_val"),
     }
     assert migrate_definition(shelf, 2) == shelf
+    # Before version 3 a GPU's float32 was TF32, and loss scales were fixed.
+    cards = {"gpu": "device=gpu device.precision=float32", "npu": "device=ascend device.precision=float32 seed=1"}
+    assert migrate_definition(cards | {"cpu": "device.precision=float32"}, 2) == {
+        "gpu": "device=gpu device.precision=tf32 device.loss_scale=1024",
+        "npu": "device=ascend device.precision=float32 seed=1 device.loss_scale=1024",
+        "cpu": "device.precision=float32",
+    }
+    assert migrate_definition({"gpu": "device=gpu device.loss_scale=1"}, 2) == {"gpu": "device=gpu device.loss_scale=1"}
+    assert migrate_definition(cards, 3) == cards
     found = trial_attributes({"goes_on_with": 3, "point": '{"seed": 1, "dataset.others": "x"}', "run_id": "a"})
     assert found == {"resumes": 3, "point": '{"dataset.catch_all_class": "x", "seed": 1}', "run_id": "a"}
 

@@ -43,8 +43,8 @@ PUBLISHED = {
 NOT_PUBLISHED = ("lr_batch_size", "accumulate_steps", "clip_norm", "ema_decay")
 DEVICES = {
     "cpu": {"precision": "float32", "loss_scale": 1, "sinks": False},
-    "gpu": {"precision": "O2", "loss_scale": 1024, "sinks": True},
-    "ascend": {"precision": "O3", "loss_scale": 1024, "sinks": True},
+    "gpu": {"precision": "O2", "loss_scale": "dynamic", "sinks": True},
+    "ascend": {"precision": "O3", "loss_scale": "dynamic", "sinks": True},
 }
 PAPER = ("recipe=giantpanda", "dataset=rp2k", "model=seresnext50")
 
@@ -152,4 +152,4 @@ def test_cfg_job_prints_the_published_values(tmp_path):
     command = [sys.executable, str(PROJECT / "run.py"), *PAPER, "device=ascend", "--cfg", "job"]
     printed = OmegaConf.create(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
     assert {key: at(printed, key) for key in PUBLISHED} == PUBLISHED
-    assert (printed.device.precision, printed.device.loss_scale) == ("O3", 1024)
+    assert (printed.device.precision, printed.device.loss_scale) == ("O3", "dynamic")

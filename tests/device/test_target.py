@@ -10,7 +10,8 @@ from rp2k_lab.device import target
 
 
 def options(**changes):
-    return SimpleNamespace(**{"name": "cpu", "precision": "float32", "loss_scale": 1} | changes)
+    default = {"name": "cpu", "precision": "float32", "loss_scale": 1, "deterministic": False}
+    return SimpleNamespace(**default | changes)
 
 
 def test_set_up_selects_graph_mode(pynative, capsys):
@@ -61,18 +62,6 @@ def test_device_check_keeps_the_log_level():
     before = logger.level
     target._is_available("GPU")
     assert logger.level == before
-
-
-@pytest.mark.parametrize(("precision", "level"), [("float32", "O0"), ("O2", "O2"), ("O3", "O3")])
-def test_precision_sets_the_amp_level(precision, level):
-    assert target.amp_options(options(precision=precision))["amp_level"] == level
-
-
-def test_loss_scale_1_has_no_manager_others_a_fixed_one():
-    assert target.amp_options(options())["loss_scale_manager"] is None
-    manager = target.amp_options(options(loss_scale=1024))["loss_scale_manager"]
-    assert manager.get_loss_scale() == 1024
-    assert not manager.get_drop_overflow_update()
 
 
 @pytest.mark.parametrize("task", ["train", "evaluate", "ensemble"])

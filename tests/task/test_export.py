@@ -30,7 +30,7 @@ RUN = "resnet18_shelf_none_seed0"
 @pytest.fixture(scope="session")
 def exported(first_run, start):
     """The first run's network, exported by the real command."""
-    command = start("task=export", f"runs={RUN}", uri=first_run.store.uri)
+    command = start("task=export", f"runs={RUN}", "device=gpu", uri=first_run.store.uri)  # writes on the CPU, always
     command.result = command.wait()
     return command
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 
 from rp2k_lab.config.choices import flatten
+from rp2k_lab.config.schema import parse
 from rp2k_lab.tracking import provenance
-from rp2k_lab.tracking.provenance import environment, environment_changes, environment_tag, git_state
+from rp2k_lab.tracking.provenance import environment, environment_changes, environment_tag, fingerprint, git_state
 
 pytestmark = pytest.mark.slow
 
@@ -94,3 +96,21 @@ def test_names_of_a_foreign_tag_are_escaped():
 def test_flatten():
     tree = {"seed": 0, "aug": {"crop": [0.08, 1.0], "deep": {"er": None}}, "empty": {}}
     assert dict(flatten(tree)) == {"seed": 0, "aug.crop": [0.08, 1.0], "aug.deep.er": None}
+
+
+def test_fingerprints_of_gpu_runs_hold_after_float32_and_loss_scale_changed(compose):
+    """Before, device=gpu had a loss scale of 1024, and its float32 was TF32."""
+
+    def of(*overrides: str) -> str:
+        return fingerprint(parse(compose("device=gpu", *overrides)))
+
+    def former(**settings: str) -> str:
+        named = {f"device.{key}": value for key, value in settings.items()}
+        named["size"] = list(parse(compose()).size)
+        return "4:" + hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+
+    fixed = "device.loss_scale=1024"
+    assert of(fixed) == former(name="gpu")
+    assert of(fixed, "device.precision=tf32") == former(name="gpu", precision="float32")
+    different = {of(), of(fixed), of(fixed, "device.precision=float32"), of(fixed, "device.precision=tf32")}
+    assert len(different) == 4

@@ -2,13 +2,14 @@ import mindspore
 import numpy as np
 import pandas as pd
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.loader import TrainingBatches
 from rp2k_lab.device.workers import ALONE, Workers
 from rp2k_lab.train.build import build_batches, build_training
+from rp2k_lab.train.loss_scale import DynamicScaleStep
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,22 @@ def test_the_loss_has_the_class_counts_of_the_training_images(loss_of):
     loss = loss_of("loss=logit_adjusted", "loss.tau=2", "loss.label_smoothing=0.3")
     adjusted = 2 * np.log(np.array([3, 1, 6, 1]) / 11)  # the empty class counts as one image
     assert at_zero(loss) == pytest.approx(smoothed(adjusted, 0.3), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "step", "factor"),
+    [
+        ((), nn.TrainOneStepCell, 1.0),
+        (("device.loss_scale=dynamic",), nn.TrainOneStepCell, 1.0),  # float32 needs none
+        (("device.loss_scale=1024",), nn.TrainOneStepCell, 1024.0),
+        (("device.precision=O2", "device.loss_scale=1024"), nn.TrainOneStepCell, 1024.0),
+        (("device.precision=O3", "device.loss_scale=dynamic"), DynamicScaleStep, 1.0),
+    ],
+)
+def test_the_step_and_the_optimizer_have_the_same_loss_scale(training_of, overrides, step, factor):
+    train_network = training_of(*overrides).model.train_network
+    assert type(train_network) is step
+    assert train_network.sens == train_network.optimizer.loss_scale == factor
 
 
 @pytest.mark.usefixtures("graph_mode")

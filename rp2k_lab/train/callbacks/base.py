@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from mindspore import Tensor
 from mindspore.train import Callback as MindsporeCallback
 from mindspore.train import RunContext
 
@@ -26,6 +27,8 @@ class TrainingState:
         learning_rate: float32 (steps,), for every step of the run.
         step: steps done since the start of the run.
         loss: loss of the last step (with data sinking, of the sink's last step).
+        overflow, loss_scale: with a dynamic loss scale, whether that step was skipped, and the scale of the next.
+        skipped: steps so far without an update, because their gradients overflowed.
         scores: scores of the last evaluation on val; `evaluated_at` is its step.
         best: best val top-1 so far and its step, or None.
         epoch_open: the evaluation after the epoch's last step was interrupted, and comes first.
@@ -38,6 +41,9 @@ class TrainingState:
     learning_rate: np.ndarray
     step: int = 0
     loss: float = float("nan")
+    overflow: bool = False
+    loss_scale: float = 1.0
+    skipped: int = 0
     scores: dict[str, Score] = field(default_factory=dict)
     evaluated_at: int = -1
     best: tuple[float, int] | None = None
@@ -53,6 +59,11 @@ class TrainingState:
     def steps(self) -> int:
         """Number of steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step; a skipped step leaves its rate to the next."""
+        return float(self.learning_rate[max(0, self.step - 1 - self.skipped)])
 
     @property
     def epoch(self) -> int:
@@ -116,7 +127,11 @@ class Dispatch(MindsporeCallback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         params, state = run_context.original_args(), self.state
         state.step = self._first_step + params.cur_step_num
-        state.loss = _scalar(params.net_outputs)
+        loss, *scaling = params.net_outputs if isinstance(params.net_outputs, tuple) else (params.net_outputs,)
+        state.loss = _scalar(loss)
+        if scaling:  # of `DynamicScaleStep`
+            overflow, state.loss_scale, skipped = map(_scalar, scaling)
+            state.overflow, state.skipped = bool(overflow), int(skipped)
         self._call("step_end")
         if state.step % state.steps_per_epoch == 0:
             self._call("epoch_end")
@@ -130,7 +145,5 @@ class Dispatch(MindsporeCallback):
             self.hook_seconds[type(callback).__name__] += time.thread_time() - started
 
 
-def _scalar(outputs) -> float:
-    """Return the loss from a training step's outputs: a scalar, or (loss, overflow, scale) with a loss scale."""
-    loss = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    return float(loss.asnumpy().mean())
+def _scalar(output: Tensor) -> float:
+    return float(output.asnumpy().mean())

@@ -46,7 +46,7 @@ class ChanceGuard(Callback):
         stuck = list(takewhile(lambda mean: mean >= _TOLERANCE * self._chance, means))
         if len(stuck) != self._limit:
             return
-        rate = state.learning_rate[state.step - 1]
+        rate = state.rate
         message = (
             f"loss={stuck[0]:.4g} in epoch {state.epoch}, at chance ({self._chance:.4g}) for {len(stuck)} epochs, "
             f"learning rate {rate:.3g}, {self._record(state, 'the loss stays at chance')}"

@@ -1,5 +1,7 @@
 """Log metrics during training."""
 
+import math
+
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.callbacks.base import Callback
 
@@ -11,8 +13,13 @@ class LogMetrics(Callback):
         self._tracker = tracker
 
     def step_end(self, state):
-        rate = float(state.learning_rate[state.step - 1])
-        self._tracker.log_metrics({"train/loss": state.loss, "train/lr": rate}, state.step)
+        # A step that a dynamic loss scale skipped may have no loss.
+        loss = {"train/loss": state.loss} if math.isfinite(state.loss) else {}
+        self._tracker.log_metrics(loss | {"train/lr": state.rate}, state.step)
+
+    def close(self, state):
+        if state.skipped:
+            self._tracker.set_tags({"skipped_steps": str(state.skipped)})
 
     def epoch_end(self, state):
         metrics = {f"val/{name}": score.value for name, score in state.scores.items()}

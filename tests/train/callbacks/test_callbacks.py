@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mindspore
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 
 from rp2k_lab.core.errors import Interrupted
 from rp2k_lab.device.workers import ALONE
@@ -76,6 +76,56 @@ def test_the_nan_guard_reports_the_step_and_the_last_checkpoint(state, tmp_path,
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(TrainingDiverged, match=r"the last good checkpoint is .*last\.ckpt"):
         advance(state, guard, loss=loss)
+
+
+class TestSkippedSteps:
+    """Steps that a dynamic loss scale skipped."""
+
+    def guard(self, tmp_path, statistics=(0.0, 1.0)):
+        parameters = [Parameter(Tensor(np.array(statistics, np.float32)))]
+        return callbacks.NanGuard(tmp_path / "last.ckpt", lambda state, reason: reason, parameters)
+
+    def skip(self, state, guard, loss=1.0, loss_scale=512.0):
+        state.overflow, state.loss_scale, state.skipped = True, loss_scale, state.skipped + 1
+        advance(state, guard, callbacks.LogMetrics(self.tracker), loss=loss)
+        state.overflow = False
+
+    @pytest.fixture(autouse=True)
+    def _tracker(self):
+        self.tracker = MemoryTracker()
+
+    def test_they_are_no_failure_and_leave_their_learning_rate_to_the_next(self, state, tmp_path):
+        guard = self.guard(tmp_path)
+        self.skip(state, guard, loss=math.nan)  # the last layer overflows: no loss, but good statistics
+        for loss in (3.0, 2.0):
+            advance(state, guard, callbacks.LogMetrics(self.tracker), loss=loss)
+        self.skip(state, guard, loss=4.0)
+        assert self.tracker.history["train/loss"] == [(2, 3.0), (3, 2.0), (4, 4.0)]
+        first, second = state.learning_rate[:2].tolist()
+        assert self.tracker.history["train/lr"] == [(1, first), (2, first), (3, second), (4, second)]
+        log_metrics = callbacks.LogMetrics(self.tracker)
+        log_metrics.close(state)
+        assert self.tracker.tags["skipped_steps"] == "2"
+
+    def test_a_loss_that_is_nan_in_a_step_that_was_not_skipped_is_one(self, state, tmp_path):
+        guard = self.guard(tmp_path)
+        self.skip(state, guard)
+        with pytest.raises(TrainingDiverged, match=r"the loss is NaN or infinite.*\n.*or device\.precision=float32"):
+            advance(state, guard, loss=math.nan)
+
+    def test_a_scale_of_1_is_one(self, state, tmp_path):
+        self.skip(state, self.guard(tmp_path), loss_scale=2.0)
+        with pytest.raises(TrainingDiverged, match="the gradients overflow at a loss scale of 1"):
+            self.skip(state, self.guard(tmp_path), loss_scale=1.0)
+
+    def test_broken_statistics_are_one_in_the_step_or_else_in_its_epoch(self, state, tmp_path):
+        guard = self.guard(tmp_path, (0.0, math.inf))
+        reason = "running statistics of batch norms are NaN or infinite"
+        with pytest.raises(TrainingDiverged, match=reason):
+            self.skip(state, guard, loss=math.nan)
+        advance(state, guard)
+        with pytest.raises(TrainingDiverged, match=reason):
+            advance(state, guard)
 
 
 class TestChanceGuard:
@@ -233,6 +283,18 @@ def test_dispatch_calls_the_hooks_in_order(train):
     dispatch = train(recorder)
     assert recorder.calls == ["begin", 1, 2, 3, "epoch 1", 4, 5, 6, "epoch 2", "close"]
     assert set(dispatch.hook_seconds) == {"Recorder"}
+
+
+def test_dispatch_reads_the_outputs_of_a_dynamic_loss_scale():
+    state = callbacks.TrainingState(2, 3, 4, np.ones(6, np.float32))
+    dispatch = callbacks.Dispatch(state, [])
+    for outputs, expected in (
+        ((2.5, True, 32768.0, [4]), (2.5, True, 32768.0, 4)),
+        ((1.5, False, 32768.0, [4]), (1.5, False, 32768.0, 4)),
+    ):
+        params = SimpleNamespace(cur_step_num=1, net_outputs=tuple(map(Tensor, outputs)))
+        dispatch.on_train_step_end(SimpleNamespace(original_args=lambda params=params: params))
+        assert (state.loss, state.overflow, state.loss_scale, state.skipped) == expected
 
 
 def test_dispatch_counts_from_the_resumed_step(train):
