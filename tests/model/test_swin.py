@@ -4,8 +4,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
+from rp2k_lab.device import precision
 from rp2k_lab.model import swin
 from tests.helpers import numpy_layers
 
@@ -120,3 +121,15 @@ def test_merging_concatenates_2_by_2_tokens(height, width):
     normed = centered / np.sqrt(centered.var(-1, keepdims=True) + 1e-5)
     normed = normed * numpy_layers.array(cell.norm.gamma) + numpy_layers.array(cell.norm.beta)
     np.testing.assert_allclose(result, normed @ numpy_layers.array(cell.reduction.weight).T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_a_shifted_block_trains_under_o2():
+    """Its softmax, bias table and mask are in the precision of its values."""
+    block = nn.SequentialCell([swin.Block(6, 2, True, (nn.Identity(), nn.Identity()))])
+    x = np.random.default_rng(0).normal(size=(2, 9, 9, 6)).astype(np.float32)
+    optimizer = nn.Momentum(block.trainable_params(), 0.1, 0.9)
+    train = nn.TrainOneStepCell(nn.WithLossCell(precision.cast(block, "O2"), nn.MSELoss()), optimizer).set_train()
+    losses = [float(train(Tensor(x), Tensor(np.zeros_like(x))).asnumpy()) for _ in range(5)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]

@@ -72,6 +72,16 @@ def test_the_step_and_the_optimizer_have_the_same_loss_scale(training_of, overri
 
 
 @pytest.mark.usefixtures("graph_mode")
+def test_a_network_with_batch_norms_trains_under_o2(training_of):
+    train = training_of("device.precision=O2", "device.loss_scale=dynamic").model.train_network
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    outputs = [train(Tensor(images), Tensor(np.arange(5, dtype=np.int32) % 4)) for _ in range(3)]
+    losses = [float(loss.asnumpy()) for loss, *_ in outputs]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.usefixtures("graph_mode")
 def test_cross_entropy_is_the_default(loss_of):
     loss = loss_of()
     logits = np.array([1.0, 0.0, 2.0, -1.0])
