@@ -50,7 +50,7 @@ def test_the_combinations_have_every_choice():
 def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, name, precision):
     plain_photos(tmp_path / "photos")
     store, options = Store(tmp_path), COMBINATIONS[name]
-    options += (f"device.precision={precision}", f"device.loss_scale={1 if precision == 'float32' else 1024}")
+    options += (f"device.precision={precision}", f"device.loss_scale={1 if precision == 'float32' else 'dynamic'}")
     options += (f"tracking.uri={store.uri}", "task.checkpoint_minutes=0.000001")
 
     def run(failure: str, *arguments: str) -> tuple[int, str, str]:

@@ -21,7 +21,7 @@ from tests.helpers.losses import CrossEntropy
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 LABELS = np.arange(8, dtype=np.int32) % 3
-# The gradient of a weight is the mean of (probability - target) · input, times the scale.  In float16 that of the large
+# The gradient of a weight is the mean of (probability - target) · input, times the scale.  In float16 the gradient of the large
 # inputs overflows at the first scales; their logits fit.
 INPUTS = np.random.default_rng(0).choice([-1.0, 1.0], (8, 5)).astype(np.float32)
 LARGE = 900 * INPUTS
@@ -117,7 +117,7 @@ def test_a_resumed_training_has_the_scale_and_its_counters(monkeypatch, whole, c
 
 
 def test_mindspore_refuses_its_own_dynamic_scale_on_a_cpu():
-    """The reason for a step of our own."""
+    """The reason for `DynamicScaleStep`."""
     net = nn.Dense(5, 3)
     optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9)
     with pytest.raises(ValueError, match="are supported on device `CPU`"):
