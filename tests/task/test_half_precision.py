@@ -32,7 +32,7 @@ def test_the_choices_have_every_architecture():
 @pytest.mark.parametrize("name", choices("model"))
 def test_a_network_trains_and_is_exported_under_o2(start, name):
     """One process a network: MindSpore 2.10 returns little of the memory of compiled ones."""
-    half = ("device.precision=O2", "device.loss_scale=dynamic")
+    half = ("device.precision=O2", "device.loss_scale=64")  # a dynamic scale may skip all three steps
     trained = start(f"model={name}", f"size={SIDES.get(name, 64)}", *FEW_STEPS, *half)
     code, out, err = trained.wait()
     assert (code, err) == (0, ""), out
@@ -44,5 +44,5 @@ def test_a_network_trains_and_is_exported_under_o2(start, name):
     code, out, err = exported.wait()
     assert (code, err) == (0, ""), out
     card = json.loads((exported.folder / "out" / "model.json").read_text("utf-8"))
-    assert card["architecture"]["name"] == name.removesuffix("_wider")
+    assert card["architecture"]["name"] == name
     assert (exported.folder / "out" / "model.onnx").exists()

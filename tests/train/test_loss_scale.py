@@ -21,8 +21,8 @@ from tests.helpers.losses import CrossEntropy
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 LABELS = np.arange(8, dtype=np.int32) % 3
-# The gradient of a weight is the mean of (probability - target) · input, times the scale.  In float16 the gradient of the large
-# inputs overflows at the first scales; their logits fit.
+# The gradient of a weight is the mean of (probability - target) · input, times the scale.  With the large inputs it
+# overflows in float16 at the first scales; the logits fit.
 INPUTS = np.random.default_rng(0).choice([-1.0, 1.0], (8, 5)).astype(np.float32)
 LARGE = 900 * INPUTS
 
