@@ -106,8 +106,8 @@ class EpochBatches(ABC):
     """Endless epochs of shuffled batches; a subclass implements `batch`, `columns` and `path`.
 
     Every `iter()` yields an epoch, the first from `start_step` of the whole run on; the next one follows when it was
-    read to its end.  The rows that do not fill
-    the last batch (with `sink_steps`, the last sink) are left out of that epoch; each epoch is shuffled again.
+    read to its end.  The rows that do not fill the last batch (with `sink_steps`, the last sink) are left out of that
+    epoch; each epoch is shuffled again.
 
     Args:
         labels: int32 (rows,).
