@@ -169,7 +169,7 @@ assert gpu_libraries.load() == ""
 import mindspore
 from rp2k_lab.device import target
 for repeated in range(2):
-    target.set_up(SimpleNamespace(name="gpu", precision="O2", loss_scale=1024))
+    target.set_up(SimpleNamespace(name="gpu", precision="O2", loss_scale="dynamic", deterministic=False))
 print(mindspore.get_context("device_target"), mindspore.hal.device_count())
 """
     assert lines(code, **machine | {"STUB_CARDS": "3"}) == ["GPU 3"]

@@ -38,12 +38,10 @@ def test_run_that_does_not_fit_is_refused_with_its_sizes(start, small_disk):
     assert not (disk / "out").exists()
 
 
-def test_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(start, small_disk):
+def test_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(start, small_disk, wait_for):
     disk = small_disk("80m")
     command = start(*TINY, "epochs=2000", f"hydra.run.dir={disk}/out")
-    for line in command.process.stdout:
-        if line.startswith("epoch 1/"):
-            break
+    wait_for((disk / "out" / "checkpoints" / "last.ckpt").exists)
     fill(disk)
     code, _, message = command.wait()
     assert code == 1, message

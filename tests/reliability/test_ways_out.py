@@ -27,7 +27,7 @@ _VERBS = (
     "use add leave choose give name set run start train install uninstall write remove rename restore replace make",
     "fill copy correct free wait open pass register quote stop try download extract export check delete move save read",
     "put list unpack convert split create log keep connect upload join mount resume lower raise reduce send store",
-    "compare see end call annotate arrange load",
+    "compare see end call annotate arrange load unset update",
     "did",  # you mean
 )
 PACKAGES = {"psycopg[binary]", "psycopg2-binary", "mysqlclient", *_LAUNCHER_PACKAGES.values()}
