@@ -29,7 +29,7 @@ _ERROR_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def load_driver() -> ctypes.CDLL | None:
     """Return the driver's library; None if there is no driver."""
     try:
         return ctypes.CDLL("libcuda.so.1")
@@ -43,7 +43,7 @@ def check() -> None:
     Raises:
         RequestError: there is no driver or no card, or the driver is too old or does not start.
     """
-    driver = library()
+    driver = load_driver()
     if driver is None:
         raise RequestError(NO_DRIVER)
     if (version := _ask(driver.cuDriverGetVersion)) < _OLDEST:

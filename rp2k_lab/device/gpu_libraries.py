@@ -51,7 +51,7 @@ def load() -> str:
         "" if the libraries are loaded, or the user's CUDA_HOME is used instead; otherwise two lines for the user: the
         reason and a way out.
     """
-    if gpu_driver.library() is None:
+    if gpu_driver.load_driver() is None:
         return gpu_driver.NO_DRIVER
     if user_home():
         return ""

@@ -14,7 +14,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from rp2k_lab import CLONE
 from rp2k_lab.config.overrides import check_programs
 from rp2k_lab.core.errors import RequestError, StudyIncomplete
 from rp2k_lab.core.quoting import hydra_value
@@ -22,11 +21,9 @@ from rp2k_lab.core.signals import before_launcher
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.sweep.command import StudyRequest, read_request, run_study
 from rp2k_lab.sweep.storage import exclusive, open_storage
-from rp2k_lab.sweep.trial_process import exit_reason, python_command
+from rp2k_lab.sweep.trial_process import ENTRY, exit_reason, python_command
 from rp2k_lab.tracking.mlflow_store import is_local
 
-# The script that a worker runs.
-ENTRY = CLONE / "run.py" if CLONE else None  # None: of an installed package
 _LAUNCHERS = ("submitit_local", "submitit_slurm")
 # Keys of Hydra in a command that a worker does not get.
 _OF_THE_LAUNCHER = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.workers", "hydra.sweep.", "hydra.mode")
