@@ -19,6 +19,10 @@ Splits = Annotated[
 ]
 Tta = Literal["none", "hflip"]
 Average = Literal["probabilities", "logits"]
+Reject = Annotated[
+    float,
+    Field(ge=0, lt=1, description="fraction of photos of the network's own products that may be called unknown"),
+]
 MAX_RUNS = 1000
 
 
@@ -91,6 +95,7 @@ class Evaluate(Task):
     tta: Tta = Field(
         description="test-time augmentation; hflip: average the probabilities of each image and its mirror image"
     )
+    reject: Reject
     reads_images = True
     earlier_runs = (1,)
 
@@ -121,6 +126,7 @@ class Predict(Task):
         description="file for the predictions, .csv or .parquet; null: predictions.csv in the run folder"
     )
     top_k: Count = Field(description="number of classes listed for each image, the most probable first")
+    reject: Reject
     tta: Tta = Field(description="test-time augmentation; hflip: average each image and its mirror image")
     average: Average = Field(description="average probabilities or logits over runs and views")
     reads_images = False
@@ -151,9 +157,7 @@ class Extend(Task):
         description="head: the trained head divides the probability of the products that it knows; centers: all "
         "products by their centers alone; null: as before, of a trained network head"
     )
-    reject: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="fraction of photos of listed products that may be called unknown"
-    )
+    reject: Reject
     reads_images = True
     earlier_runs = (1,)
 

@@ -15,9 +15,7 @@ from rp2k_lab.evaluation.predictor import Member
 from rp2k_lab.extension.extension_file import Extension, OldClasses, no_images, read_extension
 from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
 from rp2k_lab.tracking.run_lookup import EarlierRun
-
-# Images that a temperature is fitted on: one number needs no more.
-_FOR_TEMPERATURE = 2000
+from rp2k_lab.train.build import MOST_CALIBRATING
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def load_parent(
     gallery = build_gallery(whitening(train), train_labels)
     val = whitening(val_features)
     answers = answer(gallery, val, val_labels, check)
-    some = np.random.default_rng(0).permutation(len(val))[:_FOR_TEMPERATURE]
+    some = np.random.default_rng(0).permutation(len(val))[:MOST_CALIBRATING]
     extension = Extension(
         base=run.run_id or str(run.checkpoint),
         base_sha256=sha256_of(run.checkpoint),

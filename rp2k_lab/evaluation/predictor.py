@@ -15,32 +15,43 @@ from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.evaluation.metrics import softmax
 from rp2k_lab.evaluation.mindir import NotSupported
 from rp2k_lab.evaluation.native_network import NativeNetwork
+from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.model import OnFeatures, Pooled, WithPreprocessing
+from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.native.inference import Refused
 
 log = logging.getLogger(__name__)
 
 
-class Classifier(nn.Cell):
+class Logits(nn.Cell):
+    """A network that maps uint8 images (batch, height, width, 3) to logits, float32 (batch, classes).
+
+    Args:
+        network: images, or features for `OnFeatures`, to logits.
+        is_scored: of an extended network: a last column has its score, the largest cosine with a center.
+    """
+
+    def __init__(self, network: nn.Cell, is_scored: bool = False):
+        super().__init__(auto_prefix=False)  # keep the parameter names of the checkpoint
+        self.network, self.is_scored = network, is_scored
+
+    def construct(self, images):
+        if self.is_scored:
+            logits, scores = self.network.with_scores(images)
+            return ops.cat((self.output(logits), scores.reshape(-1, 1)), 1)
+        return self.output(self.network(images))
+
+    def output(self, logits: Tensor) -> Tensor:
+        """Return the outputs for logits, both (batch, classes)."""
+        return logits.astype("float32")
+
+
+class Classifier(Logits):
     """A network that maps uint8 images (batch, height, width, 3) to probabilities, float32 (batch, classes)."""
 
-    def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)  # keep the parameter names of the checkpoint
-        self.network = network
-
-    def construct(self, images):
-        return ops.softmax(self.network(images).astype("float32"), -1)
-
-
-class Logits(nn.Cell):
-    """A network that maps uint8 images (batch, height, width, 3) to logits, float32 (batch, classes)."""
-
-    def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, images):
-        return self.network(images).astype("float32")
+    def output(self, logits: Tensor) -> Tensor:
+        """Return the probabilities for logits, both (batch, classes)."""
+        return ops.softmax(logits.astype("float32"), -1)
 
 
 @dataclass(frozen=True)
@@ -71,12 +82,13 @@ class Preprocessing:
 class Member:
     """A network, uint8 images (batch, height, width, 3) to logits, with its preprocessing.
 
-    Its weights may change between calls.
+    Its weights may change between calls.  `open_set` says which of its scores are those of known images, None: unknown.
     """
 
     name: str
     network: nn.Cell
     preprocessing: Preprocessing
+    open_set: OpenSet | None = None
 
 
 class TwoParts:
@@ -90,9 +102,9 @@ class TwoParts:
         NotSupported, Refused: the library cannot run the first part.
     """
 
-    def __init__(self, cell: Classifier | Logits, images: np.ndarray):
+    def __init__(self, cell: Logits, images: np.ndarray):
         self._features = NativeNetwork(Pooled(cell.network).set_train(False), images)
-        self._classifier = type(cell)(OnFeatures(cell.network)).set_train(False)
+        self._classifier = type(cell)(OnFeatures(cell.network), cell.is_scored).set_train(False)
 
     def refresh(self) -> None:
         """Take over the network's weights."""
@@ -129,8 +141,10 @@ class Forward:
         if not (is_graph and is_on_cpu and has_norm):
             return None
         forms: list[Callable[[], NativeNetwork | TwoParts]] = [lambda: NativeNetwork(self._cell, images)]
-        if has_classifier_of_cosines(self._cell):
-            forms.append(lambda: TwoParts(self._cell, images))
+        cell = self._cell
+        is_whole = isinstance(cell, Logits) and isinstance(cell.network, WithPreprocessing)
+        if is_whole and type(classifier_of(cell.network)) is not nn.Dense:  # a classifier of cosines
+            forms.append(lambda: TwoParts(cell, images))
         for form in forms:
             try:
                 return form()
@@ -139,10 +153,11 @@ class Forward:
         return None
 
 
-def has_classifier_of_cosines(cell: nn.Cell) -> bool:
-    """Return whether a cell is Classifier or Logits of a network whose classifier is no dense layer alone."""
-    network = cell.network if isinstance(cell, (Classifier, Logits)) else None
-    return isinstance(network, WithPreprocessing) and type(network.network.head.fc) is not nn.Dense
+def classifier_of(network: nn.Cell) -> nn.Cell | None:
+    """Return the classifier of a network or of its second part; None for another cell."""
+    if isinstance(network, OnFeatures):
+        network = network.network
+    return network.network.head.fc if isinstance(network, WithPreprocessing) else None
 
 
 class Predictor:
@@ -170,7 +185,11 @@ class Predictor:
         self.members, self.preprocessings = tuple(members), tuple(dict.fromkeys(m.preprocessing for m in members))
         self._batch_size, self._tta, self._average, self._check = batch_size, tta, average, check
         cell = {"probabilities": Classifier, "logits": Logits}[average]
-        self._forwards = [(Forward(cell(m.network)), self.preprocessings.index(m.preprocessing)) for m in members]
+        self._is_scored = [isinstance(classifier_of(m.network), ExtendedClassifier) for m in members]
+        self._forwards = [
+            (Forward(cell(member.network, is_scored)), self.preprocessings.index(member.preprocessing))
+            for member, is_scored in zip(members, self._is_scored, strict=True)
+        ]
 
     def __call__(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each batch's probabilities, float32: (members, n, classes) and, averaged, (n, classes).
@@ -183,6 +202,19 @@ class Predictor:
         Raises:
             DataError: an output is NaN or infinite.
         """
+        for each, average, _ in self._outputs(batches):
+            yield each, average
+
+    def scored(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each batch's averaged probabilities, float32 (n, classes), and scores of being known, float32 (n,).
+
+        The score of an extended network is its largest cosine with a center, of any other its largest probability;
+        with several members or views their mean.
+        """
+        for _, average, scores in self._outputs(batches):
+            yield average, scores
+
+    def _outputs(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         modes = [member.network.training for member in self.members]
         try:
             for member in self.members:
@@ -196,18 +228,25 @@ class Predictor:
             for member, mode in zip(self.members, modes, strict=True):
                 member.network.set_train(mode)
 
-    def _predict(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = len(images[0])
         views = [self._views(part) for part in images]
-        each = np.stack([np.mean([run(view)[:count] for view in views[i]], axis=0) for run, i in self._forwards])
-        for member, outputs in zip(self.members, each, strict=True):
-            if not np.isfinite(outputs).all():  # it would rank the classes by label
+        outputs = [np.mean([run(view)[:count] for view in views[i]], axis=0) for run, i in self._forwards]
+        for member, output in zip(self.members, outputs, strict=True):
+            if not np.isfinite(output).all():  # it would rank the classes by label
                 raise DataError(
                     f"{member.name}: the network's output is NaN or infinite\n"
                     "use weights of an earlier epoch, or train again with a smaller optimizer.lr"
                 )
+        each = np.stack([output[:, :-1] if s else output for output, s in zip(outputs, self._is_scored, strict=True)])
         average = each.mean(axis=0)
-        return (softmax(each), softmax(average)) if self._average == "logits" else (each, average)
+        if self._average == "logits":
+            each, average = softmax(each), softmax(average)
+        scores = [
+            output[:, -1] if is_scored else own.max(axis=1)
+            for output, own, is_scored in zip(outputs, each, self._is_scored, strict=True)
+        ]
+        return each, average, np.mean(scores, axis=0)
 
     def _views(self, images: np.ndarray) -> list[np.ndarray]:
         if len(images) < self._batch_size:

@@ -53,8 +53,16 @@ class ExtendedClassifier(nn.Cell):
         return vectors, self._cosines(vectors).max(axis=1)
 
     def construct(self, features):
+        return self.with_scores(features)[0]
+
+    def with_scores(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities (batch, classes) and the largest cosines, (batch,)."""
         features = features.astype("float32")
-        logits = ops.log_softmax(self.scale * self._cosines(self._embed(features)), -1)
+        cosines = self._cosines(self._embed(features))
+        return self._log_probabilities(features, cosines), cosines.max(axis=1)
+
+    def _log_probabilities(self, features: Tensor, cosines: Tensor) -> Tensor:
+        logits = ops.log_softmax(self.scale * cosines, -1)
         if self.temperature is None or self.old == 0:
             return logits
         old, new = logits[:, : self.old], logits[:, self.old :]

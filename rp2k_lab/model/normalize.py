@@ -46,6 +46,10 @@ class WithPreprocessing(nn.Cell):
     def construct(self, images):
         return self.network(self.normalize(images))
 
+    def with_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, classes) and scores (batch,) of an extended network."""
+        return self.network.head.with_scores(self.network.backbone(self.normalize(images)))
+
 
 class Pooled(nn.Cell):
     """uint8 images (batch, height, width, 3) to the input of dropout and classifier, float32 (batch, width)."""
@@ -71,3 +75,7 @@ class OnFeatures(nn.Cell):
 
     def construct(self, features):
         return self.network.network.head.classify(features)
+
+    def with_scores(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, classes) and scores (batch,) of an extended network."""
+        return self.network.network.head.fc.with_scores(features)

@@ -23,6 +23,7 @@ from rp2k_lab.dataset.image_formats import READ
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metrics import top_k
+from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.train.build import batches_for
@@ -50,7 +51,7 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
     output = task.output or folder / "predictions.csv"
     target.set_up(config.device)
     with StopSignal() as signals:
-        runs, members = load_members([config, *more_configs])
+        runs, members = load_members([config, *more_configs], is_calibrated=True)
         config = config.model_copy(update={"batch_size": min(config.batch_size, len(names))})
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         log.info("%d photos, tta %s, on %s", len(names), task.tta, target.describe(config.device))
@@ -58,9 +59,11 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
             record_request(tracker, config, folder)
             tracker.set_tags(parents(runs))
             started = time.monotonic()
-            labels, probabilities, problems = predict(config, predictor, [os.path.join(root, name) for name in names])
+            answers, problems = predict(config, predictor, [os.path.join(root, name) for name in names])
             seconds = time.monotonic() - started
-            written = write_predictions(output, names, labels, probabilities, problems, runs[0].classes)
+            open_set = members[0].open_set if len(members) == 1 else None  # scores of an average have no threshold
+            columns = answer_columns(answers, runs[0].classes) | known_columns(answers.scores, open_set, task.reject)
+            written = write_predictions(output, names, columns, problems)
             written += write_list(unused, "reason", output.with_name(f"{output.stem}.unused.csv"))
             for file in written:
                 tracker.log_artifact(file)
@@ -72,6 +75,9 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
                     f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {unreadable_file}"
                 )
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, including compilation")
+    if open_set:
+        unknown = int((~columns["known"][[i for i in range(len(names)) if i not in problems]]).sum())
+        print(f"{unknown} of them unknown (score {open_set.threshold(task.reject):.3f} or less)")
     if problems:
         print(f"{len(problems)} of {len(names)} cannot be read and are listed in {_unreadable_file(output)}")
     if unused:
@@ -149,23 +155,47 @@ def _read_list(file: Path) -> list[str]:
     return [path for path in table["path"] if path]
 
 
-def predict(
-    config: Config, predictor: Predictor, paths: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return the top-k labels, int32 (images, k), probabilities, float32 (images, k), and problems by position.
+class Answers(NamedTuple):
+    """The answers for images, in order.
 
-    An unreadable image has the row of a black one.
+    Attributes:
+        labels: the most probable ones first, int32 (images, k).
+        probabilities: float32 (images, k).
+        scores: of being known, see `Predictor.scored`, float32 (images,).
     """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    scores: np.ndarray
+
+
+def predict(config: Config, predictor: Predictor, paths: Sequence[str]) -> tuple[Answers, dict[int, str]]:
+    """Return the answers and problems by position; an unreadable image has the row of a black one."""
     problems: dict[int, str] = {}
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
-    tops = []
+    parts = []
     batches = batches_for(predictor, views, range(len(paths)), config)
     with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        for _, average in predictor(batches):
-            tops.append(top_k(average, config.task.top_k))
+        for average, scores in predictor.scored(batches):
+            parts.append((*top_k(average, config.task.top_k), scores))
             bar.update(len(average))
-    labels, probabilities = (np.concatenate(part) for part in zip(*tops, strict=True))
-    return labels, probabilities, dict(sorted(problems.items()))
+    answers = Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return answers, dict(sorted(problems.items()))
+
+
+def answer_columns(answers: Answers, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the columns top1, p1, …, topk, pk: class names and probabilities, of all images."""
+    names, columns = np.array(classes, dtype=object), {}
+    for i in range(answers.labels.shape[1]):
+        columns |= {f"top{i + 1}": names[answers.labels[:, i]], f"p{i + 1}": answers.probabilities[:, i]}
+    return columns
+
+
+def known_columns(scores: np.ndarray, open_set: OpenSet | None, reject: float) -> dict[str, np.ndarray]:
+    """Return the columns known (bool), score and p_value; none for a run that has recorded no scores of val."""
+    if open_set is None:
+        return {}
+    return {"known": open_set.known(scores, reject), "score": scores, "p_value": open_set.p_values(scores)}
 
 
 def readable_views(
@@ -190,26 +220,18 @@ def readable_views(
 
 
 def write_predictions(
-    output: Path,
-    names: Sequence[str],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    problems: dict[int, str],
-    classes: Sequence[str],
+    output: Path, names: Sequence[str], columns: dict[str, np.ndarray], problems: dict[int, str]
 ) -> list[Path]:
     """Write the table and, beside it, the list of unreadable images; return the written files.
 
-    The table has a row a readable image, in the input's order: path, top1…topk (class names), p1…pk.  If no image is
-    readable, an earlier table stays; if all are, an earlier list is removed.
+    The table has a row a readable image, in the input's order: path, then `columns`, which have a row an image.  If no
+    image is readable, an earlier table stays; if all are, an earlier list is removed.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     readable = [position for position in range(len(names)) if position not in problems]
-    columns: dict[str, Sequence | np.ndarray] = {"path": _storable(names[position] for position in readable)}
-    class_names = np.array(classes, dtype=object)
-    for i in range(labels.shape[1]):
-        columns |= {f"top{i + 1}": class_names[labels[readable, i]], f"p{i + 1}": probabilities[readable, i]}
     if readable:
-        _write_table(pd.DataFrame(columns), output)
+        paths = {"path": _storable(names[position] for position in readable)}
+        _write_table(pd.DataFrame(paths | {name: values[readable] for name, values in columns.items()}), output)
     unreadable = [(names[position], problem) for position, problem in problems.items()]
     return ([output] if readable else []) + write_list(unreadable, "problem", _unreadable_file(output))
 

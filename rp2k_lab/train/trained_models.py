@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mindspore import nn
+
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.files import sha256_of
@@ -16,6 +18,7 @@ from rp2k_lab.evaluation.predictor import Member
 from rp2k_lab.extension.extension_file import Extension, read_extension
 from rp2k_lab.model import WithPreprocessing
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
+from rp2k_lab.model.network import CosineClassifier
 from rp2k_lab.tracking.mlflow_runs import OPEN_SET
 from rp2k_lab.tracking.run_files import damage_named
 from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
@@ -27,11 +30,12 @@ log = logging.getLogger(__name__)
 _DIFFERENCES_SHOWN = 3
 
 
-def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Member]]:
+def load_members(configs: Sequence[Config], is_calibrated: bool = False) -> tuple[list[EarlierRun], list[Member]]:
     """Return the earlier runs of a request and their trained networks.
 
     Args:
         configs: restored configuration of each of `runs=`, in order.
+        is_calibrated: divide the logits of a single run by its temperature, if it recorded one.
 
     Raises:
         RequestError: missing or duplicate run, weights that do not fit, or runs of different classes.
@@ -44,7 +48,11 @@ def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Memb
             name = short_name(run)
             if name in [member.name for member in members]:  # same model, data set, augmentation and seed
                 name += f"_{len(members) + 1}"
-            members.append(Member(name, load_network(config, run), preprocessing(config)))
+            network, open_set = load_network(config, run), load_open_set(run)
+            # An average is one of networks as they were trained.
+            if is_calibrated and open_set and len(configs) == 1:
+                calibrate(network, open_set.temperature)
+            members.append(Member(name, network, preprocessing(config), open_set))
             runs.append(run)
             log.info("%s: %s at %s", run.name, config.model.name, members[-1].preprocessing)
     return runs, members
@@ -71,6 +79,16 @@ def load_network(config: Config, run: EarlierRun) -> WithPreprocessing:
             )
         extend_network(network, extension)
     return network
+
+
+def calibrate(network: WithPreprocessing, temperature: float) -> None:
+    """Divide the logits of a network by a temperature, in its classifier."""
+    classifier = network.network.head.fc
+    if isinstance(classifier, CosineClassifier):
+        classifier.scale /= temperature
+    elif isinstance(classifier, nn.Dense):
+        for parameter in (classifier.weight, classifier.bias):
+            parameter.set_data(parameter / temperature)
 
 
 def extend_network(network: WithPreprocessing, extension: Extension) -> None:
