@@ -17,7 +17,7 @@ ALLOWED = {
     "dataset": "aug",
     "config": "",  # the option classes are the choices' own; rp2k_lab/plugins.py collects them
     "pages": "dataset",
-    "tracking": "config",
+    "tracking": "config extension",
     "extension": "",
     "evaluation": "config dataset device model tracking",
     "train": "aug config dataset device evaluation extension model tracking",

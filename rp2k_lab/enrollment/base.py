@@ -12,7 +12,7 @@ from rp2k_lab.core.files import sha256_of
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.open_set import fit_temperature
 from rp2k_lab.evaluation.predictor import Member
-from rp2k_lab.extension.extension_file import Extension, OldClasses, no_images, read_extension
+from rp2k_lab.extension.extension_file import Extension, OldClasses, no_images
 from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import MOST_CALIBRATING
@@ -56,8 +56,8 @@ def load_parent(
     val_features = split_features(config, index, run, member, "val", check)
     train_labels, val_labels = (index.split(split)["label"].to_numpy() for split in ("train", "val"))
     if run.extension:
-        extension = read_extension(run.extension)
-        return Parent(extension, train, train_labels, extension.whitening(val_features), val_features, val_labels)
+        val = run.extension.whitening(val_features)
+        return Parent(run.extension, train, train_labels, val, val_features, val_labels)
     try:
         whitening = fit_whitening(train, train_labels, check=check)
     except ValueError as error:

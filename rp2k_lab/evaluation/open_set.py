@@ -77,6 +77,13 @@ class OpenSet:
             raise ValueError(f"no record of an open set ({error})") from None
 
 
+def known_columns(scores: np.ndarray, open_set: OpenSet | None, reject: float) -> dict[str, np.ndarray]:
+    """Return the columns known (bool), score and p_value; none for a run that has recorded no scores of val."""
+    if open_set is None:
+        return {}
+    return {"known": open_set.known(scores, reject), "score": scores, "p_value": open_set.p_values(scores)}
+
+
 def conformal(scores: np.ndarray, temperature: float = 1.0) -> OpenSet:
     """Return the open set of val scores, any order."""
     return OpenSet(temperature, np.sort(np.asarray(scores, np.float32)))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import mindspore
@@ -12,7 +13,7 @@ from mindspore import Tensor, nn, ops
 from rp2k_lab import native
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.image import resized_size
-from rp2k_lab.evaluation.metrics import softmax
+from rp2k_lab.evaluation.metrics import softmax, top_k
 from rp2k_lab.evaluation.mindir import NotSupported
 from rp2k_lab.evaluation.native_network import NativeNetwork
 from rp2k_lab.evaluation.open_set import OpenSet
@@ -160,6 +161,20 @@ def classifier_of(network: nn.Cell) -> nn.Cell | None:
     return network.network.head.fc if isinstance(network, WithPreprocessing) else None
 
 
+class Answers(NamedTuple):
+    """A network's answers for images, in order.
+
+    Attributes:
+        labels: the most probable ones first, int32 (images, k).
+        probabilities: float32 (images, k).
+        scores: of being known, see `Predictor.scored`, float32 (images,).
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    scores: np.ndarray
+
+
 class Predictor:
     """Probabilities of each member and of their average.  Each member compiles one graph.
 
@@ -213,6 +228,20 @@ class Predictor:
         """
         for _, average, scores in self._outputs(batches):
             yield average, scores
+
+    def answers(
+        self, batches: Iterable[Sequence[np.ndarray]], k: int = 5, progress: Callable[[int], object] = lambda n: None
+    ) -> Answers:
+        """Return the k most probable labels, their probabilities and the scores of all images.
+
+        Args:
+            progress: called with the number of images of each batch.
+        """
+        parts = []
+        for average, scores in self.scored(batches):
+            parts.append((*top_k(average, k), scores))
+            progress(len(average))
+        return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _outputs(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         modes = [member.network.training for member in self.members]

@@ -22,9 +22,8 @@ from rp2k_lab.dataset.image import read_views
 from rp2k_lab.dataset.image_formats import READ
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_request
-from rp2k_lab.evaluation.metrics import top_k
-from rp2k_lab.evaluation.open_set import OpenSet
-from rp2k_lab.evaluation.predictor import Predictor
+from rp2k_lab.evaluation.open_set import known_columns
+from rp2k_lab.evaluation.predictor import Answers, Predictor
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.train.build import batches_for
 from rp2k_lab.train.trained_models import load_members, parents
@@ -155,31 +154,13 @@ def _read_list(file: Path) -> list[str]:
     return [path for path in table["path"] if path]
 
 
-class Answers(NamedTuple):
-    """The answers for images, in order.
-
-    Attributes:
-        labels: the most probable ones first, int32 (images, k).
-        probabilities: float32 (images, k).
-        scores: of being known, see `Predictor.scored`, float32 (images,).
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    scores: np.ndarray
-
-
 def predict(config: Config, predictor: Predictor, paths: Sequence[str]) -> tuple[Answers, dict[int, str]]:
     """Return the answers and problems by position; an unreadable image has the row of a black one."""
     problems: dict[int, str] = {}
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
-    parts = []
     batches = batches_for(predictor, views, range(len(paths)), config)
     with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        for average, scores in predictor.scored(batches):
-            parts.append((*top_k(average, config.task.top_k), scores))
-            bar.update(len(average))
-    answers = Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        answers = predictor.answers(batches, config.task.top_k, bar.update)
     return answers, dict(sorted(problems.items()))
 
 
@@ -189,13 +170,6 @@ def answer_columns(answers: Answers, classes: Sequence[str]) -> dict[str, np.nda
     for i in range(answers.labels.shape[1]):
         columns |= {f"top{i + 1}": names[answers.labels[:, i]], f"p{i + 1}": answers.probabilities[:, i]}
     return columns
-
-
-def known_columns(scores: np.ndarray, open_set: OpenSet | None, reject: float) -> dict[str, np.ndarray]:
-    """Return the columns known (bool), score and p_value; none for a run that has recorded no scores of val."""
-    if open_set is None:
-        return {}
-    return {"known": open_set.known(scores, reject), "score": scores, "p_value": open_set.p_values(scores)}
 
 
 def readable_views(

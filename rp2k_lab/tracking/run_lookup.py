@@ -14,6 +14,7 @@ from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.quoting import shell_override
 from rp2k_lab.core.text import escape_controls
+from rp2k_lab.extension.extension_file import Extension, read_extension
 from rp2k_lab.tracking.latest_runs import NETWORKS, TO_RESUME, TO_VERIFY, choose, is_word
 from rp2k_lab.tracking.local_runs import find_journals, matches, named_folder, read_run, unsent_journals
 from rp2k_lab.tracking.mlflow_runs import BASE, CHECKPOINT, EXTENSION, OPEN_SET, RunInfo, RunStore
@@ -40,7 +41,7 @@ class EarlierRun:
         config: plain containers, as recorded.
         checkpoint: weights of the best epoch, or the named file; of an extension those of its base.
         classes: names in label order.
-        extension: file of an extension, see `extension.extension_file`; None: no extension.
+        extension: what the run adds to its base; None: it is no extension.
         open_set: text of the run's open_set.json; None: it has none.
     """
 
@@ -51,7 +52,7 @@ class EarlierRun:
     config: dict[str, Any]
     checkpoint: Path
     classes: tuple[str, ...]
-    extension: Path | None = None
+    extension: Extension | None = None
     open_set: str | None = None
 
 
@@ -84,7 +85,7 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
         RequestError: no run, several runs, or a run without configuration, classes or checkpoint.
     """
     run, folder = locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT, EXTENSION, OPEN_SET), downloads)
-    extension = folder / EXTENSION if run and (folder / EXTENSION).is_file() else None
+    extension = read_extension(folder / EXTENSION) if run and (folder / EXTENSION).is_file() else None
     if run is None:
         checkpoint = Path(os.path.abspath(os.path.expanduser(reference)))
     elif extension:

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore import nn
@@ -12,10 +13,10 @@ from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.files import sha256_of
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.class_names import look_alike, spelled_out
-from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.dataset.photo_index import Index, align_index
 from rp2k_lab.evaluation.open_set import OpenSet, conformal
 from rp2k_lab.evaluation.predictor import Member
-from rp2k_lab.extension.extension_file import Extension, read_extension
+from rp2k_lab.extension.extension_file import Extension
 from rp2k_lab.model import WithPreprocessing
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.model.network import CosineClassifier
@@ -64,7 +65,7 @@ def load_network(config: Config, run: EarlierRun) -> WithPreprocessing:
     Raises:
         RequestError: damaged checkpoint, weights of another network, or images too small for it.
     """
-    extension = read_extension(run.extension) if run.extension else None
+    extension = run.extension
     network = build_network(config, len(extension.base_classes if extension else run.classes))
     try:
         load_checkpoint(network, run.checkpoint)
@@ -111,7 +112,7 @@ def load_open_set(run: EarlierRun) -> OpenSet | None:
         DataError: a damaged file.
     """
     if run.extension:
-        return conformal(read_extension(run.extension).val_scores)
+        return conformal(run.extension.val_scores)
     if run.open_set is None:
         return None
     with damage_named(Path(OPEN_SET)):
@@ -120,13 +121,28 @@ def load_open_set(run: EarlierRun) -> OpenSet | None:
 
 def check_classes(index: Index, run: EarlierRun, dataset: str) -> None:
     """Raise RequestError unless the data set has the run's classes; of an extension, its base's."""
-    classes = read_extension(run.extension).base_classes if run.extension else run.classes
+    classes = run.extension.base_classes if run.extension else run.classes
     if tuple(index.classes) != classes:
         differences = class_differences(index.classes, classes, f"dataset={dataset}", "the run")
         raise RequestError(
             f"runs={run.reference}: other classes than dataset={dataset} ({differences})\n"
             "leave out the dataset keys that differ from the run's, or use task=predict, which needs no classes"
         )
+
+
+def with_classes_of(index: Index, run: EarlierRun) -> Index:
+    """Return the index with a run's classes; images of classes that the run lacks get the label -1.
+
+    Renamed classes of an extension's base are recognized.
+    """
+    extension = run.extension
+    if extension and tuple(index.classes[: len(extension.base_classes)]) == extension.base_classes:
+        pairs = zip(extension.head_labels, run.classes, strict=True)
+        names = {extension.base_classes[label]: name for label, name in pairs if label >= 0}
+        names = {name: names.get(name) for name in extension.base_classes}  # None: a removed class
+        classes = index.table["class"].map(lambda name: names.get(name, name))
+        index = replace(index, table=index.table.assign(**{"class": classes.fillna("")}))
+    return align_index(index, run.classes)
 
 
 def check_held_out(config: Config, runs: Sequence[EarlierRun]) -> None:
