@@ -223,22 +223,29 @@ class Predictor:
     def scored(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each batch's averaged probabilities, float32 (n, classes), and scores of being known, float32 (n,).
 
-        The score of an extended network is its largest cosine with a center, of any other its largest probability;
-        with several members or views their mean.
+        The score of an extended network is its largest cosine with a center, of any other its largest calibrated
+        probability; with several members or views their mean.
         """
         for _, average, scores in self._outputs(batches):
             yield average, scores
 
     def answers(
-        self, batches: Iterable[Sequence[np.ndarray]], k: int = 5, progress: Callable[[int], object] = lambda n: None
+        self,
+        batches: Iterable[Sequence[np.ndarray]],
+        k: int = 5,
+        is_calibrated: bool = False,
+        progress: Callable[[int], object] = lambda n: None,
     ) -> Answers:
         """Return the k most probable labels, their probabilities and the scores of all images.
 
         Args:
+            is_calibrated: give a single member's probabilities at its temperature.
             progress: called with the number of images of each batch.
         """
         parts = []
         for average, scores in self.scored(batches):
+            if is_calibrated and len(self.members) == 1:
+                average = _calibrated(average, self.members[0])
             parts.append((*top_k(average, k), scores))
             progress(len(average))
         return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -272,8 +279,8 @@ class Predictor:
         if self._average == "logits":
             each, average = softmax(each), softmax(average)
         scores = [
-            output[:, -1] if is_scored else own.max(axis=1)
-            for output, own, is_scored in zip(outputs, each, self._is_scored, strict=True)
+            output[:, -1] if is_scored else _calibrated(own, member).max(axis=1)
+            for output, own, is_scored, member in zip(outputs, each, self._is_scored, self.members, strict=True)
         ]
         return each, average, np.mean(scores, axis=0)
 
@@ -282,6 +289,14 @@ class Predictor:
             padding = np.zeros((self._batch_size - len(images), *images.shape[1:]), images.dtype)
             images = np.concatenate([images, padding])
         return [images, mirror(images)] if self._tta == "hflip" else [images]
+
+
+def _calibrated(probabilities: np.ndarray, member: Member) -> np.ndarray:
+    """Return the probabilities, float32 (images, classes), at the member's temperature, if it has one."""
+    if member.open_set is None or member.open_set.temperature == 1:
+        return probabilities
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    return softmax(logits / np.float32(member.open_set.temperature))
 
 
 def mirror(images: np.ndarray) -> np.ndarray:

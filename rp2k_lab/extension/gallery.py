@@ -16,9 +16,9 @@ MAX_CENTERS = 5
 _ROUNDS = 20  # of k-means
 # Rows of features at a time: 64,000 × 512 float32 are 131 MB.
 _ROWS = 64_000
-# Centers are padded to a multiple: a full tile of any matrix product, so that a cosine has the same bits whatever the
-# number of centers.
-TILE = 64
+# Centers in a matrix product: with a constant shape a cosine has the same bits whatever the number of centers, which
+# OpenBLAS 0.3.30 gives up for two images.
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,12 @@ class Gallery:
         return np.maximum.reduceat(self._cosines(vectors), self._starts(), axis=1)
 
     def _cosines(self, vectors: np.ndarray) -> np.ndarray:
-        padding = -len(self.centers) % TILE
-        padded = np.concatenate([self.centers, np.zeros((padding, self.centers.shape[1]), np.float32)])
-        return (vectors @ padded.T)[:, : len(self.centers)]
+        cosines = np.empty((len(vectors), len(self.centers)), np.float32)
+        for begin in range(0, len(self.centers), _BLOCK):
+            block = self.centers[begin : begin + _BLOCK]
+            padded = np.concatenate([block, np.zeros((_BLOCK - len(block), block.shape[1]), np.float32)])
+            cosines[:, begin : begin + _BLOCK] = (vectors @ padded.T)[:, : len(block)]
+        return cosines
 
     def _starts(self) -> np.ndarray:
         return np.searchsorted(self.labels, np.arange(self.classes))

@@ -18,7 +18,8 @@ from rp2k_lab.evaluation.console import closing_table, fraction_cell
 from rp2k_lab.evaluation.evaluator import Evaluator
 from rp2k_lab.evaluation.metric_registry import Predictions, Score, fraction
 from rp2k_lab.evaluation.open_set import accepted_at, auroc, calibration_error, known_columns
-from rp2k_lab.evaluation.predictor import Answers, Predictor
+from rp2k_lab.evaluation.predictor import Answers, Member, Predictor, classifier_of
+from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
@@ -44,7 +45,7 @@ def run(config: Config, folder: Path) -> float:
     target.set_up(config.device)
     data = build_index(config.dataset, with_unlisted=True)
     with StopSignal() as signals:
-        runs, members = load_members([config], is_calibrated=True)
+        runs, members = load_members([config])
         index = with_unlisted(data, runs[0], config.dataset.name)
         if "val" in task.split:
             check_held_out(config, runs)
@@ -65,8 +66,9 @@ def run(config: Config, folder: Path) -> float:
                     tracker, evaluator, index, answers, config.dataset.catch_all_class, folder
                 )
                 if members[0].open_set is not None:
-                    known = known_columns(answers.scores, members[0].open_set, task.reject)
-                    open_splits[split] = record_open_split(tracker, index, split, answers, known, folder)
+                    open_splits[split] = record_open_split(
+                        tracker, index, split, answers, members[0], task.reject, folder
+                    )
     print(closing_table(scores))
     if open_splits:
         print(open_table(open_splits))
@@ -114,21 +116,28 @@ def record_listed(
 
 
 def record_open_split(
-    tracker: MemoryTracker, index: Index, split: str, answers: Answers, known: dict[str, np.ndarray], folder: Path
+    tracker: MemoryTracker, index: Index, split: str, answers: Answers, member: Member, reject: float, folder: Path
 ) -> dict[str, Score]:
     """Record what the threshold does to a split, with a row an image in open_set.parquet; return the scores.
 
     Args:
         index: with the run's classes.
-        known: columns of `predict.known_columns`.
+        member: has an open set.
+        reject: fraction of known images that may be refused.
     """
-    rows = index.split(split)
-    right = answers.labels[:, 0] == rows["label"].to_numpy()
-    listed = rows["label"].to_numpy() >= 0
-    names = np.array(index.classes, dtype=object)
-    columns = {"path": rows["path"], "true": rows["class"], "listed": listed, "top1": names[answers.labels[:, 0]]}
-    table = pd.DataFrame(columns | {"p1": answers.probabilities[:, 0]} | known)
-    scores = open_scores(answers, known["known"], listed, right)
+    rows, names = index.split(split), np.array(index.classes, dtype=object)
+    # Of a network that is no extension, the score is the calibrated probability of the answer.
+    is_extended = isinstance(classifier_of(member.network), ExtendedClassifier)
+    columns = {
+        "path": rows["path"],
+        "true": rows["class"],
+        "listed": rows["label"] >= 0,
+        "top1": names[answers.labels[:, 0]],
+        "correct": answers.labels[:, 0] == rows["label"],
+        "p1": answers.probabilities[:, 0] if is_extended else answers.scores,
+    }
+    table = pd.DataFrame(columns | known_columns(answers.scores, member.open_set, reject))
+    scores = open_scores(table)
     tracker.log_metrics({f"{split}/{name}": score.value for name, score in scores.items()}, 0)
     tracker.set_tags({f"{split}/{name}_count": score.count for name, score in scores.items()})
     file = folder / split / "open_set.parquet"
@@ -137,24 +146,26 @@ def record_open_split(
     return scores
 
 
-def open_scores(answers: Answers, known: np.ndarray, listed: np.ndarray, right: np.ndarray) -> dict[str, Score]:
+def open_scores(table: pd.DataFrame) -> dict[str, Score]:
     """Return the open-set scores of images; those about unknown images only if there are any.
 
     Args:
-        known, listed, right: bool (images,): accepted by the threshold, of a class of the run, top-1 is right.
+        table: listed (of a class of the run), correct, known (bool), p1 (calibrated), score; see `record_open_split`.
     """
+    listed, unlisted = table[table["listed"]], table[~table["listed"]]
+    accepted = listed[listed["known"]]
     scores = {
-        "known": fraction(known[listed].sum(), listed.sum()),
-        "known_top1": fraction(right[listed & known].sum(), (listed & known).sum()),
-        "calibration_error": calibration_error(answers.probabilities[listed, 0], right[listed]),
+        "known": fraction(len(accepted), len(listed)),
+        "known_top1": fraction(accepted["correct"].sum(), len(accepted)),
+        "calibration_error": calibration_error(listed["p1"].to_numpy(), listed["correct"].to_numpy()),
     }
-    if not listed.all():
-        unlisted = ~listed
+    if len(unlisted):
+        known, unknown = listed["score"].to_numpy(), unlisted["score"].to_numpy()
         scores |= {
-            "unknown_accepted": fraction(known[unlisted].sum(), unlisted.sum()),
-            "unknown_auroc": auroc(answers.scores[listed], answers.scores[unlisted]),
-            "unknown_fpr95": accepted_at(answers.scores[listed], answers.scores[unlisted]),
-            "open_set_top1": fraction((right & known & listed).sum() + (~known & unlisted).sum(), len(known)),
+            "unknown_accepted": fraction(unlisted["known"].sum(), len(unlisted)),
+            "unknown_auroc": auroc(known, unknown),
+            "unknown_fpr95": accepted_at(known, unknown),
+            "open_set_top1": fraction(accepted["correct"].sum() + (~unlisted["known"]).sum(), len(table)),
         }
     return {name: score for name, score in scores.items() if score is not None}
 

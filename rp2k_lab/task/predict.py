@@ -50,7 +50,7 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
     output = task.output or folder / "predictions.csv"
     target.set_up(config.device)
     with StopSignal() as signals:
-        runs, members = load_members([config, *more_configs], is_calibrated=True)
+        runs, members = load_members([config, *more_configs])
         config = config.model_copy(update={"batch_size": min(config.batch_size, len(names))})
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         log.info("%d photos, tta %s, on %s", len(names), task.tta, target.describe(config.device))
@@ -160,7 +160,7 @@ def predict(config: Config, predictor: Predictor, paths: Sequence[str]) -> tuple
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
     batches = batches_for(predictor, views, range(len(paths)), config)
     with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        answers = predictor.answers(batches, config.task.top_k, bar.update)
+        answers = predictor.answers(batches, config.task.top_k, is_calibrated=True, progress=bar.update)
     return answers, dict(sorted(problems.items()))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError
@@ -31,12 +32,11 @@ log = logging.getLogger(__name__)
 _DIFFERENCES_SHOWN = 3
 
 
-def load_members(configs: Sequence[Config], is_calibrated: bool = False) -> tuple[list[EarlierRun], list[Member]]:
+def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Member]]:
     """Return the earlier runs of a request and their trained networks.
 
     Args:
         configs: restored configuration of each of `runs=`, in order.
-        is_calibrated: divide the logits of a single run by its temperature, if it recorded one.
 
     Raises:
         RequestError: missing or duplicate run, weights that do not fit, or runs of different classes.
@@ -49,11 +49,7 @@ def load_members(configs: Sequence[Config], is_calibrated: bool = False) -> tupl
             name = short_name(run)
             if name in [member.name for member in members]:  # same model, data set, augmentation and seed
                 name += f"_{len(members) + 1}"
-            network, open_set = load_network(config, run), load_open_set(run)
-            # An average is one of networks as they were trained.
-            if is_calibrated and open_set and len(configs) == 1:
-                calibrate(network, open_set.temperature)
-            members.append(Member(name, network, preprocessing(config), open_set))
+            members.append(Member(name, load_network(config, run), preprocessing(config), load_open_set(run)))
             runs.append(run)
             log.info("%s: %s at %s", run.name, config.model.name, members[-1].preprocessing)
     return runs, members
@@ -89,7 +85,7 @@ def calibrate(network: WithPreprocessing, temperature: float) -> None:
         classifier.scale /= temperature
     elif isinstance(classifier, nn.Dense):
         for parameter in (classifier.weight, classifier.bias):
-            parameter.set_data(parameter / temperature)
+            parameter.set_data(Tensor(parameter.asnumpy() / np.float32(temperature)))
 
 
 def extend_network(network: WithPreprocessing, extension: Extension) -> None:
