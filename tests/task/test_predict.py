@@ -128,7 +128,8 @@ def test_readable_images_remove_an_earlier_list_of_unreadable_ones(tmp_path):
     (tmp_path / "found.unreadable.csv").write_text("earlier")
     labels, probabilities = np.array([[1, 0], [0, 1]]), np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
     names = ["a, b.jpg", "\udcff.jpg"]  # a name that is no UTF-8, as Python gives it
-    assert predict.write_predictions(output, names, labels, probabilities, {}, ["甲", "乙"]) == [output]
+    columns = predict.answer_columns(Answers(labels, probabilities, np.ones(2)), ["甲", "乙"])
+    assert predict.write_predictions(output, names, columns, {}) == [output]
     assert not (tmp_path / "found.unreadable.csv").exists()
     assert output.read_bytes().startswith(b"\xef\xbb\xbf")  # for Excel
     expected = 'path,top1,p1,top2,p2\n"a, b.jpg",乙,0.75,甲,0.25\n\\xff.jpg,甲,0.5,乙,0.5\n'
@@ -136,10 +137,8 @@ def test_readable_images_remove_an_earlier_list_of_unreadable_ones(tmp_path):
 
 
 def test_only_readable_images_have_rows(tmp_path):
-    labels = np.array([[0], [1], [2]])
-    files = predict.write_predictions(
-        tmp_path / "f.csv", ["a", "b", "c"], labels, np.ones((3, 1)), {1: "bad"}, ["x", "y", "z"]
-    )
+    columns = {"top1": np.array(["x", "y", "z"], object)}
+    files = predict.write_predictions(tmp_path / "f.csv", ["a", "b", "c"], columns, {1: "bad"})
     assert pd.read_csv(files[0])["top1"].tolist() == ["x", "z"]
 
 
