@@ -137,10 +137,8 @@ def _about_sibling(rest: np.ndarray, vector: np.ndarray, nearest: str, cosine: f
     if own >= NEAR_COPY:
         return f"is nearly the same photo as another of this product (cosine {own:.3f})"
     if cosine > own:
-        return (
-            f"is nearer to {escape_controls(nearest)} than to its own product "
-            f"(cosine {cosine:.2f} against {own:.2f}): probably a wrong image"
-        )
+        cosines = f"cosine {cosine:.2f} against {own:.2f}"
+        return f"is nearer to {escape_controls(nearest)} than to its own product ({cosines}): probably a wrong image"
     return None
 
 

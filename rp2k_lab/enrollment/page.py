@@ -104,7 +104,7 @@ def write_page(
             "note": _note(product),
             "findings": [f"{finding.path} {finding.text}".strip() for finding in product.findings],
             "images": [new.thumbnail(path) for path in paths.get(product.name, [])[:_IMAGES]] if new else [],
-            "rivals": [_rival(rival, extension, old, embedder) for rival in product.rivals],
+            "rivals": [_rival(rival, extension, old, embedder, new, paths) for rival in product.rivals],
         })  # fmt: skip
     curve: Sequence[CurvePoint] = values["curve"]  # pyright: ignore[reportAssignmentType]
     curve_products = max((point.accuracy.count for point in curve), default=0)
@@ -121,11 +121,23 @@ def _note(product: ProductReport) -> str:
     return f"{photos}, expected accuracy {percent(product.expected.value)} {_interval(product.expected)}"
 
 
-def _rival(rival: Rival, extension: Extension, old: pd.Series, embedder: ImageEmbedder) -> dict[str, object]:
-    label = extension.head_labels[rival.label]
-    path = old.get(label) if label >= 0 else None
-    image = embedder.thumbnail(path) if path is not None else embedder.missing("enrolled earlier")
-    return {"name": extension.classes[rival.label], "cosine": f"{rival.cosine:.2f}", "image": image}
+def _rival(
+    rival: Rival,
+    extension: Extension,
+    old: pd.Series,
+    embedder: ImageEmbedder,
+    new: ImageEmbedder | None,
+    paths: dict[str, list[str]],
+) -> dict[str, object]:
+    """Return a rival's name, cosine and one photo: of the base's training, or of this enrollment."""
+    label, name = extension.head_labels[rival.label], extension.classes[rival.label]
+    if label >= 0 and label in old.index:
+        image = embedder.thumbnail(old[label])
+    elif new and name in paths:
+        image = new.thumbnail(paths[name][0])
+    else:
+        image = embedder.missing("enrolled earlier")
+    return {"name": name, "cosine": f"{rival.cosine:.2f}", "image": image}
 
 
 def _curve_chart(curve: Sequence[CurvePoint]) -> Markup | None:

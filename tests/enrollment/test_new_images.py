@@ -19,20 +19,17 @@ from rp2k_lab.enrollment.new_images import (
     read_new_images,
     read_renames,
 )
-from rp2k_lab.extension.extension_file import Enrolled, Extension, no_images
-from rp2k_lab.extension.gallery import Gallery, Whitening
+from rp2k_lab.extension.extension_file import Enrolled, Extension
+from rp2k_lab.extension.gallery import Gallery
+from tests.helpers.extensions import extension_of
 
 CLASSES = ("Ada", "百岁山", "Cola")
 
 
 @pytest.fixture
 def extension() -> Extension:
-    empty = np.empty(0, np.float32)
-    return Extension(
-        "a" * 32, "b" * 64, CLASSES, CLASSES, (0, 1, 2), Whitening(np.zeros(2, np.float32), np.eye(2, dtype=np.float32)),
-        Gallery(np.eye(2, dtype=np.float32)[[0, 1, 0]], np.arange(3, dtype=np.int32)), no_images(2), "head", 1.0, 1.0,
-        empty, empty,
-    )  # fmt: skip
+    centers = np.eye(2, dtype=np.float32)[[0, 1, 0]]
+    return extension_of(CLASSES, Gallery(centers, np.arange(3, dtype=np.int32)))
 
 
 @pytest.fixture
@@ -146,7 +143,8 @@ def test_copies_under_another_class_are_refused(photos, index, extension):
 
 
 @pytest.mark.parametrize(
-    ("split", "message"), [("train", "Zig here, and Cola of this network"), ("val", "base's val"), ("test", "base's test")]
+    ("split", "message"),
+    [("train", "Zig here, and Cola of this network"), ("val", "base's val"), ("test", "base's test")],
 )
 def test_photos_of_the_base_are_refused(photos, index, extension, split, message):
     file = index.root / index.table.loc[index.table["split"] == split, "path"].item()

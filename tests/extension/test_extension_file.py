@@ -14,7 +14,8 @@ from rp2k_lab.extension.extension_file import (
     read_extension,
     write_extension,
 )
-from rp2k_lab.extension.gallery import Whitening, build_gallery, unit
+from rp2k_lab.extension.gallery import build_gallery, unit
+from tests.helpers.extensions import extension_of
 
 WIDTH = 16
 CLASSES = ("Ada", "百岁山", "Cola", "Dim")
@@ -27,21 +28,8 @@ def draw(count: int, seed: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def base() -> Extension:
     vectors, labels = draw(40, 0), np.repeat(np.arange(4), 10)
-    return Extension(
-        base="0" * 32,
-        base_sha256="1" * 64,
-        base_classes=CLASSES,
-        classes=CLASSES,
-        head_labels=(0, 1, 2, 3),
-        whitening=Whitening(np.zeros(WIDTH, np.float32), np.eye(WIDTH, dtype=np.float32)),
-        base_gallery=build_gallery(vectors, labels),
-        enrolled=no_images(WIDTH),
-        old="head",
-        scale=7.5,
-        head_temperature=1.25,
-        val_scores=np.sort(draw(20, 1)[:, 0]),
-        val_hidden=np.sort(draw(20, 2)[:, 0]),
-    )
+    scores = {"val_scores": np.sort(draw(20, 1)[:, 0]), "val_hidden": np.sort(draw(20, 2)[:, 0])}
+    return extension_of(CLASSES, build_gallery(vectors, labels), **scores)
 
 
 def products(names: list[str], seed: int, photos: int = 8) -> dict[str, tuple[np.ndarray, list[str]]]:
