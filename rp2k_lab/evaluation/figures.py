@@ -92,7 +92,8 @@ def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, fil
         axis.axis("off")
     for axis, (_, errors) in zip(axes.flat, groups, strict=False):
         first = errors.iloc[0]
-        sides = [_thumbnail(index.root / first["path"]), _thumbnail(index.root / train[first["top1"]])]
+        other = train.get(first["top1"])  # None: an enrolled product, whose photos are elsewhere
+        sides = [_thumbnail(index.root / first["path"]), _blank() if other is None else _thumbnail(index.root / other)]
         axis.imshow(np.concatenate([sides[0], np.full((IMAGE_SIDE, 6, 3), 255, np.uint8), sides[1]], axis=1))
         count = int((errors["true"] == first["true"]).sum())
         names = f"{_short(first['true'])}\nread as {_short(first['top1'])}"
@@ -105,6 +106,10 @@ def plot_confused_pairs(predictions: pd.DataFrame, index: Index, split: str, fil
 
 def _thumbnail(path: Path) -> np.ndarray:
     return letterbox(read_image(path), (IMAGE_SIDE, IMAGE_SIDE))
+
+
+def _blank() -> np.ndarray:
+    return np.full((IMAGE_SIDE, IMAGE_SIDE, 3), 230, np.uint8)
 
 
 def _short(name: str) -> str:
