@@ -53,7 +53,7 @@ def run(config: Config, folder: Path) -> float:
         predictor = Predictor(members, config.batch_size, task.tta, check=signals.check)
         views = build_views(predictor, index, config.dataset.cache_gb)
         with open_tracker(config, trial.name or f"evaluate_{members[0].name}", folder) as tracker:
-            record_origin(tracker, config, index, folder)
+            record_origin(tracker, config, listed_part(index), folder)
             tracker.set_tags(trial.tags | parents(runs))
             trial.started(tracker.run_id, folder)
             scores, open_splits = {}, {}

@@ -31,6 +31,7 @@ NEEDS = {
     ("task", "ensemble"): ["runs=[x,y]"],
     ("task", "errors"): ["runs=x"],
     ("task", "fixres"): ["runs=x"],
+    ("task", "extend"): ["runs=x", "task.input=/"],
     ("task", "predict"): ["runs=x", "task.input=/"],
 }
 
