@@ -20,7 +20,7 @@ from rp2k_lab.train.build import batches_for, build_views
 from rp2k_lab.train.features import compute_features
 
 NEAREST = 3  # training images beside an error
-_FEATURES = DATA_FOLDER / "features"
+FEATURES = DATA_FOLDER / "features"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def split_features(
         batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
         compute_features(member.network, batches, config.batch_size, target, check)
 
-    file = _FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
+    file = FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
     return cached_features(file, (len(rows), member.network.network.head.fc.in_channels), compute)
 
 

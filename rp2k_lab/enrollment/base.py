@@ -1,21 +1,30 @@
 """What an extension takes from its base run, once: whitening, centers, val scores, temperatures."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from rp2k_lab.analysis.analyze_run import feature_probabilities, split_features
+from rp2k_lab.analysis.analyze_run import FEATURES, feature_probabilities, split_features
+from rp2k_lab.analysis.feature_cache import features_name
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import sha256_of
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.open_set import fit_temperature
 from rp2k_lab.evaluation.predictor import Member
-from rp2k_lab.extension.extension_file import Extension, OldClasses, no_images
+from rp2k_lab.extension.extension_file import Extension, OldClasses, no_images, read_extension, write_extension
 from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
+from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import MOST_CALIBRATING
+
+log = logging.getLogger(__name__)
+
+# Part of a kept base's file name; another number when its contents would be other ones.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -26,66 +35,97 @@ class Parent:
         extension: of the parent; of a base without one, its classes alone.
         train: features of the base's training images, float32 (images, width), possibly memory-mapped.
         train_labels: int (images,), of the base.
-        val: whitened features of val of length 1, float32 (images, width).
-        val_features: the same before whitening.
+        val: whitened features of val, of length 1, float32 (images, width); of at most MOST_CALIBRATING images.
         val_labels: int (images,), of the base.
+        val_logits: of the base's head, up to a constant for each image, float32 (images, base classes).
     """
 
     extension: Extension
     train: np.ndarray
     train_labels: np.ndarray
     val: np.ndarray
-    val_features: np.ndarray
     val_labels: np.ndarray
+    val_logits: np.ndarray
 
 
 def load_parent(
     config: Config, index: Index, run: EarlierRun, member: Member, old: OldClasses, check: Callable[[], None]
 ) -> Parent:
-    """Return the network to extend; features of its base's images are computed once and kept on disk.
+    """Return the network to extend; what comes from its base's images is computed once and kept on disk.
 
     Args:
         index: the base's data set.
+        member: gets its base's classifier.
         old: form of the old classes, if `run` is no extension.
         check: called between batches; raises to stop (a signal).
 
     Raises:
         DataError: an image cannot be read, the disk is full, or features are NaN or infinite.
     """
+    head = member.network.network.head
+    head.fc = head.fc.head if isinstance(head.fc, ExtendedClassifier) else head.fc
     train = split_features(config, index, run, member, "train", check)
     val_features = split_features(config, index, run, member, "val", check)
     train_labels, val_labels = (index.split(split)["label"].to_numpy() for split in ("train", "val"))
-    if run.extension:
-        val = run.extension.whitening(val_features)
-        return Parent(run.extension, train, train_labels, val, val_features, val_labels)
+    some = np.sort(np.random.default_rng(0).permutation(len(val_labels))[:MOST_CALIBRATING])
+    features, labels = np.asarray(val_features[some]), val_labels[some]
+    probabilities = np.concatenate(list(feature_probabilities(member, features, config.batch_size, check)))
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    extension = run.extension
+    if extension is None:
+        kept = FEATURES / f"{features_name(run.checkpoint, index, 'train', member.preprocessing)}.base{_VERSION}"
+        extension = _kept_base(kept, run)
+        if extension is None:
+            extension = _fit_base(run, (train, train_labels), (features, labels, logits), check)
+            write_extension(extension, kept)
+        extension = replace(extension, base=run.run_id or str(run.checkpoint), old=old)
+    return Parent(extension, train, train_labels, extension.whitening(features), labels, logits)
+
+
+def _kept_base(file: Path, run: EarlierRun) -> Extension | None:
+    """Return the base that an earlier extension of the same network has fitted, or None."""
+    if not file.exists():
+        return None
     try:
-        whitening = fit_whitening(train, train_labels, check=check)
+        extension = read_extension(file)
+    except DataError as error:
+        log.warning("%s; it is fitted again", str(error).splitlines()[0])
+        return None
+    return extension if extension.base_classes == run.classes else None
+
+
+def _fit_base(
+    run: EarlierRun,
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray, np.ndarray],
+    check: Callable[[], None],
+) -> Extension:
+    """Return the extension without enrolled images.
+
+    Args:
+        train: features and labels.
+        val: features, labels and the head's logits.
+    """
+    try:
+        whitening = fit_whitening(*train, check=check)
     except ValueError as error:
         raise DataError(f"{run.name}: {error}\nuse weights of an earlier epoch") from None
-    gallery = build_gallery(whitening(train), train_labels)
-    val = whitening(val_features)
-    answers = answer(gallery, val, val_labels, check)
-    some = np.random.default_rng(0).permutation(len(val))[:MOST_CALIBRATING]
-    extension = Extension(
-        base=run.run_id or str(run.checkpoint),
+    gallery = build_gallery(whitening(train[0]), train[1])
+    features, labels, logits = val
+    vectors = whitening(features)
+    answers = answer(gallery, vectors, labels, check)
+    return Extension(
+        base="",
         base_sha256=sha256_of(run.checkpoint),
         base_classes=run.classes,
         classes=run.classes,
         head_labels=tuple(range(len(run.classes))),
         whitening=whitening,
         base_gallery=gallery,
-        enrolled=no_images(train.shape[1]),
-        old=old,
-        scale=1 / fit_temperature(gallery.scores(val[some]), val_labels[some]),
-        head_temperature=_head_temperature(member, val_features[some], val_labels[some], config.batch_size, check),
+        enrolled=no_images(features.shape[1]),
+        old="head",
+        scale=1 / fit_temperature(gallery.scores(vectors), labels),
+        head_temperature=fit_temperature(logits, labels),
         val_scores=np.sort(answers.scores),
         val_hidden=np.sort(answers.hidden_scores),
     )
-    return Parent(extension, train, train_labels, val, val_features, val_labels)
-
-
-def _head_temperature(
-    member: Member, features: np.ndarray, labels: np.ndarray, batch_size: int, check: Callable[[], None]
-) -> float:
-    probabilities = np.concatenate(list(feature_probabilities(member, features, batch_size, check)))
-    return fit_temperature(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)), labels)

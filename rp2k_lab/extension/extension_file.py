@@ -122,6 +122,23 @@ class Extension:
         columns = np.arange(counts.max())[None]
         return gallery.centers[starts[:-1, None] + np.where(columns < counts[:, None], columns, 0)]
 
+    def log_probabilities(self, vectors: np.ndarray, head_logits: np.ndarray) -> np.ndarray:
+        """Return what `model.extended_classifier` gives, float32 (images, classes).
+
+        Args:
+            vectors: whitened features of length 1, float32 (images, width).
+            head_logits: of the base's head, up to a constant for each image, float32 (images, base classes).
+        """
+        logits = _log_softmax(np.float32(self.scale) * self.gallery.scores(vectors))
+        if self.old == "centers" or not self.old_classes:
+            return logits
+        old = logits[:, : self.old_classes]
+        columns = [label for label in self.head_labels if label >= 0]
+        shares = _log_softmax(head_logits[:, columns] / np.float32(self.head_temperature))
+        highest = old.max(axis=1, keepdims=True)
+        total = highest + np.log(np.exp(old - highest).sum(axis=1, keepdims=True))
+        return np.concatenate([total + shares, logits[:, self.old_classes :]], axis=1)
+
     def enroll(self, names: Sequence[str], images: Enrolled) -> "Extension":
         """Return the extension with new classes and images.
 
@@ -150,6 +167,11 @@ class Extension:
     def rename(self, names: dict[str, str]) -> "Extension":
         """Return the extension with other names, old to new, of some classes."""
         return replace(self, classes=tuple(names.get(name, name) for name in self.classes))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def write_extension(extension: Extension, file: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.analyze_run import feature_probabilities
 from rp2k_lab.analysis.photo_quality import measure_images
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
@@ -54,7 +53,7 @@ from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.build import batches_for
 from rp2k_lab.train.features import compute_features
-from rp2k_lab.train.trained_models import check_classes, extend_network, load_members, parents
+from rp2k_lab.train.trained_models import check_classes, load_members, parents
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def run(config: Config, folder: Path) -> None:
         if task.old:
             parent = replace(parent, extension=replace(parent.extension, old=task.old))
         change = make_change(config, index, parent, member, check)
-        outlook = look_ahead(config, parent, change, member, check)
+        outlook = look_ahead(config, parent, change, check)
         products = report_products(change)
         with open_tracker(config, extended_name(run.name, change.after), folder) as tracker:
             record(tracker, config, index, change, run, folder)
@@ -174,28 +173,23 @@ def image_vectors(
     return vectors
 
 
-def look_ahead(config: Config, parent: Parent, change: Change, member: Member, check: Callable[[], None]) -> Outlook:
-    """Return what to expect of the extended network, measured on the base's val; `member` is extended."""
-    val, before, after = parent.val_features, change.before, change.after
-    old_answers = _answers(config, member, val, check)
-    extend_network(member.network, after)
-    new_answers = _answers(config, member, val, check)
-    present = np.array([after.classes.index(name) if name in after.classes else -1 for name in before.classes])
-    if before.head_labels == after.head_labels:  # renamed
-        present = np.arange(len(before.classes))
+def look_ahead(config: Config, parent: Parent, change: Change, check: Callable[[], None]) -> Outlook:
+    """Return what to expect of the extended network, measured on the base's val."""
+    before, after = change.before, change.after
+    old, new = (each.log_probabilities(parent.val, parent.val_logits).argmax(axis=1) for each in (before, after))
+    count = len(before.classes)
+    if len(after.classes) == count:  # renamed, or more images of the same classes
+        present = np.arange(count)
+    else:
+        present = np.array([after.classes.index(name) if name in after.classes else -1 for name in before.classes])
     true = present_labels(after, parent.val_labels)
-    new = np.array([name not in before.classes for name in after.classes])
-    forgotten = forgetting(present[old_answers], new_answers, true, new)
+    is_new = np.array([position >= count for position in range(len(after.classes))])
+    forgotten = forgetting(present[old], new, true, is_new)
     open_set = unlisted(after, parent.val, true, config.task.reject, check) if (true >= 0).any() else None
     curve = []
     if change.images is not None:
         curve = photos_curve(after, (parent.train, parent.train_labels), (parent.val, parent.val_labels), check)
     return Outlook(forgotten, open_set, curve)
-
-
-def _answers(config: Config, member: Member, features: np.ndarray, check: Callable[[], None]) -> np.ndarray:
-    parts = feature_probabilities(member, features, config.batch_size, check)
-    return np.concatenate([part.argmax(axis=1) for part in parts])
 
 
 def report_products(change: Change) -> list[ProductReport]:

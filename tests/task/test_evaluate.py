@@ -58,7 +58,9 @@ def test_data_set_with_other_classes_is_refused(request_of, tmp_path, write_phot
     dataset = request_of("task=evaluate").dataset.model_dump(mode="json")
     source = {key: dataset[key] for key in Source.model_fields} | {"root": str(tmp_path / "photos"), "name": "rp2k"}
     config = request_of("task=evaluate", dataset=source)
-    with pytest.raises(RequestError, match=r"^runs=.*: other classes than dataset=rp2k \(the run lacks 新, 旧; ") as error:
+    with pytest.raises(
+        RequestError, match=r"^runs=.*: other classes than dataset=rp2k \(the run lacks 新, 旧; "
+    ) as error:
         evaluate.run(config, tmp_path)
     assert len(str(error.value).splitlines()) == 2
 
