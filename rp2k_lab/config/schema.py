@@ -95,6 +95,7 @@ else:
         | tasks.Ensemble
         | tasks.FixRes
         | tasks.Predict
+        | tasks.Extend
         | tasks.Export
         | tasks.Convert
         | tasks.Inspect

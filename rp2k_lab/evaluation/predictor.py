@@ -15,6 +15,7 @@ from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.evaluation.metrics import softmax
 from rp2k_lab.evaluation.mindir import NotSupported
 from rp2k_lab.evaluation.native_network import NativeNetwork
+from rp2k_lab.model import OnFeatures, Pooled, WithPreprocessing
 from rp2k_lab.native.inference import Refused
 
 log = logging.getLogger(__name__)
@@ -78,12 +79,35 @@ class Member:
     preprocessing: Preprocessing
 
 
+class TwoParts:
+    """A network natively up to its features, and its classifier by MindSpore: uint8 images to float32.
+
+    Args:
+        cell: Classifier or Logits of a network.
+        images: a batch; all have its shape.
+
+    Raises:
+        NotSupported, Refused: the library cannot run the first part.
+    """
+
+    def __init__(self, cell: Classifier | Logits, images: np.ndarray):
+        self._features = NativeNetwork(Pooled(cell.network).set_train(False), images)
+        self._classifier = type(cell)(OnFeatures(cell.network)).set_train(False)
+
+    def refresh(self) -> None:
+        """Take over the network's weights."""
+        self._features.refresh()
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._classifier(Tensor(self._features(images))).asnumpy()
+
+
 class Forward:
-    """The forward pass of a cell, uint8 images (batch, height, width, 3) to float32; native if possible."""
+    """The forward pass of a cell, uint8 images (batch, height, width, 3) to float32; native as far as possible."""
 
     def __init__(self, cell: nn.Cell):
         self._cell = cell
-        self._networks: dict[tuple[int, ...], NativeNetwork | None] = {}  # by the shape of the images
+        self._networks: dict[tuple[int, ...], NativeNetwork | TwoParts | None] = {}  # by the shape of the images
 
     def refresh(self) -> None:
         """Take over the cell's weights."""
@@ -97,18 +121,28 @@ class Forward:
         network = self._networks[images.shape]
         return network(images) if network else self._cell(Tensor(images)).asnumpy()
 
-    def _compile(self, images: np.ndarray) -> NativeNetwork | None:
+    def _compile(self, images: np.ndarray) -> NativeNetwork | TwoParts | None:
         is_graph = mindspore.get_context("mode") == mindspore.GRAPH_MODE
         is_on_cpu = mindspore.get_context("device_target") == "CPU" and native.state().version is not None
         # Only convolutional networks gain, and to find out that another one cannot be run takes seconds.
         has_norm = any(isinstance(each, nn.BatchNorm2d) for _, each in self._cell.cells_and_names())
         if not (is_graph and is_on_cpu and has_norm):
             return None
-        try:
-            return NativeNetwork(self._cell, images)
-        except (NotSupported, Refused) as error:
-            log.debug("evaluation by MindSpore: %s", error)
-            return None
+        forms: list[Callable[[], NativeNetwork | TwoParts]] = [lambda: NativeNetwork(self._cell, images)]
+        if has_classifier_of_cosines(self._cell):
+            forms.append(lambda: TwoParts(self._cell, images))
+        for form in forms:
+            try:
+                return form()
+            except (NotSupported, Refused) as error:
+                log.debug("not by the native library: %s", error)
+        return None
+
+
+def has_classifier_of_cosines(cell: nn.Cell) -> bool:
+    """Return whether a cell is Classifier or Logits of a network whose classifier is no dense layer alone."""
+    network = cell.network if isinstance(cell, (Classifier, Logits)) else None
+    return isinstance(network, WithPreprocessing) and type(network.network.head.fc) is not nn.Dense
 
 
 class Predictor:
