@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +20,23 @@ from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.device import target
-from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.evaluation.outputs import Outputs
 from rp2k_lab.evaluation.predictor import Classifier
 from rp2k_lab.model.custom_operators import plain_operators
 from rp2k_lab.model.weights.pretrained import normalization
 from rp2k_lab.serving.mlflow_model import MODEL_FOLDER, copy_code, save_model
 from rp2k_lab.serving.onnx_file import BATCHES, ONNX, TOLERANCE, OnnxFile, check_packages, write_onnx
+from rp2k_lab.serving.registry import model_card, recorded_scores, register, registrable_run
+from rp2k_lab.task.calibration import calibration_photos
+from rp2k_lab.tracking.mlflow_runs import RunInfo
 from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
-from rp2k_lab.train.trained_models import load_network
+from rp2k_lab.train.trained_models import load_network, load_open_set
 
 log = logging.getLogger(__name__)
 
 MINDIR, CLASSES, CARD, CODE = "model.mindir", "classes.txt", "model.json", "predict.py"
-FILES = (MINDIR, ONNX, CLASSES, CARD, CODE, MODEL_FOLDER)
+INT8 = "model_int8.onnx"
+FILES = (MINDIR, ONNX, INT8, CLASSES, CARD, CODE, MODEL_FOLDER)
 # Version of the card; readers of version 1 find all of its keys.
 CARD_VERSION = 2
 # Share of known images that may be called unknown.
@@ -57,7 +60,7 @@ class Written(NamedTuple):
 
     mindir: float
     onnx: OnnxFile
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
 
 def run(config: Config, folder: Path) -> None:
@@ -81,13 +84,19 @@ def run(config: Config, folder: Path) -> None:
     target.set_up(config.device.model_copy(update={"name": "cpu", "precision": "float32"}))
     with StopSignal() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         earlier = find_run(config.tracking.uri, config.runs[0], Path(downloads))
+        run = registrable_run(config.tracking.uri, earlier, config.task.register) if config.task.register else None
+        photos = calibration_photos(config, earlier) if config.task.int8 else None
         network = Outputs(load_network(config, earlier)).set_train(False)
         log.info("%s: %s, %d classes", earlier.name, config.model.name, len(earlier.classes))
         with replacing(output) as part, contextlib.chdir(part):  # MindSpore refuses names with spaces or Chinese
             written = write_files(config, earlier, network, signals)
+            if photos and written.onnx.problem is None:
+                written = written._replace(notes=write_int8(*photos))
     print_closing_table(config, earlier, output, written)
     if written.onnx.problem:
         raise ExportFailed(f"{ONNX} is not written: {written.onnx.problem}\nthe other files are complete: {output}")
+    if run:
+        print(f"registered  {config.task.register}, version {register_export(config, run, output)}")
 
 
 def write_files(config: Config, earlier: EarlierRun, network: Outputs, signals: StopSignal) -> Written:
@@ -104,6 +113,21 @@ def write_files(config: Config, earlier: EarlierRun, network: Outputs, signals: 
         copy_code(Path())
         save_model(Path(), REJECT)
     return Written(difference, onnx)
+
+
+def write_int8(images: Sequence[np.ndarray], labels: np.ndarray | None) -> list[str]:
+    """Write model_int8.onnx into the working directory; return lines on its loss."""
+    from rp2k_lab.serving.int8 import quantize  # imports onnx
+
+    return quantize(images, labels).lines()
+
+
+def register_export(config: Config, run: RunInfo, output: Path) -> str:
+    """Register the exported model and return its version."""
+    card = json.loads((output / CARD).read_text("utf-8"))
+    classes = (output / CLASSES).read_text("utf-8").removesuffix("\n").split("\n")
+    description = model_card(card, classes, run, recorded_scores(config.tracking.uri, run))
+    return register(config.tracking.uri, str(config.task.register), run, output, description)
 
 
 def check_replaceable(output: Path) -> None:
@@ -180,7 +204,7 @@ def card(config: Config, earlier: EarlierRun, network: Outputs, onnx: OnnxFile) 
     counters = ("moving_mean", "moving_variance", "step")
     weights = [p for p in network.get_parameters() if p.name.rpartition(".")[2] not in counters]
     mean, std = normalization(config.model, config.dataset)
-    open_set: OpenSet | None = getattr(earlier, "open_set", None)
+    open_set = load_open_set(earlier)
     return {
         "version": CARD_VERSION,
         "architecture": config.model.model_dump(mode="json"),
