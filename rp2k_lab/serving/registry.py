@@ -37,7 +37,7 @@ def registrable_run(uri: str | None, earlier: EarlierRun, name: str) -> RunInfo:
     run = RunStore(uri).get(earlier.run_id)
     if run is None or not run.experiment_id:
         raise RequestError(
-            f"task.register={name}: {escape_controls(earlier.name)} is not in the store yet\nsend it: task=sync"
+            f"task.register={name}: {escape_controls(earlier.name)} is not in the store yet\nadd it: task=sync"
         )
     return run
 

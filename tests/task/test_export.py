@@ -27,15 +27,6 @@ FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json", "predict.py"
 RUN = "resnet18_shelf_none_seed0"
 
 
-@pytest.fixture(scope="session")
-def exported(first_run, later_store, start):
-    """The first run's network, exported by the real command."""
-    options = ["device=gpu", "task.int8=true", "task.register=shelf"]  # writes on the CPU, always
-    command = start("task=export", f"runs={RUN}", *options, uri=later_store.uri)
-    command.result = command.wait()
-    return command
-
-
 def test_export_writes_only_its_files_and_prints_them(first_run, exported):
     code, out, err = exported.result
     assert (code, err) == (0, "")
