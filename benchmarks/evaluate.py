@@ -213,14 +213,14 @@ def export(options: argparse.Namespace, folder: Path) -> None:
     """Write model.onnx as task=export does."""
     from mindspore import Tensor
 
-    from rp2k_lab.evaluation.predictor import Classifier
-    from rp2k_lab.model.custom_operators import plain_operators
-    from rp2k_lab.task.export import write_onnx
+    from rp2k_lab.evaluation.outputs import Outputs
+    from rp2k_lab.serving.onnx_file import BATCHES, write_onnx
+    from rp2k_lab.task.export import probe_images
 
-    images = np.stack(random_batches(options)[:1])
-    with plain_operators(), contextlib.chdir(folder):
-        classifier = Classifier(load_reference(options, folder)).set_train(False)
-        print(write_onnx(classifier, images, [classifier(Tensor(images[0])).asnumpy()]))
+    images = probe_images((max(BATCHES), options.size, options.size, 3))
+    with contextlib.chdir(folder):
+        network = Outputs(load_reference(options, folder)).set_train(False)
+        print(write_onnx(network, images, [array.asnumpy() for array in network(Tensor(images))]))
 
 
 SERVERS = {"rp2k-lab": serve_ours, "PyTorch": serve_torch, "ONNX Runtime": serve_onnx, "export": export}

@@ -46,10 +46,14 @@ QUICK = {
          "dataset.train_images=120", "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
         "tracked / bare:",
     ),
+    "serving": (
+        ["--rounds", "2", "--size", "32", "--width-multiplier", "0.125"],
+        "HTTP / ONNX Runtime, 1 photo:",
+    ),
 }  # fmt: skip
 
 
-LONG = ("evaluate", "gpu", "input_pipeline", "overhead", "sweep", "train_step")
+LONG = ("evaluate", "gpu", "input_pipeline", "overhead", "serving", "sweep", "train_step")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Options of the tasks: `task.name` chooses one; conf/task/ has the defaults."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -24,6 +25,8 @@ Reject = Annotated[
     Field(ge=0, lt=1, description="fraction of photos of the network's own products that may be called unknown"),
 ]
 MAX_RUNS = 1000
+# It is a method of ABCMeta, which classes without abstract methods do not need.
+warnings.filterwarnings("ignore", 'Field name "register" in "Export" shadows', UserWarning)
 
 
 class Task(Group):
@@ -190,10 +193,31 @@ class Extend(Task):
 
 class Export(Task):
     name: Literal["export"]
-    output: AbsolutePath | None = Field(description="folder for the exported graphs; null: the run folder")
-    batch_size: Count = Field(description="images per call, a constant of the exported graph")
-    reads_images = False
+    output: AbsolutePath | None = Field(description="folder for the exported files; null: the run folder")
+    batch_size: Count = Field(
+        description="images per call of model.mindir, a constant of its graph; model.onnx takes any number"
+    )
+    int8: bool = Field(description="also write model_int8.onnx, with its measured loss; see `calibration`")
+    calibration: AbsolutePath | None = Field(
+        description="int8: folder of photos, half to calibrate with, half to measure; null: val of the run's data set"
+    )
+    register: str | None = Field(description="name in MLflow's model registry to register the model under; null: none")
     earlier_runs = (1,)
+
+    @property
+    def reads_images(self) -> bool:
+        return self.int8 and self.calibration is None
+
+    @model_validator(mode="after")
+    def _check_options(self):
+        name = self.register
+        if name is not None and (not name.strip() or set(name) & set("/:'\"")):
+            raise RequestError(f"task.register={name}: is no name of a model\nuse letters, digits, - and _")
+        if self.calibration is not None and not self.int8:
+            raise RequestError(f"task.calibration={self.calibration}: only for task.int8=true\nadd task.int8=true")
+        if self.calibration is not None and not self.calibration.is_dir():
+            raise RequestError(f"task.calibration={self.calibration}: there is no such folder\nname a folder of photos")
+        return self
 
 
 class Convert(Task):

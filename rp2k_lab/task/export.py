@@ -1,19 +1,17 @@
-"""task=export: write a run's network as MindIR and ONNX, with the normalization in the graph."""
+"""task=export: write a run's network as MindIR and ONNX, with what recognizes products with it elsewhere."""
 
 import contextlib
-import importlib.util
 import json
 import logging
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mindspore
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
@@ -22,38 +20,47 @@ from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import resized_size
 from rp2k_lab.device import target
+from rp2k_lab.evaluation.outputs import Outputs
 from rp2k_lab.evaluation.predictor import Classifier
 from rp2k_lab.model.custom_operators import plain_operators
-from rp2k_lab.model.layers import GELU
 from rp2k_lab.model.weights.pretrained import normalization
+from rp2k_lab.serving.mlflow_model import MODEL_FOLDER, copy_code, save_model
+from rp2k_lab.serving.onnx_file import BATCHES, ONNX, TOLERANCE, OnnxFile, check_packages, write_onnx
+from rp2k_lab.serving.registry import model_card, recorded_scores, register, registrable_run
+from rp2k_lab.task.calibration import calibration_photos
+from rp2k_lab.tracking.mlflow_runs import RunInfo
 from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
-from rp2k_lab.train.trained_models import load_network
+from rp2k_lab.train.trained_models import load_network, load_open_set
 
 log = logging.getLogger(__name__)
 
-MINDIR, ONNX, CLASSES, CARD = FILES = ("model.mindir", "model.onnx", "classes.txt", "model.json")
-# Largest allowed difference of a probability between the network and its file.
-TOLERANCE = 1e-4
+MINDIR, CLASSES, CARD, CODE = "model.mindir", "classes.txt", "model.json", "predict.py"
+INT8 = "model_int8.onnx"
+FILES = (MINDIR, ONNX, INT8, CLASSES, CARD, CODE, MODEL_FOLDER)
+# Version of the card; readers of version 1 find all of its keys.
+CARD_VERSION = 2
+# Share of known images that may be called unknown.
+REJECT = 0.05
 
 
 class ExportFailed(Exception):
-    """A file cannot be written, or gives other probabilities than the network."""
+    """A file cannot be written, or gives other outputs than the network."""
 
     exit_code = 1
 
 
-class ErfFreeGelu(nn.Cell):
-    """`layers.GELU` without Erf, which MindSpore's ONNX exporter lacks; the output has the input's shape.
+class Written(NamedTuple):
+    """What was written, for the closing table.
 
-    x·Φ(x) by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (erf to 1.5e-7).  On CPU it takes about
-    twice as long as Erf, so training does not use it.
+    Attributes:
+        mindir: largest difference of a probability of model.mindir from the network's.
+        onnx: what became of model.onnx.
+        notes: further lines.
     """
 
-    def construct(self, x):
-        z = ops.abs(x) * 0.7071067811865476
-        t = ops.div(ops.ones_like(x), z * 0.3275911 + 1.0)
-        polynomial = (((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592
-        return ops.relu(x) - ops.abs(x) * 0.5 * polynomial * t * ops.exp(-(z * z))
+    mindir: float
+    onnx: OnnxFile
+    notes: Sequence[str] = ()
 
 
 def run(config: Config, folder: Path) -> None:
@@ -64,30 +71,63 @@ def run(config: Config, folder: Path) -> None:
         folder: the output folder if `config.task.output` is not set.
 
     Raises:
-        RequestError: no such run, a checkpoint that does not fit, or an output folder with other files.
-        ExportFailed: MindSpore cannot express the network in ONNX (the other files are written), or a file gives other
-            probabilities.
+        RequestError: no such run, a checkpoint that does not fit, an output folder with other files, or a package is
+            missing.
+        ExportFailed: MindSpore cannot express the network in ONNX (MindIR, classes and card are written), or a file
+            gives other outputs.
     """
     output = config.task.output or folder
     check_replaceable(output)
+    check_packages("task=export")
     # Written and compared on the CPU, whatever the run was trained on: on an H200 the logits differ by more than
     # TOLERANCE, and no machine that exports needs to have the run's device.
     target.set_up(config.device.model_copy(update={"name": "cpu", "precision": "float32"}))
     with StopSignal() as signals, tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         earlier = find_run(config.tracking.uri, config.runs[0], Path(downloads))
-        classifier = Classifier(load_network(config, earlier)).set_train(False)
+        run = registrable_run(config.tracking.uri, earlier, config.task.register) if config.task.register else None
+        photos = calibration_photos(config, earlier) if config.task.int8 else None
+        network = Outputs(load_network(config, earlier)).set_train(False)
         log.info("%s: %s, %d classes", earlier.name, config.model.name, len(earlier.classes))
-        images = probe_images((config.task.batch_size, *config.size, 3))
-        expected = [classifier(Tensor(batch)).asnumpy() for batch in images]
         with replacing(output) as part, contextlib.chdir(part):  # MindSpore refuses names with spaces or Chinese
-            differences: dict[str, float | None] = {MINDIR: write_mindir(classifier, images, expected)}
-            signals.check()
-            differences[ONNX], problem = write_onnx(classifier, images, expected)
-            signals.check()
-            write_card(config, earlier, classifier)
-    print_closing_table(config, earlier, output, differences)
-    if problem:
-        raise ExportFailed(f"{ONNX} is not written: {problem}\nthe other files are complete: {output}")
+            written = write_files(config, earlier, network, signals)
+            if photos and written.onnx.problem is None:
+                written = written._replace(notes=write_int8(*photos))
+    print_closing_table(config, earlier, output, written)
+    if written.onnx.problem:
+        raise ExportFailed(f"{ONNX} is not written: {written.onnx.problem}\nthe other files are complete: {output}")
+    if run:
+        print(f"registered  {config.task.register}, version {register_export(config, run, output)}")
+
+
+def write_files(config: Config, earlier: EarlierRun, network: Outputs, signals: StopSignal) -> Written:
+    """Write the files into the working directory; `network` cannot be used afterwards."""
+    batch_size = config.task.batch_size
+    images = probe_images((max(*BATCHES, batch_size), *config.size, 3))
+    expected = [array.asnumpy() for array in network(Tensor(images))]
+    difference = write_mindir(Classifier(network.network), images[:batch_size], expected[0][:batch_size])
+    signals.check()
+    onnx = write_onnx(network, images, expected, batch_size)
+    signals.check()
+    write_card(config, earlier, network, onnx)
+    if onnx.problem is None:
+        copy_code(Path())
+        save_model(Path(), REJECT)
+    return Written(difference, onnx)
+
+
+def write_int8(images: Sequence[np.ndarray], labels: np.ndarray | None) -> list[str]:
+    """Write model_int8.onnx into the working directory; return lines on its loss."""
+    from rp2k_lab.serving.int8 import quantize  # imports onnx
+
+    return quantize(images, labels).lines()
+
+
+def register_export(config: Config, run: RunInfo, output: Path) -> str:
+    """Register the exported model and return its version."""
+    card = json.loads((output / CARD).read_text("utf-8"))
+    classes = (output / CLASSES).read_text("utf-8").removesuffix("\n").split("\n")
+    description = model_card(card, classes, run, recorded_scores(config.tracking.uri, run))
+    return register(config.tracking.uri, str(config.task.register), run, output, description)
 
 
 def check_replaceable(output: Path) -> None:
@@ -103,12 +143,12 @@ def check_replaceable(output: Path) -> None:
         raise RequestError(f"task.output={output}: {problem}\nuse a folder that is new, empty or an earlier export")
 
 
-def probe_images(shape: tuple[int, int, int, int], batches: int = 4) -> np.ndarray:
-    """Return test images, uint8 (batches, *shape): noise around a random color, with a random contrast."""
+def probe_images(shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Return test images, uint8 of this shape: noise around a random color, with a random contrast."""
     rng = np.random.default_rng(0)
-    color = rng.uniform(0, 255, (batches, shape[0], 1, 1, 3))
-    contrast = rng.uniform(0, 128, (batches, shape[0], 1, 1, 1))
-    return np.clip(color + contrast * rng.normal(size=(batches, *shape)), 0, 255).astype(np.uint8)
+    color = rng.uniform(0, 255, (shape[0], 1, 1, 3))
+    contrast = rng.uniform(0, 128, (shape[0], 1, 1, 1))
+    return np.clip(color + contrast * rng.normal(size=shape), 0, 255).astype(np.uint8)
 
 
 @contextlib.contextmanager
@@ -126,7 +166,9 @@ def replacing(output: Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)  # of a killed process with the same id, as in a container
             part.mkdir()
             for name in FILES:
-                if (Path(scratch) / name).exists():
+                if (Path(scratch) / name).is_dir():
+                    shutil.copytree(Path(scratch) / name, part / name, copy_function=shutil.copyfile)
+                elif (Path(scratch) / name).exists():
                     shutil.copyfile(Path(scratch) / name, part / name)  # MindSpore's are read-only
         sync_tree(part)
         replace_folder(part, output)
@@ -135,76 +177,36 @@ def replacing(output: Path) -> Iterator[Path]:
 
 
 @plain_operators()
-def write_mindir(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> float:
+def write_mindir(classifier: nn.Cell, images: np.ndarray, expected: np.ndarray) -> float:
     """Write model.mindir into the working directory, read it back and return the largest difference."""
-    mindspore.export(classifier, Tensor(images[0]), file_name=MINDIR, file_format="MINDIR")
+    mindspore.export(classifier, Tensor(images), file_name=MINDIR, file_format="MINDIR")
     graph = nn.GraphCell(mindspore.load(MINDIR))
-    difference = largest_difference([graph(Tensor(batch)).asnumpy() for batch in images], expected)
+    difference = float(np.abs(graph(Tensor(images)).asnumpy() - expected).max())
     if not difference <= TOLERANCE:
         raise ExportFailed(f"{MINDIR} differs by {difference:.1g} from the network's probabilities; nothing is written")
     return difference
 
 
-@plain_operators()
-def write_onnx(classifier: nn.Cell, images: np.ndarray, expected: list[np.ndarray]) -> tuple[float | None, str | None]:
-    """Write model.onnx into the working directory; `classifier` is changed and cannot be used afterwards.
-
-    Returns:
-        (largest difference, or None without ONNX Runtime; problem, or None if the file is written).
-    """
-    names = {"input_names": ["images"], "output_names": ["probabilities"]}
-    for _, cell in list(classifier.cells_and_names()):
-        for name, child in cell.name_cells().items():
-            if isinstance(child, GELU):
-                setattr(cell, name, ErfFreeGelu())
-    try:
-        mindspore.onnx.export(classifier, Tensor(images[0]), file_name=ONNX, **names)
-    except RuntimeError as error:
-        operator = re.search(r"Can not find key (\w+) in convert map", str(error))
-        reason = f"no form for {operator[1]}" if operator else str(error).strip().splitlines()[0]
-        return None, f"MindSpore {mindspore.__version__}'s exporter has {reason}"
-    if importlib.util.find_spec("onnxruntime") is None:
-        return None, None
-    try:
-        difference = largest_difference(run_onnx(Path(ONNX), images), expected)
-    except Exception as error:  # ONNX Runtime has an exception class for each status
-        problem = f"ONNX Runtime refuses it ({str(error).strip().splitlines()[0]})"
-    else:
-        problem = None if difference <= TOLERANCE else f"ONNX Runtime's probabilities differ by {difference:.1g}"
-    if problem:
-        Path(ONNX).unlink()
-        return None, problem
-    return difference, None
-
-
-def run_onnx(file: Path, images: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Return the probabilities of each batch (batch, height, width, 3) by ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # log nothing: errors are raised
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return [session.run(None, {"images": batch})[0] for batch in images]
-
-
-def largest_difference(actual: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """Return the largest absolute difference between two lists of arrays; NaN if one holds a NaN."""
-    return float(np.abs(np.concatenate(actual) - np.concatenate(expected)).max())
-
-
-def write_card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> None:
+def write_card(config: Config, earlier: EarlierRun, network: Outputs, onnx: OnnxFile) -> None:
     """Write classes.txt and model.json into the working directory."""
     Path(CLASSES).write_text("\n".join(earlier.classes) + "\n", encoding="utf-8")
-    Path(CARD).write_text(json.dumps(card(config, earlier, classifier), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(card(config, earlier, network, onnx), indent=2, ensure_ascii=False, allow_nan=False)
+    Path(CARD).write_text(f"{text}\n", encoding="utf-8")
 
 
-def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, Any]:
-    """Return the card: how to use the files, and where they come from."""
+def card(config: Config, earlier: EarlierRun, network: Outputs, onnx: OnnxFile) -> dict[str, Any]:
+    """Return the card: how to use the files, and where they come from.
+
+    `input` and `output` are those of model.mindir; model.onnx has the same input, any number of images in it, and
+    `outputs`.
+    """
     batch, (height, width), classes = config.task.batch_size, config.size, len(earlier.classes)
     counters = ("moving_mean", "moving_variance", "step")
-    weights = [p for p in classifier.get_parameters() if p.name.rpartition(".")[2] not in counters]
+    weights = [p for p in network.get_parameters() if p.name.rpartition(".")[2] not in counters]
     mean, std = normalization(config.model, config.dataset)
+    open_set = load_open_set(earlier)
     return {
+        "version": CARD_VERSION,
         "architecture": config.model.model_dump(mode="json"),
         "parameters": sum(parameter.size for parameter in weights),
         "size": [height, width],
@@ -212,6 +214,13 @@ def card(config: Config, earlier: EarlierRun, classifier: nn.Cell) -> dict[str, 
         "crop_ratio": config.crop_ratio,
         "input": {"name": "images", "dtype": "uint8", "layout": "NHWC, RGB", "shape": [batch, height, width, 3]},
         "output": {"name": "probabilities", "dtype": "float32", "layout": "NC", "shape": [batch, classes]},
+        "outputs": {
+            "probabilities": "float32 (batch, classes), in the order of classes.txt, before the temperature",
+            "scores": "float32 (batch), the larger, the likelier one of the classes",
+            "embeddings": "float32 (batch, width), of length 1",
+        },
+        "batch": {MINDIR: batch, ONNX: batch if onnx.fixed_batch else "any"},
+        "open_set": open_set.as_json() | {"reject": REJECT} if open_set else None,
         "preparation": preparation(config),
         "normalization": {"where": "in the graph", "mean": mean, "std": std},
         "run": {"id": earlier.run_id, "name": earlier.name},
@@ -240,28 +249,37 @@ def preparation(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def print_closing_table(
-    config: Config, earlier: EarlierRun, output: Path, differences: dict[str, float | None]
-) -> None:
+def print_closing_table(config: Config, earlier: EarlierRun, output: Path, written: Written) -> None:
     """Print each file with its size and largest difference, and how to use it."""
-    print(f"\n{'file':14}{'size':>12}  largest difference of a probability from the network's")
+    print(f"\n{'file':14}{'size':>12}  largest difference of an output from the network's")
     print("-" * 79)
     for name in FILES:
         if (output / name).exists():
-            print(f"{name:14}{(output / name).stat().st_size:12,}  {_comparison(name, differences)}".rstrip())
-    shape = ", ".join(map(str, (config.task.batch_size, *config.size, 3)))
+            print(f"{name:14}{_size(output / name):12,}  {_comparison(name, written)}".rstrip())
+    height, width = config.size
     print(f"\nrun         {escape_controls(earlier.name)}" + (f", id {earlier.run_id}" if earlier.run_id else ""))
     print(f"folder      {output}")
-    if (output / ONNX).exists():
-        print(f'next        onnxruntime.InferenceSession("{output / ONNX}").run(None, {{"images": photos}})')
-    else:
-        print(f'next        mindspore.nn.GraphCell(mindspore.load("{output / MINDIR}"))(mindspore.Tensor(photos))')
-    print(f"            photos: uint8 ({shape}), prepared as in {CARD}")
+    for note in written.notes:
+        print(note)
+    if written.onnx.problem is None:
+        print(f'next        python "{output / CODE}" photo.jpg')
+        print(f'            mlflow models serve -m "{output / MODEL_FOLDER}" --env-manager local')
+        return
+    print(f'next        mindspore.nn.GraphCell(mindspore.load("{output / MINDIR}"))(mindspore.Tensor(photos))')
+    print(f"            photos: uint8 ({config.task.batch_size}, {height}, {width}, 3), prepared as in {CARD}")
 
 
-def _comparison(name: str, differences: dict[str, float | None]) -> str:
-    if name not in differences:
+def _size(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder [bytes]."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def _comparison(name: str, written: Written) -> str:
+    if name == MINDIR:
+        return f"{written.mindir:.1e} with MindSpore"
+    if name != ONNX:
         return ""
-    if differences[name] is None:
-        return "not compared: install onnxruntime"
-    return f"{differences[name]:.1e} with {'MindSpore' if name == MINDIR else 'ONNX Runtime'}"
+    calls = "batches of " + " and ".join(map(str, BATCHES)).replace(" and ", ", ", len(BATCHES) - 2)
+    if written.onnx.fixed_batch:
+        calls = f"a fixed batch: {written.onnx.fixed_batch}"
+    return f"{written.onnx.difference:.1e} with ONNX Runtime, {calls}"

@@ -160,7 +160,7 @@ def _upgrade_copy(file: Path, address: str) -> None:
 
 def quiet_loggers() -> None:
     """Silence the progress messages of MLflow and Alembic; the uploader warns about retries itself."""
-    for noisy in ("alembic", "mlflow.tracking"):
+    for noisy in ("alembic", "mlflow.pyfunc", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
 

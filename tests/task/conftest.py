@@ -38,6 +38,15 @@ def later_store(first_run, tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="session")
+def exported(later_store, start) -> Command:
+    """The first run's network, exported by the real command."""
+    options = ["device=gpu", "task.int8=true", "task.register=shelf"]  # writes on the CPU, always
+    command = start("task=export", "runs=resnet18_shelf_none_seed0", *options, uri=later_store.uri)
+    command.result = command.wait()
+    return command
+
+
+@pytest.fixture(scope="session")
 def analyzed_run(first_run, start, tmp_path_factory) -> Command:
     """A finished task=errors on the first run's test split, in a copy of its store."""
     store = Store(tmp_path_factory.mktemp("analyzed"))

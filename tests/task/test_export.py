@@ -3,9 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
-from math import erf
 
 import cv2
 import mindspore
@@ -13,41 +13,36 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.image import center_crop, letterbox
 from rp2k_lab.dataset.loader import evaluation_batches
-from rp2k_lab.evaluation.predictor import Classifier
-from rp2k_lab.model import WithPreprocessing, create_model, layers
+from rp2k_lab.serving.onnx_file import OnnxFile, run_onnx
 from rp2k_lab.task import export
 from rp2k_lab.train.build import build_images
 
-FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json"}
+FILES = {"model.mindir", "model.onnx", "classes.txt", "model.json", "predict.py", "mlflow_model"}
 RUN = "resnet18_shelf_none_seed0"
-
-
-@pytest.fixture(scope="session")
-def exported(first_run, start):
-    """The first run's network, exported by the real command."""
-    command = start("task=export", f"runs={RUN}", "device=gpu", uri=first_run.store.uri)  # writes on the CPU, always
-    command.result = command.wait()
-    return command
 
 
 def test_export_writes_only_its_files_and_prints_them(first_run, exported):
     code, out, err = exported.result
     assert (code, err) == (0, "")
-    assert {file.name for file in (exported.folder / "out").iterdir()} == FILES
+    assert {file.name for file in (exported.folder / "out").iterdir()} == FILES | {"model_int8.onnx"}
     assert [path.name for path in exported.folder.iterdir()] == ["out"]  # no temporary files of MindSpore, no store
-    assert {stat.S_IMODE(file.stat().st_mode) for file in (exported.folder / "out").iterdir()} == {0o644}
+    files = [file for file in (exported.folder / "out").rglob("*") if file.is_file()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o644}
     assert len(first_run.store.runs()) == 1
     table = {line.split()[0]: line for line in out.splitlines() if line.startswith("model.")}
     assert float(table["model.mindir"].split()[2]) <= 1e-6
     assert float(table["model.onnx"].split()[2]) <= 1e-4
     assert f"{(exported.folder / 'out' / 'model.onnx').stat().st_size:,}" in table["model.onnx"]
-    assert "(1, 32, 32, 3)" in out
-    assert f'InferenceSession("{exported.folder}/out/model.onnx")' in out
+    assert f'mlflow models serve -m "{exported.folder}/out/mlflow_model"' in out
+    assert re.search(r"int8 +\d+\.\d % \[.*\] of 30 have the same first product, calibrated on 30 other photos", out)
+    assert re.search(r"top-1 .* before, .* after", out)
+    assert out.endswith("registered  shelf, version 1\n")
 
 
 def test_classes_are_in_label_order(exported, first_request):
@@ -60,6 +55,7 @@ def test_card_describes_input_output_and_origin(first_run, exported):
     assert card["architecture"]["name"] == "resnet18"
     assert card["input"] == {"name": "images", "dtype": "uint8", "layout": "NHWC, RGB", "shape": [1, 32, 32, 3]}
     assert card["output"]["shape"] == [1, 8]
+    assert card["batch"] == {"model.mindir": 1, "model.onnx": "any"}
     assert card["run"] == {"id": run.info.run_id, "name": RUN}
     weights = mindspore.load_checkpoint(str(first_run.folder / "out" / "checkpoints" / "best.ckpt"))
     fixed = ("moving_mean", "moving_variance", "step")
@@ -87,7 +83,7 @@ def test_onnx_runtime_reproduces_the_recorded_probabilities(first_run, exported,
     recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
     batches = list(evaluation_batches(build_images(config, index), index.split("test"), config.size, 1))
     assert recorded["path"].tolist() == index.split("test")["path"].tolist()
-    probabilities = np.concatenate(export.run_onnx(exported.folder / "out" / "model.onnx", batches))
+    probabilities = np.concatenate([run[0] for run in run_onnx(exported.folder / "out" / "model.onnx", batches)])
     assert (probabilities.shape, probabilities.dtype) == ((80, 8), np.float32)
     top5 = -np.sort(-probabilities, 1)[:, :5]
     np.testing.assert_allclose(top5, recorded[[f"p{i}" for i in range(1, 6)]], atol=1e-4)
@@ -115,7 +111,13 @@ def test_checkpoint_file_is_exported_without_images_and_replaces_an_export(first
     assert {file.name for file in output.iterdir()} == FILES
     assert [file.name for file in tmp_path.glob("*export*")] == ["新 export"]
     session = onnxruntime.InferenceSession(output / "model.onnx")
-    assert session.get_inputs()[0].shape == [3, 32, 32, 3]
+    assert session.get_inputs()[0].shape == ["batch", 32, 32, 3]
+    assert [(out.name, out.shape) for out in session.get_outputs()] == [
+        ("probabilities", ["batch", 8]),
+        ("scores", ["batch"]),
+        ("embeddings", ["batch", 128]),
+    ]
+    assert json.loads((output / "model.json").read_text("utf-8"))["input"]["shape"] == [3, 32, 32, 3]
 
 
 def test_damaged_checkpoint_keeps_the_earlier_export(first_run, start, tmp_path):
@@ -151,92 +153,47 @@ def test_missing_onnx_operator_is_reported_and_the_other_files_are_written(
     request = {key: compose("task=export", f"runs={checkpoint}")[key] for key in ("task", "runs")}
     config = parse(first_request[0].model_dump(mode="json") | request)
     monkeypatch.setattr(export.target, "set_up", lambda device: None)
-    monkeypatch.setattr(export, "write_onnx", lambda *_: (None, "no form for Erf"))
+    monkeypatch.setattr(export, "write_onnx", lambda *_: OnnxFile(problem="no form for Erf"))
     with pytest.raises(export.ExportFailed, match=r"^model\.onnx is not written: no form for Erf\nthe other .*files"):
         export.run(config, tmp_path / "files")
-    assert {file.name for file in (tmp_path / "files").iterdir()} == FILES - {"model.onnx"}
+    assert {file.name for file in (tmp_path / "files").iterdir()} == {"model.mindir", "classes.txt", "model.json"}
     assert "GraphCell" in capsys.readouterr().out
 
 
-class Pooled(nn.Cell):
-    """Maps uint8 (batch, height, width, 3) to float32 (batch, 3) by any activation."""
+@pytest.mark.filterwarnings("ignore:.*inferred as AnyType:UserWarning")  # inside mlflow 3.17
+def test_registered_model_answers_and_has_the_metrics_of_its_run(first_run, later_store, exported, first_request):
+    import mlflow
 
-    def __init__(self, act):
-        super().__init__()
-        self.act = act
-
-    def construct(self, images):
-        return self.act(images.astype("float32") / 255.0).mean((1, 2))
-
-
-class Reciprocal(nn.Cell):
-    def construct(self, x):
-        return ops.reciprocal(x + 1.0)
-
-
-@pytest.fixture
-def images(graph_mode, tmp_path, monkeypatch):
-    """uint8 (4, 2, 8, 8, 3), in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return export.probe_images((2, 8, 8, 3))
+    client = mlflow.MlflowClient(later_store.uri)
+    (version,) = client.search_model_versions("name = 'shelf'")
+    (run,) = first_run.store.runs()
+    assert (version.version, version.run_id) == (1, run.info.run_id)
+    assert float(version.tags["test/top1"]) == pytest.approx(run.data.metrics["test/top1"], rel=1e-5)
+    assert re.search(r"macro top-1 +\d+\.\d %  \[.*\] of 60 .* of 80", version.description)
+    assert len(version.description) <= 5000
+    model = mlflow.pyfunc.load_model(version.source)
+    index = first_request[1]
+    photo = index.root / index.split("test")["path"][0]
+    (row,) = model.predict(pd.DataFrame({"image": [photo.read_bytes()]})).to_dict("records")
+    recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
+    assert row["product"] == recorded["top1"][0]
+    assert row["probability"] == pytest.approx(recorded["p1"][0], abs=1e-4)
 
 
-def predictions(network, images):
-    return [network(Tensor(batch)).asnumpy() for batch in images]
+def test_checkpoint_file_cannot_be_registered(first_run, request_of, tmp_path):
+    with pytest.raises(RequestError, match=r"^task\.register=shelf: a checkpoint file has no run.*\nname the run"):
+        export.run(request_of("task=export", "task.register=shelf"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_operator_without_onnx_form_is_named(images, tmp_path):
-    network = Pooled(Reciprocal())
-    assert export.write_mindir(network, images, predictions(network, images)) == 0
-    difference, problem = export.write_onnx(network, images, predictions(network, images))
-    assert difference is None
-    assert problem.endswith("exporter has no form for Reciprocal")
-    assert [file.name for file in tmp_path.iterdir()] == ["model.mindir"]
+def test_mindir_with_other_probabilities_replaces_nothing(graph_mode, tmp_path):
+    class Pooled(nn.Cell):
+        def construct(self, images):
+            return images.astype("float32").mean((1, 2))
 
-
-def test_exact_gelu_is_exported_without_erf(images):
-    network = Pooled(layers.GELU())
-    difference, problem = export.write_onnx(network, images, predictions(network, images))
-    assert problem is None
-    assert difference < 1e-6
-
-
-def test_layer_norm_is_exported(images):
-    network = Pooled(layers.LayerNorm(3))
-    difference, problem = export.write_onnx(network, images, predictions(network, images))
-    assert problem is None
-    assert difference < 1e-6
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("convnext_tiny", (64, 96)), ("swin_tiny", (64, 96)), ("vit_small", (224, 224)), ("vit_small_dinov2", (70, 98))],
-)
-def test_networks_with_layer_norms_are_exported(images, name, size):
-    """Also a position table that is resized inside the graph."""
-    network = WithPreprocessing(create_model(name, 5, depth_multiplier=0.25), (0.5,) * 3, (0.2,) * 3)
-    classifier = Classifier(network).set_train(False)
-    photos = export.probe_images((1, *size, 3), 2)
-    expected = predictions(classifier, photos)
-    assert export.write_mindir(classifier, photos, expected) < 1e-5
-    difference, problem = export.write_onnx(classifier, photos, expected)
-    assert problem is None
-    assert difference < 1e-5
-
-
-def test_erf_free_gelu_is_gelu(graph_mode):
-    x = np.linspace(-8, 8, 4001).astype(np.float32)
-    expected = [v / 2 * (1 + erf(v / 2**0.5)) for v in x.tolist()]
-    np.testing.assert_allclose(export.ErfFreeGelu()(Tensor(x)).asnumpy(), expected, atol=1e-6)
-
-
-def test_files_with_other_probabilities_are_deleted(images, tmp_path):
-    network = Pooled(nn.ReLU())
-    wrong = [prediction + 0.01 for prediction in predictions(network, images)]
-    difference, problem = export.write_onnx(network, images, wrong)
-    assert difference is None
-    assert "differ by 0.01" in problem
+    images = export.probe_images((2, 8, 8, 3))
+    network = Pooled()
+    wrong = network(Tensor(images)).asnumpy() + 0.01
 
     def into(output):
         with export.replacing(output) as part, contextlib.chdir(part):
@@ -248,7 +205,7 @@ def test_files_with_other_probabilities_are_deleted(images, tmp_path):
 
 
 def test_probe_images_differ_from_each_other():
-    images = export.probe_images((2, 8, 8, 3))
-    assert (images.shape, images.dtype) == ((4, 2, 8, 8, 3), np.uint8)
-    assert len({batch.tobytes() for batch in images.reshape(8, -1)}) == 8
-    assert cv2.Laplacian(images[0, 0], cv2.CV_32F).std() > 1
+    images = export.probe_images((8, 8, 8, 3))
+    assert (images.shape, images.dtype) == ((8, 8, 8, 3), np.uint8)
+    assert len({image.tobytes() for image in images}) == 8
+    assert cv2.Laplacian(images[0], cv2.CV_32F).std() > 1
