@@ -71,8 +71,7 @@ def judge(
         vectors: whitened features of `images.table`, float32 (images, width).
         quality: `photo_quality.measure_images` of the same.
         extension: before the images are enrolled.
-        look_alike: cosine with a listed product from which a new one may be the same: what half of its own val photos
-            reach.
+        look_alike: cosine with a listed product from which a new one may be the same: what half of all val photos reach.
     """
     findings = [
         Finding(name, path, f"cannot be read ({problem})")

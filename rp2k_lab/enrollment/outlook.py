@@ -118,7 +118,7 @@ class CurvePoint:
 
     Attributes:
         photos: number of photos of a product.
-        accuracy: mean over products; its interval is that of the mean over products.
+        accuracy: mean over products; with the interval of such a mean.
     """
 
     photos: int
