@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from rp2k_lab.core.text import escape_controls, percent
+from rp2k_lab.core.text import escape_controls
 
 # t-SNE (van der Maaten and Hinton, JMLR 9, 2008) keeps three quarters of the ten nearest of 2388 classes, the first two
 # principal components an eighth: tests/analysis/test_class_map.py.
@@ -74,7 +74,7 @@ def class_map_chart(classes: pd.DataFrame, cases: pd.DataFrame) -> Markup:
     """Return the map as SVG: a dot a class, larger with more training images and colored by accuracy; lines join pairs.
 
     Args:
-        classes: columns class, images, train_images, accuracy, map_x, map_y, see `ErrorTables`.
+        classes: columns class, train_images, accuracy, map_x, map_y, see `ErrorTables`; the index is 0, 1, ….
         cases: columns true, top1, correct.
     """
     shown = classes[classes["map_x"].notna()]
@@ -106,12 +106,10 @@ def _line(place: dict, first: str, second: str, width: float, images: int) -> st
 
 
 def _dot(place: tuple[float, float], row, radius: float) -> str:
+    """Return a dot; error_page.js knows its class by the number of its row, and shows name and numbers."""
     kind = next((name for bound, name in ACCURACIES if row.accuracy < bound), "none")
-    text = f"{escape_controls(row[1])}: {percent(row.accuracy)} of {row.images} photos, {row.train_images} in train"
-    return (
-        f'<circle class="{kind}" cx="{place[0]:.0f}" cy="{place[1]:.0f}" r="{radius:.1f}">'
-        f"<title>{escape(text)}</title></circle>"
-    )
+    circle = f'cx="{place[0]:.0f}" cy="{place[1]:.0f}" r="{radius:.1f}"'
+    return f'<circle class="{kind}" data-class="{row.Index}" {circle}/>'
 
 
 def _labels(place: dict, names: Sequence[str]) -> list[str]:
