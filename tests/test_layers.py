@@ -17,13 +17,15 @@ ALLOWED = {
     "dataset": "aug",
     "config": "",  # the option classes are the choices' own; rp2k_lab/plugins.py collects them
     "pages": "dataset",
-    "tracking": "config",
+    "tracking": "config extension",
+    "extension": "",
     "evaluation": "config dataset device model tracking",
-    "train": "aug config dataset device evaluation model tracking",
+    "train": "aug config dataset device evaluation extension model tracking",
     "ablation": "config dataset evaluation pages tracking",
     "sweep": "ablation config dataset device evaluation tracking",
     "analysis": "config dataset device evaluation model pages sweep tracking train",
-    "task": "ablation analysis config dataset device evaluation model pages sweep tracking train",
+    "enrollment": "analysis config dataset evaluation extension model pages tracking train",
+    "task": "ablation analysis config dataset device enrollment evaluation extension model pages sweep tracking train",
     "cli": "config device tracking",  # imports a task by name when it runs
     "notebook": "analysis cli config dataset evaluation pages tracking train",
 }

@@ -15,9 +15,10 @@ from rp2k_lab.config.schema import Config
 from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
 from rp2k_lab.evaluation.metrics import Predictions, top_k
 from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.model import OnFeatures
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import batches_for, build_views
-from rp2k_lab.train.features import OnFeatures, compute_features
+from rp2k_lab.train.features import compute_features
 
 NEAREST = 3  # training images beside an error
 _FEATURES = DATA_FOLDER / "features"
@@ -80,7 +81,7 @@ def analyze_run(
     features = training if split == "train" else split_features(config, index, run, member, split, check)
     positions = index.split(split)["row"].searchsorted(rows["row"])
     if held_out is None:
-        predictions, p_true = summarize(_own_probabilities(member, features, config.batch_size, check), given)
+        predictions, p_true = summarize(feature_probabilities(member, features, config.batch_size, check), given)
         labels = None if split == "train" else find_label_issues_in_top(predictions, len(index.classes))
     else:
         parts = np.array_split(positions, max(1, len(positions) // config.batch_size))
@@ -116,7 +117,7 @@ def split_features(
     return cached_features(file, (len(rows), member.network.network.head.fc.in_channels), compute)
 
 
-def _own_probabilities(
+def feature_probabilities(
     member: Member, features: np.ndarray, batch_size: int, check: Callable[[], None]
 ) -> Iterator[np.ndarray]:
     """Yield the probabilities that the network's classifier gives to features: batches of float32 (n, classes)."""

@@ -96,6 +96,7 @@ else:
         | tasks.FixRes
         | tasks.Predict
         | tasks.Embed
+        | tasks.Extend
         | tasks.Export
         | tasks.Convert
         | tasks.Inspect

@@ -1,6 +1,7 @@
 """Options of the tasks: `task.name` chooses one; conf/task/ has the defaults."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,6 +19,10 @@ Splits = Annotated[
 ]
 Tta = Literal["none", "hflip"]
 Average = Literal["probabilities", "logits"]
+Reject = Annotated[
+    float,
+    Field(ge=0, lt=1, description="fraction of photos of the network's own products that may be called unknown"),
+]
 MAX_RUNS = 1000
 
 
@@ -90,6 +95,7 @@ class Evaluate(Task):
     tta: Tta = Field(
         description="test-time augmentation; hflip: average the probabilities of each image and its mirror image"
     )
+    reject: Reject
     reads_images = True
     earlier_runs = (1,)
 
@@ -120,6 +126,7 @@ class Predict(Task):
         description="file for the predictions, .csv or .parquet; null: predictions.csv in the run folder"
     )
     top_k: Count = Field(description="number of classes listed for each image, the most probable first")
+    reject: Reject
     tta: Tta = Field(description="test-time augmentation; hflip: average each image and its mirror image")
     average: Average = Field(description="average probabilities or logits over runs and views")
     reads_images = False
@@ -191,6 +198,49 @@ class Embed(Task):
             raise RequestError(f"task.against={self.against}: there is no such file\nuse a file of task=embed")
         if self.against == self.output:
             raise RequestError(f"task.output={self.output}: is the file of task.against\nuse another file")
+
+
+class Extend(Task):
+    name: Literal["extend"]
+    input: AbsolutePath | None = Field(
+        description="photos of new products: a folder with a folder for each, or a table with path and label"
+    )
+    add_images: AbsolutePath | None = Field(description="more photos of listed products, as in `input`")
+    remove: AbsolutePath | None = Field(description="text file with the names of products to remove, one a line")
+    rename: AbsolutePath | None = Field(description="table with the columns old and new: names of products")
+    old: Literal["head", "centers"] | None = Field(
+        description="head: the trained head divides the probability of the products that it knows; centers: all "
+        "products by their centers alone; null: as before, of a trained network head"
+    )
+    reject: Reject
+    reads_images = True
+    earlier_runs = (1,)
+
+    @property
+    def change(self) -> tuple[str, Path]:
+        """The one change that is asked for: (key, file or folder)."""
+        return self._changes()[0]
+
+    def _changes(self) -> list[tuple[str, Path]]:
+        keys = ("input", "add_images", "remove", "rename")
+        return [(f"task.{key}", path) for key in keys if (path := getattr(self, key)) is not None]
+
+    @model_validator(mode="after")
+    def _check_change(self):
+        changes = self._changes()
+        if len(changes) != 1:
+            given = " and ".join(f"{key}={path}" for key, path in changes) or "task=extend"
+            raise RequestError(
+                f"{given}: needs exactly one of task.input, task.add_images, task.remove and task.rename\n"
+                f"{'use one at a time: extensions chain' if changes else 'add task.input=<folder of new products>'}"
+            )
+        key, path = changes[0]
+        if not path.exists():
+            raise RequestError(f"{key}={path}: there is no such file or folder")
+        suffix = {"task.remove": ".txt", "task.rename": ".csv"}.get(key)
+        if suffix and path.suffix.lower() != suffix:
+            raise RequestError(f"{key}={path}: is no {suffix} file\nuse {key}=<name>{suffix}")
+        return self
 
 
 class Export(Task):

@@ -50,6 +50,11 @@ def percent(fraction: float) -> str:
     return "–" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 photo, 2 photos."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def in_bytes(size: float) -> str:
     """Return a number of bytes with a decimal unit: 1500 is 1.5 kB, 64 000 is 64 kB, 2 · 10¹⁰ is 20.0 GB."""
     for unit in ("B", "kB", "MB"):

@@ -20,6 +20,16 @@ def look_alike(name: str, names: Iterable[str]) -> str | None:
     return next((other for other in names if other != name and _look(other) == _look(name)), None)
 
 
+def near_twin(name: str, names: Iterable[str]) -> str | None:
+    """Return another name that differs from `name` in case, width (Ａ and A), form of accents or spaces; or None."""
+    wanted = _folded(name)
+    return next((other for other in names if other != name and _folded(other) == wanted), None)
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
+
+
 def spelled_out(name: str) -> str:
     """Return a name with codes for what looks alike: accents, apart or with their letter, and spaces at its ends."""
     start, end = len(name) - len(name.lstrip(" ")), len(name.rstrip(" "))

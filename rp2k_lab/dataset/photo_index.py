@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,11 +65,14 @@ class Index:
         return class_groups(self.train_counts(), self.long_tail_limits)
 
 
-def build_index(dataset: Source) -> Index:
+def build_index(dataset: Source, with_unlisted: bool = False) -> Index:
     """Build the index of a data set.
 
     Unreadable images end the run.  With `on_bad_image=skip` every image is decoded once, and unreadable ones are left
     out after all other choices, so that they change nothing else.
+
+    Args:
+        with_unlisted: classes that train lacks follow its classes instead of being refused.
 
     Raises:
         RequestError: from `Source.scan`, no class is left, or the list of `dataset.relabel` does not fit.
@@ -85,7 +89,8 @@ def build_index(dataset: Source) -> Index:
     if bad.any() and not skip:
         raise DataError(_unreadable_message(listing, table[bad]))
     classes = sorted(table.loc[table["split"] == "train", "class"].unique())
-    _check_classes(listing, table, classes)
+    unlisted = sorted(set(table["class"]) - set(classes)) if with_unlisted else []
+    _check_classes(listing, table, [*classes, *unlisted])
     _check_catch_all(dataset.catch_all_class, classes)
     if dataset.fraction < 1:
         used = draw_fraction(table, dataset.fraction, dataset.fraction_seed)
@@ -103,7 +108,22 @@ def build_index(dataset: Source) -> Index:
         table["class"] = relabel(table, listing.table, classes, dataset.relabel)
     index = make_index(listing, table, classes, skipped)
     _check_splits(index)
-    return index
+    return align_index(index, [*classes, *unlisted]) if unlisted else index
+
+
+def align_index(index: Index, classes: Sequence[str]) -> Index:
+    """Return the index with a network's classes; images of another class get the label -1."""
+    labels = pd.Index(classes, dtype=object).get_indexer(index.table["class"]).astype("int32")
+    return replace(index, table=index.table.assign(label=labels), classes=list(classes))
+
+
+def listed_part(index: Index) -> Index:
+    """Return the index without images of the label -1."""
+    listed = index.table["label"] >= 0
+    if listed.all():
+        return index
+    kept = hashlib.sha256(np.packbits(listed.to_numpy()).tobytes()).hexdigest()[:16]
+    return replace(index, table=index.table[listed].reset_index(drop=True), version=f"{index.version}-{kept}")
 
 
 def make_index(listing: Listing, table: pd.DataFrame, classes: list[str], skipped: pd.DataFrame) -> Index:

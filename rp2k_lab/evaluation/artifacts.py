@@ -1,5 +1,6 @@
 """Write a run's files into its folder and log them to the tracker."""
 
+import json
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,8 @@ from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation import figures, metrics
 from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
 from rp2k_lab.evaluation.metric_registry import Score
+from rp2k_lab.evaluation.open_set import OpenSet
+from rp2k_lab.tracking.mlflow_runs import OPEN_SET
 from rp2k_lab.tracking.provenance import NATIVE, environment, git_state, native_tag
 from rp2k_lab.tracking.tracker import MemoryTracker
 
@@ -101,6 +104,13 @@ def _counts(scores: dict[str, Score]) -> dict[str, int]:
         if name == "top1" or score.count != scores["top1"].count:
             counts[tag] = score.count
     return counts
+
+
+def record_open_set(tracker: MemoryTracker, open_set: OpenSet, folder: Path) -> None:
+    """Record open_set.json and the temperature, as a metric."""
+    write_text(folder / OPEN_SET, json.dumps(open_set.as_json()) + "\n", sync=True)
+    tracker.log_artifact(folder / OPEN_SET)
+    tracker.log_metrics({"val/temperature": open_set.temperature}, 0)
 
 
 def record_training(tracker: MemoryTracker, best: Path, folder: Path) -> None:

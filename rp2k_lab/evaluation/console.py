@@ -26,6 +26,11 @@ def top1_table(names: list[str], scores: dict[str, list[dict[str, Score]]]) -> s
     return f"\n{text_table([['top-1', *scores], *cells])}"
 
 
+def fraction_cell(score: Score | None) -> str:
+    """Return a fraction as a cell: value, 95 % interval and count."""
+    return _cell(metrics()["top1"], score)
+
+
 def _cell(metric: Metric, score: Score | None) -> str:
     if score is None:
         return "–"

@@ -4,10 +4,14 @@ Pure NumPy.  The threshold is split conformal prediction (Vovk et al., Algorithm
 """
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from rp2k_lab.evaluation.intervals import Z95, wilson_interval
+from rp2k_lab.evaluation.metric_registry import Score
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,86 @@ class OpenSet:
             return cls.from_json(json.loads(text))
         except (KeyError, TypeError) as error:
             raise ValueError(f"no record of an open set ({error})") from None
+
+
+def known_columns(scores: np.ndarray, open_set: OpenSet | None, reject: float) -> dict[str, np.ndarray]:
+    """Return the columns known (bool), score and p_value; none for a run that has recorded no scores of val."""
+    if open_set is None:
+        return {}
+    return {"known": open_set.known(scores, reject), "score": scores, "p_value": open_set.p_values(scores)}
+
+
+def conformal(scores: np.ndarray, temperature: float = 1.0) -> OpenSet:
+    """Return the open set of val scores, any order."""
+    return OpenSet(temperature, np.sort(np.asarray(scores, np.float32)))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature in [0.01, 100] that minimizes the cross-entropy of logits / temperature.
+
+    Args:
+        logits: float32 (images, classes), one image or more.
+        labels: int (images,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = logits - logits.max(axis=1, keepdims=True)
+    true = logits[np.arange(len(labels)), labels].astype(np.float64)
+
+    def cross_entropy(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float((np.log(np.exp(logits * np.float32(scale)).sum(axis=1, dtype=np.float64)) - true * scale).mean())
+
+    found = minimize_scalar(cross_entropy, bounds=(np.log(0.01), np.log(100)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> Score:
+    """Return the chance that a known image has a larger score than an unknown one; ties count half.
+
+    Its 95 % interval is that of DeLong et al. (Biometrics 44, 1988).
+
+    Args:
+        known, unknown: scores, float (images,), one or more each.
+    """
+    from scipy.stats import rankdata
+
+    n, m = len(known), len(unknown)
+    ranks = rankdata(np.concatenate([known, unknown]))
+    # For each known image the share of unknown ones below it, and for each unknown one that of known ones above it.
+    above = (ranks[:n] - rankdata(known)) / m
+    below = 1 - (ranks[n:] - rankdata(unknown)) / n
+    value = float(above.mean())
+    variance = (above.var(ddof=1) / n if n > 1 else 0.25) + (below.var(ddof=1) / m if m > 1 else 0.25)
+    reach = Z95 * math.sqrt(variance)
+    return Score(value, n + m, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def accepted_at(known: np.ndarray, unknown: np.ndarray, share: float = 0.95) -> Score:
+    """Return the share of unknown images that are accepted where `share` of the known ones are (FPR95 at 0.95)."""
+    threshold = np.quantile(known, 1 - share, method="lower")
+    accepted = int((unknown >= threshold).sum())
+    return Score(accepted / len(unknown), len(unknown), *wilson_interval(accepted, len(unknown)))
+
+
+def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 15) -> Score:
+    """Return the expected calibration error of the largest probabilities (Guo et al., 2017), in [0, 1].
+
+    Its bins hold equal numbers of images.  The interval is that of 200 bootstrap samples, moved by their mean's
+    excess over the value, since resampling adds to the error.
+
+    Args:
+        probabilities: float (images,).
+        correct: bool (images,).
+    """
+
+    def error(rows: np.ndarray) -> float:
+        parts = np.array_split(rows[np.argsort(probabilities[rows], kind="stable")], min(bins, len(rows)))
+        gaps = [abs(float(probabilities[part].mean(dtype=np.float64)) - correct[part].mean()) for part in parts]
+        return float(np.average(gaps, weights=[len(part) for part in parts]))
+
+    count, rng = len(correct), np.random.default_rng(0)
+    value = error(np.arange(count))
+    drawn = np.array([error(rng.integers(count, size=count)) for _ in range(200)])
+    low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - value)
+    return Score(value, count, max(0.0, float(low)), min(1.0, float(high)))

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rp2k_lab.model.network import Network
-    from rp2k_lab.model.normalize import Normalize, WithPreprocessing
+    from rp2k_lab.model.normalize import Normalize, OnFeatures, Pooled, WithPreprocessing
     from rp2k_lab.model.weights.torch_names import load_torch_weights
     from rp2k_lab.model.zoo import create_model, list_models
 
 _MODULES = {
     "Network": "network",
     "Normalize": "normalize",
+    "OnFeatures": "normalize",
+    "Pooled": "normalize",
     "WithPreprocessing": "normalize",
     "create_model": "zoo",
     "list_models": "zoo",
@@ -26,4 +28,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Network", "Normalize", "WithPreprocessing", "create_model", "list_models", "load_torch_weights"]
+__all__ = [
+    "Network",
+    "Normalize",
+    "OnFeatures",
+    "Pooled",
+    "WithPreprocessing",
+    "create_model",
+    "list_models",
+    "load_torch_weights",
+]

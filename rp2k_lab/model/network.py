@@ -90,6 +90,10 @@ class Head(nn.Cell):
         """Return the classifier's input, (batch, width), for a feature map."""
         return global_mean(self.widen(x))
 
+    def with_scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, num_classes) and scores (batch,) of an extended network's feature map."""
+        return self.fc.with_scores(self.features(x))
+
     def classify(self, features: Tensor) -> Tensor:
         """Return logits (batch, num_classes) for features (batch, width)."""
         return self.fc(self.dropout(features))

@@ -1,4 +1,4 @@
-"""The cell before every network: image bytes to normalized floats, on the device."""
+"""The cell before every network, image bytes to normalized floats on the device; and a network in two parts."""
 
 from collections.abc import Sequence
 
@@ -45,3 +45,37 @@ class WithPreprocessing(nn.Cell):
 
     def construct(self, images):
         return self.network(self.normalize(images))
+
+    def with_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, classes) and scores (batch,) of an extended network."""
+        return self.network.head.with_scores(self.network.backbone(self.normalize(images)))
+
+
+class Pooled(nn.Cell):
+    """uint8 images (batch, height, width, 3) to the input of dropout and classifier, float32 (batch, width)."""
+
+    def __init__(self, network: WithPreprocessing):
+        super().__init__(auto_prefix=False)  # checkpoints have the network's names
+        self.network = network
+
+    def construct(self, images):
+        net = self.network.network
+        return net.head.features(net.backbone(self.network.normalize(images))).astype("float32")
+
+
+class OnFeatures(nn.Cell):
+    """Features of `Pooled` to logits (batch, classes), by the network's dropout and classifier.
+
+    It has the whole network, so that its checkpoints have too.
+    """
+
+    def __init__(self, network: WithPreprocessing):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, features):
+        return self.network.network.head.classify(features)
+
+    def with_scores(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, classes) and scores (batch,) of an extended network."""
+        return self.network.network.head.fc.with_scores(features)

@@ -200,5 +200,25 @@ def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
     return _chart(f"accuracy over {label}", marks, label, "accuracy", x_ticks, y_ticks)
 
 
+def share_chart(title: str, points: Sequence[tuple[str, float, float, float]], x_label: str, y_label: str) -> Markup:
+    """Return fractions with their intervals on an axis from 0 to 100 %, side by side.
+
+    Args:
+        points: (name below the axis, fraction, low, high), at least one.
+    """
+    marks = []
+    for i, (name, value, low, high) in enumerate(points):
+        x = _x((i + 0.5) / len(points))
+        tip = f"{name}: {100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+        marks.append(
+            f'<g><title>{escape(tip)}</title><line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(low):.1f}" '
+            f'y2="{_y(high):.1f}"/><circle class="ours" cx="{x:.1f}" cy="{_y(value):.1f}" r="5"/></g>'
+        )
+        marks.append(_text(x, _y(high) - 8, f"{100 * value:.0f} %"))
+    x_ticks = [((i + 0.5) / len(points), name) for i, (name, *_) in enumerate(points)]
+    y_ticks = [(percent / 100, f"{percent} %") for percent in range(0, 101, 20)]
+    return _chart(title, marks, x_label, y_label, x_ticks, y_ticks)
+
+
 def _edge(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

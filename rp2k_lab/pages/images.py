@@ -59,6 +59,10 @@ class ImageEmbedder:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         return self.embed(stretch(image, (height, width)), escape_controls(path), ".jpg")
 
+    def missing(self, reason: str) -> EmbeddedImage:
+        """Return an image that is not shown, with the reason."""
+        return EmbeddedImage(None, "", reason=reason)
+
     def embed(self, image: np.ndarray, title: str, suffix: str) -> EmbeddedImage:
         """Encode an image, uint8 RGB (height, width, 3), as .jpg or .png."""
         kind = "jpeg" if suffix == ".jpg" else "png"

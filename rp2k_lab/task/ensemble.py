@@ -18,7 +18,7 @@ from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.dataset.photo_index import build_index, listed_part
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin
 from rp2k_lab.evaluation.console import top1_table
@@ -29,7 +29,7 @@ from rp2k_lab.task.evaluate import required_evaluators
 from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
-from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
+from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents, with_classes_of
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def run(config: Config, folder: Path, *more_configs: Config) -> float:
     with StopSignal() as signals:
         runs, members = load_members([config, *more_configs])
         check_classes(index, runs[0], config.dataset.name)
+        index = listed_part(with_classes_of(index, runs[0])) if runs[0].extension else index
         check_held_out(config, runs)
         predictor = Predictor(members, config.batch_size, task.tta, task.average, signals.check)
         evaluators = required_evaluators(config, index, predictor, SPLITS)

@@ -23,14 +23,14 @@ from rp2k_lab.analysis.redraw_check import format_photo_score
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.signals import StopSignal
-from rp2k_lab.dataset.photo_index import Index, build_index
+from rp2k_lab.dataset.photo_index import Index, build_index, listed_part
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.task.evaluate import check_splits, print_closing_lines
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
-from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
+from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents, with_classes_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
         check = signals.check
         runs, members = load_members([config, *more_configs])
         check_classes(index, runs[0], config.dataset.name)
+        index = listed_part(with_classes_of(index, runs[0])) if runs[0].extension else index
         check_splits(config, index, [split])
         if split == "val":
             check_held_out(config, runs)

@@ -25,7 +25,7 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.device import target
-from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin, record_training
+from rp2k_lab.evaluation.artifacts import record_evaluation, record_open_set, record_origin, record_training
 from rp2k_lab.evaluation.console import top1_table
 from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
 from rp2k_lab.evaluation.metrics import Score
@@ -35,7 +35,7 @@ from rp2k_lab.task.train import open_tracker, print_closing_lines, required_spac
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
-from rp2k_lab.train.build import release
+from rp2k_lab.train.build import build_views, measure_open_set, release
 from rp2k_lab.train.checkpoint import load_checkpoint
 from rp2k_lab.train.head_tuning import HeadTuning, build_head_tuning
 from rp2k_lab.train.resume import Start
@@ -137,6 +137,9 @@ def tune(
     for split, evaluator in tuning.evaluators.items():
         evaluations[split].append(evaluator.evaluate(catch_all_class))
         record_evaluation(tracker, evaluator, evaluations[split][-1], training.steps, folder)
+    on_val = tuning.evaluators["val"]
+    views = build_views(on_val.predictor, on_val.index, config.dataset.cache_gb)
+    record_open_set(tracker, measure_open_set(config, on_val.index, views, on_val.predictor), folder)
     record_training(tracker, best, folder)
     return evaluations, best
 

@@ -17,8 +17,8 @@ from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.folder_walk import kinds
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_request
-from rp2k_lab.evaluation.metrics import top_k
-from rp2k_lab.evaluation.predictor import Predictor
+from rp2k_lab.evaluation.open_set import known_columns
+from rp2k_lab.evaluation.predictor import Answers, Predictor
 from rp2k_lab.task.inputs import find_images, readable_views, storable, unreadable_file, write_list, write_table
 from rp2k_lab.task.train import open_tracker
 from rp2k_lab.train.build import batches_for
@@ -54,9 +54,11 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
             record_request(tracker, config, folder)
             tracker.set_tags(parents(runs))
             started = time.monotonic()
-            labels, probabilities, problems = predict(config, predictor, [os.path.join(root, name) for name in names])
+            answers, problems = predict(config, predictor, [os.path.join(root, name) for name in names])
             seconds = time.monotonic() - started
-            written = write_predictions(output, names, labels, probabilities, problems, runs[0].classes)
+            open_set = members[0].open_set if len(members) == 1 else None  # scores of an average have no threshold
+            columns = answer_columns(answers, runs[0].classes) | known_columns(answers.scores, open_set, task.reject)
+            written = write_predictions(output, names, columns, problems)
             written += write_list(unused, "reason", output.with_name(f"{output.stem}.unused.csv"))
             for file in written:
                 tracker.log_artifact(file)
@@ -66,6 +68,9 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
                 listed = unreadable_file(output)
                 raise DataError(f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {listed}")
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, including compilation")
+    if open_set:
+        unknown = int((~columns["known"][[i for i in range(len(names)) if i not in problems]]).sum())
+        print(f"{unknown} of them unknown (score {open_set.threshold(task.reject):.3f} or less)")
     if problems:
         print(f"{len(problems)} of {len(names)} cannot be read and are listed in {unreadable_file(output)}")
     if unused:
@@ -73,45 +78,36 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
     print(f"\nrun         {escape_controls(tracker.run_name)}, id {tracker.run_id}\npredictions {output}")
 
 
-def predict(
-    config: Config, predictor: Predictor, paths: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return the top-k labels, int32 (images, k), probabilities, float32 (images, k), and problems by position.
-
-    An unreadable image has the row of a black one.
-    """
+def predict(config: Config, predictor: Predictor, paths: Sequence[str]) -> tuple[Answers, dict[int, str]]:
+    """Return the answers and problems by position; an unreadable image has the row of a black one."""
     problems: dict[int, str] = {}
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
-    tops = []
     batches = batches_for(predictor, views, range(len(paths)), config)
     with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        for _, average in predictor(batches):
-            tops.append(top_k(average, config.task.top_k))
-            bar.update(len(average))
-    labels, probabilities = (np.concatenate(part) for part in zip(*tops, strict=True))
-    return labels, probabilities, dict(sorted(problems.items()))
+        answers = predictor.answers(batches, config.task.top_k, is_calibrated=True, progress=bar.update)
+    return answers, dict(sorted(problems.items()))
+
+
+def answer_columns(answers: Answers, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the columns top1, p1, …, topk, pk: class names and probabilities, of all images."""
+    names, columns = np.array(classes, dtype=object), {}
+    for i in range(answers.labels.shape[1]):
+        columns |= {f"top{i + 1}": names[answers.labels[:, i]], f"p{i + 1}": answers.probabilities[:, i]}
+    return columns
 
 
 def write_predictions(
-    output: Path,
-    names: Sequence[str],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    problems: dict[int, str],
-    classes: Sequence[str],
+    output: Path, names: Sequence[str], columns: dict[str, np.ndarray], problems: dict[int, str]
 ) -> list[Path]:
     """Write the table and, beside it, the list of unreadable images; return the written files.
 
-    The table has a row a readable image, in the input's order: path, top1…topk (class names), p1…pk.  If no image is
-    readable, an earlier table stays; if all are, an earlier list is removed.
+    The table has a row a readable image, in the input's order: path, then `columns`, which have a row an image.  If no
+    image is readable, an earlier table stays; if all are, an earlier list is removed.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     readable = [position for position in range(len(names)) if position not in problems]
-    columns: dict[str, Sequence | np.ndarray] = {"path": storable(names[position] for position in readable)}
-    class_names = np.array(classes, dtype=object)
-    for i in range(labels.shape[1]):
-        columns |= {f"top{i + 1}": class_names[labels[readable, i]], f"p{i + 1}": probabilities[readable, i]}
     if readable:
-        write_table(pd.DataFrame(columns), output)
+        paths = {"path": storable(names[position] for position in readable)}
+        write_table(pd.DataFrame(paths | {name: values[readable] for name, values in columns.items()}), output)
     unreadable = [(names[position], problem) for position, problem in problems.items()]
     return ([output] if readable else []) + write_list(unreadable, "problem", unreadable_file(output))

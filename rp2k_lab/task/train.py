@@ -18,7 +18,7 @@ from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
 from rp2k_lab.device.workers import ALONE, Workers, batch_statistics, join_workers
-from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin, record_training
+from rp2k_lab.evaluation.artifacts import record_evaluation, record_open_set, record_origin, record_training
 from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
@@ -36,6 +36,7 @@ from rp2k_lab.train.build import (
     build_evaluators,
     build_images,
     build_training,
+    measure_open_set,
     preprocessing,
     release,
     with_normalization,
@@ -160,6 +161,7 @@ def run_from(
             last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
             for split, evaluator in evaluators.items():
                 record_evaluation(tracker, evaluator, evaluations[split], last_step, folder)
+            record_open_set(tracker, measure_open_set(config, index, ImageViews([images]), predictor), folder)
             record_training(tracker, best, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:

@@ -14,7 +14,7 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.tracking.local_runs import read_run, unsent_journals
-from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
+from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, EXTENSION, RunInfo, RunStore
 from rp2k_lab.tracking.mlflow_store import is_alive, store_exists, store_uri
 from rp2k_lab.tracking.provenance import FINGERPRINT
 from rp2k_lab.tracking.upload_state import read_header
@@ -119,7 +119,7 @@ def _candidates(uri: str | None, experiment: str | None, wanted: Wanted) -> Iter
         if experiment is not None and not math.isfinite(run.metrics.get(_SCORE, math.nan)):
             return  # the last ones
         is_deleted = store and run.local_id in here and store.is_deleted(run)
-        if not is_deleted and (wanted.unfinished or _has_checkpoint(run, store)):
+        if not is_deleted and (wanted.unfinished or _has_network(run, store)):
             yield run
 
 
@@ -132,10 +132,11 @@ def _rank(run: RunInfo) -> tuple[float, float]:
     return -score if math.isfinite(score) else math.inf, _age(run)
 
 
-def _has_checkpoint(run: RunInfo, store: RunStore | None) -> bool:
+def _has_network(run: RunInfo, store: RunStore | None) -> bool:
+    file = EXTENSION if run.tags.get("task") == "extend" else CHECKPOINT
     if run.artifact_folder:
-        return (run.artifact_folder / CHECKPOINT).is_file()
-    return store is not None and store.has(run, CHECKPOINT)
+        return (run.artifact_folder / file).is_file()
+    return store is not None and store.has(run, file)
 
 
 def _is_resumable_here(run: RunInfo) -> bool:

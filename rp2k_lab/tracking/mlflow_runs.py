@@ -19,6 +19,10 @@ from rp2k_lab.tracking.upload_state import LOCAL_ID
 
 # Artifact of a finished run with a network: the weights of its best epoch.
 CHECKPOINT = "checkpoints/best.ckpt"
+# Artifact of a run of task=extend, which has its base's weights; and the tag with the base's id or checkpoint file.
+EXTENSION, BASE = "extension.safetensors", "base"
+# Artifact of a run with a network: what its val scores say about known images; see `evaluation.open_set`.
+OPEN_SET = "open_set.json"
 # Metric name to its (step, value) pairs in order.
 History = dict[str, list[tuple[int, float]]]
 _NEWEST_FIRST = ("start_time DESC",)

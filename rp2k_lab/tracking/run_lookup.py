@@ -14,9 +14,10 @@ from rp2k_lab.config.schema import Config, parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.quoting import shell_override
 from rp2k_lab.core.text import escape_controls
+from rp2k_lab.extension.extension_file import Extension, read_extension
 from rp2k_lab.tracking.latest_runs import NETWORKS, TO_RESUME, TO_VERIFY, choose, is_word
 from rp2k_lab.tracking.local_runs import find_journals, matches, named_folder, read_run, unsent_journals
-from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunInfo, RunStore
+from rp2k_lab.tracking.mlflow_runs import BASE, CHECKPOINT, EXTENSION, OPEN_SET, RunInfo, RunStore
 from rp2k_lab.tracking.provenance import differences
 from rp2k_lab.tracking.run_files import CLASSES, CONFIG, damage_named, read_settings, read_text, real_path
 
@@ -38,8 +39,10 @@ class EarlierRun:
         run_id: MLflow's; None for a checkpoint file.
         page: its page within MLflow, or None.
         config: plain containers, as recorded.
-        checkpoint: weights of the best epoch, or the named file.
+        checkpoint: weights of the best epoch, or the named file; of an extension those of its base.
         classes: names in label order.
+        extension: what the run adds to its base; None: it is no extension.
+        open_set: text of the run's open_set.json; None: it has none.
     """
 
     reference: str
@@ -49,6 +52,8 @@ class EarlierRun:
     config: dict[str, Any]
     checkpoint: Path
     classes: tuple[str, ...]
+    extension: Extension | None = None
+    open_set: str | None = None
 
 
 def resolve(request: Config) -> tuple[str, ...]:
@@ -79,19 +84,49 @@ def find_run(uri: str | None, reference: str, downloads: Path) -> EarlierRun:
     Raises:
         RequestError: no run, several runs, or a run without configuration, classes or checkpoint.
     """
-    run, folder = locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT), downloads)
-    if run and not (folder / CHECKPOINT).is_file():
+    run, folder = locate(uri, reference, (CONFIG, CLASSES, CHECKPOINT, EXTENSION, OPEN_SET), downloads)
+    extension = read_extension(folder / EXTENSION) if run and (folder / EXTENSION).is_file() else None
+    if run is None:
+        checkpoint = Path(os.path.abspath(os.path.expanduser(reference)))
+    elif extension:
+        checkpoint = _base_checkpoint(uri, reference, run, downloads)
+    elif (folder / CHECKPOINT).is_file():
+        checkpoint = folder / CHECKPOINT
+    else:
         raise RequestError(_no_checkpoint(reference, run))
-    checkpoint = folder / CHECKPOINT if run else Path(os.path.abspath(os.path.expanduser(reference)))
     config = _read_config(folder, reference)
     try:
         classes = tuple(read_text(folder, CLASSES).removesuffix("\n").split("\n"))
     except FileNotFoundError:
         raise _no_file(folder / CLASSES, reference) from None
+    open_set = read_text(folder, OPEN_SET) if (folder / OPEN_SET).is_file() else None
     if run is None:
-        return EarlierRun(reference, reference, None, None, config, checkpoint, classes)
+        return EarlierRun(reference, reference, None, None, config, checkpoint, classes, None, open_set)
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}" if run.experiment_id else None
-    return EarlierRun(reference, run.name, run.run_id, page, config, checkpoint, classes)
+    return EarlierRun(reference, run.name, run.run_id, page, config, checkpoint, classes, extension, open_set)
+
+
+def _base_checkpoint(uri: str | None, reference: str, run: RunInfo, downloads: Path) -> Path:
+    """Return the checkpoint of the run that an extension started from.
+
+    Raises:
+        RequestError: it is gone.
+    """
+    base = run.tags.get(BASE, "")
+    if base.endswith(".ckpt"):
+        if os.path.isfile(base):
+            return Path(base)
+    elif re.fullmatch(r"[\w-]+", base):
+        try:
+            found, folder = locate(uri, base, (CHECKPOINT,), downloads)
+        except RequestError:
+            found, folder = None, downloads
+        if found and (folder / CHECKPOINT).is_file():
+            return folder / CHECKPOINT
+    raise RequestError(
+        f"runs={reference}: extends {escape_controls(base) or 'no named run'}, whose weights are not there\n"
+        "restore the base run, or name another run"
+    )
 
 
 def restore(request: Config, composed: dict[str, Any], overrides: Sequence[str]) -> tuple[Config, ...]:

@@ -7,42 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import preallocate
 from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.loader import EpochBatches
-from rp2k_lab.model import WithPreprocessing
+from rp2k_lab.model import Pooled, WithPreprocessing
 
 # RP2K's train split takes 0.7 · 10⁹ bytes with 512 features an image, 5.6 · 10⁹ with 4096.
 MAX_BYTES_IN_MEMORY = 2 * 10**9
-
-
-class Pooled(nn.Cell):
-    """uint8 images (batch, height, width, 3) to the input of dropout and classifier, float32 (batch, width)."""
-
-    def __init__(self, network: WithPreprocessing):
-        super().__init__(auto_prefix=False)  # checkpoints have the network's names
-        self.network = network
-
-    def construct(self, images):
-        net = self.network.network
-        return net.head.features(net.backbone(self.network.normalize(images))).astype("float32")
-
-
-class OnFeatures(nn.Cell):
-    """Features of `Pooled` to logits (batch, classes), by the network's dropout and classifier.
-
-    It has the whole network, so that its checkpoints have too.
-    """
-
-    def __init__(self, network: WithPreprocessing):
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, features):
-        return self.network.network.head.classify(features)
 
 
 @contextmanager

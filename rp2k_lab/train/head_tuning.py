@@ -15,6 +15,7 @@ from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.evaluator import Evaluator
 from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.model import OnFeatures
 from rp2k_lab.model.network import freeze_all_but_last
 from rp2k_lab.train.build import (
     Training,
@@ -25,7 +26,7 @@ from rp2k_lab.train.build import (
     build_model,
     check_batch_size,
 )
-from rp2k_lab.train.features import FeatureBatches, OnFeatures, compute_features, feature_array
+from rp2k_lab.train.features import FeatureBatches, compute_features, feature_array
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ def test_unchanged_run_reproduces_the_training_scores(first_run, later_store, ev
     _, out, _ = evaluated.result
     run, (parent,) = later_store.run_of(evaluated.result[1]), first_run.store.runs()
     tests = {name: value for name, value in parent.data.metrics.items() if name.startswith("test/")}
-    assert {name: value for name, value in run.data.metrics.items()} == tests
+    assert {name: run.data.metrics[name] for name in tests} == tests
     for table in ("predictions", "per_class", "confusion_pairs"):
         actual, expected = (
             pd.read_parquet(f.folder / "out" / "test" / f"{table}.parquet") for f in (evaluated, first_run)

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.evaluation.open_set import OpenSet
+from rp2k_lab.evaluation.predictor import Answers
 from rp2k_lab.task import inputs, predict
 
 RUN = "resnet18_shelf_none_seed0"
@@ -53,16 +55,23 @@ def predicted(later_store, folder, start, tmp_path_factory):
     return command
 
 
-def test_predictions_equal_the_evaluation(predicted, recorded):
+def test_predictions_equal_the_evaluation_at_the_temperature(predicted, recorded, first_run):
     code, out, err = predicted.result
     assert (code, err) == (0, "")
     found = pd.read_parquet(predicted.output)
     more = found["path"].str.startswith("more/")
     assert found.loc[more, "path"].tolist() == [f"more/{name}" for name in KINDS]
     found = found[~more].reset_index(drop=True)
-    assert list(found) == ["path", "top1", "p1", "top2", "p2", "top3", "p3"]
+    assert list(found) == ["path", "top1", "p1", "top2", "p2", "top3", "p3", "known", "score", "p_value"]
     expected = recorded[:40].sort_values("path", ignore_index=True)
-    pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=False, atol=1e-6)
+    names = ["path", "top1", "top2", "top3"]
+    pd.testing.assert_frame_equal(found[names], expected[names])
+    open_set = OpenSet.from_text((first_run.folder / "out" / "open_set.json").read_text("utf-8"))
+    for lower in ("p2", "p3"):  # a temperature divides the logits, and so the logarithms of ratios
+        ratios, raw = np.log(found["p1"] / found[lower]), np.log(expected["p1"] / expected[lower])
+        np.testing.assert_allclose(ratios, raw / open_set.temperature, atol=1e-4)
+    np.testing.assert_allclose(found["score"], found["p1"], atol=1e-6)
+    np.testing.assert_array_equal(found["known"], found["p_value"] > 0.05)
     assert f"predictions {predicted.output}" in out
 
 
@@ -91,9 +100,8 @@ def test_prediction_is_a_run_with_parent_and_files(first_run, later_store, predi
 def test_only_unreadable_images_keep_an_earlier_table(tmp_path):
     output = tmp_path / "found.csv"
     output.write_text("earlier")
-    written = predict.write_predictions(
-        output, ["a.jpg"], np.zeros((1, 2), int), np.zeros((1, 2)), {0: "empty"}, ["x", "y"]
-    )
+    columns = {"top1": np.array(["x"]), "p1": np.zeros(1)}
+    written = predict.write_predictions(output, ["a.jpg"], columns, {0: "empty"})
     assert written == [tmp_path / "found.unreadable.csv"]
     assert output.read_text() == "earlier"
 
@@ -120,7 +128,8 @@ def test_readable_images_remove_an_earlier_list_of_unreadable_ones(tmp_path):
     (tmp_path / "found.unreadable.csv").write_text("earlier")
     labels, probabilities = np.array([[1, 0], [0, 1]]), np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
     names = ["a, b.jpg", "\udcff.jpg"]  # a name that is no UTF-8, as Python gives it
-    assert predict.write_predictions(output, names, labels, probabilities, {}, ["甲", "乙"]) == [output]
+    columns = predict.answer_columns(Answers(labels, probabilities, np.ones(2)), ["甲", "乙"])
+    assert predict.write_predictions(output, names, columns, {}) == [output]
     assert not (tmp_path / "found.unreadable.csv").exists()
     assert output.read_bytes().startswith(b"\xef\xbb\xbf")  # for Excel
     expected = 'path,top1,p1,top2,p2\n"a, b.jpg",乙,0.75,甲,0.25\n\\xff.jpg,甲,0.5,乙,0.5\n'
@@ -128,10 +137,8 @@ def test_readable_images_remove_an_earlier_list_of_unreadable_ones(tmp_path):
 
 
 def test_only_readable_images_have_rows(tmp_path):
-    labels = np.array([[0], [1], [2]])
-    files = predict.write_predictions(
-        tmp_path / "f.csv", ["a", "b", "c"], labels, np.ones((3, 1)), {1: "bad"}, ["x", "y", "z"]
-    )
+    columns = {"top1": np.array(["x", "y", "z"], object)}
+    files = predict.write_predictions(tmp_path / "f.csv", ["a", "b", "c"], columns, {1: "bad"})
     assert pd.read_csv(files[0])["top1"].tolist() == ["x", "z"]
 
 

@@ -11,9 +11,9 @@ from rp2k_lab.aug.augmentation import Augmentation
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.loader import TrainingBatches
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
-from rp2k_lab.model import WithPreprocessing, create_model
+from rp2k_lab.model import OnFeatures, WithPreprocessing, create_model
 from rp2k_lab.train import features
-from rp2k_lab.train.features import FeatureBatches, OnFeatures, compute_features, feature_array
+from rp2k_lab.train.features import FeatureBatches, compute_features, feature_array
 
 
 def test_small_arrays_are_in_memory(tmp_path):

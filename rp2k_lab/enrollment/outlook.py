@@ -1,0 +1,176 @@
+"""What to expect of an extension: each new product, what the old ones lose, what unlisted ones do, photos needed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rp2k_lab.evaluation.metric_registry import Score, fraction
+from rp2k_lab.evaluation.open_set import accepted_at, auroc, conformal
+from rp2k_lab.extension.extension_file import Extension
+from rp2k_lab.extension.gallery import Whitening, answer, class_centers
+
+# Numbers of photos that the curve tells about.
+PHOTOS = (1, 2, 3, 5, 10, 20)
+_CLASSES, _DRAWS = 60, 5  # of the curve
+
+
+def expected_accuracy(extension: Extension, label: int) -> Score | None:
+    """Return the share of a new product's images that its other images recognize; None for one image.
+
+    Each image is left out in turn.  All other products compete with all their centers.
+
+    Args:
+        extension: with the product enrolled.
+        label: of the product.
+    """
+    vectors = extension.enrolled.vectors[extension.enrolled.labels == label]
+    if len(vectors) < 2:
+        return None
+    scores = extension.gallery.scores(vectors)
+    scores[:, label] = -np.inf
+    rival = scores.max(axis=1)
+    right = 0
+    for position, vector in enumerate(vectors):
+        right += bool((class_centers(np.delete(vectors, position, axis=0)) @ vector).max() > rival[position])
+    return fraction(right, len(vectors))
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The base's val images before and after an extension.
+
+    Attributes:
+        before, after: top-1 of those whose class is listed.
+        stolen: number of images whose answer became a new product.
+        lost: number of them that were right before.
+    """
+
+    before: Score
+    after: Score
+    stolen: int
+    lost: int
+
+
+def forgetting(before: np.ndarray, after: np.ndarray, true: np.ndarray, new: np.ndarray) -> Forgetting | None:
+    """Return what val images lose; None if no class of theirs is listed.
+
+    Args:
+        before, after: answers as labels of the extension, int (images,); -1: a class that it no longer has.
+        true: the same of the images' own classes.
+        new: bool (classes,): products that this extension adds.
+    """
+    listed = true >= 0
+    first = fraction((before == true)[listed].sum(), listed.sum())
+    second = fraction((after == true)[listed].sum(), listed.sum())
+    if first is None or second is None:
+        return None
+    stolen = (after >= 0) & new[after] & (before != after)
+    return Forgetting(first, second, int(stolen.sum()), int((stolen & (before == true)).sum()))
+
+
+@dataclass(frozen=True)
+class Unlisted:
+    """What products that nobody listed would do, from val images whose own class is hidden.
+
+    Attributes:
+        auroc: chance that a listed product's image has the larger score.
+        fpr95: share of unlisted products' images accepted where 95 % of the listed ones' are.
+        accepted: share of unlisted products' images that the threshold accepts.
+        refused: share of listed products' images that the threshold refuses.
+    """
+
+    auroc: Score
+    fpr95: Score
+    accepted: Score
+    refused: Score
+
+
+def unlisted(
+    extension: Extension, val: np.ndarray, true: np.ndarray, reject: float, check: Callable[[], None]
+) -> Unlisted:
+    """Return the measures of the threshold by leave-one-class-out.
+
+    Args:
+        val: whitened features of the base's val images, float32 (images, width).
+        true: their labels in the extension, int (images,); -1: not listed.
+        reject: share of known images that may be refused.
+    """
+    answers, open_set = answer(extension.gallery, val, true, check), conformal(extension.val_scores)
+    known, hidden = answers.scores[true >= 0], answers.hidden_scores
+    return Unlisted(
+        auroc(known, hidden),
+        accepted_at(known, hidden),
+        _share(open_set.known(hidden, reject)),
+        _share(~open_set.known(known, reject)),
+    )
+
+
+def _share(mask: np.ndarray) -> Score:
+    score = fraction(mask.sum(), len(mask))
+    assert score is not None
+    return score
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy of new products of so many photos.
+
+    Attributes:
+        photos: number of photos of a product.
+        accuracy: mean over products; its interval is that of the mean over products.
+    """
+
+    photos: int
+    accuracy: Score
+
+
+def photos_curve(
+    extension: Extension,
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    check: Callable[[], None],
+) -> list[CurvePoint]:
+    """Return how many photos a new product needs, from old ones: each is hidden and enrolled again with few photos.
+
+    Its val images then count as right if they are nearer to these photos than to any other product.
+
+    Args:
+        train: features, float32 (images, width), and labels in the base, int (images,).
+        val: whitened features of length 1 and labels in the base.
+    """
+    (features, labels), (vectors, true) = train, val
+    hidden = answer(extension.base_gallery, vectors, true, check).hidden_scores
+    rng = np.random.default_rng(0)
+    present = np.intersect1d(np.unique(true), np.unique(labels))
+    chosen = rng.permutation(present)[:_CLASSES]
+    accuracies: dict[int, list[float]] = {count: [] for count in PHOTOS}
+    for label in chosen:
+        check()
+        own, images = np.flatnonzero(labels == label), np.flatnonzero(true == label)
+        for count in PHOTOS:
+            if count <= len(own):
+                accuracies[count].append(
+                    float(np.mean([
+                        (vectors[images] @ _draw(extension.whitening, features, own, count, rng).T).max(axis=1)
+                        > hidden[images]
+                        for _ in range(_DRAWS)
+                    ]))
+                )  # fmt: skip
+    return [CurvePoint(count, _mean(values)) for count, values in accuracies.items() if len(values) >= 3]
+
+
+def _draw(
+    whitening: Whitening, features: np.ndarray, own: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    rows = np.sort(rng.permutation(own)[:count])
+    return class_centers(whitening(np.asarray(features[rows])))
+
+
+def _mean(values: list[float]) -> Score:
+    """Return the mean over products with Student's 95 % interval."""
+    from scipy.stats import t
+
+    mean, count = float(np.mean(values)), len(values)
+    reach = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    return Score(mean, count, max(0.0, mean - reach), min(1.0, mean + reach))

@@ -1,0 +1,257 @@
+"""task=extend: teach a trained network new products, or change those that it has, without training."""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rp2k_lab.analysis.analyze_run import feature_probabilities
+from rp2k_lab.analysis.photo_quality import measure_images
+from rp2k_lab.config.schema import Config
+from rp2k_lab.core.csv_files import write_csv
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.files import write_text
+from rp2k_lab.core.signals import StopSignal
+from rp2k_lab.core.text import counted, escape_controls, text_table
+from rp2k_lab.dataset.photo_index import Index, build_index
+from rp2k_lab.device import target
+from rp2k_lab.enrollment.base import Parent, load_parent
+from rp2k_lab.enrollment.gate import Finding, base_near_copies, judge, rivals
+from rp2k_lab.enrollment.new_images import (
+    NewImages,
+    check_images,
+    check_listed,
+    check_names,
+    check_renames,
+    read_names,
+    read_new_images,
+    read_renames,
+    vectors_finite,
+)
+from rp2k_lab.enrollment.outlook import expected_accuracy, forgetting, photos_curve, unlisted
+from rp2k_lab.enrollment.page import (
+    Outlook,
+    ProductReport,
+    enrolled_table,
+    expectations,
+    findings_text,
+    present_labels,
+    write_page,
+)
+from rp2k_lab.evaluation.artifacts import record_request
+from rp2k_lab.evaluation.metric_registry import Score
+from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.extension.extension_file import Enrolled, Extension, write_extension
+from rp2k_lab.task.inputs import readable_views
+from rp2k_lab.task.train import open_tracker, print_closing_lines
+from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
+from rp2k_lab.tracking.run_files import CLASSES
+from rp2k_lab.tracking.run_lookup import EarlierRun
+from rp2k_lab.tracking.tracker import MemoryTracker
+from rp2k_lab.train.build import batches_for
+from rp2k_lab.train.features import compute_features
+from rp2k_lab.train.trained_models import check_classes, extend_network, load_members, parents
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """An extension before and after a change.
+
+    Attributes:
+        before, after: the extensions.
+        images: what was enrolled; None: products were removed or renamed.
+        findings: of the gate.
+        text: what changed, for the terminal.
+    """
+
+    before: Extension
+    after: Extension
+    images: NewImages | None
+    findings: Sequence[Finding]
+    text: str
+
+
+def run(config: Config, folder: Path) -> None:
+    """Extend, and record the extension, what was enrolled, and the page.
+
+    Args:
+        config: the parent's restored configuration; its data set is the base's.
+        folder: the run's folder.
+
+    Raises:
+        RequestError, DataError: the request or an image contradicts the network, see `enrollment.new_images`; nothing
+            is written.
+    """
+    task = config.task
+    target.set_up(config.device)
+    index = build_index(config.dataset)
+    with StopSignal() as signals:
+        check = signals.check
+        runs, members = load_members([config])
+        (run,), (member,) = runs, members
+        check_classes(index, run, config.dataset.name)
+        parent = load_parent(config, index, run, member, task.old or "head", check)
+        if task.old:
+            parent = replace(parent, extension=replace(parent.extension, old=task.old))
+        change = make_change(config, index, parent, member, check)
+        outlook = look_ahead(config, parent, change, member, check)
+        products = report_products(change)
+        with open_tracker(config, extended_name(run.name, change.after), folder) as tracker:
+            record(tracker, config, index, change, run, folder)
+            rows = expectations(products, outlook, task.reject)
+            record_outlook(tracker, products, outlook)
+            values = {
+                "title": f"{tracker.run_name}: {len(change.after.classes)} products",
+                "facts": f"{change.text}; extends {run.name}",
+                "footer": f"run {tracker.run_id}; threshold: {task.reject:g} of known photos may be refused",
+                "expectations": rows,
+                "curve": outlook.curve,
+            }
+            write_page(folder / "extension.html", index, change.after, change.images, products, values)
+            tracker.log_artifact(folder / "extension.html")
+    print(f"\n{change.text}, now {len(change.after.classes)} products")
+    for line in findings_text(change.findings):
+        print(f"  {line}")
+    if rows:
+        print(f"\n{text_table([('', 'share', ''), *rows])}")
+    print(f"\npage        {folder / 'extension.html'}", end="")
+    print_closing_lines(tracker, folder)
+
+
+def make_change(config: Config, index: Index, parent: Parent, member: Member, check: Callable[[], None]) -> Change:
+    """Return the parent's extension with the change that the request asks for."""
+    (key, path), before = config.task.change, parent.extension
+    if key == "task.remove":
+        names = list(dict.fromkeys(read_names(key, path)))
+        check_listed(key, names, before.classes)
+        after = before.remove(names)
+        if not after.classes:
+            raise RequestError(f"{key}={escape_controls(path)}: removes every product\nleave one or more")
+        return Change(before, after, None, (), f"removed {counted(len(names), 'product')}")
+    if key == "task.rename":
+        renames = read_renames(key, path)
+        check_renames(key, renames, before.classes)
+        return Change(before, before.rename(renames), None, (), f"renamed {counted(len(renames), 'product')}")
+    images = read_new_images(key, path, check)
+    check_names(key, images, before.classes)
+    images = check_images(key, images, index, before)
+    log.info("%d photos of %d products, %s", len(images.table), len(images.classes), target.describe(config.device))
+    vectors = image_vectors(config, images, parent.extension, member, check)
+    quality = measure_images(images.root, images.table["path"].tolist(), config.device.num_threads, check)
+    train = index.split("train")["path"].tolist()
+    findings = judge(images, vectors, quality, before, float(np.median(before.val_scores)))
+    findings += base_near_copies(images, vectors, before, (parent.train, parent.train_labels, train))
+    new = [name for name in images.classes if name not in before.classes]
+    labels = pd.Index([*before.classes, *new], dtype=object).get_indexer(images.table["class"])
+    enrolled = Enrolled(vectors, labels.astype(np.int32), tuple(images.table["sha256"]))
+    products = counted(len(images.classes), f"{'new ' if new else ''}product")
+    text = f"enrolled {counted(len(images.table), 'photo')} of {products}"
+    return Change(before, before.enroll(new, enrolled), images, findings, text)
+
+
+def image_vectors(
+    config: Config, images: NewImages, extension: Extension, member: Member, check: Callable[[], None]
+) -> np.ndarray:
+    """Return the whitened features of the images, float32 (images, width), of length 1.
+
+    Raises:
+        DataError: an image cannot be read, or its features are NaN or infinite.
+    """
+    paths, problems = [str(images.root / path) for path in images.table["path"]], {}
+    predictor = Predictor([member], config.batch_size)
+    views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
+    features = np.empty((len(paths), len(extension.whitening.mean)), np.float32)
+    batches = batches_for(predictor, views, range(len(paths)), config)
+    compute_features(member.network, batches, config.batch_size, features, check)
+    vectors = extension.whitening(features)
+    vectors_finite(vectors, images)
+    return vectors
+
+
+def look_ahead(config: Config, parent: Parent, change: Change, member: Member, check: Callable[[], None]) -> Outlook:
+    """Return what to expect of the extended network, measured on the base's val; `member` is extended."""
+    val, before, after = parent.val_features, change.before, change.after
+    old_answers = _answers(config, member, val, check)
+    extend_network(member.network, after)
+    new_answers = _answers(config, member, val, check)
+    present = np.array([after.classes.index(name) if name in after.classes else -1 for name in before.classes])
+    if before.head_labels == after.head_labels:  # renamed
+        present = np.arange(len(before.classes))
+    true = present_labels(after, parent.val_labels)
+    new = np.array([name not in before.classes for name in after.classes])
+    forgotten = forgetting(present[old_answers], new_answers, true, new)
+    open_set = unlisted(after, parent.val, true, config.task.reject, check) if (true >= 0).any() else None
+    curve = []
+    if change.images is not None:
+        curve = photos_curve(after, (parent.train, parent.train_labels), (parent.val, parent.val_labels), check)
+    return Outlook(forgotten, open_set, curve)
+
+
+def _answers(config: Config, member: Member, features: np.ndarray, check: Callable[[], None]) -> np.ndarray:
+    parts = feature_probabilities(member, features, config.batch_size, check)
+    return np.concatenate([part.argmax(axis=1) for part in parts])
+
+
+def report_products(change: Change) -> list[ProductReport]:
+    """Return the products that received images, by name."""
+    reports, after = [], change.after
+    for name in change.images.classes if change.images else ():
+        label = after.classes.index(name)
+        vectors = after.enrolled.vectors[after.enrolled.labels == label]
+        is_new = name not in change.before.classes
+        reports.append(
+            ProductReport(
+                name=name,
+                is_new=is_new,
+                photos=len(vectors),
+                expected=expected_accuracy(after, label) if is_new else None,
+                rivals=rivals(vectors, after, label),
+                findings=[finding for finding in change.findings if finding.product == name],
+            )
+        )
+    return reports
+
+
+def extended_name(name: str, extension: Extension) -> str:
+    """Return the name of an extension: its base's, and the number of enrolled products."""
+    base = re.sub(r"_plus\d+$", "", name)
+    return f"{base}_plus{len(extension.classes) - extension.old_classes}"
+
+
+def record(tracker: MemoryTracker, config: Config, index: Index, change: Change, run: EarlierRun, folder: Path) -> None:
+    """Record the request, parents, classes, the extension and what was enrolled."""
+    record_request(tracker, config, folder)
+    after = change.after
+    tracker.set_tags(parents([run]) | {BASE: after.base, "dataset_fingerprint": index.fingerprint})
+    tracker.set_tags({"change": change.text, "products": len(after.classes)})
+    files = [folder / CLASSES, folder / EXTENSION]
+    write_text(files[0], "\n".join(after.classes) + "\n", sync=True)
+    write_extension(after, files[1])
+    if change.images is not None:
+        files.append(folder / "enrolled.csv")
+        write_csv(enrolled_table(change.images, change.findings), files[-1])
+    for file in files:
+        tracker.log_artifact(file)
+
+
+def record_outlook(tracker: MemoryTracker, products: Sequence[ProductReport], outlook: Outlook) -> None:
+    """Record what to expect as metrics, with the counts as tags."""
+    scores = {}
+    estimates = [product.expected for product in products if product.expected]
+    if estimates:
+        right, count = sum(round(each.value * each.count) for each in estimates), sum(each.count for each in estimates)
+        scores["new/expected_top1"] = Score(right / count, count)
+    if outlook.forgetting:
+        scores |= {"val/top1_before": outlook.forgetting.before, "val/top1": outlook.forgetting.after}
+        tracker.log_metrics({"val/stolen": outlook.forgetting.stolen, "val/lost": outlook.forgetting.lost}, 0)
+    if outlook.unlisted:
+        for name in ("auroc", "fpr95", "accepted", "refused"):
+            scores[f"unlisted/{name}"] = getattr(outlook.unlisted, name)
+    tracker.log_metrics({name: score.value for name, score in scores.items()}, 0)
+    tracker.set_tags({f"{name}_count": score.count for name, score in scores.items()})
