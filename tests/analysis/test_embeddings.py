@@ -84,15 +84,16 @@ def test_a_failure_leaves_the_earlier_file_and_no_part(file):
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_writing_needs_the_memory_of_a_few_blocks(file):
-    """160 MB of embeddings; a second array would show."""
+def test_writing_needs_the_memory_of_a_few_blocks(file, monkeypatch):
+    """39 MB of embeddings in blocks of 2 MB; an array of all would show."""
+    monkeypatch.setattr(embeddings, "_BLOCK", 2048)
     width = 256
-    part = unit_rows(4096, width)
+    part = unit_rows(1024, width)
     many = (Block([str(i) for i in range(len(part))], [None] * len(part), part) for _ in range(38))
     tracemalloc.start()
     try:
         write_embeddings(file, many, np.eye(1, width, dtype=np.float32)[0], None)
-        assert tracemalloc.get_traced_memory()[1] < 80e6
+        assert tracemalloc.get_traced_memory()[1] < 15e6
     finally:
         tracemalloc.stop()
 
