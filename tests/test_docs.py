@@ -108,7 +108,8 @@ def test_documented_commands_are_accepted(command, compose, tmp_path, monkeypatc
         return  # a form, not a command
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    (tmp_path / "list.csv").touch()
+    for name in ("list.csv", "shop.parquet"):
+        (tmp_path / name).touch()
     command = re.sub(r"<[^>]*>", "x", command)  # what the reader fills in
     arguments = [argument for argument in shlex.split(command)[1:] if argument not in ("run.py", "-m", "--help")]
     if "--cfg" in arguments:

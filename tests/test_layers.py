@@ -24,8 +24,9 @@ ALLOWED = {
     "ablation": "config dataset evaluation pages tracking",
     "sweep": "ablation config dataset device evaluation tracking",
     "analysis": "config dataset device evaluation model pages sweep tracking train",
+    "serving": "evaluation model tracking",
     "enrollment": "analysis config dataset evaluation extension model pages tracking train",
-    "task": "ablation analysis config dataset device enrollment evaluation extension model pages sweep tracking train",
+    "task": "ablation analysis config dataset device enrollment evaluation extension model pages serving sweep tracking train",
     "cli": "config device tracking",  # imports a task by name when it runs
     "notebook": "analysis cli config dataset evaluation pages tracking train",
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.analysis.class_map import map_positions
 from rp2k_lab.analysis.feature_cache import cached_features, features_name
 from rp2k_lab.analysis.label_issues import LabelIssues, find_label_issues, find_label_issues_in_top
 from rp2k_lab.analysis.neighbors import class_means, nearest
@@ -45,10 +46,17 @@ class Analysis:
     Attributes:
         tables: of the images.
         labels: issues of their labels, in the same order; None if the network was trained on the images.
+        means: from `neighbors.class_means`.
     """
 
     tables: ErrorTables
     labels: LabelIssues | None
+    means: np.ndarray
+
+    def with_map(self) -> ErrorTables:
+        """Return the tables with the places of the classes on a map: columns map_x and map_y of `classes`."""
+        places = map_positions(self.means)
+        return replace(self.tables, classes=self.tables.classes.assign(map_x=places[:, 0], map_y=places[:, 1]))
 
 
 def analyze_run(
@@ -90,9 +98,8 @@ def analyze_run(
     errors = np.flatnonzero(~tables.cases["correct"].to_numpy(bool))
     itself = positions[errors] if split == "train" else None
     neighbors, distances = nearest(features[positions[errors]], training, NEAREST, itself, check)
-    return Analysis(
-        replace(tables, cases=add_nearest(tables.cases, errors, train["row"].to_numpy()[neighbors], distances)), labels
-    )
+    cases = add_nearest(tables.cases, errors, train["row"].to_numpy()[neighbors], distances)
+    return Analysis(replace(tables, cases=cases), labels, means)
 
 
 def split_features(

@@ -199,6 +199,15 @@ byId("filters").addEventListener("reset", () => { cluster = null; setTimeout(upd
 byId("class-search").addEventListener("input", updateClasses);
 for (const node of document.querySelectorAll("[data-cause]")) node.addEventListener("click", () => only({ cause: causes.indexOf(node.dataset.cause) }));
 for (const node of document.querySelectorAll("[data-state]")) node.addEventListener("click", () => only({ state: node.dataset.state }));
+for (const dot of document.querySelectorAll("svg.map circle")) {  // a title each in the file would double the page's elements
+  const name = Number(dot.dataset.class), c = classes[name];
+  dot.addEventListener("click", () => only({ class: names[name] }));
+  dot.addEventListener("pointerenter", () => {
+    const title = document.createElementNS(dot.namespaceURI, "title");
+    title.textContent = `${names[name]}: ${percent(c[ACCURACY])} of ${number(c[IMAGES])} photos, ${number(c[TRAIN])} in train`;
+    dot.replaceChildren(title);
+  });
+}
 byId("cluster-count").textContent = number(clusters.length) + " clusters";
 groups.show(clusters);
 updateClasses();

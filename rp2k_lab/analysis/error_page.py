@@ -15,6 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from rp2k_lab.analysis.causes import CAUSES, MEANINGS
+from rp2k_lab.analysis.class_map import ACCURACIES, class_map_chart
 from rp2k_lab.analysis.compare import STATES
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart
 from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_thumbnails
@@ -84,6 +85,7 @@ def write_page(
         ],
     }
     values = _values(title, facts, cases, causes, curves, pairs) | _truth(label_score, photo_score)
+    values |= {"map": class_map_chart(classes, cases), "accuracies": ACCURACIES}
     frame = len(_page(values, data | {"rows": rows, "thumbnails": [], "examples": {}}, left_out).encode())
     budget = PageBudget(MAX_BYTES - frame - _MARGIN)
     left_out |= add_thumbnails(budget, rows, errors, ids, data["clusters"], names, thumbnails)

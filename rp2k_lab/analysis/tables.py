@@ -34,7 +34,7 @@ class ErrorTables:
         cases: see the module.
         classes: one row for each class: class, images (of the split), train_images, accuracy (NaN without images), low,
             high (Wilson, 95 %), most_confused_with (its most frequent wrong prediction or ""), confused_images (their
-            number), cluster (of look-alikes, -1: none).
+            number), cluster (of look-alikes, -1: none); map_x, map_y (0 to 1, NaN: none; from `Analysis.with_map`).
         clusters: from `clusters.cluster_table`.
         causes: from `causes.cause_table`; without `others`, if there is no catch-all class.
         curves: from `accuracy_curves.accuracy_curves`.

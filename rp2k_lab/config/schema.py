@@ -95,6 +95,7 @@ else:
         | tasks.Ensemble
         | tasks.FixRes
         | tasks.Predict
+        | tasks.Embed
         | tasks.Extend
         | tasks.Export
         | tasks.Convert

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rp2k_lab.config.thresholds import Rules
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.options import AbsolutePath, Count, Group, NonNegativeFloat, PositiveFloat, Side
+from rp2k_lab.core.options import AbsolutePath, Count, Group, Natural, NonNegativeFloat, PositiveFloat, Side
 
 Split = Literal["train", "val", "test"]
 # A single split needs no brackets; an empty list is refused.
@@ -146,6 +146,61 @@ class Predict(Task):
         if self.output == self.input:
             raise RequestError(f"task.output={self.output}: is the input\nuse another file")
         return self
+
+
+class Embed(Task):
+    name: Literal["embed"]
+    input: AbsolutePath | None = Field(
+        description="an image, a folder of images with its subfolders, or a list of images (.txt, .csv); or use split"
+    )
+    split: Split | None = Field(description="a split of the dataset, in place of input")
+    output: AbsolutePath | None = Field(
+        description="file for the embeddings, .parquet or .npy; null: embeddings.parquet in the run folder"
+    )
+    neighbors: Natural = Field(description="nearest images listed for each image in neighbors.csv; 0: no list")
+    against: AbsolutePath | None = Field(
+        description="file of task=embed with the images that may be neighbors; null: train of the run's dataset"
+    )
+    index: Literal["flat", "sq8", "ivf"] = Field(
+        description="search among more than 500,000 images, by the extra faiss: flat: exact; sq8: a quarter of the "
+        "memory; ivf: a small part of the images, several times as fast and not exact"
+    )
+    earlier_runs = (1,)
+
+    @property
+    def reads_images(self) -> bool:
+        return self.split is not None or self.is_against_train
+
+    @property
+    def is_against_train(self) -> bool:
+        """Whether the neighbors are training images of the run."""
+        return self.neighbors > 0 and self.against is None
+
+    @model_validator(mode="after")
+    def _check_files(self):
+        if (self.input is None) == (self.split is None):
+            given = "needs photos" if self.input is None else f"takes no task.split={self.split} beside it"
+            raise RequestError(
+                f"task.input: task=embed {given}\nuse task.input=<photo, folder or list> or task.split=train"
+            )
+        if self.input and not self.input.exists():
+            raise RequestError(f"task.input={self.input}: there is no such file or folder")
+        if self.output and self.output.suffix not in (".parquet", ".npy"):
+            raise RequestError(f"task.output={self.output}: neither .parquet nor .npy\nuse task.output=<name>.parquet")
+        self._check_against()
+        return self
+
+    def _check_against(self) -> None:
+        if self.against is None:
+            return
+        if not self.neighbors:
+            raise RequestError(f"task.against={self.against}: task.neighbors is 0\nadd task.neighbors=5")
+        if self.against.suffix not in (".parquet", ".npy"):
+            raise RequestError(f"task.against={self.against}: neither .parquet nor .npy\nuse a file of task=embed")
+        if not self.against.is_file():
+            raise RequestError(f"task.against={self.against}: there is no such file\nuse a file of task=embed")
+        if self.against == self.output:
+            raise RequestError(f"task.output={self.output}: is the file of task.against\nuse another file")
 
 
 class Extend(Task):

@@ -12,10 +12,12 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rp2k_lab.core.files import write_text
+from rp2k_lab.core.files import write_atomically, write_text
 from rp2k_lab.core.text import escape_controls, shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
 log = logging.getLogger(__name__)
@@ -214,6 +216,18 @@ def csv_text(table: "pd.DataFrame", **options) -> str:
 def write_csv(table: "pd.DataFrame", file: Path, **options) -> None:
     """Write a table atomically; see `csv_text`."""
     write_text(file, csv_text(table, **options))
+
+
+def write_csv_parts(parts: "Iterable[pd.DataFrame]", file: Path, is_ascii: bool, **options) -> None:
+    """Write tables of the same columns as one CSV, atomically and one at a time; see `csv_text`.
+
+    Args:
+        is_ascii: whether no table has text beyond ASCII, so that the file needs no byte order mark.
+    """
+    with write_atomically(file) as part, part.open("w", encoding="utf-8", newline="") as opened:
+        opened.write("" if is_ascii else _BYTE_ORDER_MARK)
+        for i, table in enumerate(parts):
+            opened.write(csv_text(table, header=i == 0, **options).removeprefix(_BYTE_ORDER_MARK))
 
 
 def read_written(file: Path, text_columns: tuple[str, ...] = ()) -> "pd.DataFrame":

@@ -1,6 +1,6 @@
 """All that a network gives for an image: probabilities, a score of being known, an embedding."""
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from rp2k_lab.model import WithPreprocessing
 from rp2k_lab.model.network import unit
@@ -22,9 +22,25 @@ class Outputs(nn.Cell):
     def construct(self, images):
         net = self.network.network
         features = net.head.features(net.backbone(self.network.normalize(images))).astype("float32")
-        probabilities = ops.softmax(net.head.classify(features).astype("float32"), -1)
+        return self.of_features(features)
+
+    def of_features(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the outputs for the classifier's input, float32 (batch, width)."""
+        head = self.network.network.head
+        probabilities = ops.softmax(head.classify(features).astype("float32"), -1)
         if self.is_extension:
-            embeddings, scores = net.head.fc.embed_and_score(features)
+            embeddings, scores = head.fc.embed_and_score(features)
         else:
             embeddings, scores = unit(features), probabilities.max(axis=1)
         return probabilities, scores, embeddings
+
+
+class Embedding(nn.Cell):
+    """Features before the classifier to the embeddings of `Outputs`, float32 (batch, width)."""
+
+    def __init__(self, network: WithPreprocessing):
+        super().__init__(auto_prefix=False)
+        self.outputs = Outputs(network)
+
+    def construct(self, features):
+        return self.outputs.of_features(features)[2]

@@ -68,7 +68,7 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
                 analyze_run(config, index, run, member, measured, held_out, check)
                 for run, member in zip(runs, members, strict=True)
             ]
-            tables, labels = analyses[-1].tables, analyses[-1].labels
+            tables, labels = analyses[-1].with_map(), analyses[-1].labels
             pairs = pair_table(*(each.tables.cases for each in analyses)) if len(analyses) == 2 else None
             record_tables(tracker, tables, pairs, split, folder)
             label_score = record_label_issues(tracker, index, measured.rows, labels, split, folder) if labels else None

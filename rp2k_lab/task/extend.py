@@ -45,7 +45,7 @@ from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.extension.extension_file import Enrolled, Extension, write_extension
-from rp2k_lab.task.predict import readable_views
+from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
 from rp2k_lab.tracking.run_files import CLASSES

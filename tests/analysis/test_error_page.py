@@ -193,6 +193,19 @@ def test_table_links_filter_the_counted_errors(opened, small):
     assert count(page) == ((wrong["true"] == "class 3") | (wrong["top1"] == "class 3")).sum() > 0
 
 
+def test_dots_of_the_map_name_their_class_and_filter_its_errors(opened, small):
+    page, tables = opened(small.file).page, small.tables
+    wrong = tables.cases.merge(tables.pairs, on="row")
+    for row in tables.classes.itertuples():
+        dot = page.locator(f"svg.map circle[data-class='{row.Index}']")
+        dot.dispatch_event("pointerenter")
+        title = dot.locator("title").text_content()
+        assert title.startswith(f"{escape_controls(row[1])}: ")
+        assert title.endswith(f" of {row.images:,} photos, {row.train_images:,} in train")
+    dot.dispatch_event("click")
+    assert count(page) == ((wrong["true"] == row[1]) | (wrong["top1"] == row[1])).sum() > 0
+
+
 def test_class_table_is_sorted(opened, small):
     page = opened(small.file).page
     for head, column in (("accuracy", 2), ("photos", 1), ("photos in train", 4)):

@@ -33,6 +33,7 @@ NEEDS = {
     ("task", "fixres"): ["runs=x"],
     ("task", "extend"): ["runs=x", "task.input=/"],
     ("task", "predict"): ["runs=x", "task.input=/"],
+    ("task", "embed"): ["runs=x", "task.input=/"],
 }
 
 
@@ -188,6 +189,37 @@ def test_predict_refuses_invalid_files(compose, tmp_path, override, message):
     with pytest.raises(RequestError, match=message) as error:
         parse(composed)
     assert len(str(error.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], r"^task\.input: task=embed needs photos\nuse task\.input=<.*> or task\.split="),
+        (["task.input=/", "task.split=val"], r"^task\.input: task=embed takes no task\.split=val beside it\nuse "),
+        (["task.input=/no/such"], r"^task\.input=/no/such: there is no such file or folder$"),
+        (["task.split=val", "task.output=/a.csv"], r"^task\.output=/a\.csv: neither \.parquet nor \.npy\nuse "),
+        (["task.split=val", "task.against=/a.npy"], r"^task\.against=/a\.npy: task\.neighbors is 0\nadd "),
+        (["task.split=val", "task.neighbors=1", "task.against=/a"], r"^task\.against=/a: neither \.parquet nor "),
+        (["task.split=val", "task.neighbors=1", "task.against=/a.npy"], r"^task\.against=/a\.npy: there is no such"),
+        (["task.split=val", "task.index=hnsw"], r"^task\.index=hnsw: "),
+        (["task.split=val", "task.neighbors=-1"], r"^task\.neighbors=-1: "),
+    ],
+)
+def test_embed_refuses_invalid_files_and_numbers(compose, overrides, message):
+    with pytest.raises(RequestError, match=message) as error:
+        parse(compose("task=embed", "runs=a", *overrides))
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_embed_needs_the_dataset_for_a_split_and_for_neighbors_in_train_alone(compose, tmp_path):
+    for overrides, needs in (
+        (["task.input=/"], False),
+        (["task.split=val"], True),
+        (["task.input=/", "task.neighbors=1"], True),
+        (["task.input=/", "task.neighbors=1", f"task.against={tmp_path}/a.npy"], False),
+    ):
+        (tmp_path / "a.npy").touch()
+        assert parse(compose("task=embed", "runs=a", *overrides)).task.reads_images == needs
 
 
 def test_export_needs_no_dataset_and_writes_relative_to_the_shells_folder(compose, tmp_path, monkeypatch):

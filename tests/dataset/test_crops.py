@@ -14,7 +14,7 @@ from rp2k_lab.dataset.loader import ImageViews, ResizedImages
 from rp2k_lab.dataset.near_duplicates import find_copies
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.pages.images import ImageEmbedder
-from rp2k_lab.task.predict import find_images, readable_views
+from rp2k_lab.task.inputs import find_images, readable_views
 from tests.helpers import corrupt_images
 from tests.helpers.dataset_options import options
 

@@ -58,6 +58,7 @@ def _classes(cases: pd.DataFrame, names: list[str], train_images: np.ndarray) ->
     wrong = cases[~cases["correct"]].groupby("true").size().reindex(names, fill_value=0).to_numpy()
     table["most_confused_with"] = [names[(i + 1) % len(names)] if n else "" for i, n in enumerate(wrong)]
     table["confused_images"], table["cluster"] = wrong, np.arange(len(names)) // 3
+    table["map_x"], table["map_y"] = np.random.default_rng(0).random((2, len(names)), np.float32)
     return table
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.evaluation.predictor import Answers
-from rp2k_lab.task import predict
+from rp2k_lab.task import inputs, predict
 
 RUN = "resnet18_shelf_none_seed0"
 
@@ -145,7 +145,7 @@ def test_only_readable_images_have_rows(tmp_path):
 def test_unreadable_image_is_black_in_every_preprocessing_and_reported(tmp_path, write_photo):
     problems = {}
     paths = [str(write_photo(tmp_path / "good.png", 20, 30)), str(tmp_path / "gone.png")]
-    views = predict.readable_views(paths, [((32, 32), "letterbox"), ((16, 16), "stretch")], problems)
+    views = inputs.readable_views(paths, [((32, 32), "letterbox"), ((16, 16), "stretch")], problems)
     assert [view.shape for view in views(0)] == [(32, 21, 3), (16, 16, 3)]
     assert all(not view.any() for view in views(1))
     assert len(views(1)) == 2
@@ -157,12 +157,12 @@ def test_irregular_files_are_reported_without_blocking(tmp_path, name):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     problems = {}
-    predict.readable_views([str(tmp_path / name)], [((32, 32), "letterbox")], problems)(0)
+    inputs.readable_views([str(tmp_path / name)], [((32, 32), "letterbox")], problems)(0)
     assert problems == {0: "embedded null byte" if "\0" in name else "no regular file"}
 
 
 def test_folder_gives_all_images_below_it_sorted(folder, recorded):
-    root, names, _ = predict.find_images(folder)
+    root, names, _ = inputs.find_images(folder)
     assert root == folder
     assert names == sorted(["broken, 坏.JPG", *recorded["path"][:40], *(f"more/{name}" for name in KINDS)])
 
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", closed)
     unused = [("closed/", "the folder cannot be listed (Permission denied)")]
-    assert predict.find_images(tmp_path) == (tmp_path, ["a.jpg"], unused)
+    assert inputs.find_images(tmp_path) == (tmp_path, ["a.jpg"], unused)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 )
 def test_list_gives_its_paths_unchanged(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
-    assert predict.find_images(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"], [])
+    assert inputs.find_images(tmp_path / name) == (tmp_path, ["a b.jpg", "/abs/伊利\u2028.jpg"], [])
 
 
 def test_single_image(tmp_path):
-    assert predict.find_images(tmp_path / "a.webp") == (tmp_path, ["a.webp"], [])
+    assert inputs.find_images(tmp_path / "a.webp") == (tmp_path, ["a.webp"], [])
 
 
 @pytest.mark.parametrize("name", ["empty", "list.txt"])
@@ -204,19 +204,19 @@ def test_no_image_is_unusable_data(tmp_path, name):
     (tmp_path / "empty" / "below" / "x.txt").touch()
     (tmp_path / "list.txt").write_text("\n\n")
     with pytest.raises(DataError, match=r"names no photo(, only 1 \.txt)?\nuse JPEG, "):
-        predict.find_images(tmp_path / name)
+        inputs.find_images(tmp_path / name)
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])
 @pytest.mark.parametrize(("name", "content"), [("a.csv", "Path ;n\r\n红枣/1.jpg;1\r\n"), ("a.txt", "红枣/1.jpg\r\n")])
 def test_lists_of_spreadsheets_and_other_editors_are_read(tmp_path, encoding, name, content):
     (tmp_path / name).write_text(content, encoding, newline="")
-    assert predict.find_images(tmp_path / name).names == ["红枣/1.jpg"]
+    assert inputs.find_images(tmp_path / name).names == ["红枣/1.jpg"]
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", b"file\na.jpg\n"), ("a.csv", b""), ("a.txt", b"\xff\xfe\n")])
 def test_invalid_list_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match=r"\.(csv|txt): (has no column path|is empty|neither UTF-8)") as error:
-        predict.find_images(tmp_path / name)
+        inputs.find_images(tmp_path / name)
     assert len(str(error.value).splitlines()) == 2
