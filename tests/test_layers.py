@@ -26,7 +26,8 @@ ALLOWED = {
     "analysis": "config dataset device evaluation model pages sweep tracking train",
     "serving": "evaluation model tracking",
     "enrollment": "analysis config dataset evaluation extension model pages tracking train",
-    "task": "ablation analysis config dataset device enrollment evaluation extension model pages serving sweep tracking train",
+    "task": "ablation analysis config dataset device enrollment evaluation extension model pages serving sweep"
+    " tracking train",
     "cli": "config device tracking",  # imports a task by name when it runs
     "notebook": "analysis cli config dataset evaluation pages tracking train",
 }

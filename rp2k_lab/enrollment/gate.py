@@ -10,7 +10,7 @@ from rp2k_lab.analysis.photo_quality import MEASURES
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.enrollment.new_images import NewImages
 from rp2k_lab.extension.extension_file import Extension
-from rp2k_lab.extension.gallery import Whitening, class_centers, unit
+from rp2k_lab.extension.gallery import class_centers, unit
 
 # Cosine of whitened features above which two photos are taken for nearly the same.
 NEAR_COPY = 0.985
@@ -48,18 +48,22 @@ class Rival:
     cosine: float
 
 
-def rivals(product: np.ndarray, extension: Extension, own: int | None, count: int = 3) -> list[Rival]:
-    """Return the nearest listed products of a new one, nearest first.
+def rivals(products: np.ndarray, extension: Extension, own: Sequence[int], count: int = 3) -> list[list[Rival]]:
+    """Return the nearest listed products of some products, nearest first.
 
     Args:
-        product: whitened vectors of its images, float32 (images, width).
-        own: its own label, which is left out; None: it is not listed.
+        products: a whitened vector of each, float32 (products, width).
+        own: their labels, which are left out; -1: not listed.
+        count: rivals of each; fewer if there are fewer products.
     """
-    scores = extension.gallery.scores(unit(product.mean(axis=0, keepdims=True)))[0]
-    if own is not None:
-        scores[own] = -np.inf
-    nearest = np.argsort(-scores, kind="stable")[: min(count, len(scores) - (own is not None))]
-    return [Rival(int(label), float(scores[label])) for label in nearest]
+    scores = extension.gallery.scores(unit(products))
+    found = []
+    for row, label in zip(scores, own, strict=True):
+        if label >= 0:
+            row[label] = -np.inf
+        nearest = np.argsort(-row, kind="stable")[: min(count, len(row) - (label >= 0))]
+        found.append([Rival(int(rival), float(row[rival])) for rival in nearest])
+    return found
 
 
 def judge(
@@ -71,7 +75,7 @@ def judge(
         vectors: whitened features of `images.table`, float32 (images, width).
         quality: `photo_quality.measure_images` of the same.
         extension: before the images are enrolled.
-        look_alike: cosine with a listed product from which a new one may be the same: what half of all val photos reach.
+        look_alike: cosine with a listed product from which a new one may be the same: half of all val photos reach it.
     """
     findings = [
         Finding(name, path, f"cannot be read ({problem})")
@@ -85,10 +89,10 @@ def judge(
     scores = extension.gallery.scores(vectors)
     by_class = {name: np.flatnonzero(table["class"] == name) for name in images.classes}
     centers = {name: class_centers(vectors[rows]) for name, rows in by_class.items()}
+    new = [name for name in by_class if name not in classes]
+    findings += _about_products({name: vectors[by_class[name]] for name in new}, extension, look_alike)
     for name, rows in by_class.items():
         own = classes.index(name) if name in classes else None
-        if own is None:
-            findings += _about_product(name, vectors[rows], extension, look_alike)
         others = {other: centers[other] for other in centers if other != name}
         for position, row in enumerate(rows):
             path = str(table["path"].iloc[row])
@@ -103,14 +107,19 @@ def judge(
     return findings
 
 
-def _about_product(name: str, vectors: np.ndarray, extension: Extension, look_alike: float) -> list[Finding]:
+def _about_products(products: dict[str, np.ndarray], extension: Extension, look_alike: float) -> list[Finding]:
+    """Return what speaks against new products, from name to the vectors of its images."""
+    if not products:
+        return []
+    means = np.stack([vectors.mean(axis=0) for vectors in products.values()])
+    nearest = rivals(means, extension, [-1] * len(means), 1)
     findings = []
-    nearest = rivals(vectors, extension, None, 1)
-    if nearest and nearest[0].cosine >= look_alike:
-        rival = escape_controls(extension.classes[nearest[0].label])
-        findings.append(Finding(name, "", f"looks like {rival} (cosine {nearest[0].cosine:.2f}): the same product?"))
-    if len(vectors) == 1:
-        findings.append(Finding(name, "", "has one photo: its accuracy cannot be estimated, add a second"))
+    for (name, vectors), (rival,) in zip(products.items(), nearest, strict=True):
+        if rival.cosine >= look_alike:
+            listed = escape_controls(extension.classes[rival.label])
+            findings.append(Finding(name, "", f"looks like {listed} (cosine {rival.cosine:.2f}): the same product?"))
+        if len(vectors) == 1:
+            findings.append(Finding(name, "", "has one photo: its accuracy cannot be estimated, add a second"))
     return findings
 
 
@@ -168,16 +177,14 @@ def base_near_copies(
     """
     features, labels, paths = train
     nearest = extension.base_gallery.scores(vectors).argmax(axis=1)
+    rows = np.flatnonzero(np.isin(labels, nearest))
+    compared = extension.whitening(np.asarray(features[rows]))
     findings = []
     for label in np.unique(nearest):
-        new, rows = np.flatnonzero(nearest == label), np.flatnonzero(labels == label)
-        cosines = vectors[new] @ _whitened(extension.whitening, features, rows).T
+        new, old = np.flatnonzero(nearest == label), np.flatnonzero(labels[rows] == label)
+        cosines = vectors[new] @ compared[old].T
         best = cosines.argmax(axis=1)
         for each in np.flatnonzero(cosines.max(axis=1) >= NEAR_COPY):
-            found, copy = images.table.iloc[int(new[each])], escape_controls(paths[int(rows[best[each]])])
+            found, copy = images.table.iloc[int(new[each])], escape_controls(paths[int(rows[old[best[each]]])])
             findings.append(Finding(found["class"], found["path"], f"is nearly the same photo as {copy} of train"))
     return findings
-
-
-def _whitened(whitening: Whitening, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return whitening(np.asarray(features[rows]))

@@ -1,6 +1,6 @@
 """What to expect of an extension: each new product, what the old ones lose, what unlisted ones do, photos needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,32 +8,41 @@ import numpy as np
 from rp2k_lab.evaluation.metric_registry import Score, fraction
 from rp2k_lab.evaluation.open_set import accepted_at, auroc, conformal
 from rp2k_lab.extension.extension_file import Extension
-from rp2k_lab.extension.gallery import Whitening, answer, class_centers
+from rp2k_lab.extension.gallery import answer, answer_scores, class_centers
 
 # Numbers of photos that the curve tells about.
 PHOTOS = (1, 2, 3, 5, 10, 20)
 _CLASSES, _DRAWS = 60, 5  # of the curve
 
 
-def expected_accuracy(extension: Extension, label: int) -> Score | None:
-    """Return the share of a new product's images that its other images recognize; None for one image.
+def expected_accuracies(extension: Extension, labels: Sequence[int]) -> dict[int, Score | None]:
+    """Return the share of each new product's images that its other images recognize; None for one image.
 
     Each image is left out in turn.  All other products compete with all their centers.
 
     Args:
-        extension: with the product enrolled.
-        label: of the product.
+        extension: with the products enrolled.
+        labels: of the products.
     """
-    vectors = extension.enrolled.vectors[extension.enrolled.labels == label]
+    enrolled = extension.enrolled
+    rows = np.flatnonzero(np.isin(enrolled.labels, labels))
+    own = enrolled.labels[rows]
+    rivals = answer(extension.gallery, enrolled.vectors[rows], own).hidden_scores
+    return {label: _left_out(enrolled.vectors[rows[own == label]], rivals[own == label]) for label in labels}
+
+
+def _left_out(vectors: np.ndarray, rivals: np.ndarray) -> Score | None:
+    """Return the share of a product's images that are nearer to its others than to any other product.
+
+    Args:
+        vectors: of the product, float32 (images, width).
+        rivals: each image's largest cosine with another product, float32 (images,).
+    """
     if len(vectors) < 2:
         return None
-    scores = extension.gallery.scores(vectors)
-    scores[:, label] = -np.inf
-    rival = scores.max(axis=1)
-    right = 0
-    for position, vector in enumerate(vectors):
-        right += bool((class_centers(np.delete(vectors, position, axis=0)) @ vector).max() > rival[position])
-    return fraction(right, len(vectors))
+    others = [class_centers(np.delete(vectors, position, axis=0)) for position in range(len(vectors))]
+    own = [float((centers @ vector).max()) for centers, vector in zip(others, vectors, strict=True)]
+    return fraction((np.array(own) > rivals).sum(), len(vectors))
 
 
 @dataclass(frozen=True)
@@ -86,17 +95,15 @@ class Unlisted:
     refused: Score
 
 
-def unlisted(
-    extension: Extension, val: np.ndarray, true: np.ndarray, reject: float, check: Callable[[], None]
-) -> Unlisted:
+def unlisted(extension: Extension, scores: np.ndarray, true: np.ndarray, reject: float) -> Unlisted:
     """Return the measures of the threshold by leave-one-class-out.
 
     Args:
-        val: whitened features of the base's val images, float32 (images, width).
+        scores: of the base's val images, float32 (images, classes).
         true: their labels in the extension, int (images,); -1: not listed.
         reject: share of known images that may be refused.
     """
-    answers, open_set = answer(extension.gallery, val, true, check), conformal(extension.val_scores)
+    answers, open_set = answer_scores(scores, true), conformal(extension.val_scores)
     known, hidden = answers.scores[true >= 0], answers.hidden_scores
     return Unlisted(
         auroc(known, hidden),
@@ -147,24 +154,14 @@ def photos_curve(
     accuracies: dict[int, list[float]] = {count: [] for count in PHOTOS}
     for label in chosen:
         check()
-        own, images = np.flatnonzero(labels == label), np.flatnonzero(true == label)
+        images = np.flatnonzero(true == label)
+        own = extension.whitening(np.asarray(features[np.flatnonzero(labels == label)]))
         for count in PHOTOS:
             if count <= len(own):
-                accuracies[count].append(
-                    float(np.mean([
-                        (vectors[images] @ _draw(extension.whitening, features, own, count, rng).T).max(axis=1)
-                        > hidden[images]
-                        for _ in range(_DRAWS)
-                    ]))
-                )  # fmt: skip
+                draws = [class_centers(own[np.sort(rng.permutation(len(own))[:count])]) for _ in range(_DRAWS)]
+                right = [(vectors[images] @ centers.T).max(axis=1) > hidden[images] for centers in draws]
+                accuracies[count].append(float(np.mean(right)))
     return [CurvePoint(count, _mean(values)) for count, values in accuracies.items() if len(values) >= 3]
-
-
-def _draw(
-    whitening: Whitening, features: np.ndarray, own: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    rows = np.sort(rng.permutation(own)[:count])
-    return class_centers(whitening(np.asarray(features[rows])))
 
 
 def _mean(values: list[float]) -> Score:

@@ -122,14 +122,14 @@ class Extension:
         columns = np.arange(counts.max())[None]
         return gallery.centers[starts[:-1, None] + np.where(columns < counts[:, None], columns, 0)]
 
-    def log_probabilities(self, vectors: np.ndarray, head_logits: np.ndarray) -> np.ndarray:
+    def log_probabilities(self, scores: np.ndarray, head_logits: np.ndarray) -> np.ndarray:
         """Return what `model.extended_classifier` gives, float32 (images, classes).
 
         Args:
-            vectors: whitened features of length 1, float32 (images, width).
+            scores: of the gallery, float32 (images, classes).
             head_logits: of the base's head, up to a constant for each image, float32 (images, base classes).
         """
-        logits = _log_softmax(np.float32(self.scale) * self.gallery.scores(vectors))
+        logits = _log_softmax(np.float32(self.scale) * scores)
         if self.old == "centers" or not self.old_classes:
             return logits
         old = logits[:, : self.old_classes]

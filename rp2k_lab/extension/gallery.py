@@ -6,7 +6,7 @@ Pattern Recognition, 1990, chapter 10); centers as classifier weights are weight
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -203,14 +203,20 @@ def answer(
     parts = []
     for begin in range(0, len(vectors), 2048):
         check()
-        scores, own = gallery.scores(vectors[begin : begin + 2048]), true[begin : begin + 2048]
-        rows = np.arange(len(scores))
-        first = scores.argmax(axis=1)
-        own_scores = np.where(own >= 0, scores[rows, own], np.float32(-1))
-        best = scores[rows, first]
-        scores[rows[own >= 0], own[own >= 0]] = -np.inf
-        other = scores.argmax(axis=1)
-        parts.append((first, best, other, scores[rows, other], own_scores))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] or [np.empty(0)] * 5
+        part = slice(begin, begin + 2048)
+        parts.append(answer_scores(gallery.scores(vectors[part]), true[part]))
+    if len(parts) == 1:
+        return parts[0]
+    return Answers(*(np.concatenate([getattr(part, name.name) for part in parts]) for name in fields(Answers)))
+
+
+def answer_scores(scores: np.ndarray, true: np.ndarray) -> Answers:
+    """Return `answer` for the classes' scores of images, float32 (images, classes)."""
+    rows, first = np.arange(len(scores)), scores.argmax(axis=1)
+    own_scores = np.where(true >= 0, scores[rows, true], np.float32(-1))
+    hidden = scores.copy()
+    hidden[rows[true >= 0], true[true >= 0]] = -np.inf
+    other = hidden.argmax(axis=1)
     kinds = (np.int32, np.float32, np.int32, np.float32, np.float32)
+    columns = (first, scores[rows, first], other, hidden[rows, other], own_scores)
     return Answers(*(column.astype(kind) for column, kind in zip(columns, kinds, strict=True)))

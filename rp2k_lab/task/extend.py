@@ -31,7 +31,7 @@ from rp2k_lab.enrollment.new_images import (
     read_renames,
     vectors_finite,
 )
-from rp2k_lab.enrollment.outlook import expected_accuracy, forgetting, photos_curve, unlisted
+from rp2k_lab.enrollment.outlook import expected_accuracies, forgetting, photos_curve, unlisted
 from rp2k_lab.enrollment.page import (
     Outlook,
     ProductReport,
@@ -45,6 +45,7 @@ from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.extension.extension_file import Enrolled, Extension, write_extension
+from rp2k_lab.extension.gallery import Gallery, Whitening
 from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
@@ -141,7 +142,7 @@ def make_change(config: Config, index: Index, parent: Parent, member: Member, ch
     check_names(key, images, before.classes)
     images = check_images(key, images, index, before)
     log.info("%d photos of %d products, %s", len(images.table), len(images.classes), target.describe(config.device))
-    vectors = image_vectors(config, images, parent.extension, member, check)
+    vectors = image_vectors(config, images, before.whitening, member, check)
     quality = measure_images(images.root, images.table["path"].tolist(), config.device.num_threads, check)
     train = index.split("train")["path"].tolist()
     findings = judge(images, vectors, quality, before, float(np.median(before.val_scores)))
@@ -155,7 +156,7 @@ def make_change(config: Config, index: Index, parent: Parent, member: Member, ch
 
 
 def image_vectors(
-    config: Config, images: NewImages, extension: Extension, member: Member, check: Callable[[], None]
+    config: Config, images: NewImages, whitening: Whitening, member: Member, check: Callable[[], None]
 ) -> np.ndarray:
     """Return the whitened features of the images, float32 (images, width), of length 1.
 
@@ -165,10 +166,10 @@ def image_vectors(
     paths, problems = [str(images.root / path) for path in images.table["path"]], {}
     predictor = Predictor([member], config.batch_size)
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
-    features = np.empty((len(paths), len(extension.whitening.mean)), np.float32)
+    features = np.empty((len(paths), len(whitening.mean)), np.float32)
     batches = batches_for(predictor, views, range(len(paths)), config)
     compute_features(member.network, batches, config.batch_size, features, check)
-    vectors = extension.whitening(features)
+    vectors = whitening(features)
     vectors_finite(vectors, images)
     return vectors
 
@@ -176,7 +177,10 @@ def image_vectors(
 def look_ahead(config: Config, parent: Parent, change: Change, check: Callable[[], None]) -> Outlook:
     """Return what to expect of the extended network, measured on the base's val."""
     before, after = change.before, change.after
-    old, new = (each.log_probabilities(parent.val, parent.val_logits).argmax(axis=1) for each in (before, after))
+    old_scores = before.gallery.scores(parent.val)
+    scores = extended_scores(before, after, old_scores, parent.val)
+    old = before.log_probabilities(old_scores, parent.val_logits).argmax(axis=1)
+    new = after.log_probabilities(scores, parent.val_logits).argmax(axis=1)
     count = len(before.classes)
     if len(after.classes) == count:  # renamed, or more images of the same classes
         present = np.arange(count)
@@ -185,31 +189,45 @@ def look_ahead(config: Config, parent: Parent, change: Change, check: Callable[[
     true = present_labels(after, parent.val_labels)
     is_new = np.array([position >= count for position in range(len(after.classes))])
     forgotten = forgetting(present[old], new, true, is_new)
-    open_set = unlisted(after, parent.val, true, config.task.reject, check) if (true >= 0).any() else None
+    open_set = unlisted(after, scores, true, config.task.reject) if (true >= 0).any() else None
     curve = []
     if change.images is not None:
         curve = photos_curve(after, (parent.train, parent.train_labels), (parent.val, parent.val_labels), check)
     return Outlook(forgotten, open_set, curve)
 
 
+def extended_scores(before: Extension, after: Extension, old_scores: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the scores of vectors by `after`, float32 (images, classes), from those by `before` where these stay."""
+    count = len(before.classes)
+    unchanged = after.classes[:count] == before.classes and len(after.enrolled.labels) >= len(before.enrolled.labels)
+    if not unchanged or (after.enrolled.labels < count).sum() != len(before.enrolled.labels):
+        return after.gallery.scores(vectors)
+    gallery = after.gallery
+    added = Gallery(gallery.centers[gallery.labels >= count], gallery.labels[gallery.labels >= count] - count)
+    return np.concatenate([old_scores, added.scores(vectors)], axis=1) if added.classes else old_scores
+
+
 def report_products(change: Change) -> list[ProductReport]:
     """Return the products that received images, by name."""
-    reports, after = [], change.after
-    for name in change.images.classes if change.images else ():
-        label = after.classes.index(name)
-        vectors = after.enrolled.vectors[after.enrolled.labels == label]
-        is_new = name not in change.before.classes
-        reports.append(
-            ProductReport(
-                name=name,
-                is_new=is_new,
-                photos=len(vectors),
-                expected=expected_accuracy(after, label) if is_new else None,
-                rivals=rivals(vectors, after, label),
-                findings=[finding for finding in change.findings if finding.product == name],
-            )
+    after, names = change.after, change.images.classes if change.images else []
+    if not names:
+        return []
+    labels = [after.classes.index(name) for name in names]
+    vectors = [after.enrolled.vectors[after.enrolled.labels == label] for label in labels]
+    is_new = [name not in change.before.classes for name in names]
+    expected = expected_accuracies(after, [label for label, new in zip(labels, is_new, strict=True) if new])
+    nearest = rivals(np.stack([each.mean(axis=0) for each in vectors]), after, labels)
+    return [
+        ProductReport(
+            name=name,
+            is_new=is_new[i],
+            photos=len(vectors[i]),
+            expected=expected.get(labels[i]),
+            rivals=nearest[i],
+            findings=[finding for finding in change.findings if finding.product == name],
         )
-    return reports
+        for i, name in enumerate(names)
+    ]
 
 
 def extended_name(name: str, extension: Extension) -> str:

@@ -102,6 +102,7 @@ def test_near_copies_of_training_photos(extension):
 
 def test_rivals_come_nearest_first_without_the_product(extension):
     enrolled = extension.enroll(["New"], Enrolled(near(1, (4, 0.9)), np.array([3], np.int32), ("x",)))
-    found = rivals(near(1, (4, 0.9)), enrolled, 3)
+    (found,) = rivals(near(1, (4, 0.9)), enrolled, [3])
     assert [enrolled.classes[rival.label] for rival in found] == ["Cola", "Ada", "Dim"]
-    assert len(rivals(near(1), extension, 0, 9)) == 2
+    (found, others) = rivals(np.concatenate([near(1), near(0)]), extension, [0, -1], 9)
+    assert (len(found), len(others)) == (2, 3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rp2k_lab.enrollment.outlook import expected_accuracy, forgetting, photos_curve, unlisted
+from rp2k_lab.enrollment.outlook import expected_accuracies, forgetting, photos_curve, unlisted
 from rp2k_lab.extension.extension_file import Enrolled, Extension
 from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
 from tests.helpers.extensions import extension_of
@@ -39,8 +39,8 @@ def enrolled(extension: Extension, noise: float, photos: int) -> Extension:
 
 def test_expected_accuracy_leaves_each_photo_out(base):
     extension, _, _, noise = base
-    assert expected_accuracy(enrolled(extension, noise, 1), COUNT) is None
-    score = expected_accuracy(enrolled(extension, noise, 5), COUNT)
+    assert expected_accuracies(enrolled(extension, noise, 1), [COUNT])[COUNT] is None
+    score = expected_accuracies(enrolled(extension, noise, 5), [COUNT])[COUNT]
     assert score is not None
     assert score.count == 5
     if noise < 1:
@@ -48,7 +48,7 @@ def test_expected_accuracy_leaves_each_photo_out(base):
     # Photos of five different products recognize each other less.
     mixed = extension.whitening(features(np.arange(COUNT, COUNT + 5), noise, 3))
     odd = extension.enroll(["odd"], Enrolled(mixed, np.full(5, COUNT, np.int32), ("a", "b", "c", "d", "e")))
-    assert expected_accuracy(odd, COUNT).value < score.value
+    assert expected_accuracies(odd, [COUNT])[COUNT].value < score.value
 
 
 def test_forgetting_counts_what_new_products_take():
@@ -62,7 +62,7 @@ def test_forgetting_counts_what_new_products_take():
 
 def test_unlisted_products_by_leave_one_class_out(base):
     extension, _, (val, labels), noise = base
-    measures = unlisted(extension, val, labels, 0.1, lambda: None)
+    measures = unlisted(extension, extension.gallery.scores(val), labels, 0.1)
     assert measures.refused.value == pytest.approx(0.1, abs=0.006)  # the threshold comes from the same images
     assert measures.refused.count == measures.accepted.count == len(val)
     assert measures.auroc.value > (0.999 if noise < 1 else 0.6)
