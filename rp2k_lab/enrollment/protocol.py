@@ -52,7 +52,7 @@ def split_within_brands(brands: Sequence[str], may_be_new: np.ndarray, new: int,
     """
     left = Counter(brands)
     chosen: tuple[list[int], list[int]] = ([], [])
-    for label in np.random.default_rng(seed).permutation(len(brands)).tolist():
+    for label in map(int, np.random.default_rng(seed).permutation(len(brands))):
         brand = brands[label]
         kind = 0 if may_be_new[label] and len(chosen[0]) < new else 1
         if left[brand] > 1 and len(chosen[kind]) < (new, unknown)[kind]:
