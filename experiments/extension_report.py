@@ -13,8 +13,9 @@ from rp2k_lab.pages.document import Code, Document, Figure, Grid, Quote, Section
 from rp2k_lab.pages.line_plot import Line, Panel, Point, line_plot
 
 RESULTS = PROJECT / "experiments" / "extension"
-FULL, REFERENCES = "head retrained", ("untouched head", "head tuned on the new photos", "head retrained")
-SHIPPED = "centers, whitened"  # what task=extend task.old=centers does
+FULL = "head retrained"
+NOT_DRAWN = ("untouched head", "head tuned on the new photos")  # one learns nothing new, one forgets all old ones
+DIFFERENCES = ("old_change", "difference")
 # Hand-made features on GroZi-120 (nearest photo, K = 5), without intervals: the numbers to beat.
 HAND_MADE = {"new_top1": 0.685, "old_after": 0.903}
 QUESTIONS = {
@@ -34,18 +35,23 @@ METHOD = (
 
 def write_reports(table: str) -> None:
     """Write README.md, and for tables of heads figure.svg, to the folder of a table."""
-    folder = RESULTS / table
-    frame = pd.read_csv(folder / "cells.csv", dtype={"photos": str})
-    if table == "features":
+    for name, text in documents(RESULTS / table).items():
+        write_text(RESULTS / table / name, text)
+
+
+def documents(folder: Path) -> dict[str, str]:
+    """Return the texts of README.md and figure.svg of a folder, from its cells.csv and notes.md alone."""
+    frame, texts = pd.read_csv(folder / "cells.csv", dtype={"photos": str}), {}
+    if folder.name == "features":
         sections = features_sections(frame)
     else:
-        write_text(folder / "figure.svg", str(figure(frame)))
-        sections = sections_of(frame, folder, table)
+        texts["figure.svg"] = str(figure(frame))
+        sections = sections_of(frame, folder)
     notes = folder / "notes.md"
     if notes.is_file():
         sections.append(Section("Notes", [Quote(notes.read_text("utf-8"))]))
-    lead = f"{frame['split'].nunique()} class splits, {frame['draw'].nunique()} draws of the photos. {METHOD}"
-    write_text(folder / "README.md", to_markdown(Document(QUESTIONS[table], lead, sections)))
+    lead = f"{frame['split'].nunique()} class splits, up to {frame['draw'].nunique()} draws of the photos. {METHOD}"
+    return texts | {"README.md": to_markdown(Document(QUESTIONS[folder.name], lead, sections))}
 
 
 def value(frame: pd.DataFrame, measure: str) -> tuple[float, float, float, float]:
@@ -53,13 +59,20 @@ def value(frame: pd.DataFrame, measure: str) -> tuple[float, float, float, float
     return interval_over_splits(frame[measure].to_numpy(float), frame["split"].to_numpy())
 
 
-def cell(frame: pd.DataFrame, measure: str, with_draws: bool = False, scale: float = 100) -> str:
-    """Return a value as text: 68.5 [60.1, 76.9], with ± 2.1 for the draws."""
+def cell(frame: pd.DataFrame, measure: str, with_draws: bool = False) -> str:
+    """Return a value as text: 68.5 [60.1, 76.9], with ± 2.1 for the draws; a share's interval ends at 0 and 100."""
     if frame.empty or frame[measure].isna().all():
         return "–"
-    mean, low, high, sd = (scale * each for each in value(frame, measure))
-    text = f"{mean:.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
-    return f"{text} ± {sd:.1f}" if with_draws and frame["draw"].nunique() > 1 else text
+    mean, low, high, sd = value(frame, measure)
+    if measure not in DIFFERENCES:
+        low, high = max(low, 0.0), min(high, 1.0)
+    text = "{} [{}, {}]".format(*(number(each) for each in (mean, low, high)))
+    return f"{text} ± {number(sd)}" if with_draws and frame["draw"].nunique() > 1 else text
+
+
+def number(fraction: float) -> str:
+    """Return a fraction in percent: −1.5."""
+    return f"{round(100 * fraction, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def at(frame: pd.DataFrame, head: str, photos: str) -> pd.DataFrame:
@@ -73,7 +86,7 @@ def grid(frame: pd.DataFrame, columns: Sequence[str], text: Callable[[str, str],
     return Grid((head, *columns), [(name, *(text(name, column) for column in columns)) for name in names])
 
 
-def sections_of(frame: pd.DataFrame, folder: Path, table: str) -> list[Section]:
+def sections_of(frame: pd.DataFrame, folder: Path) -> list[Section]:
     """Return the sections of a table of heads and numbers of photos."""
     counts = frame["photos"].drop_duplicates().tolist()
     learning = frame[frame["head"] != "untouched head"]
@@ -106,7 +119,7 @@ def sections_of(frame: pd.DataFrame, folder: Path, table: str) -> list[Section]:
         ]),
         Section("Photos needed", [grid(learning, [*counts, "within 2 points of retraining with all"], needed(frame))]),
     ]  # fmt: skip
-    if table.startswith("grozi"):
+    if folder.name.startswith("grozi"):
         sections.append(Section("Against hand-made features", [Text(against_hand_made(five))]))
     if (folder / "stream.csv").is_file():
         sections.append(weeks(pd.read_csv(folder / "stream.csv")))
@@ -114,7 +127,7 @@ def sections_of(frame: pd.DataFrame, folder: Path, table: str) -> list[Section]:
         sections.append(all_products(pd.read_csv(folder / "all_products.csv")))
     if (folder / "choices.csv").is_file():
         sections.append(choices(pd.read_csv(folder / "choices.csv")))
-    again = Code([f"python experiments/extension_tables.py {table} <folders of the photos>"])
+    again = Code([f"python experiments/extension_tables.py {folder.name} <folders of the photos>"])
     return [*sections, Section("How to compute it again", [again])]
 
 
@@ -208,7 +221,7 @@ def differences(part: pd.DataFrame) -> Grid:
         both = part[part["head"] == name].merge(linear, on=keys, suffixes=("", "_0"))
         texts = []
         for measure in ("trained_top1", "new_top1", "old_after", "auroc", "fpr95"):
-            texts.append(cell(both.assign(d=both[measure] - both[f"{measure}_0"]), "d"))
+            texts.append(cell(both.assign(difference=both[measure] - both[f"{measure}_0"]), "difference"))
         rows.append((name, *texts))
     return Grid(("photos, head", "trained head, old", "new", "old after", "AUROC", "FPR95"), rows)
 
@@ -220,9 +233,9 @@ def figure(frame: pd.DataFrame) -> str:
     for measure, title in (("new_top1", "new products, top-1 among all listed"), ("old_after", "old products, top-1")):
         lines = []
         for name in frame["head"].drop_duplicates():
-            if name == "untouched head":
+            if name in NOT_DRAWN:
                 continue
             points = [Point(i, *value(at(frame, name, k), measure)[:3]) for i, k in enumerate(counts)]
-            lines.append(Line(name, points, name in REFERENCES))
+            lines.append(Line(name, points, name == FULL))
         panels.append(Panel(title, lines))
     return line_plot(panels, counts, "photos of each new product")

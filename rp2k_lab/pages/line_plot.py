@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.pages.search_plots import round_ticks
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _PANEL, _GAP, _ROW = 640, 58, 16, 34, 230, 74, 21
+_WIDTH, _LEFT, _RIGHT, _TOP, _PANEL, _GAP, _ROW = 640, 58, 16, 34, 230, 82, 21
 _TONES = ("#1f5fa8", "#1b7350", "#b93147", "#8a5a00", "#6f4fa0", "#0f7c8a", "#5d6978", "#9a4f7c", "#3d4854")
 _DARK = ("#6aa5ea", "#51c596", "#f07f8d", "#e2b354", "#b79be6", "#5cc7d6", "#9ba7b5", "#dd9cc2", "#c3ccd6")
 _VARIABLES = "".join(f"--tone{i}: {tone}; " for i, tone in enumerate(_TONES))
