@@ -140,6 +140,55 @@ def _compute(
     return np.concatenate(features), np.concatenate(logits) if classes else None, classes
 
 
+def projected(photos: Photos, old: Sequence[str], overrides: Sequence[str], name: str) -> Photos:
+    """Return photos with features of a projection that is trained on frozen ones with a head, kept on disk.
+
+    Args:
+        photos: with the features of a pretrained network.
+        old: classes to train on.
+        overrides: epochs and `model.head…` of the training; loss, optimizer and schedule are run.py's.
+    """
+    file = KEPT / f"{name}.npz"
+    if not file.is_file():
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            features, logits = pool.submit(_train_projection, photos, old, overrides).result()
+        with write_atomically(file) as part, part.open("wb") as opened:
+            np.savez(opened, features=features, logits=logits)
+    with np.load(file) as stored:
+        return Photos(photos.table, stored["features"], stored["logits"], tuple(old))
+
+
+def _train_projection(photos: Photos, old: Sequence[str], overrides: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (features, logits) of a dense layer to 256 features with batch norm and ReLU, and of its classifier."""
+    from mindspore import Tensor, nn, ops, set_seed
+
+    from rp2k_lab.device import target
+    from rp2k_lab.model.network import classifier_of
+    from rp2k_lab.train.build import build_model
+    from rp2k_lab.train.features import FeatureBatches
+
+    config = config_of(overrides)
+    target.set_up(config.device)
+    set_seed(config.seed)
+    head, width = config.model, 256
+    project = nn.SequentialCell(
+        nn.Dense(photos.features.shape[1], width, has_bias=False), nn.BatchNorm1d(width), nn.ReLU()
+    )
+    classify = classifier_of(head.head, head.logit_scale, head.head_subcenters)(width, len(old))
+    is_train = (photos.table["split"].eq("train") & photos.table["class"].isin(old)).to_numpy()
+    labels = pd.Index(old).get_indexer(photos.table.loc[is_train, "class"]).astype(np.int32)
+    paths = photos.table.loc[is_train, "path"].tolist()
+    batches = FeatureBatches(photos.features[is_train], paths, labels, config.batch_size, config.seed, len(old))
+    model, _ = build_model(config, nn.SequentialCell(project, classify), batches)
+    step = model.train_network.set_train()
+    for _ in range(config.epochs):
+        for features, targets in batches:
+            step(Tensor(features), Tensor(targets))
+    project.set_train(False)
+    features = project(Tensor(photos.features))
+    return features.asnumpy(), ops.cast(classify(features), features.dtype).asnumpy()
+
+
 def grocery_table(shop: Path, iconic: Path) -> Path:
     """Write the photos of Grocery Store as one table: its train list as train, its val list as test, iconic as val.
 

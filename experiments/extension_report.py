@@ -96,7 +96,8 @@ def sections_of(frame: pd.DataFrame, folder: Path) -> list[Section]:
     }  # fmt: skip
     unknown = {
         "AUROC": "auroc", "AUROC predicted on val": "auroc_predicted", "FPR95": "fpr95", "ECE": "ece",
-        "known refused": "listed_refused", "unknown accepted": "unknown_accepted", "open-set accuracy": "open_set",
+        "old refused": "old_refused", "new refused": "new_refused", "unknown accepted": "unknown_accepted",
+        "open-set accuracy": "open_set",
     }  # fmt: skip
     five = frame[frame["photos"] == "5"]
     by = lambda measures: lambda name, column: cell(five[five["head"] == name], measures[column])  # noqa: E731
@@ -213,7 +214,7 @@ def differences(part: pd.DataFrame) -> Grid:
     """Return the paired differences of each trained head from the linear one of the same set, over splits."""
     rows = []
     for name in part["head"].drop_duplicates():
-        photos_of, head = name.split(", ", 1)
+        photos_of, head = name.rsplit(", ", 1)
         if head == "linear":
             continue
         keys = ["split", "draw"]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from extension_features import KEPT, Photos, all_photos, grocery_table, photos_by, train_on, with_brand
+from extension_features import KEPT, Photos, all_photos, grocery_table, photos_by, projected, train_on, with_brand
 from extension_report import RESULTS, write_reports
 
 from rp2k_lab.core.csv_files import write_csv
@@ -138,6 +138,15 @@ def grozi_frozen(folder: Path, split: int) -> Division:
     names = sorted(table["class"].unique())
     photos = photos_by(index, table, None, [*keys, *LITE0, "resize=stretch"], "grozi_lite0")
     return Division(photos, names, class_folds(len(names), SPLITS)[split])
+
+
+def grozi_projected(folder: Path, split: int, head: str) -> Division:
+    """Return GroZi-120 with a projection of the frozen features, trained with a head on the old classes."""
+    frozen = grozi_frozen(folder, split)
+    old = [frozen.names[label] for label in frozen.classes.old]
+    keys = ["batch_size=64", "epochs=20", *TRAINED_HEADS[head], f"seed={split}"]
+    keys = [key.replace("head_margin_epochs=4", "head_margin_epochs=10") for key in keys]
+    return replace(frozen, photos=projected(frozen.photos, old, keys, f"grozi_frozen_{head}_{split}"))
 
 
 def grozi_keys(folder: Path) -> list[str]:
@@ -311,10 +320,11 @@ def catalog_alone(photos: Photos, labels: np.ndarray, splits: np.ndarray) -> Non
 def fill_features(folders: list[Path]) -> None:
     """Fill the table of trained heads, judged by five photos a new product and by unknown products."""
     file = RESULTS / "features" / "cells.csv"
-    sets = {"shelf": shelf, "grozi": partial(grozi, folders[0])}
-    for photos_of, division in sets.items():
+    sets = {"shelf": (shelf, 3), "grozi": (partial(grozi, folders[0]), 3),
+            "grozi, frozen": (partial(grozi_projected, folders[0]), SPLITS)}  # fmt: skip
+    for photos_of, (division, splits) in sets.items():
         for head in TRAINED_HEADS:
-            for split in range(3):
+            for split in range(splits):
                 if (f"{photos_of}, {head}", split) not in blocks_of(file):
                     append(file, feature_cells(division(split, head), f"{photos_of}, {head}", split))
 
