@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from after_training import PROJECT  # also puts the project on sys.path
+from markupsafe import Markup
 
 from rp2k_lab.core.files import write_text
 from rp2k_lab.enrollment.protocol import interval_over_splits
-from rp2k_lab.pages.document import Code, Document, Figure, Grid, Quote, Section, Text, to_markdown
+from rp2k_lab.pages.document import Code, Document, Figure, Grid, Item, Items, Quote, Section, Text, to_markdown
 from rp2k_lab.pages.line_plot import Line, Panel, Point, line_plot
 
 RESULTS = PROJECT / "experiments" / "extension"
 FULL = "head retrained"
 NOT_DRAWN = ("untouched head", "head tuned on the new photos")  # one learns nothing new, one forgets all old ones
+SHIPPED = "centers, whitened"
 DIFFERENCES = ("old_change", "difference")
 # Hand-made features on GroZi-120 (nearest photo, K = 5), without intervals: the numbers to beat.
 HAND_MADE = {"new_top1": 0.685, "old_after": 0.903}
@@ -37,21 +39,58 @@ def write_reports(table: str) -> None:
     """Write README.md, and for tables of heads figure.svg, to the folder of a table."""
     for name, text in documents(RESULTS / table).items():
         write_text(RESULTS / table / name, text)
+    write_text(RESULTS / "README.md", overview())
 
 
 def documents(folder: Path) -> dict[str, str]:
     """Return the texts of README.md and figure.svg of a folder, from its cells.csv and notes.md alone."""
-    frame, texts = pd.read_csv(folder / "cells.csv", dtype={"photos": str}), {}
+    frame, texts = cells_of(folder), {}
     if folder.name == "features":
         sections = features_sections(frame)
     else:
-        texts["figure.svg"] = str(figure(frame))
-        sections = sections_of(frame, folder)
+        svg = figure(frame)
+        texts["figure.svg"] = str(svg)
+        sections = sections_of(frame, folder, svg)
     notes = folder / "notes.md"
     if notes.is_file():
         sections.append(Section("Notes", [Quote(notes.read_text("utf-8"))]))
     lead = f"{frame['split'].nunique()} class splits, up to {frame['draw'].nunique()} draws of the photos. {METHOD}"
     return texts | {"README.md": to_markdown(Document(QUESTIONS[folder.name], lead, sections))}
+
+
+def overview() -> str:
+    """Return the text of README.md of all tables."""
+    tables = {name: RESULTS / name / "cells.csv" for name in QUESTIONS if (RESULTS / name / "cells.csv").is_file()}
+    measures = {
+        "new": "new_top1", "old before": "old_before", "old after": "old_after", "AUROC, unknown": "auroc",
+        "old refused": "old_refused", "unknown accepted": "unknown_accepted", "unknown accepted, FPR95": "fpr95",
+    }  # fmt: skip
+    rows = []
+    for name, file in tables.items():
+        frame = cells_of(file.parent)
+        if name != "features":
+            rows.append((name, *(cell(at(frame, SHIPPED, "5"), measure) for measure in measures.values())))
+    links = [Item(name, None, QUESTIONS[name], f"{name}/README.md") for name in tables]
+    files = [
+        Item("cells.csv", None, "an episode a row: head, photos of a new product, class split, draw, measures"),
+        Item("stream.csv", None, "top-1 after each of ten weeks"),
+        Item("choices.csv", None, "settings measured on the photos of val"),
+        Item("README.md, figure.svg", None, "made from these and from notes.md by experiments/extension_tables.py"),
+    ]
+    lead = "New products are learned from a few photos by a network that never saw them; old ones must not suffer."
+    five = Text(f"Head: {SHIPPED}, as task=extend task.old=centers. {METHOD}")
+    sections = [
+        Section("Five photos of each new product", [Grid(("table", *measures), rows), five]),
+        Section("Tables", [Items(links)]),
+        Section("Files", [Items(files)]),
+    ]
+    return to_markdown(Document("New products without retraining", lead, sections))
+
+
+def cells_of(folder: Path) -> pd.DataFrame:
+    """Return cells.csv with categories, which are compared faster than text."""
+    kinds = {name: "category" for name in ("head", "photos", "extended_by")}
+    return pd.read_csv(folder / "cells.csv", dtype=kinds)
 
 
 def value(frame: pd.DataFrame, measure: str) -> tuple[float, float, float, float]:
@@ -86,7 +125,7 @@ def grid(frame: pd.DataFrame, columns: Sequence[str], text: Callable[[str, str],
     return Grid((head, *columns), [(name, *(text(name, column) for column in columns)) for name in names])
 
 
-def sections_of(frame: pd.DataFrame, folder: Path) -> list[Section]:
+def sections_of(frame: pd.DataFrame, folder: Path, svg: Markup) -> list[Section]:
     """Return the sections of a table of heads and numbers of photos."""
     counts = frame["photos"].drop_duplicates().tolist()
     learning = frame[frame["head"] != "untouched head"]
@@ -103,7 +142,7 @@ def sections_of(frame: pd.DataFrame, folder: Path) -> list[Section]:
     by = lambda measures: lambda name, column: cell(five[five["head"] == name], measures[column])  # noqa: E731
     sections = [
         Section("New products, top-1 among all listed", [
-            Figure(figure(frame), "figure.svg", "Top-1 of new and of old products by the number of photos"),
+            Figure(svg, "figure.svg", "Top-1 of new and of old products by the number of photos"),
             grid(learning, counts, lambda name, k: cell(at(frame, name, k), "new_top1", True), "head, photos"),
         ]),
         Section("Old products, five photos a new product", [
@@ -227,7 +266,7 @@ def differences(part: pd.DataFrame) -> Grid:
     return Grid(("photos, head", "trained head, old", "new", "old after", "AUROC", "FPR95"), rows)
 
 
-def figure(frame: pd.DataFrame) -> str:
+def figure(frame: pd.DataFrame) -> Markup:
     """Draw top-1 of new and old products over the number of photos."""
     counts = [k for k in frame["photos"].drop_duplicates() if k != "iconic"]
     panels = []

@@ -204,8 +204,8 @@ def interval_over_splits(values: np.ndarray, splits: np.ndarray) -> tuple[float,
     """Return (mean, low, high, sd between draws) of values of class splits and draws within them.
 
     The mean over splits of their means over draws, with Student's 95 % interval of the split means: five splits give
-    four degrees of freedom.  Draws are nested in splits, so the variance of the split means holds that of the draws,
-    and clustering by split and by (split, draw) reduces to clustering by split (Cameron, Gelbach and Miller, Journal of
+    four degrees of freedom.  Draws are nested in splits, so the variance of the split means contains the draws', and
+    clustering by split and by (split, draw) reduces to clustering by split (Cameron, Gelbach and Miller, Journal of
     Business & Economic Statistics 29, 2011).  Where the split means happen to lie closer together than their draws
     allow, the draws' variance decides.  The last number, the pooled sd of draws within a split, is what another team's
     K photos would change.
