@@ -147,14 +147,17 @@ def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int 
         probabilities: float (images,).
         correct: bool (images,).
     """
-
-    def error(rows: np.ndarray) -> float:
-        parts = np.array_split(rows[np.argsort(probabilities[rows], kind="stable")], min(bins, len(rows)))
-        gaps = [abs(float(probabilities[part].mean(dtype=np.float64)) - correct[part].mean()) for part in parts]
-        return float(np.average(gaps, weights=[len(part) for part in parts]))
-
     count, rng = len(correct), np.random.default_rng(0)
-    value = error(np.arange(count))
-    drawn = np.array([error(rng.integers(count, size=count)) for _ in range(200)])
+    value = expected_calibration_error(probabilities, correct, bins)
+    samples = (rng.integers(count, size=count) for _ in range(200))
+    drawn = np.array([expected_calibration_error(probabilities[rows], correct[rows], bins) for rows in samples])
     low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - value)
     return Score(value, count, max(0.0, float(low)), min(1.0, float(high)))
+
+
+def expected_calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Return the value of `calibration_error` alone."""
+    order = np.argsort(probabilities, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    gaps = [abs(float(probabilities[part].mean(dtype=np.float64)) - correct[part].mean()) for part in parts]
+    return float(np.average(gaps, weights=[len(part) for part in parts]))
