@@ -213,7 +213,7 @@ class Extend(Task):
     rename: AbsolutePath | None = Field(description="table with the columns old and new: names of products")
     old: Literal["head", "centers"] | None = Field(
         description="head: the trained head divides the probability of the products that it knows; centers: all "
-        "products by their centers alone; null: as before, of a trained network head"
+        "products by their centers alone; null: as before, of a trained network what is better on val"
     )
     reject: Reject
     reads_images = True

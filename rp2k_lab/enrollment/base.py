@@ -15,7 +15,7 @@ from rp2k_lab.core.files import sha256_of
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.open_set import fit_temperature
 from rp2k_lab.evaluation.predictor import Member
-from rp2k_lab.extension.extension_file import Extension, OldClasses, no_images, read_extension, write_extension
+from rp2k_lab.extension.extension_file import Extension, no_images, read_extension, write_extension
 from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.tracking.run_lookup import EarlierRun
@@ -48,15 +48,12 @@ class Parent:
     val_logits: np.ndarray
 
 
-def load_parent(
-    config: Config, index: Index, run: EarlierRun, member: Member, old: OldClasses, check: Callable[[], None]
-) -> Parent:
+def load_parent(config: Config, index: Index, run: EarlierRun, member: Member, check: Callable[[], None]) -> Parent:
     """Return the network to extend; what comes from its base's images is computed once and kept on disk.
 
     Args:
         index: the base's data set.
         member: gets its base's classifier.
-        old: form of the old classes, if `run` is no extension.
         check: called between batches; raises to stop (a signal).
 
     Raises:
@@ -78,7 +75,7 @@ def load_parent(
         if extension is None:
             extension = _fit_base(run, (train, train_labels), (features, labels, logits), check)
             write_extension(extension, kept)
-        extension = replace(extension, base=run.run_id or str(run.checkpoint), old=old)
+        extension = replace(extension, base=run.run_id or str(run.checkpoint))
     return Parent(extension, train, train_labels, extension.whitening(features), labels, logits)
 
 

@@ -15,7 +15,7 @@ from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.files import write_text
 from rp2k_lab.core.signals import StopSignal
-from rp2k_lab.core.text import counted, escape_controls, text_table
+from rp2k_lab.core.text import counted, escape_controls, percent, text_table
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
 from rp2k_lab.enrollment.base import Parent, load_parent
@@ -44,7 +44,7 @@ from rp2k_lab.enrollment.page import (
 from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
-from rp2k_lab.extension.extension_file import Enrolled, Extension, write_extension
+from rp2k_lab.extension.extension_file import Enrolled, Extension, OldClasses, write_extension
 from rp2k_lab.extension.gallery import Gallery, Whitening
 from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.task.train import open_tracker, print_closing_lines
@@ -96,10 +96,10 @@ def run(config: Config, folder: Path) -> None:
         runs, members = load_members([config])
         (run,), (member,) = runs, members
         check_classes(index, run, config.dataset.name)
-        parent = load_parent(config, index, run, member, task.old or "head", check)
-        if task.old:
-            parent = replace(parent, extension=replace(parent.extension, old=task.old))
+        parent = load_parent(config, index, run, member, check)
         change = make_change(config, index, parent, member, check)
+        old, reason = choose_old(parent, task.old, is_first=run.extension is None)
+        change = replace(change, after=replace(change.after, old=old))
         outlook = look_ahead(config, parent, change, check)
         products = report_products(change)
         with open_tracker(config, extended_name(run.name, change.after), folder) as tracker:
@@ -115,13 +115,31 @@ def run(config: Config, folder: Path) -> None:
             }
             write_page(folder / "extension.html", index, change.after, change.images, products, values)
             tracker.log_artifact(folder / "extension.html")
-    print(f"\n{change.text}, now {len(change.after.classes)} products")
+    print(f"\n{change.text}, now {len(change.after.classes)} products; {reason}")
     for line in findings_text(change.findings):
         print(f"  {line}")
     if rows:
         print(f"\n{text_table([('', 'share', ''), *rows])}")
     print(f"\npage        {folder / 'extension.html'}", end="")
     print_closing_lines(tracker, folder)
+
+
+def choose_old(parent: Parent, asked: OldClasses | None, is_first: bool) -> tuple[OldClasses, str]:
+    """Return how old products are told apart, and the reason as text.
+
+    Args:
+        asked: by the request; None: of a trained network (`is_first`) what is better on val, of an extension as before.
+    """
+    if asked or not is_first:
+        old = asked or parent.extension.old
+        return old, f"old ones by {'the trained head' if old == 'head' else 'centers'}"
+    scores = parent.extension.gallery.scores(parent.val)
+    right = {
+        "head": (parent.val_logits.argmax(axis=1) == parent.val_labels).mean(),
+        "centers": (scores.argmax(axis=1) == parent.val_labels).mean(),
+    }
+    shares = f"{percent(right['centers'])} of val by centers, {percent(right['head'])} by the trained head"
+    return ("centers" if right["centers"] > right["head"] else "head"), f"old ones {shares}"
 
 
 def make_change(config: Config, index: Index, parent: Parent, member: Member, check: Callable[[], None]) -> Change:

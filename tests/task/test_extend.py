@@ -38,7 +38,7 @@ def two(extend, products, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     for name in ("brand 0", "brand 1"):
         shutil.copytree(products / name, folder / name)
-    command = extend(RUN, f"task.input='{folder}'")
+    command = extend(RUN, f"task.input='{folder}'", "task.old=head")
     command.input = folder
     return command
 
@@ -74,7 +74,7 @@ def test_an_extension_is_a_run_with_parent_and_base(two, first_run, later_store)
 
 
 def test_the_same_command_gives_the_same_bytes(two, extend):
-    again = extend(RUN, f"task.input='{two.input}'")
+    again = extend(RUN, f"task.input='{two.input}'", "task.old=head")
     for name in ("extension.safetensors", "enrolled.csv", "classes.txt"):
         assert (again.out / name).read_bytes() == (two.out / name).read_bytes()
 
