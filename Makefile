@@ -71,6 +71,9 @@ bench: native  ## every benchmark: ratios with intervals
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.extend
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.neighbors
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py
 	@echo "installing the pinned dependencies into .venv: about two minutes, 3.6 GB$(if $(findstring gpu,$(EXTRAS)), and 3 GB for a GPU)"

@@ -46,6 +46,14 @@ QUICK = {
          "dataset.train_images=120", "dataset.val_images=8", "dataset.test_images=16", "dataset.min_train_images=5"],
         "tracked / bare:",
     ),
+    "extend": (
+        ["--size", "32", "--classes", "30", "--products", "4", "--batch-size", "8", "--rounds", "2"],
+        "enrollment / forward passes",
+    ),
+    "neighbors": (
+        ["--vectors", "2000", "--width", "16", "--queries", "32", "--rounds", "2"],
+        "faiss flat / NumPy:",
+    ),
     "serving": (
         ["--rounds", "2", "--size", "32", "--width-multiplier", "0.125"],
         "HTTP / ONNX Runtime, 1 photo:",
@@ -53,7 +61,7 @@ QUICK = {
 }  # fmt: skip
 
 
-LONG = ("evaluate", "gpu", "input_pipeline", "overhead", "serving", "sweep", "train_step")
+LONG = ("evaluate", "extend", "gpu", "input_pipeline", "overhead", "serving", "sweep", "train_step")
 
 
 @pytest.mark.slow
