@@ -89,7 +89,7 @@ def write_inputs(folder: Path) -> dict[str, str]:
 
 
 class Shell:
-    """Runs commands of the project in a folder with a store of their own, and keeps what they print."""
+    """Runs commands of the project in a folder with a separate store, and keeps what they print."""
 
     def __init__(self, folder: Path):
         self._folder, self._parts = folder, []
