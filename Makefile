@@ -17,7 +17,7 @@ endif
 PORT ?= 5000
 HOST := 127.0.0.1
 
-.PHONY: run quick test soak check help ui native docs pictures bench notebooks
+.PHONY: run quick test soak check help ui demo native docs pictures bench notebooks
 .DEFAULT_GOAL := run
 
 run: native  ## make the embedded data set, train, evaluate, print where to look; GPU=1 installs CUDA 11.8 and uses it
@@ -51,6 +51,9 @@ help:  ## this list
 
 ui: $(INSTALLED)  ## the MLflow page, for this machine only; HOST=0.0.0.0 shows it to others: see docs/reliability.md first
 	$(BIN)/python -m rp2k_lab.tracking.server $(PORT) $(HOST)
+
+demo: native  ## recognize photos and enroll products in a browser, by RUN=last or a run's id; PORT=8001 is another port
+	$(BIN)/python -m rp2k_lab.demo '$(or $(RUN),last)' --port $(if $(filter file,$(origin PORT)),8000,$(PORT)) --uri '$(URI)'
 
 native: $(INSTALLED)  ## compile the native kernels if they are older than their sources, where a compiler is
 	@$(BIN)/python rp2k_lab/native/build.py || true

@@ -41,12 +41,13 @@ def main() -> None:
     run_id = re.search(r"^run .*, id (\w+)", training, re.MULTILINE)[1]
     write_closing_table(training)
     shutil.copy(folder / "figures" / "test_confused_pairs.png", IMAGES / "confused_pairs.png")
-    draw_strip(folder, IMAGES / "strip.png")
+    photo = draw_strip(folder, IMAGES / "strip.png")
     errors = re.search(r"page +(.+\.html)", run_py("task=errors", f"runs={run_id}", "task.split=test"))[1]
     data = re.search(r"page +(.+\.html)", run_py("task=inspect", "aug=randaugment"))[1]
     study = re.search(r"http://\S+?#(\S+)", run_py(*STUDY))[1]
     run = re.search(r"http://\S+?#(\S+)", training)[1]
     photograph_pages(errors, data, f"{run}/model-metrics?workflowType=machine_learning", study)
+    photograph_demo(run_id, photo, IMAGES / "demo.png")
 
 
 def photograph_pages(errors: str, data: str, run: str, study: str) -> None:
@@ -78,10 +79,13 @@ def write_closing_table(printed: str) -> None:
     readme.write_text(f"{before}{BEGIN}\n\n{block}\n{END}{after}", "utf-8")
 
 
-def draw_strip(folder: Path, file: Path) -> None:
+def draw_strip(folder: Path, file: Path) -> Path:
     """Draw a test photo, its three most probable classes, where the network looked, and the nearest training photos.
 
     The photo is the one of the tail, of those that the network has right, with the median probability.
+
+    Returns:
+        Its path.
     """
     import matplotlib.pyplot as plt
     import pandas as pd
@@ -150,6 +154,21 @@ def draw_strip(folder: Path, file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=110)
     print(f"{file.relative_to(PROJECT)}: {index.table['path'][row]}, drawn with {figures.__name__}")
+    return index.root / index.table["path"][row]
+
+
+def photograph_demo(run: str, photo: Path, file: Path) -> None:
+    """Save a PNG of the demo's answer for a photo."""
+    command = [sys.executable, "-m", "rp2k_lab.demo", run, "--port", str(PORT)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as demo, chromium() as browser:
+        address = next(found[0] for found in (re.search(r"http://\S+", line) for line in demo.stdout) if found)
+        page = browser.new_page(viewport={"width": 1000, "height": 1180})
+        page.goto(address)
+        page.set_input_files("#photo", photo)
+        page.wait_for_selector("#answer", timeout=60_000)
+        page.screenshot(path=file)
+        demo.send_signal(signal.SIGINT)
+    print(file.relative_to(PROJECT))
 
 
 @contextmanager

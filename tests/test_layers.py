@@ -29,6 +29,7 @@ ALLOWED = {
     "task": "ablation analysis config dataset device enrollment evaluation extension model pages serving sweep"
     " tracking train",
     "cli": "config device tracking",  # imports a task by name when it runs
+    "demo": "analysis cli config dataset device evaluation model pages task tracking train",
     "notebook": "analysis cli config dataset evaluation pages tracking train",
 }
 

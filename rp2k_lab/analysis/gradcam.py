@@ -7,7 +7,7 @@ holds for `swin_tiny`, whose tokens form a grid, but its maps are less local: at
 a head of cosines a cell's value is its contribution to the change of the logit, and the values sum to 0: longer
 features do not change an angle.
 
-Backbones divide the sides by 32, which leaves too few cells of a small input: `explain` then uses occlusion.
+Backbones divide the sides by 32, which leaves too few cells of a small input: `Explainer` then uses occlusion.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +63,42 @@ class GradCam(nn.Cell):
         return heat.reshape(batch, height, width).astype("float32")
 
 
+class Explainer:
+    """Heat maps of a class in batches of images; one compiled graph serves all batches.
+
+    `GradCam` takes one forward pass.  `Occlusion` takes 26 and replaces it if its maps have fewer than `MIN_GRID` cells
+    along a side.  Both are in the logit's unit and not negative.
+
+    Args:
+        network: stays in evaluation mode.
+        batch_size: the largest batch; smaller ones are padded.
+    """
+
+    def __init__(self, network: WithPreprocessing, batch_size: int):
+        self._network, self._batch_size = network, batch_size
+        self._cell = GradCam(network).set_train(False)
+        self._occlusion: Occlusion | None = None
+
+    @property
+    def method(self) -> str:
+        """The method of the maps, known after the first batch: Grad-CAM or occlusion."""
+        return "occlusion" if self._occlusion else "Grad-CAM"
+
+    def __call__(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the heat maps of one class in each image, float32 (n, h, w).
+
+        Args:
+            images: uint8 (n, height, width, 3).
+            labels: int (n,).
+        """
+        if self._occlusion is None:
+            heat = _grad_cam(self._cell, images, labels, self._batch_size)
+            if min(heat.shape[1:]) >= MIN_GRID:
+                return heat
+            self._occlusion = Occlusion(self._network, self._network.normalize.mean_color(), self._batch_size)
+        return self._occlusion(images, labels)
+
+
 def explain(
     network: WithPreprocessing,
     batches: Iterable[Sequence[np.ndarray]],
@@ -70,10 +106,7 @@ def explain(
     batch_size: int,
     check: Callable[[], None] = lambda: None,
 ) -> Explanation:
-    """Return a heat map of a class for each image; the network stays in evaluation mode.
-
-    `GradCam` takes one forward pass.  `Occlusion` takes 26 and replaces it if its maps have fewer than `MIN_GRID` cells
-    along a side.  Both are in the logit's unit and not negative.
+    """Return a heat map of a class for each image, by `Explainer`.
 
     Args:
         batches: one view each, from `rp2k_lab.train.build.batches_for`: uint8 (n, height, width, 3) with n =
@@ -81,19 +114,12 @@ def explain(
         labels: int (images,), the class to explain in each image, in the order of `batches`.
         check: called between batches; raises to stop (a signal).
     """
-    cell, maps, first = GradCam(network).set_train(False), [], 0
-    occlusion = None
+    explainer, maps, first = Explainer(network, batch_size), [], 0
     for (images,) in batches:
         check()
-        explained = labels[first : first + len(images)]
-        if occlusion is None:
-            heat = _grad_cam(cell, images, explained, batch_size)
-            if min(heat.shape[1:]) < MIN_GRID:
-                occlusion = Occlusion(network, network.normalize.mean_color(), batch_size)
-        maps.append(heat if occlusion is None else occlusion(images, explained))
+        maps.append(explainer(images, labels[first : first + len(images)]))
         first += len(images)
-    method = "Grad-CAM" if occlusion is None else "occlusion"
-    return Explanation(np.concatenate(maps or [np.zeros((0, 1, 1), np.float32)]), method)
+    return Explanation(np.concatenate(maps or [np.zeros((0, 1, 1), np.float32)]), explainer.method)
 
 
 def _grad_cam(cell: GradCam, images: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:

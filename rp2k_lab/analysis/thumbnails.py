@@ -1,6 +1,7 @@
 """Thumbnails of the errors' page: images, an example of each class, and heat maps."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,12 +54,26 @@ class Thumbnails:
         if preprocessing is None or row not in self._heats:
             return None
         try:
-            resized = read_resized(self._index.root / self._paths[row], preprocessing.resized, preprocessing.resize)
+            seen = under_heat(self._index.root / self._paths[row], preprocessing, self._heats[row])
         except DataError:
             return None
-        network_input = pad_to_center(resized, preprocessing.resized, preprocessing.size)
-        inner = tuple(min(side, limit) for side, limit in zip(resized.shape[:2], preprocessing.size, strict=True))
-        return fit(center_crop(overlay(network_input, self._heats[row]), inner), (SIDE, SIDE))
+        return fit(seen, (SIDE, SIDE))
+
+
+def under_heat(path: Path | str, preprocessing: Preprocessing, heat: np.ndarray, scale: int = 1) -> np.ndarray:
+    """Return the network's input under its heat map, without padding, uint8 RGB (height, width, 3).
+
+    Args:
+        heat: (h, w) from `gradcam.explain`.
+        scale: factor of the input's sides; the network saw the image at scale 1.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    canvas, size = ((height * scale, width * scale) for height, width in (preprocessing.resized, preprocessing.size))
+    resized = read_resized(path, canvas, preprocessing.resize)
+    inner = min(resized.shape[0], size[0]), min(resized.shape[1], size[1])
+    return center_crop(overlay(pad_to_center(resized, canvas, size), heat), inner)
 
 
 def _small(image: np.ndarray) -> np.ndarray:

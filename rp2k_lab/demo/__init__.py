@@ -1,0 +1,1 @@
+"""The demo page: recognize a photo, and enroll a product, in a browser on this machine."""
