@@ -1,6 +1,7 @@
 """Images to enroll: read from a folder or a table, and refused where they contradict what the network knows."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from rp2k_lab.dataset.options import Source
 from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
 from rp2k_lab.extension.extension_file import Extension
 
+# Lists of classes have a name a line, and file names have no zero.
+_BROKEN = re.compile("[\n\r\0]")
 # Below, an image shows nothing [pixels].
 _LEAST_SIDE = 8
 # Standard deviation of 8-bit values below which an image is one color: JPEG's noise stays below.
@@ -118,8 +121,8 @@ def check_names(key: str, images: NewImages, classes: Sequence[str]) -> None:
     listed = set(classes)
     for name in [*images.classes, *sorted(set(images.unreadable["class"]) - set(images.classes))]:
         shown = escape_controls(name)
-        if "\n" in name or "\r" in name:
-            raise RequestError(f"{key}: the product name {name!r} has a line break\nrename the product")
+        if _BROKEN.search(name):
+            raise RequestError(f"{key}: the product name {name!r} has a line break or a zero\nrename the product")
         if key == "task.add_images" and name not in listed:
             twin = near_twin(name, classes)
             meant = f"; {spelled_out(twin)} is" if twin else ""
@@ -267,8 +270,8 @@ def check_renames(key: str, names: dict[str, str], classes: Sequence[str]) -> No
     check_listed(key, list(names), classes)
     result = [names.get(name, name) for name in classes]
     for new in names.values():
-        if "\n" in new or "\r" in new:
-            raise RequestError(f"{key}: the new name {new!r} has a line break\nuse another name")
+        if _BROKEN.search(new):
+            raise RequestError(f"{key}: the new name {new!r} has a line break or a zero\nuse another name")
         others = list(result)
         others.remove(new)
         if new in others or near_twin(new, others):

@@ -201,7 +201,7 @@ def answer(
         true: int (images,); -1: no class of the gallery.
     """
     parts = []
-    for begin in range(0, len(vectors), 2048):
+    for begin in range(0, max(len(vectors), 1), 2048):
         check()
         part = slice(begin, begin + 2048)
         parts.append(answer_scores(gallery.scores(vectors[part]), true[part]))

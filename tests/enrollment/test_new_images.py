@@ -127,6 +127,14 @@ def test_new_names_must_be_new(photos, name, message):
         check_names("task.input", read(photos), CLASSES)
 
 
+def test_names_without_a_line_break_or_a_zero(photos):
+    listed = photos / "list.csv"
+    for name in ("a\nb", "a\0b"):
+        pd.DataFrame({"path": ["Zig/0.jpg"], "label": [name]}).to_csv(listed, index=False)
+        with pytest.raises((RequestError, DataError), match=r"line break or a zero|\\x00|\\n"):
+            check_names("task.input", read(listed), CLASSES)
+
+
 def test_added_images_need_listed_products(photos):
     (photos / "Zig").rename(photos / "cola")
     with pytest.raises(RequestError, match=r"cola is no product of this network; Cola is\nuse task.input"):
