@@ -16,6 +16,7 @@ from rp2k_lab.pages.line_plot import Line, Panel, Point, line_plot
 RESULTS = PROJECT / "experiments" / "extension"
 FULL = "head retrained"
 NOT_DRAWN = ("untouched head", "head tuned on the new photos")  # one learns nothing new, one forgets all old ones
+TRAINED = ("linear", "cosine", "arcface", "subcenter_arcface")  # model.head=
 SHIPPED = "centers, whitened"
 DIFFERENCES = ("old_change", "difference")
 # Hand-made features on GroZi-120 (nearest photo, K = 5), without intervals: the numbers to beat.
@@ -103,6 +104,8 @@ def cell(frame: pd.DataFrame, measure: str, with_draws: bool = False) -> str:
     if frame.empty or frame[measure].isna().all():
         return "–"
     mean, low, high, sd = value(frame, measure)
+    if np.isnan(low):
+        return f"{number(mean)} (one split)"
     if measure not in DIFFERENCES:
         low, high = max(low, 0.0), min(high, 1.0)
     text = "{} [{}, {}]".format(*(number(each) for each in (mean, low, high)))
@@ -239,7 +242,10 @@ def features_sections(frame: pd.DataFrame) -> list[Section]:
         "trained head, old": "trained_top1", "new": "new_top1", "old after": "old_after", "AUROC": "auroc",
         "FPR95": "fpr95", "unknown accepted": "unknown_accepted",
     }  # fmt: skip
-    sections = []
+    sections, order = [], {head: place for place, head in enumerate(TRAINED)}
+    places = frame["head"].astype(str).str.rsplit(", ", n=1).str[1].map(order)
+    photos_of = frame["head"].astype(str).str.rsplit(", ", n=1).str[0]
+    frame = frame.assign(place=places, photos_of=photos_of).sort_values(["photos_of", "place", "split", "draw"])
     for extended in frame["extended_by"].drop_duplicates():
         part = frame[frame["extended_by"] == extended]
         text = lambda name, column, part=part: cell(part[part["head"] == name], measures[column])  # noqa: E731

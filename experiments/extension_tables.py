@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from extension_features import KEPT, Photos, all_photos, grocery_table, photos_b
 from extension_report import RESULTS, write_reports
 
 from rp2k_lab.core.csv_files import write_csv
+from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.enrollment import heads
 from rp2k_lab.enrollment.protocol import (
     Base,
@@ -51,7 +53,19 @@ TRAINED_HEADS = {
     "arcface": ["model.head=arcface", *MARGIN],
     "subcenter_arcface": ["model.head=subcenter_arcface", *MARGIN],
 }
-RIDGE, LOGISTIC = 0.1, 1e-5  # penalties, chosen on val of GroZi: settings() and choices.csv
+# Penalties.  Ridge: choices.csv; logistic: the best of 1e-5, 1e-4 and 1e-3 on val of two class splits of GroZi.
+RIDGE, LOGISTIC = 0.1, 1e-5
+
+
+class Name(NamedTuple):
+    """A training: set of photos, trained head, class split, which is the seed, too."""
+
+    photos: str
+    head: str
+    split: int
+
+    def __str__(self):
+        return f"{self.photos}_{self.head}_{self.split}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def shelf(split: int, head: str = "linear") -> Division:
     photos = table[table["split"] == "train"].groupby("class").size().loc[names].to_numpy()
     classes = split_within_brands(brands, photos >= 20, new=8, unknown=4, seed=split)
     old = [names[label] for label in classes.old]
-    return Division(trained(index, table, old, [*RESNET, *SHELF], f"shelf_{head}_{split}"), names, classes)
+    return Division(trained(index, table, old, [*RESNET, *SHELF], Name("shelf", head, split)), names, classes)
 
 
 def grozi(folder: Path, split: int, head: str = "linear") -> Division:
@@ -127,7 +141,7 @@ def grozi(folder: Path, split: int, head: str = "linear") -> Division:
     names = sorted(table["class"].unique())
     classes = class_folds(len(names), SPLITS)[split]
     old = [names[label] for label in classes.old]
-    return Division(trained(index, table, old, [*RESNET, *GROZI], f"grozi_{head}_{split}"), names, classes)
+    return Division(trained(index, table, old, [*RESNET, *GROZI], Name("grozi", head, split)), names, classes)
 
 
 def grozi_frozen(folder: Path, split: int) -> Division:
@@ -146,7 +160,7 @@ def grozi_projected(folder: Path, split: int, head: str) -> Division:
     old = [frozen.names[label] for label in frozen.classes.old]
     keys = ["batch_size=64", "epochs=20", *TRAINED_HEADS[head], f"seed={split}"]
     keys = [key.replace("head_margin_epochs=4", "head_margin_epochs=10") for key in keys]
-    return replace(frozen, photos=projected(frozen.photos, old, keys, f"grozi_frozen_{head}_{split}"))
+    return replace(frozen, photos=projected(frozen.photos, old, keys, str(Name("grozi_frozen", head, split))))
 
 
 def grozi_keys(folder: Path) -> list[str]:
@@ -154,18 +168,13 @@ def grozi_keys(folder: Path) -> list[str]:
     return ["dataset=table", f"dataset.table={folder / 'index.csv'}", "dataset.group_columns=[label,scene]"]
 
 
-def trained(index, table: pd.DataFrame, old: list[str], overrides: list[str], name: str) -> Photos:
-    """Return the photos with the features of a training on the old classes, which is run once.
-
-    Args:
-        name: <set>_<trained head>_<split>; the split is the seed.
-    """
-    _, head, split = name.split("_", 1)[0], name.split("_", 1)[1].rpartition("_")[0], name.rpartition("_")[2]
-    record = KEPT / f"{name}.run"
+def trained(index: Index, table: pd.DataFrame, old: list[str], overrides: list[str], name: Name) -> Photos:
+    """Return the photos with the features of a training on the old classes, which is run once."""
+    record, text = KEPT / f"{name}.run", str(name)
     if not record.is_file():
-        run = train_on(index, table, old, [*overrides, *TRAINED_HEADS[head], f"seed={split}"], name)
+        run = train_on(index, table, old, [*overrides, *TRAINED_HEADS[name.head], f"seed={name.split}"], text)
         record.write_text(run)
-    return photos_by(index, table, record.read_text(), [], name)
+    return photos_by(index, table, record.read_text(), [], text)
 
 
 # Cells
