@@ -107,10 +107,10 @@ def _counts(scores: dict[str, Score]) -> dict[str, int]:
 
 
 def record_open_set(tracker: MemoryTracker, open_set: OpenSet, folder: Path) -> None:
-    """Record open_set.json and the temperature, as a metric."""
+    """Record open_set.json, and its temperature as a tag: task.verify compares all metrics with earlier versions'."""
     write_text(folder / OPEN_SET, json.dumps(open_set.as_json()) + "\n", sync=True)
     tracker.log_artifact(folder / OPEN_SET)
-    tracker.log_metrics({"val/temperature": open_set.temperature}, 0)
+    tracker.set_tags({"temperature": f"{open_set.temperature:.4g}"})
 
 
 def record_training(tracker: MemoryTracker, best: Path, folder: Path) -> None:

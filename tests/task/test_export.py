@@ -19,6 +19,7 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.image import center_crop, letterbox
 from rp2k_lab.dataset.loader import evaluation_batches
+from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.serving.onnx_file import OnnxFile, run_onnx
 from rp2k_lab.task import export
 from rp2k_lab.train.build import build_images
@@ -177,7 +178,13 @@ def test_registered_model_answers_and_has_the_metrics_of_its_run(first_run, late
     (row,) = model.predict(pd.DataFrame({"image": [photo.read_bytes()]})).to_dict("records")
     recorded = pd.read_parquet(first_run.folder / "out" / "test" / "predictions.parquet")
     assert row["product"] == recorded["top1"][0]
-    assert row["probability"] == pytest.approx(recorded["p1"][0], abs=1e-4)
+    # The temperature divides the logits, and so the logarithm of a ratio.
+    temperature = OpenSet.from_text((first_run.folder / "out" / "open_set.json").read_text("utf-8")).temperature
+    (_, first), (_, second) = ((each["product"], each["probability"]) for each in row["top_k"][:2])
+    assert row["probability"] == first
+    assert np.log(first / second) == pytest.approx(
+        np.log(recorded["p1"][0] / recorded["p2"][0]) / temperature, abs=1e-3
+    )
 
 
 def test_checkpoint_file_cannot_be_registered(first_run, request_of, tmp_path):

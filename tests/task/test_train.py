@@ -66,6 +66,7 @@ def test_artifacts_agree_with_the_metrics(first_run):
     tables = {f"{s}/{t}.parquet" for s in ("val", "test") for t in ("per_class", "confusion_pairs", "predictions")}
     figures = {f"figures/{s}_{f}.png" for s in ("val", "test") for f in ("accuracy_over_size", "confused_pairs")}
     expected = {"config.yaml", "environment.txt", "classes.txt", "checkpoints/best.ckpt", "figures/curves.png"}
+    expected.add("open_set.json")
     assert files == expected | tables | figures
     predictions = pd.read_parquet(folder / "test" / "predictions.parquet")
     per_class = pd.read_parquet(folder / "test" / "per_class.parquet")
