@@ -132,7 +132,11 @@ def test_options_exist_and_take_their_values():
 
 
 def test_flags_targets_pages_and_packages_exist():
-    flags = {name for names in _FLAGS for name in names} | {"--run", "--uri"}  # the last two: make notebooks
+    flags = {name for names in _FLAGS for name in names} | {
+        "--run",
+        "--uri",
+        "--port",
+    }  # the last: make notebooks and demo
     targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE))
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]
     packages = PACKAGES | {f"{project['name']}[{extra}]" for extra in project["optional-dependencies"]}
