@@ -252,7 +252,8 @@ def features_sections(frame: pd.DataFrame) -> list[Section]:
         cells = grid(part, list(measures), text, "photos, head")
         sections.append(Section(f"Extended by {extended}, five photos", [cells]))
         sections.append(Section(f"Difference from linear, {extended}", [differences(part)]))
-    return sections
+    again = Code(["python experiments/extension_tables.py features <folder of GroZi-120>"])
+    return [*sections, Section("How to compute it again", [again])]
 
 
 def differences(part: pd.DataFrame) -> Grid:
