@@ -17,8 +17,11 @@ from rp2k_lab.extension.gallery import (
     MAX_CENTERS,
     SHRINKAGE,
     Gallery,
+    answer_scores,
     build_gallery,
+    divided_by_head,
     fit_whitening,
+    log_softmax,
     unit,
 )
 
@@ -84,7 +87,7 @@ def _gallery_head(
             val=scale * cosines["val"],
             test=scale * cosines["test"],
             known=cosines["test"].max(axis=1),
-            hidden=_hidden(cosines["val"], base.val.labels),
+            hidden=answer_scores(cosines["val"], base.val.labels).hidden_scores,
             threshold=old["val"].max(axis=1),
         )
 
@@ -95,15 +98,13 @@ def with_trained_head(enroll: Enroll, base: Base, head: Linear) -> Enroll:
     """Return a gallery head in which a trained head tells old classes apart, as `task=extend task.old=head` does."""
     logits = {name: head(getattr(base, name).features) for name in ("val", "test")}
     temperature = fit_temperature(logits["val"], base.val.labels)
-    among_old = {name: _log_softmax(each / temperature) for name, each in logits.items()}
 
     def joined(images: Labeled) -> Outputs:
         outputs = enroll(images)
-        parts = {}
-        for name in ("val", "test"):
-            log = _log_softmax(getattr(outputs, name))
-            total = np.logaddexp.reduce(log[:, : base.old], axis=1)[:, None]
-            parts[name] = np.c_[total + among_old[name], log[:, base.old :]]
+        parts = {
+            name: divided_by_head(log_softmax(getattr(outputs, name)), each / temperature)
+            for name, each in logits.items()
+        }
         return Outputs(parts["val"], parts["test"], outputs.known, outputs.hidden, outputs.threshold)
 
     return joined
@@ -235,15 +236,4 @@ def fit_logistic(images: Labeled, penalty: float, rounds: int = 60, start: Linea
 
 def _of_logits(base: Base, val: np.ndarray, test: np.ndarray) -> Outputs:
     """Return the outputs of a head whose largest logit tells known from unknown (arXiv 1911.11132)."""
-    return Outputs(val, test, test.max(axis=1), _hidden(val, base.val.labels), val.max(axis=1))
-
-
-def _hidden(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return each image's largest score of another class than its own."""
-    others = scores.copy()
-    others[np.arange(len(labels)), labels] = -np.inf
-    return others.max(axis=1)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    return logits - np.logaddexp.reduce(logits, axis=1)[:, None]
+    return Outputs(val, test, test.max(axis=1), answer_scores(val, base.val.labels).hidden_scores, val.max(axis=1))

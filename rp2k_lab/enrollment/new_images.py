@@ -28,7 +28,7 @@ from rp2k_lab.extension.extension_file import Extension
 _BROKEN = re.compile("[\n\r\0]")
 # Below, an image shows nothing [pixels].
 _LEAST_SIDE = 8
-# Standard deviation of 8-bit values below which an image is one color: JPEG's noise stays below.
+# Standard deviation of 8-bit values of each channel below which an image is one color: JPEG's noise stays below.
 _LEAST_SPREAD = 2.0
 
 
@@ -103,7 +103,7 @@ def _check_content(root: Path, table: pd.DataFrame, check: Callable[[], None]) -
         name = escape_controls(root / path)
         if min(width, height) < _LEAST_SIDE:
             raise DataError(f"{name}: has {width} × {height} pixels\nremove it: a product needs {_LEAST_SIDE} or more")
-        if read_shrunk(root / path, 64).std() < _LEAST_SPREAD:
+        if read_shrunk(root / path, 64).std(axis=(0, 1)).max() < _LEAST_SPREAD:
             raise DataError(f"{name}: is of one color\nremove it: it shows no product")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_atomically
 from rp2k_lab.core.text import escape_controls, shorten
-from rp2k_lab.extension.gallery import Gallery, Whitening, class_centers, join_galleries
+from rp2k_lab.extension.gallery import Gallery, Whitening, class_centers, divided_by_head, join_galleries, log_softmax
 
 _VERSION = 1
 OldClasses = Literal["head", "centers"]
@@ -129,15 +129,11 @@ class Extension:
             scores: of the gallery, float32 (images, classes).
             head_logits: of the base's head, up to a constant for each image, float32 (images, base classes).
         """
-        logits = _log_softmax(np.float32(self.scale) * scores)
+        logits = log_softmax(np.float32(self.scale) * scores)
         if self.old == "centers" or not self.old_classes:
             return logits
-        old = logits[:, : self.old_classes]
         columns = [label for label in self.head_labels if label >= 0]
-        shares = _log_softmax(head_logits[:, columns] / np.float32(self.head_temperature))
-        highest = old.max(axis=1, keepdims=True)
-        total = highest + np.log(np.exp(old - highest).sum(axis=1, keepdims=True))
-        return np.concatenate([total + shares, logits[:, self.old_classes :]], axis=1)
+        return divided_by_head(logits, head_logits[:, columns] / np.float32(self.head_temperature))
 
     def enroll(self, names: Sequence[str], images: Enrolled) -> "Extension":
         """Return the extension with new classes and images.
@@ -167,11 +163,6 @@ class Extension:
     def rename(self, names: dict[str, str]) -> "Extension":
         """Return the extension with other names, old to new, of some classes."""
         return replace(self, classes=tuple(names.get(name, name) for name in self.classes))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def write_extension(extension: Extension, file: Path) -> None:

@@ -176,20 +176,15 @@ def join_galleries(parts: Sequence[Gallery]) -> Gallery:
 
 @dataclass(frozen=True)
 class Answers:
-    """The nearest class of each image, and what its score would be if its own class were not listed.
+    """The score of each image, and what it would be if its own class were not listed.
 
     Attributes:
-        labels: int32 (images,), of the class with the largest cosine.
-        scores: that cosine, float32 (images,).
-        hidden_labels, hidden_scores: the same without the image's own class.
-        own_scores: cosine with the image's own class, float32 (images,).
+        scores: the largest cosine with a center, float32 (images,).
+        hidden_scores: the same without the image's own class.
     """
 
-    labels: np.ndarray
     scores: np.ndarray
-    hidden_labels: np.ndarray
     hidden_scores: np.ndarray
-    own_scores: np.ndarray
 
 
 def answer(
@@ -205,18 +200,29 @@ def answer(
         check()
         part = slice(begin, begin + 2048)
         parts.append(answer_scores(gallery.scores(vectors[part]), true[part]))
-    if len(parts) == 1:
-        return parts[0]
-    return Answers(*(np.concatenate([getattr(part, name.name) for part in parts]) for name in fields(Answers)))
+    return Answers(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Answers)))
 
 
 def answer_scores(scores: np.ndarray, true: np.ndarray) -> Answers:
     """Return `answer` for the classes' scores of images, float32 (images, classes)."""
-    rows, first = np.arange(len(scores)), scores.argmax(axis=1)
-    own_scores = np.where(true >= 0, scores[rows, true], np.float32(-1))
-    hidden = scores.copy()
-    hidden[rows[true >= 0], true[true >= 0]] = -np.inf
-    other = hidden.argmax(axis=1)
-    kinds = (np.int32, np.float32, np.int32, np.float32, np.float32)
-    columns = (first, scores[rows, first], other, hidden[rows, other], own_scores)
-    return Answers(*(column.astype(kind) for column, kind in zip(columns, kinds, strict=True)))
+    rows, hidden = np.flatnonzero(true >= 0), scores.copy()
+    hidden[rows, true[rows]] = -np.inf
+    return Answers(scores.max(axis=1), hidden.max(axis=1))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithms of probabilities, (images, classes), in the logits' type."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def divided_by_head(log_probabilities: np.ndarray, head_logits: np.ndarray) -> np.ndarray:
+    """Return log-probabilities in which a trained head divides the sum of the first classes, those of its logits.
+
+    Args:
+        log_probabilities: float (images, classes).
+        head_logits: float (images, first classes).
+    """
+    old = head_logits.shape[1]
+    total = np.logaddexp.reduce(log_probabilities[:, :old], axis=1)[:, None]
+    return np.concatenate([total + log_softmax(head_logits), log_probabilities[:, old:]], axis=1)

@@ -89,6 +89,7 @@ def test_unreadable_and_repeated_photos_are_left_out(photos):
         (lambda folder, write: shutil.rmtree(folder) or folder.mkdir(), "has no folder of a class"),
         (lambda folder, write: write(folder / "Zig" / "dot.png", 1, 1), "1 × 1 pixels"),
         (lambda folder, write: write(folder / "Zig" / "black.png", 40, 60, color=(0, 0, 0)), "of one color"),
+        (lambda folder, write: write(folder / "Zig" / "red.png", 40, 60, color=(0, 0, 255)), "of one color"),
     ],
 )
 def test_what_shows_nothing_is_refused(photos, spoil, message, tmp_path):
