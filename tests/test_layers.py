@@ -23,7 +23,7 @@ ALLOWED = {
     "train": "aug config dataset device evaluation extension model tracking",
     "ablation": "config dataset evaluation pages tracking",
     "sweep": "ablation config dataset device evaluation tracking",
-    "analysis": "config dataset device evaluation model pages sweep tracking train",
+    "analysis": "config dataset device evaluation extension model pages sweep tracking train",
     "serving": "evaluation model tracking",
     "enrollment": "analysis config dataset evaluation extension model pages tracking train",
     "task": "ablation analysis config dataset device enrollment evaluation extension model pages serving sweep"

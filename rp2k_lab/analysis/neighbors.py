@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rp2k_lab.extension.gallery import unit
+
 # A block of cosines: 512 images × 64,000 training images are 131 MB.
 _IMAGES, _TRAINING_IMAGES = 512, 64_000
 
@@ -26,7 +28,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
         sums[present] += np.add.reduceat(features[start + order], first, axis=0, dtype=np.float64)
     counts = np.bincount(labels, minlength=classes)[:, None]
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    return _unit(means - np.nanmean(means, axis=0))
+    return unit(means - np.nanmean(means, axis=0))
 
 
 def nearest(
@@ -52,11 +54,11 @@ def nearest(
     best = np.full((len(features), count), -np.inf, np.float32)
     positions = np.zeros((len(features), count), np.int64)
     for begin in range(0, len(training), _TRAINING_IMAGES):
-        block = _unit(np.asarray(training[begin : begin + _TRAINING_IMAGES]))
+        block = unit(np.asarray(training[begin : begin + _TRAINING_IMAGES]))
         for start in range(0, len(features), _IMAGES):
             check()
             part = slice(start, start + _IMAGES)
-            cosine = _unit(np.asarray(features[part])) @ block.T
+            cosine = unit(np.asarray(features[part])) @ block.T
             if itself is not None:
                 own = itself[part] - begin
                 inside = np.flatnonzero((own >= 0) & (own < len(block)))
@@ -73,9 +75,3 @@ def _largest(best: np.ndarray, positions: np.ndarray, cosine: np.ndarray, begin:
     values = np.concatenate([best, np.take_along_axis(cosine, top, 1)], axis=1)
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(values, order, 1), np.take_along_axis(np.hstack([positions, top + begin]), order, 1)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Return the rows scaled to length 1, float32; a row of zeros stays zero."""
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-    return (rows / np.maximum(length, 1e-12)).astype(np.float32)

@@ -54,18 +54,6 @@ def _record_texts(tracker: MemoryTracker, files: dict[str, str], folder: Path) -
         tracker.log_artifact(folder / name)
 
 
-def record_split(
-    tracker: MemoryTracker, evaluator: Evaluator, catch_all_class: str | None, step: int, folder: Path
-) -> dict[str, Score]:
-    """Evaluate a split, record the evaluation (`record_evaluation`) and return its scores.
-
-    Args:
-        catch_all_class: the class that `top1_without_others` leaves out.
-        step: training steps of the weights, for the metrics.
-    """
-    return record_evaluation(tracker, evaluator, evaluator.evaluate(catch_all_class), step, folder)
-
-
 def record_evaluation(
     tracker: MemoryTracker, evaluator: Evaluator, evaluation: Evaluation, step: int, folder: Path
 ) -> dict[str, Score]:

@@ -66,9 +66,8 @@ def run(config: Config, folder: Path) -> float:
                     tracker, evaluator, index, answers, config.dataset.catch_all_class, folder
                 )
                 if members[0].open_set is not None:
-                    open_splits[split] = record_open_split(
-                        tracker, index, split, answers, members[0], task.reject, folder
-                    )
+                    table = open_split(index, split, answers, members[0], task.reject)
+                    open_splits[split] = record_open_split(tracker, table, split, folder)
     print(closing_table(scores))
     if open_splits:
         print(open_table(open_splits))
@@ -115,10 +114,8 @@ def record_listed(
     return record_evaluation(tracker, evaluator, evaluator.score(predictions, catch_all_class), 0, folder)
 
 
-def record_open_split(
-    tracker: MemoryTracker, index: Index, split: str, answers: Answers, member: Member, reject: float, folder: Path
-) -> dict[str, Score]:
-    """Record what the threshold does to a split, with a row an image in open_set.parquet; return the scores.
+def open_split(index: Index, split: str, answers: Answers, member: Member, reject: float) -> pd.DataFrame:
+    """Return open_set.parquet: a row an image with what the threshold makes of it.
 
     Args:
         index: with the run's classes.
@@ -136,7 +133,11 @@ def record_open_split(
         "correct": answers.labels[:, 0] == rows["label"],
         "p1": answers.probabilities[:, 0] if is_extended else answers.scores,
     }
-    table = pd.DataFrame(columns | known_columns(answers.scores, member.open_set, reject))
+    return pd.DataFrame(columns | known_columns(answers.scores, member.open_set, reject))
+
+
+def record_open_split(tracker: MemoryTracker, table: pd.DataFrame, split: str, folder: Path) -> dict[str, Score]:
+    """Record `open_split` and its scores, and return them."""
     scores = open_scores(table)
     tracker.log_metrics({f"{split}/{name}": score.value for name, score in scores.items()}, 0)
     tracker.set_tags({f"{split}/{name}_count": score.count for name, score in scores.items()})
@@ -150,7 +151,7 @@ def open_scores(table: pd.DataFrame) -> dict[str, Score]:
     """Return the open-set scores of images; those about unknown images only if there are any.
 
     Args:
-        table: listed (of a class of the run), correct, known (bool), p1 (calibrated), score; see `record_open_split`.
+        table: listed (of a class of the run), correct, known (bool), p1 (calibrated), score; see `open_split`.
     """
     listed, unlisted = table[table["listed"]], table[~table["listed"]]
     accepted = listed[listed["known"]]
