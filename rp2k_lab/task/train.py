@@ -157,11 +157,13 @@ def run_from(
             load_checkpoint(training.network, best)
         workers.broadcast_parameters(training.network)
         evaluations = {split: evaluator.evaluate(catch_all_class) for split, evaluator in evaluators.items()}
+        # On every rank, since the predictor asks all of them for signals.
+        open_set = measure_open_set(config, index, ImageViews([images]), predictor)
         if workers.is_rank_zero:
             last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
             for split, evaluator in evaluators.items():
                 record_evaluation(tracker, evaluator, evaluations[split], last_step, folder)
-            record_open_set(tracker, measure_open_set(config, index, ImageViews([images]), predictor), folder)
+            record_open_set(tracker, open_set, folder)
             record_training(tracker, best, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:
