@@ -10,7 +10,7 @@ from rp2k_lab.analysis.photo_quality import MEASURES
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.enrollment.new_images import NewImages
 from rp2k_lab.extension.extension_file import Extension
-from rp2k_lab.extension.gallery import class_centers, unit
+from rp2k_lab.extension.gallery import build_gallery, unit
 
 # Cosine of whitened features above which two photos are taken for nearly the same.
 NEAR_COPY = 0.985
@@ -85,25 +85,21 @@ def judge(
         Finding(name, path, "is enrolled or a training image already")
         for path, name in images.repeated.itertuples(index=False)
     ]
-    table, classes = images.table, list(extension.classes)
-    scores = extension.gallery.scores(vectors)
-    by_class = {name: np.flatnonzero(table["class"] == name) for name in images.classes}
-    centers = {name: class_centers(vectors[rows]) for name, rows in by_class.items()}
-    new = [name for name in by_class if name not in classes]
-    findings += _about_products({name: vectors[by_class[name]] for name in new}, extension, look_alike)
-    for name, rows in by_class.items():
-        own = classes.index(name) if name in classes else None
-        others = {other: centers[other] for other in centers if other != name}
-        for position, row in enumerate(rows):
-            path = str(table["path"].iloc[row])
-            rest = np.delete(vectors[rows], position, axis=0)
-            if own is not None:
-                rest = np.concatenate([rest, extension.gallery.centers[extension.gallery.labels == own]])
-            nearest, cosine = _nearest_other(scores[row], classes, own, vectors[row], others)
-            sentence = _about_sibling(rest, vectors[row], nearest, cosine)
-            findings += [Finding(name, path, sentence)] if sentence else []
-            measures = table.iloc[row][["width", "height"]].to_dict() | quality.iloc[row][list(MEASURES)].to_dict()
-            findings += [Finding(name, path, text) for text in _about_quality(measures)]
+    table, listed = images.table, extension.gallery
+    labels = pd.Index(extension.classes, dtype=object).get_indexer(images.classes)  # -1: new
+    product = pd.Index(images.classes, dtype=object).get_indexer(table["class"])
+    rows = [np.flatnonzero(product == number) for number in range(len(images.classes))]
+    new = np.flatnonzero(labels < 0)
+    findings += _about_products({images.classes[each]: vectors[rows[each]] for each in new}, extension, look_alike)
+    nearest = _nearest_others(vectors, product, images.classes, extension, labels)
+    photos = table[["path", "width", "height"]].join(quality[list(MEASURES)].set_axis(table.index)).to_dict("records")
+    for number, name in enumerate(images.classes):
+        own = listed.centers[listed.labels == labels[number]]
+        for position, row in enumerate(rows[number]):
+            rest = np.concatenate([np.delete(vectors[rows[number]], position, axis=0), own])
+            sentence = _about_sibling(rest, vectors[row], *nearest[row])
+            texts = [sentence] if sentence else []
+            findings += [Finding(name, photos[row]["path"], text) for text in texts + _about_quality(photos[row])]
     return findings
 
 
@@ -123,18 +119,24 @@ def _about_products(products: dict[str, np.ndarray], extension: Extension, look_
     return findings
 
 
-def _nearest_other(
-    scores: np.ndarray, classes: Sequence[str], own: int | None, vector: np.ndarray, others: dict[str, np.ndarray]
-) -> tuple[str, float]:
-    """Return (name, cosine) of the product nearest to an image that is not its own."""
-    listed = scores.copy()
-    if own is not None:
-        listed[own] = -np.inf
-    best = int(listed.argmax())
-    candidates = {classes[best]: float(listed[best])}
-    candidates |= {name: float((centers @ vector).max()) for name, centers in others.items()}
-    name = max(candidates, key=lambda each: candidates[each])
-    return name, candidates[name]
+def _nearest_others(
+    vectors: np.ndarray, product: np.ndarray, products: Sequence[str], extension: Extension, labels: np.ndarray
+) -> list[tuple[str, float]]:
+    """Return (name, cosine) of the product nearest to each image that is not the image's, listed or enrolled with it.
+
+    Args:
+        vectors: float32 (images, width).
+        product: number of each image's product, int (images,), from 0 without gaps.
+        products: their names.
+        labels: of the products in the extension, int (products,); -1: new.
+    """
+    enrolled_now = build_gallery(vectors, product)
+    scores = np.concatenate([extension.gallery.scores(vectors), enrolled_now.scores(vectors)], axis=1)
+    rows, own = np.arange(len(vectors)), labels[product]
+    scores[rows, len(extension.classes) + product] = -np.inf
+    scores[rows[own >= 0], own[own >= 0]] = -np.inf
+    nearest, names = scores.argmax(axis=1), [*extension.classes, *products]
+    return [(names[each], float(scores[row, each])) for row, each in enumerate(nearest)]
 
 
 def _about_sibling(rest: np.ndarray, vector: np.ndarray, nearest: str, cosine: float) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from rp2k_lab.evaluation.metric_registry import Score, fraction
 from rp2k_lab.evaluation.open_set import accepted_at, auroc, conformal
 from rp2k_lab.extension.extension_file import Extension
-from rp2k_lab.extension.gallery import answer, answer_scores, class_centers
+from rp2k_lab.extension.gallery import Answers, answer, class_centers
 
 # Numbers of photos that the curve tells about.
 PHOTOS = (1, 2, 3, 5, 10, 20)
@@ -95,15 +95,15 @@ class Unlisted:
     refused: Score
 
 
-def unlisted(extension: Extension, scores: np.ndarray, true: np.ndarray, reject: float) -> Unlisted:
+def unlisted(extension: Extension, answers: Answers, true: np.ndarray, reject: float) -> Unlisted:
     """Return the measures of the threshold by leave-one-class-out.
 
     Args:
-        scores: of the base's val images, float32 (images, classes).
+        answers: for the base's val images.
         true: their labels in the extension, int (images,); -1: not listed.
         reject: share of known images that may be refused.
     """
-    answers, open_set = answer_scores(scores, true), conformal(extension.val_scores)
+    open_set = conformal(extension.val_scores)
     known, hidden = answers.scores[true >= 0], answers.hidden_scores
     return Unlisted(
         auroc(known, hidden),
@@ -135,7 +135,7 @@ class CurvePoint:
 def photos_curve(
     extension: Extension,
     train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray, np.ndarray],
     check: Callable[[], None],
 ) -> list[CurvePoint]:
     """Return how many photos a new product needs, from old ones: each is hidden and enrolled again with few photos.
@@ -144,10 +144,9 @@ def photos_curve(
 
     Args:
         train: features, float32 (images, width), and labels in the base, int (images,).
-        val: whitened features of length 1 and labels in the base.
+        val: whitened features of length 1, labels in the base, and each image's largest cosine with another product.
     """
-    (features, labels), (vectors, true) = train, val
-    hidden = answer(extension.base_gallery, vectors, true, check).hidden_scores
+    (features, labels), (vectors, true, hidden) = train, val
     rng = np.random.default_rng(0)
     present = np.intersect1d(np.unique(true), np.unique(labels))
     chosen = rng.permutation(present)[:_CLASSES]

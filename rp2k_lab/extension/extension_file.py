@@ -100,11 +100,13 @@ class Extension:
     @cached_property
     def gallery(self) -> Gallery:
         """The centers of `classes`: of a base class the base's, then those of its added images."""
-        parts = []
+        parts, base, enrolled = [], self.base_gallery, self.enrolled
+        of_base = np.searchsorted(base.labels, np.arange(len(self.base_classes) + 1))
+        of_enrolled = np.searchsorted(enrolled.labels, np.arange(len(self.classes) + 1))
         for label, head_label in enumerate(self.head_labels):
-            centers = [class_centers(self.enrolled.vectors[self.enrolled.labels == label])]
+            centers = [class_centers(enrolled.vectors[of_enrolled[label] : of_enrolled[label + 1]])]
             if head_label >= 0:
-                centers.insert(0, self.base_gallery.centers[self.base_gallery.labels == head_label])
+                centers.insert(0, base.centers[of_base[head_label] : of_base[head_label + 1]])
             joined = np.concatenate(centers)
             parts.append(Gallery(joined, np.zeros(len(joined), np.int32)))
         return join_galleries(parts)

@@ -145,7 +145,13 @@ class Gallery:
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Return each class's largest cosine, float32 (images, classes), for vectors, float32 (images, width)."""
-        return np.maximum.reduceat(self._cosines(vectors), self._starts(), axis=1)
+        cosines, labels, starts = self._cosines(vectors), self.labels, self._starts()
+        scores = cosines[:, starts]
+        position = np.arange(len(labels)) - starts[labels]  # of a center within its class
+        for each in range(1, position.max(initial=0) + 1):  # a fifth of the time of np.maximum.reduceat along rows
+            columns = np.flatnonzero(position == each)
+            scores[:, labels[columns]] = np.maximum(scores[:, labels[columns]], cosines[:, columns])
+        return scores
 
     def _cosines(self, vectors: np.ndarray) -> np.ndarray:
         cosines = np.empty((len(vectors), len(self.centers)), np.float32)
@@ -224,5 +230,6 @@ def divided_by_head(log_probabilities: np.ndarray, head_logits: np.ndarray) -> n
         head_logits: float (images, first classes).
     """
     old = head_logits.shape[1]
-    total = np.logaddexp.reduce(log_probabilities[:, :old], axis=1)[:, None]
+    highest = log_probabilities[:, :old].max(axis=1, keepdims=True)
+    total = highest + np.log(np.exp(log_probabilities[:, :old] - highest).sum(axis=1, keepdims=True))
     return np.concatenate([total + log_softmax(head_logits), log_probabilities[:, old:]], axis=1)

@@ -38,8 +38,8 @@ class ExtendedClassifier(nn.Cell):
         self.mean, self.matrix = _constant(mean, "mean"), _constant(matrix, "matrix")
         # All first centers, then all second ones: a class's largest is then the largest of equal parts.
         flat = centers.transpose(1, 0, 2).reshape(-1, self.in_channels)
-        self.count, self.most, self.scale = len(flat), most, scale
-        padding = -self.count % _TILE
+        self.most, self.scale = most, scale
+        padding = -len(flat) % _TILE
         flat = np.concatenate([flat, np.zeros((padding, self.in_channels), np.float32)])
         self.centers = _constant(np.ascontiguousarray(flat.T), "centers")
         self.head, self.temperature = head, temperature
@@ -81,8 +81,11 @@ class ExtendedClassifier(nn.Cell):
         images = vectors.shape[0]
         if images == 1:
             vectors = ops.cat((vectors, vectors))
-        cosines = ops.matmul(vectors, self.centers)[:images, : self.count]
-        return cosines.reshape(-1, self.most, self.out_channels).max(axis=1)
+        cosines, classes = ops.matmul(vectors, self.centers)[:images], self.out_channels
+        largest = cosines[:, :classes]
+        for each in range(1, self.most):  # a third less time than a maximum over an axis
+            largest = ops.maximum(largest, cosines[:, each * classes : (each + 1) * classes])
+        return largest
 
 
 # Centers are padded to full tiles of a matrix product, and a single image is computed twice: MindSpore 2.10 then gives

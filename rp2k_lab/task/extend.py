@@ -45,7 +45,7 @@ from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.extension.extension_file import Enrolled, Extension, OldClasses, write_extension
-from rp2k_lab.extension.gallery import Gallery, Whitening
+from rp2k_lab.extension.gallery import Gallery, Whitening, answer_scores
 from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
@@ -207,10 +207,12 @@ def look_ahead(config: Config, parent: Parent, change: Change, check: Callable[[
     true = present_labels(after, parent.val_labels)
     is_new = np.array([position >= count for position in range(len(after.classes))])
     forgotten = forgetting(present[old], new, true, is_new)
-    open_set = unlisted(after, scores, true, config.task.reject) if (true >= 0).any() else None
+    answers = answer_scores(scores, true)
+    open_set = unlisted(after, answers, true, config.task.reject) if (true >= 0).any() else None
     curve = []
     if change.images is not None:
-        curve = photos_curve(after, (parent.train, parent.train_labels), (parent.val, parent.val_labels), check)
+        val = parent.val, parent.val_labels, answers.hidden_scores
+        curve = photos_curve(after, (parent.train, parent.train_labels), val, check)
     return Outlook(forgotten, open_set, curve)
 
 
