@@ -17,7 +17,7 @@ endif
 PORT ?= 5000
 HOST := 127.0.0.1
 
-.PHONY: run quick test soak check help ui demo native docs pictures bench notebooks
+.PHONY: run quick test soak check help ui dashboard demo native docs pictures bench notebooks
 .DEFAULT_GOAL := run
 
 run: native  ## make the embedded data set, train, evaluate, print where to look; GPU=1 installs CUDA 11.8 and uses it
@@ -51,6 +51,9 @@ help:  ## this list
 
 ui: $(INSTALLED)  ## the MLflow page, for this machine only; HOST=0.0.0.0 shows it to others: see docs/reliability.md first
 	$(BIN)/python -m rp2k_lab.tracking.server $(PORT) $(HOST)
+
+dashboard: $(INSTALLED)  ## Optuna's page of the studies; STORAGE=<address> is another database, PORT=8081 another port
+	$(BIN)/python -m rp2k_lab.sweep.dashboard $(if $(filter file,$(origin PORT)),8080,$(PORT)) $(if $(STORAGE),'$(STORAGE)')
 
 demo: native  ## recognize photos and enroll products in a browser, by RUN=last or a run's id; PORT=8001 is another port
 	$(BIN)/python -m rp2k_lab.demo '$(or $(RUN),last)' --port $(if $(filter file,$(origin PORT)),8000,$(PORT)) --uri '$(URI)'

@@ -102,6 +102,7 @@ else:
         | tasks.Inspect
         | tasks.Errors
         | tasks.Report
+        | tasks.Clean
         | tasks.Sync,
         Field(discriminator="name"),
     ]

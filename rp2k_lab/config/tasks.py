@@ -61,6 +61,9 @@ class TrainingTask(Task):
     checkpoints_kept: Count = Field(
         description="number of checkpoints kept, the newest; each holds the best weights so far too"
     )
+    keep_state: bool = Field(
+        description="true: a finished run keeps its checkpoints with the optimizer; false: its best weights alone"
+    )
 
 
 class Train(TrainingTask):
@@ -347,6 +350,16 @@ class Report(Task):
     )
     reads_images = False
     earlier_runs = (0, 2)
+
+
+class Clean(Task):
+    name: Literal["clean"]
+    ask: bool = Field(description="ask before removing; false: remove at once")
+    unused_days: NonNegativeFloat = Field(
+        description="days without a read after which kept photos and features go; they are computed again when needed"
+    )
+    reads_images = False
+    earlier_runs = (0,)
 
 
 class Sync(Task):

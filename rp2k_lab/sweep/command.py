@@ -31,6 +31,7 @@ from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.device.msrun import check_launch
 from rp2k_lab.evaluation.metric_registry import metrics
+from rp2k_lab.sweep import dashboard
 from rp2k_lab.sweep.confirmation import (
     ConfirmedPoint,
     assignments,
@@ -139,7 +140,9 @@ def run_study(arguments: list[str], options: dict[str, Any], config: DictConfig)
             with exclusive(storage, name):
                 request.check_existing(storage)
                 facts = {"command": shlex.join(sys.argv), "storage": storage.url}
-                facts = {key: redact(value) for key, value in facts.items()}
+                facts = {key: redact(value) for key, value in facts.items()} | {
+                    "mlflow.note.content": dashboard.note(redact(settings.storage or ""))
+                }
                 tracker = StudyTracker(request.tracking, name, facts, plan.factor, _charts(plan))
                 study = open_study(storage, plan, name, request.pruner, settings.seed, settings.p_threshold)
             folder, stop = Path(config.hydra.sweep.dir).absolute(), lambda: signals.signum
@@ -378,6 +381,7 @@ def _print_next(
         run_id = best.user_attrs.get("run_id")
         print(f"best        val top-1 {100 * study.best_value:.1f} %, trial {best.number}, run {run_id}")
         print(f"next        {COMMAND} {shlex.join([*plan.fixed, *assignments(migrate_params(best.params))])}")
+    print(f"dashboard   {dashboard.command(storage)}, then {dashboard.address()}")
     if isinstance(plan, Search) and done:
         print(f"report      {COMMAND} task=report task.study={study.study_name}{stored}")
     print(f"            {tracker.page or f'{COMMAND} task=sync'}")

@@ -65,11 +65,16 @@ def open_storage(url: str | None, heartbeat_seconds: int | None) -> Iterator[opt
         storage.engine.dispose()
 
 
+def has_studies(url: str | None) -> bool:
+    """Return whether the database of studies may exist; of a server nobody asks."""
+    file = sqlite_file(_absolute(url))
+    return not (file and is_missing(file))
+
+
 @contextmanager
 def read_study(url: str | None, name: str) -> Iterator[optuna.Study | None]:
     """Open an existing study to read it; None if there is no such study.  Never creates a database."""
-    file = sqlite_file(_absolute(url))
-    if file and is_missing(file):
+    if not has_studies(url):
         yield None
         return
     with open_storage(url, None) as storage:

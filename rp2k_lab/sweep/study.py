@@ -29,6 +29,8 @@ from rp2k_lab.sweep.space import Params, Plan, point_key
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
+# What studies maximize, as Optuna's page calls it.
+METRIC = "top-1"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 # User attribute of a claimed trial; a running trial without it lost its worker while being claimed.
@@ -91,6 +93,9 @@ def open_study(
     chosen = build_pruner(pruner if plan.prunes else "none", p_threshold)
     options = {"storage": storage, "sampler": sampler, "pruner": chosen}
     study = optuna.create_study(study_name=name, direction="maximize", load_if_exists=True, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([METRIC])
     study.set_user_attr("definition", plan.definition())
     study.set_user_attr("definition_version", DEFINITION_VERSION)
     return study

@@ -31,7 +31,7 @@ from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
-from rp2k_lab.task.train import open_tracker, print_closing_lines, required_space, train
+from rp2k_lab.task.train import best_weights_alone, open_tracker, print_closing_lines, required_space, train
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
@@ -71,7 +71,8 @@ def run(config: Config, folder: Path) -> float:
             check_disk_space(required_space(config, tuning.training, len(index.table), folder))
             predictor = Predictor([before], config.batch_size, check=signals.check)
             old = required_evaluators(config, index, predictor, SPLITS)
-            with open_tracker(config, trial.name or f"fixres{config.size[0]}_{member.name}", folder) as tracker:
+            name = trial.name or f"fixres{config.size[0]}_{member.name}"
+            with best_weights_alone(config, folder), open_tracker(config, name, folder) as tracker:
                 record_origin(tracker, config, index, folder)
                 tracker.set_tags(trial.tags | parents([earlier]))
                 trial.started(tracker.run_id, folder)

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mindspore import nn
@@ -130,6 +131,7 @@ def run_from(
         assert earlier is not None
         name, verified = f"verify_{earlier.name}", earlier
     with (
+        best_weights_alone(config, folder, workers),
         workers.exit_together(),
         StopSignal() as signals,
         open_tracker(config, name, folder, workers, run_id) as tracker,
@@ -191,6 +193,21 @@ def check_teachers(config: Config, index: Index, teachers: Sequence[EarlierRun])
         names = ", ".join(run.name for run in teachers)
         log.info("taught by %s, weight %g, temperature %g", names, config.loss.distillation, config.loss.temperature)
     check_held_out(config, teachers)
+
+
+@contextmanager
+def best_weights_alone(config: Config, folder: Path, workers: Workers = ALONE) -> Iterator[None]:
+    """Remove the training state of a run that finishes or is pruned in the block, unless `task.keep_state`."""
+    is_over = False
+    try:
+        yield
+        is_over = True
+    except Pruned:
+        is_over = True
+        raise
+    finally:
+        if is_over and workers.is_rank_zero and not config.task.keep_state:
+            CheckpointFolder(folder / "checkpoints", config.task.checkpoints_kept).keep_best()
 
 
 def open_tracker(

@@ -64,8 +64,7 @@ class RunInfo:
     @property
     def artifact_folder(self) -> Path | None:
         """The folder of the artifacts on this machine, or None if a server has them."""
-        uri = urlsplit(self.artifact_uri)
-        return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
+        return folder_of(self.artifact_uri)
 
     @property
     def own_folder(self) -> Path | None:
@@ -74,6 +73,12 @@ class RunInfo:
         is_named = self.folder and re.fullmatch(r"\w+", self.local_id)
         is_here = is_named and os.path.isfile(journal) and not os.path.islink(journal)
         return Path(self.folder) if is_here else None
+
+
+def folder_of(artifact_uri: str) -> Path | None:
+    """Return the folder of a location of artifacts, or None if it is none of this machine's."""
+    uri = urlsplit(artifact_uri)
+    return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
 
 class RunStore:
@@ -175,6 +180,10 @@ class RunStore:
     def is_deleted(self, run: RunInfo) -> bool:
         """Return whether the run was uploaded to this store and is deleted there."""
         return self.get(run.local_id) is None and bool(self._search(f"tags.{LOCAL_ID} = '{run.local_id}'", 1, True))
+
+    def deleted(self) -> set[str]:
+        """Return the local ids of the deleted runs."""
+        return {run.local_id for run in self._search("", 50_000, deleted=True)}
 
     def fetch(self, run: RunInfo, files: Iterable[str], downloads: Path) -> Path:
         """Return a folder that holds those of `files` (folder/name) that are artifacts of a run.

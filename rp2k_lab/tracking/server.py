@@ -45,7 +45,7 @@ def serve(port: int, host: str = LOOPBACK) -> int:
         open_client(None).search_experiments(max_results=1)
     except StoreUnavailable as error:
         raise unreachable(store, error) from None
-    _check_port(host, port)
+    check_port(host, port, f"use another port: {SERVER_COMMAND} {_port_option(5001)}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", client_address(store)]
     if file := sqlite_file(store):
         command += ["--default-artifact-root", (file.parent / "artifacts").as_uri()]
@@ -57,17 +57,15 @@ def serve(port: int, host: str = LOOPBACK) -> int:
     return _run_until_stopped(command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
-def _check_port(host: str, port: int) -> None:
-    """Raise RequestError if no server can listen there."""
+def check_port(host: str, port: int, way_out: str) -> None:
+    """Raise RequestError, with this way out, if no server can listen there."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             free.bind((host, port))
     except OSError as error:
-        raise RequestError(
-            f"{host}:{port}: {str(error.strerror).lower()}\nuse another port: {SERVER_COMMAND} {_port_option(5001)}"
-        ) from None
+        raise RequestError(f"{host}:{port}: {str(error.strerror).lower()}\n{way_out}") from None
 
 
 def _port_option(port: int) -> str:

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.files import make_folder, write_atomically
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls, shorten
 from rp2k_lab.tracking.address import URI_VARIABLE
 from rp2k_lab.tracking.journal import read
+from rp2k_lab.tracking.mlflow_runs import folder_of
 from rp2k_lab.tracking.mlflow_store import (
     StoreUnavailable,
     client_address,
@@ -50,6 +52,8 @@ log = logging.getLogger(__name__)
 # MLflow's limits for one log_batch call.
 PARAM_CHARACTERS = 6000
 _PER_CALL = {"metrics": 1000, "params": 100, "tags": 100}
+# Artifacts of this size are hard links where the store's folder is on the run's disk.
+_LINKED_BYTES = 1_000_000
 # How long a run waits at its end for a silent server [s].
 END_SECONDS = 10.0
 # A slow network: the run waits this long for a file at its end.
@@ -80,6 +84,7 @@ class Uploader:
         self._in_journal: Counter[tuple[str, int]] = Counter()
         self._in_store: dict[str, Counter[int]] = {}
         self.local = is_local(uri)
+        self._artifacts: Path | None = None  # the run's artifact folder, if it is on this machine
 
     @property
     def run_id(self) -> str:
@@ -145,6 +150,7 @@ class Uploader:
         ids = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
         self.state = replace(self.state, store=redact(store_uri(self._uri)), **ids)
         self._in_journal, self._in_store = Counter(), {}
+        self._artifacts = folder_of(run.info.artifact_uri or "") if self.local else None
         self.state.save(self.file)
         self._connection = client
 
@@ -223,7 +229,8 @@ class Uploader:
         else:
             self.busy_until += file.stat().st_size / _BYTES_PER_SECOND
             try:
-                self._client.log_artifact(self.run_id, str(file), target or None)
+                if not _linked(file, self._artifacts, target):
+                    self._client.log_artifact(self.run_id, str(file), target or None)
             except Exception as error:
                 if is_transient(error):
                     raise
@@ -240,6 +247,27 @@ class Uploader:
         for run in self._client.search_runs([self.experiment_id], query):
             if run.info.run_id != self.run_id:
                 self._client.delete_run(run.info.run_id)
+
+
+def _linked(file: Path, artifacts: Path | None, folder: str) -> bool:
+    """Make a large file an artifact by a hard link; return False where the caller has to copy it.
+
+    Files of a run are replaced, never written in place, so the artifact keeps its content.  People edit small ones.
+
+    Args:
+        artifacts: the run's artifact folder on this machine, or None.
+        folder: within `artifacts`.
+    """
+    if artifacts is None or file.stat().st_size < _LINKED_BYTES:
+        return False
+    target = artifacts / folder / file.name
+    try:
+        make_folder(target.parent)
+        with write_atomically(target) as part:
+            os.link(file.resolve(), part)
+    except OSError:  # another disk, or one without links
+        return False
+    return True
 
 
 def _synced_size(file: Path) -> int:

@@ -185,6 +185,24 @@ class CheckpointFolder:
                 link.unlink(missing_ok=True)
         self._prune()
 
+    def state_files(self) -> list[Path]:
+        """Return the files that only resuming needs: all but the best weights and the link to them."""
+        kept = {self.best, self.best.resolve()}
+        files = [self.last, *self.folder.glob("step-*"), *self.folder.glob("best-*")]
+        return sorted(file for file in files if file not in kept and (file.exists() or file.is_symlink()))
+
+    def keep_best(self) -> None:
+        """Remove what only resuming needs; the best weights become `best.ckpt` itself.
+
+        A process that is killed meanwhile leaves a folder to which a second call does the rest.
+        """
+        for record in self.folder.glob("step-*.json"):  # first: no record without its files
+            record.unlink()
+        if self.best.is_symlink():
+            self.best.resolve().replace(self.best)
+        for file in self.state_files():
+            file.unlink()
+
     def file(self, step: int) -> Path:
         """Return the file with weights and optimizer of a step."""
         return self.folder / f"step-{step:08d}.ckpt"

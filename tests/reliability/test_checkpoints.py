@@ -73,6 +73,22 @@ def test_last_two_checkpoints_are_kept_with_their_best_weights(folder):
     assert "best-00000001.ckpt" not in names(folder)
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_finished_run_keeps_its_best_weights_alone(folder, has_links, monkeypatch):
+    if not has_links:
+        monkeypatch.setattr(files, "_linked", lambda link, file: False)
+    save(folder, 1, 2, 3, best=(1, 2))
+    state = folder.state_files()
+    assert {file.name for file in state} >= {"last.ckpt", "step-00000002.ckpt", "step-00000003.json"}
+    folder.keep_best()
+    assert [file.name for file in folder.folder.iterdir()] == ["best.ckpt"]
+    assert weights(folder.best) == {2.0}
+    assert folder.state_files() == []
+    folder.keep_best()  # as after a kill
+    assert weights(folder.best) == {2.0}
+    assert folder.newest() is None
+
+
 def cut(file):
     os.truncate(file, file.stat().st_size - 1)
 

@@ -106,7 +106,7 @@ class TestDiskWithoutFeatures:
 
     @pytest.mark.slow
     def test_run_does_without_and_says_so(self, tmp_path):
-        arguments = [*TINY, "epochs=1", "tracking=offline", f"hydra.run.dir={tmp_path}/out"]
+        arguments = [*TINY, "epochs=1", "task.keep_state=true", "tracking=offline", f"hydra.run.dir={tmp_path}/out"]
         process = start_run(arguments, tmp_path, POOR_DISK)
         out, err = process.communicate(300)
         assert (process.returncode, err) == (0, "")

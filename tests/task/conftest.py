@@ -58,13 +58,13 @@ def analyzed_run(first_run, start, tmp_path_factory) -> Command:
 
 @pytest.fixture(scope="session")
 def second_run(first_run, tmp_path_factory) -> Path:
-    """Another run: the first run's last checkpoint, recorded with another size and crop."""
+    """Another run: the first run's weights, recorded with another size and crop."""
     folder = tmp_path_factory.mktemp("second")
     record = yaml.safe_load((first_run.folder / "out" / "config.yaml").read_text("utf-8"))
     (folder / "config.yaml").write_text(yaml.safe_dump(record | {"size": 40, "crop_ratio": 0.8}), "utf-8")
     shutil.copy(first_run.folder / "out" / "classes.txt", folder)
     (folder / "checkpoints").mkdir()
-    return Path(shutil.copy(first_run.folder / "out" / "checkpoints" / "last.ckpt", folder / "checkpoints"))
+    return Path(shutil.copy(first_run.folder / "out" / "checkpoints" / "best.ckpt", folder / "checkpoints"))
 
 
 @pytest.fixture

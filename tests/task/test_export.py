@@ -104,11 +104,11 @@ def test_checkpoint_file_is_exported_without_images_and_replaces_an_export(first
     output = tmp_path / "新 export"
     output.mkdir()
     (output / "model.json").write_text("an earlier one's")
-    arguments = [f"runs={folder}/checkpoints/last.ckpt", f"task.output='{output}'", "task.batch_size=3"]
+    arguments = [f"runs={folder}/checkpoints/best.ckpt", f"task.output='{output}'", "task.batch_size=3"]
     command = start("task=export", *arguments, uri="sqlite:////no/store.db")
     code, out, err = command.wait()
     assert code == 0, err
-    assert "last.ckpt: resnet18, 8 classes" in out
+    assert "best.ckpt: resnet18, 8 classes" in out
     assert {file.name for file in output.iterdir()} == FILES
     assert [file.name for file in tmp_path.glob("*export*")] == ["新 export"]
     session = onnxruntime.InferenceSession(output / "model.onnx")
