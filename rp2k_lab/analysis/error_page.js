@@ -128,7 +128,7 @@ function card(i) {
     node.lastChild.append(element("span", "", role), element("b", "", null, link));
     return node;
   };
-  const sides = element("div", "sides", null, side(row[TRUE], "true"), side(row[TOPS][0], "predicted"));
+  const sides = element("div", "sides", null, side(row[TRUE], "label"), side(row[TOPS][0], "predicted"));
   const photo = thumbnail(row[IMAGE], "photo", "photo left out");
   const node = element("article", row[EXPLANATION] >= 0 ? "case explained" : "case", null, photo);
   if (row[EXPLANATION] >= 0) node.append(thumbnail(row[EXPLANATION], `evidence for ${names[row[TOPS][0]]} (${method})`, ""));
@@ -232,7 +232,7 @@ const HEADS = [["class", i => rank[i]], ["photos", i => -classes[i][IMAGES]], ["
 const table = new Pager("class-rows", 25, i => {
   const c = classes[i], confused = c[CONFUSED] >= 0 ? `${names[c[CONFUSED]]} (${number(c[CONFUSED_IMAGES])})` : "";
   return element("tr", "", null, element("td", "name", null, button(names[i], () => only({ class: names[i] }))), element("td", "n", number(c[IMAGES])), element("td", "n", percent(c[ACCURACY])),
-    element("td", "n", c[IMAGES] ? `${percent(c[LOW])} to ${percent(c[HIGH])}` : "–"), element("td", "n", number(c[TRAIN])), element("td", "name", confused));
+    element("td", "n", c[IMAGES] ? `${(c[LOW] / 10).toFixed(1)} – ${percent(c[HIGH])}` : "–"), element("td", "n", number(c[TRAIN])), element("td", "name", confused));
 });
 let [sorted, descending] = [3, false];
 

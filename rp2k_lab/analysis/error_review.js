@@ -31,7 +31,7 @@ function save() {
 function note(text = "") {
   if (!byId("review-note")) return;
   const done = decisions.size, wrong = [...decisions.keys()].filter(isWrong).length;
-  byId("review-count").textContent = `${number(done)} of ${number(suspected.length)} decided`;
+  byId("review-count").textContent = byId("progress").textContent = `${number(done)} of ${number(suspected.length)} decided`;
   byId("decided").value = done;
   const kept = isKept ? "Decisions stay in this browser." : "This browser keeps no decisions here: download the list before you close the page.";
   byId("review-note").textContent = [text, done ? `${number(wrong)} wrong, ${number(done - wrong)} right.` : "", kept].filter(Boolean).join(" ");
@@ -250,7 +250,7 @@ function onKey(event) {
 load();
 document.addEventListener("keydown", onKey);
 byId("large").addEventListener("click", event => { if (event.target === byId("large")) byId("large").close(); });
-byId("large").addEventListener("close", () => { if (current?.isConnected) current.focus({ preventScroll: true }); });
+byId("large").addEventListener("close", () => cardOf(byId("large").dataset.row)?.focus({ preventScroll: true }));  // not the one of the opening
 byId("review-start")?.addEventListener("click", startReview);
 byId("review-download")?.addEventListener("click", download);
 byId("review-file")?.addEventListener("change", async event => {
