@@ -138,14 +138,13 @@ def review_of(config: Config, run: EarlierRun, split: str) -> Review:
     Args:
         config: of this task; its data set may have moved since the training.
     """
-    command = ""
-    if split == "train":
+    key, overrides = f"{run.run_id or run.reference}/{split}", []
+    if split != "train":
+        return Review(key, split, "")
+    if run.config["task"]["name"] == "train":
         training = parse_record({**run.config, "dataset": config.dataset.model_dump(mode="json")})
-        # An extension was not trained, and a student's teachers are other runs.
-        is_training = training.task.name == "train" and not training.teachers
         overrides = [each for each in overrides_of(training) if not each.startswith("dataset.relabel=")]
-        command = " ".join([COMMAND, *(overrides if is_training else []), f"dataset.relabel=~/Downloads/{REVIEWED}"])
-    return Review(f"{run.run_id or run.reference}/{split}", split, command)
+    return Review(key, split, " ".join([COMMAND, *overrides, f"dataset.relabel=~/Downloads/{REVIEWED}"]))
 
 
 def predictor_name(folds: int | None) -> str:

@@ -210,11 +210,13 @@ def overrides_of(config: Config) -> list[str]:
     )
     for key, value in changed.items():
         group, _, last = key.rpartition(".")
-        if last != "name":
+        if key == "teachers":
+            overrides.append(f"runs={hydra_value(value)}")
+        elif last != "name":
             overrides.append(f"{key}={value if _is_plain(value) else hydra_value(value)}")
         elif not key.startswith("callback."):
             overrides.append(f"{group.replace('.', '/')}={value}")
-    return [shlex.quote(override) for override in overrides if not override.startswith("teachers=")]
+    return [shlex.quote(override) for override in overrides]
 
 
 def _is_plain(value: Any) -> bool:

@@ -132,6 +132,7 @@ def test_fingerprints_of_gpu_runs_hold_after_float32_and_loss_scale_changed(comp
         ("dataset.label_noise=0.06", "size=[48,32]", "optimizer=adamw", "optimizer.lr=0.002", "seed=7"),
         ("aug=cutout", "aug/mix=mixup", "aug.mix.alpha=0.3", "model=seresnext50", "callback=early_stopping"),
         ("dataset=folder", "dataset.root=<photos>", "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.2,0.2,0.2]"),
+        ("loss.distillation=0.5", "runs=[abc123,def456]"),
         ("recipe=giantpanda", "dataset=rp2k", "dataset.root=<photos>", "device=gpu"),
     ],
 )
