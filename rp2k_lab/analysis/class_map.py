@@ -16,7 +16,7 @@ _PERPLEXITY, _ITERATIONS, _COMPONENTS = 12, 300, 50
 _FEWEST = 5  # classes; fewer lie where their principal components are
 _WIDTH, _HEIGHT, _BORDER = 1120, 720, 24
 _PAIRS, _LABELS = 80, 24
-_LETTER, _LINE = 6.4, 13  # width and height of a letter of a label
+_LETTER, _LINE = 7.4, 13  # width and height of a letter of a label
 ACCURACIES = ((0.25, "bad"), (0.5, "poor"), (0.75, "fair"), (1.01, "good"))  # upper bound, CSS class
 
 

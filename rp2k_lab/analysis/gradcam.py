@@ -167,9 +167,23 @@ def draw_contours(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     size, drawn = (image.shape[1], image.shape[0]), image.copy()
     fraction = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_CUBIC) / max(float(heat.max()), 1e-12)
     for level, width in LEVELS:
-        # The border is outside, so that a contour is closed where the map ends.
-        inside = np.pad((fraction >= level).astype(np.uint8), 1)
-        lines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-1, -1))
-        cv2.drawContours(drawn, lines, -1, _DARK, width + 2, cv2.LINE_AA)  # on light and on dark packaging
-        cv2.drawContours(drawn, lines, -1, _LIGHT, width, cv2.LINE_AA)
+        closed, _ = cv2.findContours((fraction >= level).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        lines = [line for points in closed for line in _without_edges(points[:, 0], size)]
+        cv2.polylines(drawn, lines, False, _DARK, width + 2, cv2.LINE_AA)  # on light and on dark packaging
+        cv2.polylines(drawn, lines, False, _LIGHT, width, cv2.LINE_AA)
     return drawn
+
+
+def _without_edges(points: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """Return the parts of a closed contour that are not on an edge of the image, where the map ends and not the heat.
+
+    Args:
+        points: int (n, 2), x and y.
+        size: (width, height).
+    """
+    on_edge = ((points <= 0) | (points >= np.array(size) - 1)).any(axis=1)
+    if not on_edge.any():
+        return [np.append(points, points[:1], axis=0)]
+    first = int(on_edge.argmax())
+    points, on_edge = np.roll(points, -first, axis=0), np.roll(on_edge, -first)
+    return np.split(points, np.flatnonzero(np.diff(on_edge)) + 1)[1::2]

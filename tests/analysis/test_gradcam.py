@@ -161,3 +161,12 @@ def test_contours_surround_the_heat_and_keep_the_colors_elsewhere():
 
 def test_there_are_no_contours_without_heat():
     np.testing.assert_array_equal(draw_contours(IMAGES[0], np.zeros((7, 7), np.float32)), IMAGES[0])
+
+
+def test_contours_do_not_follow_the_edges_of_the_image():
+    image, heat = np.full((80, 80, 3), 90, np.uint8), np.zeros((8, 8), np.float32)
+    heat[:, 4:] = 1
+    drawn = (draw_contours(image, heat) != image).any(-1)
+    assert drawn[:, 34:46].any(axis=1).all()
+    assert not drawn[:, 50:].any()
+    assert not drawn[:, :30].any()
