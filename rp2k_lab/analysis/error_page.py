@@ -7,7 +7,7 @@ and the page's content security policy blocks all other scripts.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +60,14 @@ class Review:
         key: names them in the browser's storage: the same for every page about the same labels.
         split: of the photos.
         command: trains on the downloaded list; "" if `dataset.relabel` refuses photos of this split.
+        earlier: (path, given, suggested) of the lines that `dataset.relabel` follows already; the photos have the
+            suggested labels, and the downloaded list includes the lines.
     """
 
     key: str
     split: str
     command: str
+    earlier: Sequence[tuple[str, str, str]] = ()
 
 
 def write_page(
@@ -113,6 +116,7 @@ def write_page(
         "exact": {"names": _exact(names), "paths": _exact(in_list)},
         "key": review.key,
         "file": REVIEWED,
+        "earlier": {path: [given, suggested] for path, given, suggested in review.earlier},
         "sentences": list(_SENTENCES.values()),
         "classes": _classes(classes, ids, len(names)),
         "causes": list(CAUSES),

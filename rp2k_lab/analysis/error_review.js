@@ -175,12 +175,20 @@ const cell = value => {
   return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 
+function decidedLine(i) {  // given, suggested, decision
+  const label = exactName(rows[i][TRUE]), decided = decisions.get(i), [given] = data.earlier[exactPath(i)] ?? [label];
+  const right = decided === undefined ? label : exactName(decided);
+  if (right !== given) return [given, right, "yes"];
+  return [given, given === label ? exactName(rows[i][SUGGESTED]) : label, decided === undefined ? "" : "no"];
+}
+
 function listText() {
   const lines = suspected.map(i => {
-    const decided = decisions.get(i), decision = decided === undefined ? "" : isWrong(i) ? "yes" : "no";
-    const other = decision === "yes" ? decided : rows[i][SUGGESTED];
-    return [exactPath(i), exactName(rows[i][TRUE]), exactName(other), (rows[i][SUSPICION] / 1000).toFixed(3), decision].map(cell).join(",");
+    const [given, suggested, decision] = decidedLine(i);
+    return [exactPath(i), given, suggested, (rows[i][SUSPICION] / 1000).toFixed(3), decision].map(cell).join(",");
   });
+  for (const [path, [given, suggested]] of Object.entries(data.earlier))
+    if (!rowOf.has(path)) lines.push([path, given, suggested, "", "yes"].map(cell).join(","));
   const text = ["path,given,suggested,score,decision", ...lines, ""].join("\n");
   return /^[\x00-\x7f]*$/.test(text) ? text : "\ufeff" + text;
 }

@@ -27,6 +27,7 @@ from rp2k_lab.config.migrations import parse_record
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import Index, build_index, listed_part
+from rp2k_lab.dataset.relabel import read_relabels
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.task.evaluate import check_splits, print_closing_lines
@@ -138,13 +139,14 @@ def review_of(config: Config, run: EarlierRun, split: str) -> Review:
     Args:
         config: of this task; its data set may have moved since the training.
     """
-    key, overrides = f"{run.run_id or run.reference}/{split}", []
+    key, overrides, list_ = f"{run.run_id or run.reference}/{split}", [], config.dataset.relabel
     if split != "train":
         return Review(key, split, "")
     if run.config["task"]["name"] == "train":
         training = parse_record({**run.config, "dataset": config.dataset.model_dump(mode="json")})
         overrides = [each for each in overrides_of(training) if not each.startswith("dataset.relabel=")]
-    return Review(key, split, " ".join([COMMAND, *overrides, f"dataset.relabel=~/Downloads/{REVIEWED}"]))
+    command = " ".join([COMMAND, *overrides, f"dataset.relabel=~/Downloads/{REVIEWED}"])
+    return Review(key, split, command, list(read_relabels(list_).itertuples(index=False, name=None)) if list_ else ())
 
 
 def predictor_name(folds: int | None) -> str:

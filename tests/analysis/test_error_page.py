@@ -423,6 +423,30 @@ def test_an_earlier_list_is_continued(opened, small, tmp_path):
     expect(other.locator("#review-note")).to_contain_text("This is no list of this page")
 
 
+def test_a_second_list_includes_the_first(opened, tmp_path):
+    """The photos have the labels of the first list; the column given has those of the data."""
+    tables = error_tables.tables(120, NAMES)
+    suspects = tables.cases[tables.cases["suggested"] != ""].assign(score=lambda table: table["suspicion"].round(3))
+    suspects = suspects.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    first = [(path, "class 4", label) for path, label in zip(suspects["path"][:3], suspects["true"], strict=False)]
+    first.append(("train/a, b.jpg", "class 1", "伊利安慕希 500g"))
+    parts = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
+    review = Review("second", "train", "python run.py", first)
+    write_page(tmp_path / "errors.html", title="", facts=FACTS, **parts, thumbnails=RandomThumbnails(NAMES),
+               review=review)  # fmt: skip
+    page = opened(tmp_path / "errors.html").page
+    page.click("#review-start")
+    page.keyboard.press("r")  # the first list was right
+    page.keyboard.press("c")  # it was wrong, the data were right
+    page.keyboard.type("class 4")
+    page.keyboard.press("Enter")
+    page.keyboard.press("j")  # no decision: the line stays
+    page.keyboard.press("w")  # of no line
+    followed = read_relabels(downloaded(page, tmp_path))
+    expected = [first[0], first[2], (suspects["path"][3], suspects["true"][3], suspects["suggested"][3]), first[3]]
+    assert followed.to_numpy().tolist() == [list(line) for line in expected]
+
+
 def test_a_browser_that_keeps_nothing_says_so(opened, small, tmp_path):
     """As in a frame of another page."""
     refuse = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } });"

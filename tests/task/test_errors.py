@@ -16,6 +16,7 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.task.errors import review_of
 from rp2k_lab.tracking.run_lookup import find_run
 from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
 from rp2k_lab.train.checkpoint import load_checkpoint
@@ -177,6 +178,18 @@ def test_closing_lines_have_the_command_for_the_reviewed_list(folds_run, analyze
     assert options[-1] == "dataset.relabel=~/Downloads/reviewed_labels.csv"
     assert sorted(options[:-1]) == sorted(set(TINY) - {"size=32"})  # the default
     assert "reviewed_labels.csv" not in analyzed_run.result[1]  # of test
+
+
+def test_review_of_a_relabeled_run_has_its_list(later_store, request_of, tmp_path):
+    file = tmp_path / "first.csv"
+    file.write_text("path,given,suggested,decision\ntrain/a.jpg,a,b,yes\ntrain/c.jpg,a,b,no\n", "utf-8")
+    config = request_of("task=errors", "task.folds=2")
+    config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"relabel": file})})
+    run = find_run(later_store.uri, RUN, tmp_path)
+    review = review_of(config, run, "train")
+    assert list(review.earlier) == [("train/a.jpg", "a", "b")]
+    assert review.command.count("dataset.relabel=") == 1
+    assert (review.key, review_of(config, run, "val").command) == (f"{run.run_id}/train", "")
 
 
 @pytest.mark.soak
