@@ -30,7 +30,7 @@ class SplitMeasures:
 
     Attributes:
         rows: from `Index.split`, all of the split or a part of it.
-        images: from `photo_quality.measure_images`, in the order of `rows`.
+        images: from `photo_quality.measure_images` and `class_ranks`, in the order of `rows`.
         typical: from `photo_quality.typical_measures`.
     """
 

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from rp2k_lab.core.text import in_bytes
 
 _WIDTH, _HEIGHT = 540, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 26, 40, 52
 
 
 def _x(fraction) -> float:
@@ -35,9 +35,10 @@ def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks
         parts.append(_text(_LEFT - 7, _y(position) + 4.5, label, "end"))
     parts += marks
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_x(1)}" y1="{_y(0)}" y2="{_y(0)}"/>')
-    parts += [_text(_x(position), _y(0) + 19, label) for position, label in x_ticks]
+    parts += [_text(_x(position), _y(0) + 25, label) for position, label in x_ticks]
     parts.append(_text(_x(0.5), _HEIGHT - 6, x_label, attributes='class="label"'))
-    parts.append(_text(15, _y(0.5), y_label, attributes=f'class="label" transform="rotate(-90 15 {_y(0.5):.1f})"'))
+    # Above the axis: beside it, the title would cross the numbers of some axis.
+    parts.append(_text(4, 16, y_label, "start", 'class="label"'))
     return Markup("".join([*parts, "</svg>"]))
 
 
@@ -193,7 +194,7 @@ def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
             f'y2="{ends[1]:.1f}"/><circle class="ours" cx="{x:.1f}" cy="{y_of(bin_.accuracy):.1f}" r="5"/></g>'
         )
     edges = [*curve["low_edge"], *curve["high_edge"].iloc[-1:]]
-    every = -(-len(edges) // 9)
+    every = -(-len(edges) // 6)  # more labels would touch each other on a phone
     x_ticks = [(i / len(curve), _edge(edges[i])) for i in range(0, len(edges), every)]
     percents = range(round(100 * bottom), round(100 * top) + 1, 10 if top - bottom < 0.65 else 20)
     y_ticks = [((p / 100 - bottom) / (top - bottom), f"{p} %") for p in percents]
