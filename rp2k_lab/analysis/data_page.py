@@ -18,7 +18,8 @@ from rp2k_lab.dataset.photo_index import Index, Listing
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.summary import RELATIONS, SPLITS, missing_classes, ratio_counts
 from rp2k_lab.pages import charts
-from rp2k_lab.pages.images import EmbeddedImage, ImageEmbedder, render
+from rp2k_lab.pages.images import EmbeddedImage, ImageEmbedder
+from rp2k_lab.pages.template import render
 from rp2k_lab.train.build import build_images, training_views
 
 _CLASS_ROWS, _LISTED = 7, 60  # largest and smallest classes each; names or files in a list
@@ -174,10 +175,10 @@ def _shapes(config: Config, images: pd.DataFrame) -> dict:
     width, height, size = (images[name].to_numpy(float) for name in ("width", "height", "bytes"))
     ratio = height / width
     counts, square = ratio_counts(images), (ratio >= 2 / 3) & (ratio <= 1.5)
-    published = RATIO_COUNTS if config.dataset.compared_with_rp2k else None
-    drawn = {"ratio": charts.ratio_chart(counts, published)}
-    drawn |= {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)} if len(images) else {}
-    drawn = {"sizes": "", "bytes": ""} | drawn
+    compared, drawn = config.dataset.compared_with_rp2k, {"ratio": "", "sizes": "", "bytes": ""}
+    if len(images):
+        drawn = {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)}
+        drawn["ratio"] = charts.ratio_chart(counts, RATIO_COUNTS) if compared else charts.shape_chart(ratio)
     levels = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     quantiles = lambda values: np.quantile(values, levels) if len(values) else np.zeros(len(levels))  # noqa: E731
     rows = [
@@ -195,7 +196,7 @@ def _shapes(config: Config, images: pd.DataFrame) -> dict:
             "square": fraction(square),
             "nearly_square": len(square) > 0 and square.mean() > 0.95,
             "rows": _ratio_rows(counts),
-            "published": published is not None,
+            "published": compared,
         },
         "sizes": {
             "width": rows[0]["values"][3],

@@ -11,7 +11,8 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.pages.images import in_base64, short
+from rp2k_lab.pages.images import in_base64
+from rp2k_lab.pages.template import short
 
 # Always light: a notebook may be dark, and images are judged best on white.
 _STYLE = Markup("""<style>

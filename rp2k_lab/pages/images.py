@@ -1,20 +1,16 @@
-"""Images for HTML pages that need no network: encoding as data URIs within a size budget, and template rendering.
-
-Names of classes and files come from data; templates escape them and show control characters as codes.
-"""
+"""Images for HTML pages that need no network: data URIs within a size budget."""
 
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 
 from rp2k_lab.core.errors import DataError
-from rp2k_lab.core.text import escape_controls, in_bytes, percent, shorten
+from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import read_image, stretch
+from rp2k_lab.pages.template import render as render
 
 IMAGE_BUDGET = 14_000_000  # characters; the rest of the page is below 3 MB, the limit is 20 MB
 _THUMBNAIL = (132, 168)  # largest height and width, pixels
@@ -79,24 +75,3 @@ def in_base64(image: np.ndarray, suffix: str, quality: int = 82) -> str:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
     encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
     return base64.b64encode(encoded).decode()
-
-
-def short(text: str) -> str:
-    """Return at most 40 characters, so that a name fits under its image."""
-    return shorten(text, 40)
-
-
-def render(values: dict[str, Any], template: Path) -> str:
-    """Return the page as HTML.
-
-    Raises:
-        jinja2.UndefinedError: `values` lacks what the template uses.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    filters = {"escape_controls": escape_controls, "short": short, "in_bytes": in_bytes, "percent": percent}
-    environment.filters |= filters | {"thousands": lambda number: f"{number:,}"}
-    return environment.get_template(template.name).render(values)

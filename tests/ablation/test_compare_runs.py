@@ -85,11 +85,11 @@ def test_a_group_of_one_image_has_no_interval():
 def test_identical_runs_differ_in_nothing(both):
     pair = compare(both[0], run("b", both[0].predictions["correct"]))
     assert (pair.fixed, pair.broken, pair.differing) == (0, 0, {})
-    assert "No key differs." in to_markdown(pair_document(pair, "figure.svg"))
+    assert "No key differs." in to_markdown(pair_document(pair, "figure.svg", None))
 
 
 def test_documents_have_accuracies_settings_and_command(both):
-    document = pair_document(compare(*both), "figure.svg")
+    document = pair_document(compare(*both), "figure.svg", None)
     text, page = to_markdown(document), to_html(document)
     assert "| top-1 | 100 | 50.0 % | 57.0 % | +7.0 |" in text
     assert "| aug.name | none | cutout |" in text

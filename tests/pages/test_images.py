@@ -11,12 +11,12 @@ import pytest
 
 from rp2k_lab.analysis.data_page import Inspection, inspection_page
 from rp2k_lab.config.schema import parse
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.dataset.photo_index import Listing
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.summary import class_table, copies_by_relation
 from rp2k_lab.pages import charts
-from rp2k_lab.pages.images import ImageEmbedder, percent
+from rp2k_lab.pages.images import ImageEmbedder
 from rp2k_lab.task.inspect import readable_index
 
 HOSTILE = ['<script>alert("1")<!--', "a\"'><img src=x onerror=alert(1)>", "line\nbreak\x07{{ 7*7 }}", "\u202etxt"]
@@ -162,8 +162,8 @@ def curve(*bins):
         pytest.param(lambda: charts.rank_chart(np.zeros(0, int), []), id="no class"),
         pytest.param(lambda: charts.ratio_chart(np.arange(11), RATIO_COUNTS), id="ratio"),
         pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), RATIO_COUNTS), id="no ratio"),
-        pytest.param(lambda: charts.ratio_chart(np.arange(11), None), id="ratio alone"),
-        pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), None), id="no ratio alone"),
+        pytest.param(lambda: charts.shape_chart(np.array([0.4, 1, 1.01, 9])), id="shapes"),
+        pytest.param(lambda: charts.shape_chart(np.array([1.0])), id="one shape"),
         pytest.param(lambda: charts.size_chart(np.array([8.0, 4000]), np.array([30.0, 10])), id="sizes"),
         pytest.param(lambda: charts.size_chart(np.array([32.0]), np.array([32.0])), id="one size"),
         pytest.param(lambda: charts.bytes_chart(np.array([100.0, 10**7])), id="bytes"),
