@@ -221,9 +221,9 @@ def figure(pair: Pair, width: int | None = None) -> Markup:
     for each in pair.accuracies:
         verdict = each.verdict
         if verdict is None:
-            bars.append(Bar(each.name, None, 0, 0, "inconclusive", text="one image"))
+            bars.append(Bar(each.name, None, 0, 0, "none", text="one image"))
         else:
-            bars.append(Bar(each.name, verdict.value, verdict.low, verdict.high, "inconclusive"))
+            bars.append(Bar(each.name, verdict.value, verdict.low, verdict.high, "none"))
     return forest(bars, "second run − first run, points", decimals(pair.images), width)
 
 

@@ -108,8 +108,8 @@ def bar_of(row: Row, name: str) -> Bar:
     """Return a level's difference from its baseline for a figure."""
     published, verdict = row.published_difference.difference if row.published_difference else None, row.verdict
     if verdict is None:
-        return Bar(name, None, 0, 0, "inconclusive", published, "not compared")
-    return Bar(name, verdict.value, verdict.low, verdict.high, row.word or "inconclusive", published)
+        return Bar(name, None, 0, 0, "none", published, "not compared")
+    return Bar(name, verdict.value, verdict.low, verdict.high, row.word or "none", published)
 
 
 def document(table: JudgedTable, notes: str) -> Document:

@@ -24,7 +24,7 @@ _STYLE = """
 .forest .single { fill: var(--paper); stroke: var(--ink); stroke-width: 1.5; }
 .forest .value { font-variant-numeric: tabular-nums; }
 .forest .better { --tone: var(--good); } .forest .worse { --tone: var(--bad); }
-.forest .inconclusive, .forest .equal { --tone: var(--quiet); }
+.forest .inconclusive, .forest .equal, .forest .none { --tone: var(--quiet); }
 @media (max-width: 560px) { .forest .ends { display: none; } }
 """
 # The outline of each verdict's mark, around 0: its shape tells the verdict as well as its color.
@@ -33,6 +33,7 @@ _MARKS = {
     "worse": ("mark", "M-7 -6L0 7L7 -6Z"),
     "equal": ("mark", "M-5 -5H5V5H-5Z"),
     "inconclusive": ("hollow", "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z"),
+    "none": ("mark", "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z"),
     "published": ("single", "M-6 0L0 -6L6 0L0 6Z"),
 }
 
@@ -43,7 +44,7 @@ class Bar:
 
     Attributes:
         value, low, high: difference with its interval, fractions; `value` is None without a comparison.
-        word: better, worse, equal or inconclusive.
+        word: better, worse, equal, inconclusive, or none: no verdict.
         published: a difference, a fraction, or None.
         text: the reason for no comparison.
     """
@@ -97,7 +98,7 @@ def _bar(bar: Bar, top: float, x_of: Callable[[float], str], decimals: int) -> l
         parts.append(text("100%", top + 14, bar.text, "end", "quiet"))
     else:
         ends = interval(bar.low, bar.high, decimals, bar.word)
-        value = f"{GLYPHS.get(bar.word, '')} {points(bar.value, decimals)}"
+        value = f"{GLYPHS.get(bar.word, '')} {points(bar.value, decimals)}".lstrip()
         parts.append(
             f'<text class="value" x="100%" y="{top + 14}" text-anchor="end">{value}'
             f'<tspan class="quiet ends"> {escape(ends)}</tspan></text>'

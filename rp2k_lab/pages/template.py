@@ -3,6 +3,9 @@
 Names of classes and files come from data; templates escape them and show control characters as codes.
 """
 
+import base64
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,19 @@ def markdown(text: str) -> Markup:
     lines = (escape_controls(line.replace("\t", "    ")) for line in text.strip().splitlines())
     parser = MarkdownIt("js-default", {"html": False}).disable("image")
     return Markup(parser.render("\n".join(lines)))
+
+
+def script_values(data: Any, script: Path) -> dict[str, Any]:
+    """Return the values of a page with a script: `data` as JSON, `script` and its `digest` for the policy.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    program = script.read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
+    return {"data": Markup(text), "script": Markup(program), "digest": digest}
 
 
 def render(values: dict[str, Any], template: Path) -> str:
