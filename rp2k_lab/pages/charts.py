@@ -10,7 +10,7 @@ from rp2k_lab.core.text import in_bytes
 from rp2k_lab.pages.svg import round_step, rule, text, tooltip
 
 _WIDTH, _HEIGHT = 400, 280  # at 390 pixels of a phone, a letter of 14 is 11.5 pixels high
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 34, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 34, 46
 _MOST_TICKS = 7
 _RATIOS = {1 / 8: "1:8", 1 / 4: "1:4", 1 / 2: "1:2", 2 / 3: "2:3", 1: "1", 3 / 2: "3:2", 2: "2", 3: "3", 4: "4", 8: "8"}
 
@@ -185,7 +185,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, str]]) -> Markup:
     Args:
         bars: (name, length from 0, label beside the bar).
     """
-    row, left, right = 30, 120, 84
+    row, left, right = 30, 120, 108
     top = max([length for _, length, _ in bars], default=0) or 1
     parts = []
     for i, (name, length, label) in enumerate(bars):

@@ -11,12 +11,12 @@ from markupsafe import Markup, escape
 from rp2k_lab.core.text import escape_controls
 
 # Each color of text has a contrast of at least 4.5 : 1 on paper and on tint.
-_LIGHT = (
+LIGHT = (
     "--ground: #f5f6f8; --paper: #fff; --ink: #1b2430; --quiet: #5d6978; --line: #dfe3e8; --tint: #eef3f9; "
     "--head: #1f5fa8; --medium: #1b7350; --tail: #b93147; --ours: #1f5fa8; --published: #e0a63d; "
     "--good: #1b7350; --warn: #8a5a00; --bad: #b93147;"
 )
-_DARK = (
+DARK = (
     "--ground: #12161c; --paper: #1b2129; --ink: #e6eaef; --quiet: #9ba7b5; --line: #313a46; --tint: #222c38; "
     "--head: #6aa5ea; --medium: #51c596; --tail: #f07f8d; --ours: #6aa5ea; --published: #e2b354; "
     "--good: #51c596; --warn: #e2b354; --bad: #f07f8d;"
@@ -38,8 +38,8 @@ STYLE = """
 
 def palette(selector: str) -> Markup:
     """Return the CSS variables of the colors on the elements of a selector, light and dark."""
-    dark = f"@media (prefers-color-scheme: dark) {{ {selector} {{ {_DARK} }} }}"
-    return Markup(f"{selector} {{ {_LIGHT} }}\n{dark}")
+    dark = f"@media (prefers-color-scheme: dark) {{ {selector} {{ {DARK} }} }}"
+    return Markup(f"{selector} {{ {LIGHT} }}\n{dark}")
 
 
 def drawing(

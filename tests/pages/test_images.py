@@ -135,7 +135,7 @@ def test_page_of_a_data_set_of_the_size_of_rp2k_is_bounded(config, tmp_path, wri
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, write_photo, compose):
-    """2388 classes with long Chinese names, of a training photo, the last of three; every second one has no val photo."""
+    """2388 classes with long Chinese names and a training photo, the last of three; every second lacks a val photo."""
     root = tmp_path_factory.mktemp("many")
     write_photo(root / "photo.png", 20, 40)
     rows = []
