@@ -17,6 +17,7 @@ from rp2k_lab.pages.svg import drawing, round_step, rule, text, tooltip
 FILE_WIDTH = 760  # pixels
 _MARGIN, _ROW, _TOP = 5, 52, 6  # percent of the width; pixels
 _NAME_CHARACTERS = 33  # of a row's name, so that it stays beside its value on a phone; a Chinese one counts twice
+_VALUE_WIDTH = 180  # pixels of a value with its interval
 _LEGEND = "published, single runs on RP2K"
 _STYLE = """
 .forest .zero { stroke: var(--ink); stroke-dasharray: 3 3; } .forest .bar { stroke: var(--tone); stroke-width: 2.5; }
@@ -75,7 +76,9 @@ def forest(bars: Sequence[Bar], label: str, decimals: int = 1, width: int | None
     ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
     rules = [("zero" if abs(value) < step / 2 else "grid", place(value)) for value in ticks]
     parts = []
+    most = _NAME_CHARACTERS if width is None else (width - _VALUE_WIDTH) // 8
     for i, bar in enumerate(bars):
+        parts.append(text("0", _TOP + _ROW * i + 14, _fitting(escape_controls(bar.name), most), "start"))
         top = _TOP + _ROW * i
         parts += [rule(tone, x, top + 20, x, top + _ROW - 4) for tone, x in rules]  # below the text, never across it
         parts += _bar(bar, top, lambda fraction: place(100 * fraction), decimals)
@@ -93,7 +96,7 @@ def forest(bars: Sequence[Bar], label: str, decimals: int = 1, width: int | None
 
 def _bar(bar: Bar, top: float, x_of: Callable[[float], str], decimals: int) -> list[str]:
     name, y = escape_controls(bar.name), top + 33
-    parts = [text("0", top + 14, _fitting(name), "start")]
+    parts = []
     if bar.value is None:
         parts.append(text("100%", top + 14, bar.text, "end", "quiet"))
     else:
@@ -119,10 +122,10 @@ def _mark(kind: str, x: str, y: float, title: str = "") -> str:
     return f'<svg class="{kind}" x="{x}" y="{y}" width="1" height="1" overflow="visible">{shape}</svg>'
 
 
-def _fitting(name: str) -> str:
-    """Return as much of both ends of a name as fits beside its value on a phone."""
+def _fitting(name: str, most: int) -> str:
+    """Return as much of both ends of a name as fits beside its value."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in name)
-    return shorten_middle(name, max(12, _NAME_CHARACTERS - wide)) if len(name) + wide > _NAME_CHARACTERS else name
+    return shorten_middle(name, max(12, most - wide)) if len(name) + wide > most else name
 
 
 def _step(span: float) -> float:
