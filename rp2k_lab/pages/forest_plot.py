@@ -88,8 +88,8 @@ def forest(bars: Sequence[Bar], label: str, decimals: int = 1, width: int | None
     parts.append(text("50%", bottom + 34, label))
     height = bottom + 44
     if any(bar.published is not None for bar in bars):
-        parts.append(_mark("published", "1%", height + 8))
-        parts.append(f'<text class="quiet" x="1%" dx="14" y="{height + 12.5}">{_LEGEND}</text>')
+        parts.append(_mark("published", "8", height + 8))
+        parts.append(f'<text class="quiet" x="20" y="{height + 12.5}">{_LEGEND}</text>')
         height += 24
     return drawing(label, parts, width, height, "forest", _STYLE)
 
