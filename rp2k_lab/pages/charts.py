@@ -10,7 +10,7 @@ from rp2k_lab.core.text import in_bytes
 from rp2k_lab.pages.svg import round_step, rule, text, tooltip
 
 _WIDTH, _HEIGHT = 400, 280  # at 390 pixels of a phone, a letter of 14 is 11.5 pixels high
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 34, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 34, 50
 _MOST_TICKS = 7
 _RATIOS = {1 / 8: "1:8", 1 / 4: "1:4", 1 / 2: "1:2", 2 / 3: "2:3", 1: "1", 3 / 2: "3:2", 2: "2", 3: "3", 4: "4", 8: "8"}
 
@@ -30,7 +30,7 @@ def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks
         parts.append(rule("grid", _LEFT, _y(position), _x(1), _y(position)))
         parts.append(text(_LEFT - 7, _y(position) + 5, label, "end", "quiet"))
     parts += [*marks, rule("axis", _LEFT, _y(0), _x(1), _y(0))]
-    parts += [text(_x(position), _y(0) + 19, label, tone="quiet") for position, label in x_ticks]
+    parts += [text(_x(position), _y(0) + 23, label, tone="quiet") for position, label in x_ticks]
     parts.append(text(_x(0.5), _HEIGHT - 6, x_label))
     return _svg(title, [*parts, text(2, 15, y_label, "start")], _HEIGHT)  # above the ticks, so that it crosses none
 
