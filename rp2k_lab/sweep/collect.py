@@ -138,7 +138,7 @@ def _cell(trial: FrozenTrial, store: RunStore, downloads: Path) -> tuple[dict, d
         "epochs": run.metrics.get("epoch", np.nan),
         "host": run.tags.get("host", ""),
         "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),
-        "val_top1": run.metrics.get("val/top1", np.nan),
+        "val_top1": np.nan if (top1 := run.closing("val", "top1")) is None else top1,
     }
     optional = {NATIVE: run.tags.get(NATIVE), "identity": identity(run.tags), "origin": trial.user_attrs.get("origin")}
     row |= {name: value for name, value in optional.items() if value}

@@ -24,8 +24,10 @@ from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.task import finished_cell
+from rp2k_lab.task.run_name import run_name
+from rp2k_lab.task.summary_page import record_summary
 from rp2k_lab.tracking.local_runs import check_unused
-from rp2k_lab.tracking.mlflow_runs import RunInfo
+from rp2k_lab.tracking.mlflow_runs import CLOSING, RunInfo
 from rp2k_lab.tracking.mlflow_store import store_uri
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
@@ -82,7 +84,8 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     if earlier and is_finished(earlier) and config.task.resume == "auto":
         status = earlier.tags.get("status", earlier.status)
         print(f"nothing to do: run {escape_controls(earlier.name)}, id {earlier.run_id}, is {status}")
-        return earlier.metrics.get("val/top1", math.nan)
+        top1 = earlier.closing("val", "top1")
+        return math.nan if top1 is None else top1
     if earlier:
         check_state(config, earlier)
     trial = Trial.from_environment()
@@ -164,9 +167,10 @@ def run_from(
         if workers.is_rank_zero:
             last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
             for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, evaluations[split], last_step, folder)
+                record_evaluation(tracker, evaluator, evaluations[split], last_step, folder, CLOSING[split])
             record_open_set(tracker, open_set, folder)
             record_training(tracker, best, folder)
+            record_summary(tracker, evaluations, index, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:
         print(closing_table(scores))
@@ -216,7 +220,7 @@ def open_tracker(
     """Return the run's tracker; on other ranks than 0, one in memory.
 
     Args:
-        name: the run's name; None: model, data set, augmentation and seed.
+        name: the run's name; None: see `run_name`.
         folder: the run's folder, for the journal.
         run_id: the run to reopen; None: a new run.
 
@@ -227,8 +231,7 @@ def open_tracker(
         return MemoryTracker()
     if run_id is None:
         check_unused(folder)
-    name = name or f"{config.model.name}_{config.dataset.title}_{config.aug.label}_seed{config.seed}"
-    return config.tracking.build(config.tracking.run_name or name, folder, run_id)
+    return config.tracking.build(config.tracking.run_name or name or run_name(config), folder, run_id)
 
 
 def required_space(
@@ -352,6 +355,7 @@ def build_callbacks(
         callbacks.SyncWorkers(workers, signals),
         callbacks.NanGuard(checkpoints.last, dump, batch_statistics(training.model.train_network)),
         callbacks.Throughput(tracker),
+        callbacks.SystemMetrics(tracker),
         callbacks.Evaluate(evaluate),
         callbacks.Prune(trial),
         callbacks.LogMetrics(tracker),

@@ -163,13 +163,21 @@ def fingerprint(config: Config) -> str:
 
     Keys at their defaults are left out, so that a new key does not orphan older runs.
     """
-    defaults = _defaults(config.model_dump(mode="json"))
-    defaults |= _FORMER_DEFAULTS.get(config.device.name, {})
-    settings = {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
+    settings = changed_settings(config, _FORMER_DEFAULTS.get(config.device.name, {}))
     if config.device.name == "gpu" and "device.precision" in settings:
         settings["device.precision"] = _FORMER_PRECISIONS.get(settings["device.precision"], config.device.precision)
     text = json.dumps(settings, sort_keys=True)
     return _SCHEME + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changed_settings(config: Config, former: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings that a training's metrics depend on and that differ from the defaults, flat.
+
+    Args:
+        former: defaults of earlier versions, instead of today's.
+    """
+    defaults = _defaults(config.model_dump(mode="json")) | (former or {})
+    return {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
 
 
 def _defaults(settings: dict[str, Any]) -> dict[str, Any]:

@@ -208,6 +208,22 @@ def test_throughput_is_measured_from_the_first_steps_end(state, monkeypatch):
     assert tracker.history["train/images_per_second"] == [(3, 4.0), (6, 1.0)]
 
 
+def test_load_is_sampled_every_ten_seconds_and_at_the_end(state):
+    clock, tracker = iter([0.0, 0.0, 0.0, 5.0, 11.0, 11.0]), MemoryTracker()
+    sampler = callbacks.SystemMetrics(tracker, lambda: next(clock))
+    sampler.train_begin(state)
+    for _ in range(3):
+        advance(state, sampler)
+    sampler.close(state)
+    assert {name: [step for step, _ in values] for name, values in tracker.history.items()} == {
+        "system/cpu_utilization_percentage": [1, 3, 3],
+        "system/system_memory_usage_percentage": [1, 3, 3],
+        "system/system_memory_usage_megabytes": [1, 3, 3],
+        "system/process_memory_usage_megabytes": [1, 3, 3],
+    }
+    assert tracker.history["system/process_memory_usage_megabytes"][0][1] > 50
+
+
 def test_a_signal_stops_after_the_step(state):
     signals = SimpleNamespace(signum=None)
     sync = callbacks.SyncWorkers(ALONE, signals)
