@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.progress import activity, progress
 from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.image import pad_to_center
@@ -83,6 +83,7 @@ class Inspection:
         return counts | {f"missing_from_{split}": int((self.classes[split] == 0).sum()) for split in SPLITS}
 
 
+@activity("drawing the page")
 def inspection_page(config: Config, index: Index, inspection: Inspection) -> str:
     """Return the page as HTML, below 20 MB.
 
@@ -252,7 +253,7 @@ def _samples(index: Index, classes: pd.DataFrame, embedder: ImageEmbedder) -> li
 def _copies(inspection: Inspection, embedder: ImageEmbedder) -> dict:
     relations, copies, kinds = inspection.relations, inspection.copies, []
     shown = [r for r in RELATIONS if r != "val and test" or (relations["relation"] == r).any()]
-    for relation in tqdm(shown, "page", unit=" sections", leave=False, disable=None):
+    for relation in progress(shown, len(shown), "drawing the page, sections"):
         title, meaning, action = _RELATIONS[relation]
         rows = relations[relations["relation"] == relation]
         first = _spread(rows.sort_values("exact", kind="stable"), _PAIRS)

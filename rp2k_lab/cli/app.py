@@ -33,6 +33,7 @@ from rp2k_lab.config.overrides import explain_hydra_key
 from rp2k_lab.core.disk import explain_full_disk
 from rp2k_lab.core.environment import prepare_process
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.progress import activity
 from rp2k_lab.core.quoting import expand_home
 from rp2k_lab.core.redaction import redact_args, redact_message
 from rp2k_lab.core.signals import before_launcher, claim_signals, receive_signal
@@ -103,7 +104,8 @@ def run_task(composed: DictConfig) -> float | None:
         if config.runs:
             from rp2k_lab.tracking.run_lookup import resolve
 
-            settings["runs"] = list(resolve(config))  # the record has ids, too
+            with activity("looking up the runs"):
+                settings["runs"] = list(resolve(config))  # the record has ids, too
             config = config.model_copy(update={"runs": tuple(settings["runs"])})
         more_configs = ()  # of the runs after the first, if a task takes several
         if config.runs and config.task.name not in ("report", "sync"):  # these two need no configuration of a run
@@ -114,8 +116,9 @@ def run_task(composed: DictConfig) -> float | None:
                 check_launch(config, sweep)  # a run of several workers is resumed with several
         if config.device.name == "gpu":
             gpu_libraries.load()  # before a task imports MindSpore
-        task = importlib.import_module(f"rp2k_lab.task.{config.task.name}")
-        with before_launcher(receive_signal):
+        with activity("loading the libraries"):
+            task = importlib.import_module(f"rp2k_lab.task.{config.task.name}")
+        with before_launcher(receive_signal), activity(f"task={config.task.name}"):
             return task.run(config, folder, *more_configs)
     except Exception as error:
         if not sweep:
@@ -155,7 +158,8 @@ def main(hydra_main: Callable[[], None]) -> int:
         if "-sc" not in flags:
             overrides += overrides_from_environment(overrides, is_shown=is_rank_zero() and set(flags) <= {"-m"})
         sys.argv[1:] = [*flags, *overrides]
-        _run_hydra(hydra_main, flags) if flags else _run_job(overrides)
+        with activity("starting"):
+            _run_hydra(hydra_main, flags) if flags else _run_job(overrides)
     except OSError as error:
         reported = _REPORTED in getattr(error, "__notes__", ())
         if not reported and error.filename and not explain_full_disk(error):  # the run folder cannot be created

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError
@@ -82,9 +81,8 @@ def predict(config: Config, predictor: Predictor, paths: Sequence[str]) -> tuple
     """Return the answers and problems by position; an unreadable image has the row of a black one."""
     problems: dict[int, str] = {}
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
-    batches = batches_for(predictor, views, range(len(paths)), config)
-    with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        answers = predictor.answers(batches, config.task.top_k, is_calibrated=True, progress=bar.update)
+    batches = batches_for(predictor, views, range(len(paths)), config, "predicting photos")
+    answers = predictor.answers(batches, config.task.top_k, is_calibrated=True)
     return answers, dict(sorted(problems.items()))
 
 
