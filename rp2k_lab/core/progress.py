@@ -107,7 +107,7 @@ _display = _Display()
 
 
 def _forget() -> None:
-    """Start anew in a forked child, which lacks the thread."""
+    """Begin without activities in a forked child, which lacks the thread."""
     global _display
     _display = _Display()
 

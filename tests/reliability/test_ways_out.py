@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 
 from rp2k_lab import COMMAND, PROJECT, SERVER_COMMAND
-from rp2k_lab.cli.command_line import _FLAGS
+from rp2k_lab.cli.command_line import FLAGS
 from rp2k_lab.config.choices import choices, complete, defaults_of, flatten, groups, root_defaults
 from rp2k_lab.config.overrides import _LAUNCHER_PACKAGES, _hydra_keys
 from rp2k_lab.config.schema import parse
@@ -132,7 +132,7 @@ def test_options_exist_and_take_their_values():
 
 
 def test_flags_targets_pages_and_packages_exist():
-    flags = {name for names in _FLAGS for name in names} | {
+    flags = {name for names in FLAGS for name in names} | {
         "--run",
         "--uri",
         "--port",
