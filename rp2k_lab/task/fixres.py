@@ -74,7 +74,7 @@ def run(config: Config, folder: Path) -> float:
             with open_tracker(config, trial.name or f"fixres{config.size[0]}_{member.name}", folder) as tracker:
                 record_origin(tracker, config, index, folder)
                 tracker.set_tags(trial.tags | parents([earlier]))
-                trial.started(tracker.run_id, folder)
+                trial.started(tracker.run_id, folder, config.epochs)
                 evaluations, best = tune(config, tuning, old, tracker, signals, trial, folder)
                 preprocessings = before.preprocessing, member.preprocessing
                 gains = gains_on_test(evaluations["test"])

@@ -148,7 +148,7 @@ def run_from(
         if teachers[0]:
             tracker.set_tags(parents(teachers[0]))
         tracker.deliver()  # from here on, task.resume=auto finds the run
-        trial.started(tracker.run_id, folder)
+        trial.started(tracker.run_id, folder, config.epochs)
         catch_all_class = config.dataset.catch_all_class
 
         def evaluate() -> dict[str, Score]:
