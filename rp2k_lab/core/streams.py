@@ -60,6 +60,7 @@ class _Terminal:
 
 
 _terminal = _Terminal()
+os.register_at_fork(after_in_child=_terminal.__init__)  # another thread may have held the lock
 
 
 class _LastingStream(io.TextIOWrapper):
