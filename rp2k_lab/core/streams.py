@@ -55,7 +55,8 @@ class _Terminal:
     """
 
     def __init__(self):
-        self.lock, self.written_at = threading.RLock(), time.monotonic()
+        # The imports until here are a part of the silence.
+        self.lock, self.written_at = threading.RLock(), time.monotonic() - time.process_time()
         self.is_open = self.has_line = False
 
 
