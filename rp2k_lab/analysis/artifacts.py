@@ -17,6 +17,7 @@ from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
+from rp2k_lab.core.progress import activity
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.dataset.relabel import write_relabels
 from rp2k_lab.evaluation.intervals import wilson_interval
@@ -32,6 +33,7 @@ MIN_CELLS = 6  # of the network's last map along a side, for contours: inputs of
 LABEL_ERRORS = "label_errors.csv"
 
 
+@activity("writing the tables")
 def record_tables(
     tracker: MemoryTracker, tables: ErrorTables, pairs: pd.DataFrame | None, split: str, folder: Path
 ) -> None:
@@ -105,11 +107,13 @@ def explain_errors(
     first = page_order(cases, pairs)[:MAX_EXPLAINED]
     rows, labels = first["row"].tolist(), pd.Index(index.classes, dtype=object).get_indexer(first["top1"])
     predictor = Predictor([member], config.batch_size)
-    batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
+    views = build_views(predictor, index, config.dataset.cache_gb)
+    batches = batches_for(predictor, views, rows, config, "explaining errors")
     maps, method = explain(member.network, batches, labels, config.batch_size, check, MIN_CELLS)
     return dict(zip(rows, maps, strict=True)) if method else {}, method
 
 
+@activity("writing the page")
 def record_page(
     tracker: MemoryTracker,
     index: Index,

@@ -98,7 +98,8 @@ def held_out_probabilities(
             run = _fold_run(config, fold, without, parent, folder / "folds" / f"{i}of{folds}", signals, Path(downloads))
             load_checkpoint(network, run.checkpoint)
             held_out = np.flatnonzero(~train["path"].isin(without.split("train")["path"]))
-            batches = batches_for(predictor, views, train["row"].iloc[held_out].tolist(), config)
+            rows = train["row"].iloc[held_out].tolist()
+            batches = batches_for(predictor, views, rows, config, f"predicting the photos of fold {fold}")
             first = 0
             for _, average in predictor(batches):
                 probabilities[held_out[first : first + len(average)]] = average

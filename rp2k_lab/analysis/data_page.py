@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.progress import activity, progress
 from rp2k_lab.core.text import escape_controls, in_bytes
 from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.image import pad_to_center
@@ -85,6 +85,7 @@ class Inspection:
         return counts | {f"missing_from_{split}": int((self.classes[split] == 0).sum()) for split in SPLITS}
 
 
+@activity("drawing the page")
 def inspection_page(config: Config, index: Index, inspection: Inspection) -> str:
     """Return the page as HTML, below 20 MB.
 
@@ -130,8 +131,8 @@ def _class_rows(index: Index, classes: pd.DataFrame, embedder: ImageEmbedder, nu
         rounds.append(rows.assign(rank=rows["class"].map(rank)).sort_values("rank", kind="stable")["path"].tolist())
     class_of = dict(zip(train["path"], train["class"], strict=True))
     walls: dict[str, list[list[str]]] = {name: [] for name in rank}
-    progress = tqdm(rounds, "page", unit=" rounds of photos", leave=False, disable=None)
-    for images in embedder.rounds(progress, num_threads):
+    shown = progress(rounds, len(train), "drawing the page, photos", len)
+    for images in embedder.rounds(shown, num_threads):
         for path, text in images.items():
             walls[class_of[path]].append([escape_controls(path), text])
     return [
@@ -263,7 +264,7 @@ def _spread_over_classes(train: pd.DataFrame, classes: pd.DataFrame, count: int)
 def _copies(inspection: Inspection, embedder: ImageEmbedder) -> dict:
     relations, copies, kinds = inspection.relations, inspection.copies, []
     shown = [r for r in RELATIONS if r != "val and test" or (relations["relation"] == r).any()]
-    for relation in tqdm(shown, "page", unit=" sections", leave=False, disable=None):
+    for relation in progress(shown, len(shown), "drawing the page, sections"):
         title, meaning, action = _RELATIONS[relation]
         rows = relations[relations["relation"] == relation]
         first = _spread(rows.sort_values("exact", kind="stable"), _PAIRS)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.image import fit, read_shrunk
 
 MEASURES = ("brightness", "contrast", "sharpness", "glare")
@@ -59,7 +60,8 @@ def measure_images(
     """
     rows = []
     with ThreadPoolExecutor(num_threads, thread_name_prefix="measures") as pool:
-        for measures in pool.map(lambda path: measure(read_shrunk(root / path, SIDE)), paths):
+        parts = pool.map(lambda path: measure(read_shrunk(root / path, SIDE)), paths)
+        for measures in progress(parts, len(paths), "measuring sharpness and light of photos"):
             check()
             rows.append(measures)
     return pd.DataFrame(rows, columns=list(MEASURES), dtype=np.float32)

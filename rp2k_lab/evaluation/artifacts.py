@@ -10,6 +10,7 @@ from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import csv_text, write_csv
 from rp2k_lab.core.files import write_text
+from rp2k_lab.core.progress import activity
 from rp2k_lab.core.redaction import redact, redact_tree
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation import figures, metrics
@@ -70,6 +71,7 @@ def _record_texts(tracker: MemoryTracker, files: dict[str, str], folder: Path) -
         tracker.log_artifact(folder / name)
 
 
+@activity("drawing the figures of a split")
 def record_evaluation(
     tracker: MemoryTracker, evaluator: Evaluator, evaluation: Evaluation, step: int, folder: Path, prefix: str = ""
 ) -> dict[str, Score]:
@@ -124,6 +126,7 @@ def record_open_set(tracker: MemoryTracker, open_set: OpenSet, folder: Path) -> 
     tracker.set_tags({"temperature": f"{open_set.temperature:.4g}"})
 
 
+@activity("drawing the curves")
 def record_training(tracker: MemoryTracker, best: Path, folder: Path) -> None:
     """Record the best checkpoint and the training curves."""
     tracker.log_artifact(best, "checkpoints")

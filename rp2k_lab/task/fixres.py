@@ -76,7 +76,7 @@ def run(config: Config, folder: Path) -> float:
             with best_weights_alone(config, folder), open_tracker(config, name, folder) as tracker:
                 record_origin(tracker, config, index, folder)
                 tracker.set_tags(trial.tags | parents([earlier]))
-                trial.started(tracker.run_id, folder)
+                trial.started(tracker.run_id, folder, config.epochs)
                 evaluations, best = tune(config, tuning, old, tracker, signals, trial, folder)
                 preprocessings = before.preprocessing, member.preprocessing
                 gains = gains_on_test(evaluations["test"])

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore import nn
@@ -34,6 +35,7 @@ from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train import callbacks
 from rp2k_lab.train.build import (
+    MOST_CALIBRATING,
     Training,
     build_batches,
     build_evaluators,
@@ -123,7 +125,9 @@ def run_from(
     check_teachers(config, index, teachers[0])
     images = build_images(config, index)
     batches = build_batches(config, index, images, index.split("train"), workers, start.step)
+    splits = ("val", "test") if config.task.test else ("val",)
     training = build_training(config, batches, workers, [member.network for member in teachers[1]])
+    training = replace(training, **evaluated_images(index, splits))
     if workers.is_rank_zero:
         cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
         has_links = check_disk_features(folder)
@@ -139,7 +143,6 @@ def run_from(
         StopSignal() as signals,
         open_tracker(config, name, folder, workers, run_id) as tracker,
     ):
-        splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
         predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
         evaluators = build_evaluators(config, index, ImageViews([images]), predictor, splits, workers)
@@ -150,7 +153,7 @@ def run_from(
         if teachers[0]:
             tracker.set_tags(parents(teachers[0]))
         tracker.deliver()  # from here on, task.resume=auto finds the run
-        trial.started(tracker.run_id, folder)
+        trial.started(tracker.run_id, folder, config.epochs)
         catch_all_class = config.dataset.catch_all_class
 
         def evaluate() -> dict[str, Score]:
@@ -181,6 +184,13 @@ def run_from(
         print(f"verified    {equal}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
+
+
+def evaluated_images(index: Index, splits: Sequence[str]) -> dict[str, int]:
+    """Return val_images and closing_images of `Training`: the end also measures the open set on val."""
+    counts = {split: len(index.split(split)) for split in splits}
+    closing = sum(counts.values()) + min(MOST_CALIBRATING, counts["val"])
+    return {"val_images": counts["val"], "closing_images": closing}
 
 
 def check_teachers(config: Config, index: Index, teachers: Sequence[EarlierRun]) -> None:
@@ -369,7 +379,7 @@ def build_callbacks(
         chosen.append(callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, dump))
     elif guard.epochs is not None:
         log.info("no chance guard: the lowest loss of a constant prediction is unknown with these options")
-    return [*observers, *chosen, save, callbacks.ProgressBar()]
+    return [*observers, *chosen, save, callbacks.ProgressBar(training.val_images, training.closing_images)]
 
 
 def chance_loss(config: Config, training: Training) -> float | None:

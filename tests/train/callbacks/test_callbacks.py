@@ -247,6 +247,26 @@ def test_the_progress_bar_writes_a_line_an_epoch(state, capsys):
     assert "best" not in second
 
 
+def test_the_remaining_time_includes_evaluations(state, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("rp2k_lab.train.callbacks.progress.time", clock)
+    bar = callbacks.ProgressBar(val_images=12, closing_images=36)
+    bar.train_begin(state)
+    for step, seconds in enumerate([10, 12, 14], 1):  # the first step compiles
+        state.step, now[0] = step, seconds
+        bar.step_end(state)
+    # Steps of 2 s; predicting an image takes a third of training it: 2 s each epoch, 6 s at the end.
+    assert bar.seconds_left(state) == pytest.approx(3 * 2 + 2 * 2 + 6)
+    now[0] = 20
+    bar.epoch_end(state)  # after an evaluation of 6 s
+    assert bar.seconds_left(state) == pytest.approx(3 * 2 + 6 + 18)
+    state.step, now[0] = 4, 22
+    bar.step_end(state)
+    assert bar.seconds_left(state) == pytest.approx(2 * 2 + 6 + 18)
+    bar.close(state)
+
+
 class Recorder(callbacks.Callback):
     def __init__(self, fail_at=0, stop_at=0, interrupted_at=0):
         self.calls, self.fail_at, self.stop_at, self.interrupted_at = [], fail_at, stop_at, interrupted_at
