@@ -98,7 +98,7 @@ def run_task(composed: DictConfig) -> float | None:
             config = config.model_copy(update={"runs": tuple(settings["runs"])})
         more_configs = ()  # of the runs after the first, if a task takes several
         if config.runs and config.task.name not in ("report", "sync"):  # these two need no configuration of a run
-            from rp2k_lab.tracking.run_lookup import restore
+            from rp2k_lab.tracking.run_restore import restore
 
             config, *more_configs = restore(config, settings, list(HydraConfig.get().overrides.task))
             if config.task.name == "train":

@@ -21,7 +21,8 @@ from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
 from rp2k_lab.tracking.run_files import damage_named
-from rp2k_lab.tracking.run_lookup import lookup_run, restore
+from rp2k_lab.tracking.run_lookup import lookup_run
+from rp2k_lab.tracking.run_restore import restore
 
 _TABLES = ("cases.parquet", "classes.parquet", "clusters.parquet", "causes.csv", "curves.csv")
 _PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE = "photo_score.csv", "label_errors.csv", "label_errors_curve.csv"

@@ -32,7 +32,7 @@ from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.provenance import NATIVE, identity
 from rp2k_lab.tracking.run_files import CONFIG, damage_named
-from rp2k_lab.tracking.run_lookup import read_record
+from rp2k_lab.tracking.run_record import read_record
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
 _TALL = 1.25  # height/width above it; flat below its inverse

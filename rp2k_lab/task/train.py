@@ -75,7 +75,7 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     Args:
         config: the whole configuration.
         folder: a new run's folder, for checkpoints, tables and figures; only rank 0 writes.
-        teacher_configs: see `rp2k_lab.tracking.run_lookup.restore`.
+        teacher_configs: see `rp2k_lab.tracking.run_restore.restore`.
 
     Raises:
         RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being

@@ -15,7 +15,7 @@ from rp2k_lab.dataset.options import Source
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.task import evaluate, fixres
 from rp2k_lab.tracking.mlflow_runs import CLOSING
-from rp2k_lab.tracking.run_lookup import restore
+from rp2k_lab.tracking.run_restore import restore
 
 RUN = "resnet18_shelf_none_seed0"
 
