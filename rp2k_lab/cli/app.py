@@ -35,7 +35,7 @@ from rp2k_lab.config.overrides import explain_hydra_key
 from rp2k_lab.core.disk import explain_full_disk
 from rp2k_lab.core.environment import prepare_process
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.progress import activity
+from rp2k_lab.core.progress import activity, turn_off
 from rp2k_lab.core.quoting import expand_home
 from rp2k_lab.core.redaction import redact_args, redact_message
 from rp2k_lab.core.signals import before_launcher, claim_signals, receive_signal
@@ -81,6 +81,7 @@ def run_task(composed: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if not is_rank_zero():
+        turn_off()
         _remove_if_empty(folder)  # Hydra creates one for each worker, named by its own clock
     try:
         from rp2k_lab.config.schema import parse

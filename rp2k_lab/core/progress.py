@@ -57,7 +57,7 @@ class _Display:
     def __init__(self):
         self._activities: list[Activity] = []
         self._lock, self._thread = threading.Lock(), None
-        self._line_at = 0.0
+        self._line_at, self.is_off = 0.0, False
 
     def add(self, activity: Activity) -> None:
         with self._lock:
@@ -89,6 +89,8 @@ class _Display:
             if activity.what and activity.is_shown:
                 rewrite_line(fit_columns(escape_controls(activity.text()), _columns() - 1))
             return
+        if self.is_off:
+            return
         now = time.monotonic()
         pause = max(_LINE_SECONDS, _LINE_FRACTION * (now - activity.started))
         if activity.what and min(now - activity.started, now - self._line_at, quiet_seconds()) > pause:
@@ -113,6 +115,11 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def turn_off() -> None:
+    """Show no signs of life from here on, as on other ranks than 0."""
+    _display.is_off = True
 
 
 @contextmanager
