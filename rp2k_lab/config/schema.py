@@ -189,6 +189,36 @@ class Config(Group):
             )
         return self
 
+    @property
+    def kept_views(self) -> int:
+        """Views of each image for which a training keeps the outputs of its frozen stages; 0: none are kept."""
+        runs_in_parts = self.model.num_stages > 0 or self.model.kept_stages is None
+        if self.task.name != "train" or self.model.freeze == "none" or not runs_in_parts or self._keeps_no_outputs():
+            return 0
+        return 1 if self.aug.is_none else self.model.freeze_views or 0
+
+    def _keeps_no_outputs(self) -> tuple[str, str] | None:
+        """Return why outputs of frozen stages cannot be kept, and a way out; None: they can."""
+        if self.aug.mix.name != "none":
+            return f"aug/mix={self.aug.mix.name} mixes images", "use aug/mix=none"
+        if self.loss.distillation:
+            return "loss.distillation shows the images to teachers", "leave out loss.distillation"
+        if self.device.parallel != "none":
+            return f"device.parallel={self.device.parallel} has several processes", "use device.parallel=none"
+        if self.dataset.sampler == "class_balanced" and not self.aug.is_none:
+            return (
+                "dataset.sampler=class_balanced shows an image several times an epoch, each another view",
+                "use dataset.sampler=uniform",
+            )
+        return None
+
+    @model_validator(mode="after")
+    def _check_kept_outputs(self):
+        views = self.model.freeze_views
+        if views is not None and self.task.name == "train" and (reason := self._keeps_no_outputs()):
+            raise RequestError(f"model.freeze_views={views}: {reason[0]}\n{reason[1]}, or leave out model.freeze_views")
+        return self
+
     @model_validator(mode="after")
     def _check_dataset_files(self):
         if self.task.reads_images:

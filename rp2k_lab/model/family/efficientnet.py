@@ -12,6 +12,7 @@ class EfficientNet(Model):
 
     name: Literal["efficientnet_b0", "efficientnet_lite0"]
     drop_path_rate: DropPathRate
+    num_stages: ClassVar = 8
     sources: ClassVar = {
         "efficientnet_b0": "arXiv 1905.11946; timm efficientnet_b0",
         "efficientnet_lite0": "arXiv 1905.11946; timm tf_efficientnet_lite0",
