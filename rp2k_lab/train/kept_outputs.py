@@ -230,12 +230,13 @@ class KeptOutputs:
 
 
 def weights_hash(front: Front) -> str:
-    """Return a hash of the parameters of a front, and of their names without prefixes."""
+    """Return a hash of the parameters of a front and of their names without prefixes, but not of counters."""
     digest = hashlib.sha256()
     for part in first_stages(front.network.network, front.stages):
         for parameter in [part] if isinstance(part, Parameter) else part.get_parameters():
-            digest.update(f"{parameter.name.removeprefix(TRAINED)} {parameter.shape}\n".encode())
-            digest.update(parameter.asnumpy().tobytes())
+            if parameter.is_floating_point():  # stochastic depth, which is off, has a counter of steps
+                digest.update(f"{parameter.name.removeprefix(TRAINED)} {parameter.shape}\n".encode())
+                digest.update(parameter.asnumpy().tobytes())
     return digest.hexdigest()
 
 
