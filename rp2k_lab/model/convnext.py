@@ -90,7 +90,7 @@ class ConvNeXt(Backbone):
             x = self.stem(x)
         for stage in self.stages.cell_list[max(first - 1, 0) : last - 1]:
             x = stage(x)
-        if last > self.num_stages:
+        if first <= self.num_stages < last:
             x = self.norm(global_mean(x)).reshape(-1, self.num_features, 1, 1)
         return x
 

@@ -147,7 +147,7 @@ class EfficientNet(Backbone):
             x = self.act(self.bn1, self.conv_stem(x))
         for stage in self.blocks.cell_list[max(first - 1, 0) : last - 1]:
             x = stage(x)
-        if last > self.num_stages:
+        if first <= self.num_stages < last:
             x = self.act(self.bn2, self.conv_head(x))
         return x
 

@@ -147,7 +147,7 @@ class InceptionResNetV2(Backbone):
             x = self.repeat_1(self.mixed_6a(x))
         if first <= 3 and last > 3:
             x = self.block8(self.repeat_2(self.mixed_7a(x)))
-        if last > self.num_stages:
+        if first <= self.num_stages < last:
             x = self.conv2d_7b(x)
         return x
 

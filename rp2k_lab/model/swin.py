@@ -308,7 +308,7 @@ class Swin(Backbone):
             x = self.patch_embed(x)
         for stage in self.layers.cell_list[max(first - 1, 0) : last - 1]:
             x = stage(x)
-        if last > self.num_stages:
+        if first <= self.num_stages < last:
             x = self.norm(x).transpose(0, 3, 1, 2)
         return x
 

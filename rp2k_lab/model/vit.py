@@ -144,19 +144,20 @@ class ViT(Backbone):
         rates = np.linspace(0.0, drop_path_rate, scaled(DEPTH, depth_multiplier))
         drops = [(drop_path(rate), drop_path(rate)) for rate in rates]
         self.blocks = nn.SequentialCell([Block(channels, heads, layer_scale, drop) for drop in drops])
-        self.ends = tuple(scaled(len(drops), i / 4) if i else 0 for i in range(5))  # blocks up to a stage
+        quarters = [scaled(len(drops), i / 4) for i in (1, 2, 3, 4)]
+        self.ends = (0, *quarters, quarters[-1])  # blocks up to the end of the stem, of each stage, and of the norm
         self.norm = LayerNorm(channels, EPS)
 
     def parts(self):
-        quarters = [self.blocks.cell_list[a:b] for a, b in itertools.pairwise(self.ends)]
+        quarters = [self.blocks.cell_list[a:b] for a, b in itertools.pairwise(self.ends[:5])]
         return [(self.patch_embed, self.cls_token, self.pos_embed), *quarters]
 
     def run(self, x, first, last):
         if first == 0:
             x = self.embed(x)
-        for block in self.blocks.cell_list[self.ends[max(first - 1, 0)] : self.ends[min(last - 1, 4)]]:
+        for block in self.blocks.cell_list[self.ends[max(first - 1, 0)] : self.ends[last - 1]]:
             x = block(x)
-        if last > self.num_stages:
+        if first <= self.num_stages < last:
             x = self.norm(x[:, 0]).reshape(-1, self.num_features, 1, 1)
         return x
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import DataError, RequestError
@@ -37,6 +37,8 @@ RESNET = ("model=resnet18", "model.width_multiplier=0.125", "model.freeze=stage2
 LITE = ("model=efficientnet_lite0", "model.width_multiplier=0.25", "model.freeze=stage4", "model.drop_rate=0.2")
 PLAIN = ("aug=none", "aug.crop=null", "aug.flip=0", "aug.color=0")
 VIT = ("model=vit_small", "model.width_multiplier=0.25", "model.freeze=stage2")
+# Its last norm and convolution follow the last stage.
+WHOLE = (*LITE[:2], "model.freeze=backbone")
 VIEWS = ("aug=randaugment", "model.freeze_views=2", "optimizer.ema_decay=0.9")
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -77,9 +79,11 @@ def assert_equal(some, others):
 
 
 def frozen(parts, training) -> dict[str, np.ndarray]:
-    stages = parts.config.model.kept_stages
-    names = {p.name for part in first_stages(training.network.network, stages) for p in part.get_parameters()}
-    return {name: value for name, value in values(training.network).items() if name in names}
+    frozen_parts = first_stages(training.network.network, parts.config.model.kept_stages)
+    parameters = [
+        p for part in frozen_parts for p in ([part] if isinstance(part, Parameter) else part.get_parameters())
+    ]
+    return {p.name: p.asnumpy().copy() for p in parameters}
 
 
 @pytest.mark.parametrize(
@@ -90,8 +94,18 @@ def frozen(parts, training) -> dict[str, np.ndarray]:
         pytest.param(LITE, VIEWS, marks=pytest.mark.soak),
         pytest.param(LITE, PLAIN, marks=pytest.mark.soak),
         pytest.param(VIT, VIEWS, marks=pytest.mark.soak),
+        pytest.param(WHOLE, VIEWS, marks=pytest.mark.soak),
+        pytest.param((*WHOLE, "model.head_width=8"), VIEWS, marks=pytest.mark.soak),
     ],
-    ids=["resnet18 two views, averaged", "resnet18", "lite0 two views, averaged", "lite0", "vit_small two views"],
+    ids=[
+        "resnet18 two views, averaged",
+        "resnet18",
+        "lite0 two views, averaged",
+        "lite0",
+        "vit_small two views",
+        "all",
+        "wide head",
+    ],
 )
 def test_training_on_outputs_equals_training_on_images_bit_for_bit(build, network, more):
     parts = build(*network, *more)
