@@ -151,5 +151,9 @@ class EfficientNet(Backbone):
             x = self.act(self.bn2, self.conv_head(x))
         return x
 
+    def num_blocks(self) -> list[int]:
+        """Return the number of blocks of each stage behind the stem."""
+        return [len(stage) for stage in self.blocks.cell_list]
+
     def final_norm(self):
         return self.bn2
