@@ -46,7 +46,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`, or `inception_resnet_v2_wider`, `resnet50_bam_wider`, `seresnext50_wider`, which
-            set final_width to 4096.
+            set final_width to 4096, or `efficientnet_lite1`, `efficientnet_lite2`.
         head_width: output channels of a 1×1 convolution before the classifier; None: no convolution.
         drop_rate: dropout before the classifier, [0, 1).
         freeze: none, or the last frozen stage: stem, stage1, … (see the family's `num_stages`), or backbone.

@@ -54,7 +54,8 @@ class Model(HeadOptions):
         "view e mod freeze_views; null: keep them only without any augmentation (no crop, flip or color either)"
     )
     pretrained: Annotated[str, Field(min_length=1), AfterValidator(_weights)] | None = Field(
-        description="imagenet (efficientnet_lite0) or a file: .ckpt (task=convert), .pth, .safetensors; null: none"
+        description="imagenet (efficientnet_lite0, 1 and 2) or a file: .ckpt (task=convert), .pth, .safetensors; "
+        "null: none"
     )
 
     @abstractmethod
