@@ -6,6 +6,7 @@ options of a choice are beside its code, in the class that `rp2k_lab.plugins` ha
 
 import math
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, create_model, field_validator, model_serializer, model_validator
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from rp2k_lab.train.optimizer import Optimizer
     from rp2k_lab.train.optional_callbacks import CallbackOptions
     from rp2k_lab.train.schedule import Schedule
+
+
+# A message names so many choices, the most similar ones.
+_MOST_NAMES = 15
 
 
 class Device(Group):
@@ -301,8 +306,9 @@ def _first_problem(error: ValidationError, composed: dict[str, Any]) -> str:
         return f"{key}: there is no such key"
     if first["type"] == "union_tag_invalid":
         context = first.get("ctx", {})
-        tag, choices = context["tag"], context["expected_tags"].replace("'", "")
-        return f"{key}.name={tag}: there is no such choice\nchoose one of {choices}"
+        tag, names = context["tag"], context["expected_tags"].replace("'", "").split(", ")
+        names = get_close_matches(tag, names, _MOST_NAMES, 0.0) if len(names) > _MOST_NAMES else names
+        return f"{key}.name={tag}: there is no such choice\nchoose one of {', '.join(names)}"
     if first["type"] == "missing":
         return f"{key}={_as_typed(first['input'])}: has too few values{more}"
     if isinstance(first["input"], dict) and "name" in first["input"]:  # two keys of a group contradict each other
