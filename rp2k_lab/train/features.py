@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import preallocate
 from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.loader import EpochBatches
+from rp2k_lab.model import Front
 
 # RP2K's train split takes 0.7 · 10⁹ bytes with 512 features an image, 5.6 · 10⁹ with 4096.
 MAX_BYTES_IN_MEMORY = 2 * 10**9
@@ -41,7 +42,7 @@ def feature_array(count: int, width: int, folder: Path) -> Iterator[np.ndarray]:
 
 
 def compute_features(
-    front: nn.Cell,
+    front: Front,
     batches: Iterable[Sequence[np.ndarray]],
     batch_size: int,
     target: np.ndarray,
@@ -51,7 +52,6 @@ def compute_features(
     """Fill `target`, float32 (images, …); leaves the network in evaluation mode.
 
     Args:
-        front: `Front` of a network.
         batches: one view each: uint8 (n, height, width, 3), n = batch_size except for the last.
         check: called between batches; raises to stop (signals).
         order: row of `target` for each image; None: the order of `batches`.
