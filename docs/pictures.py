@@ -1,7 +1,8 @@
 """The pictures of README and docs/ and the README's closing table: `make pictures`, about ten minutes on two cores.
 
-Everything is made by the commands that the documents name, in the clone's own store: a training, its errors, the data
-set's page and a small study.  Pages are photographed in a real Chromium.
+Everything is made by the commands that the documents name, in the clone's own store: a training, its errors and a small
+study; the page of real photos, from Grocery Store in ../shared/data; the report of a committed table.  Pages are
+photographed in a real Chromium.
 """
 
 import importlib.util
@@ -24,6 +25,8 @@ import yaml
 from rp2k_lab import PROJECT
 
 IMAGES = PROJECT / "docs" / "images"
+GROCERY_STORE = PROJECT.parent / "shared" / "data" / "grocery_store"  # where the tests look, too
+TABLE = PROJECT / "experiments" / "augmentation" / "shelf"
 PORT = 5017
 STUDY = ["-m", "hydra/sweeper=optuna", "aug=none,cutout,mixup", "seed=0,1", "epochs=2"]
 STUDY += ["hydra.sweeper.n_trials=6", "hydra.sweeper.pruner=none", "hydra.sweeper.study=pictures"]
@@ -43,19 +46,42 @@ def main() -> None:
     shutil.copy(folder / "figures" / "test_confused_pairs.png", IMAGES / "confused_pairs.png")
     photo = draw_strip(folder, IMAGES / "strip.png")
     errors = re.search(r"page +(.+\.html)", run_py("task=errors", f"runs={run_id}", "task.split=test"))[1]
-    data = re.search(r"page +(.+\.html)", run_py("task=inspect", "aug=randaugment"))[1]
     study = re.search(r"http://\S+?#(\S+)", run_py(*STUDY))[1]
     run = re.search(r"http://\S+?#(\S+)", training)[1]
-    photograph_pages(errors, data, f"{run}/model-metrics?workflowType=machine_learning", study)
+    photograph_pages(errors, f"{run}/model-metrics?workflowType=machine_learning", study)
+    photograph_report()
+    photograph_real_photos()
     photograph_demo(run_id, photo, IMAGES / "demo.png")
 
 
-def photograph_pages(errors: str, data: str, run: str, study: str) -> None:
-    """Photograph two HTML files and two places within MLflow."""
+def photograph_real_photos() -> None:
+    """Photograph the data page of Grocery Store; without its photos, keep the picture and say so."""
+    if not GROCERY_STORE.is_dir():
+        print(
+            f"not made: {IMAGES.name}/inspection.png needs the photos of Grocery Store in ../shared/data/grocery_store"
+        )
+        return
+    printed = run_py("task=inspect", "dataset=grocery_store", f"dataset.root={GROCERY_STORE}", "size=96")
+    with chromium() as browser:
+        page = Path(re.search(r"page +(.+\.html)", printed)[1])
+        photograph(browser, page.as_uri(), IMAGES / "inspection.png", (1280, 1500))
+
+
+def photograph_report() -> None:
+    """Photograph the report of a committed table, made from its results."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(TABLE, folder, dirs_exist_ok=True)
+        name, scale = TABLE.parts[-2:]
+        run_py("task=report", f"ablation={name}", f"scale={scale}", f"task.output={folder}")
+        with chromium() as browser:
+            photograph(browser, (Path(folder) / "report.html").as_uri(), IMAGES / "report.png", (1280, 860))
+
+
+def photograph_pages(errors: str, run: str, study: str) -> None:
+    """Photograph an HTML file and two places within MLflow."""
     chart = ".js-plotly-plot .main-svg"
     with chromium() as browser, mlflow_page() as address:
         photograph(browser, Path(errors).as_uri(), IMAGES / "errors.png", (1280, 1500))
-        photograph(browser, Path(data).as_uri(), IMAGES / "inspection.png", (1280, 1500))
         photograph(browser, f"{address}/#{run}", IMAGES / "mlflow_run.png", (1500, 900), chart, "train|val/")
         photograph(browser, f"{address}/#{study}", IMAGES / "study.png", (1500, 900), chart)
 

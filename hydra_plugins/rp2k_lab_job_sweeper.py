@@ -25,12 +25,15 @@ class JobSweeper(Sweeper):
     def sweep(self, arguments):
         # Hydra imports this file at every start: keep slow imports out of it.
         from rp2k_lab.cli.jobs import checked_jobs
+        from rp2k_lab.cli.sweep_summary import recorded_sweep
 
         jobs, results = checked_jobs(arguments, self._config, self._loader), []
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         size = self._batch_size or len(jobs)
-        for start in range(0, len(jobs), size):
-            results.append(self._launcher.launch(jobs[start : start + size], initial_job_idx=start))
-            for result in results[-1]:
-                _ = result.return_value  # raises the error of a failed job
+        with recorded_sweep(jobs, self._config, self._loader) as scores:
+            for start in range(0, len(jobs), size):
+                results.append(self._launcher.launch(jobs[start : start + size], initial_job_idx=start))
+                scores += results[-1]
+                for result in results[-1]:
+                    _ = result.return_value  # raises the error of a failed job
         return results

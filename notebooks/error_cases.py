@@ -55,8 +55,8 @@ error_cases.examples(errors, "others")
 error_cases.examples(errors, "photo")
 
 # %% [markdown]
-# **Look-alikes.** Two classes that are near in feature space and are confused in both directions: often the same
-# brand in another flavor or size. More pixels may help.
+# **Look-alikes.** Two classes that are near in feature space and are confused in both directions, or of which
+# a large part is taken for the other: often the same brand in another flavor or size. More pixels may help.
 
 # %%
 error_cases.examples(errors, "look_alike")

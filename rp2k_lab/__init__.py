@@ -51,7 +51,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model functions on first use: MindSpore takes two seconds."""
+    """Import on first use what takes long: MindSpore two seconds, MLflow and pandas one."""
     if name in ("create_model", "list_models"):
         from rp2k_lab import model
 
@@ -60,4 +60,8 @@ def __getattr__(name: str) -> Any:
         from rp2k_lab.plugins import register
 
         return register
+    if name == "open_run":
+        from rp2k_lab.notebook.recorded_run import open_run
+
+        return open_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

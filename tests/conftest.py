@@ -220,7 +220,7 @@ def server(new_server, tmp_path):
 
 @pytest.fixture(scope="session")
 def new_server():
-    """new_server(folder): a context with an `mlflow server` process on loopback and its data in the folder."""
+    """new_server(folder): a context with a server of MLflow on loopback, as `make ui` starts it; data in the folder."""
 
     @contextlib.contextmanager
     def serving(folder: Path):
@@ -229,6 +229,7 @@ def new_server():
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
         command += ["--artifacts-destination", str(folder / "served"), "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--app-name", "rp2k-lab"]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         server = Server(f"http://127.0.0.1:{port}", [*command, "--workers", "1"], environment, folder / "server.log")
         server.start()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rp2k_lab import PROJECT
+from rp2k_lab.cli.help import group_help
 from rp2k_lab.config.reference import reference
 from rp2k_lab.config.schema import parse
 
@@ -112,6 +113,9 @@ def test_documented_commands_are_accepted(command, compose, tmp_path, monkeypatc
         (tmp_path / name).touch()
     command = re.sub(r"<[^>]*>", "x", command)  # what the reader fills in
     arguments = [argument for argument in shlex.split(command)[1:] if argument not in ("run.py", "-m", "--help")]
+    if help_of := [argument.removeprefix("help=") for argument in arguments if argument.startswith("help=")]:
+        assert group_help(help_of[0])
+        return
     if "--cfg" in arguments:
         del arguments[arguments.index("--cfg") :]
     parse(compose(*(one_value(argument, tmp_path) for argument in arguments if not argument.startswith("hydra"))))

@@ -30,7 +30,7 @@ ALLOWED = {
     " tracking train",
     "cli": "config device tracking",  # imports a task by name when it runs
     "demo": "analysis cli config dataset device evaluation model pages task tracking train",
-    "notebook": "analysis cli config dataset evaluation pages tracking train",
+    "notebook": "analysis cli config dataset device evaluation pages tracking train",
 }
 
 

@@ -105,7 +105,7 @@ def document(claims: Sequence[Claim], tables: Sequence[JudgedTable], image: str)
 
 
 def _details(rows: Sequence[tuple[JudgedTable, Row]]) -> list[Block]:
-    head = ["level against baseline", "published", "shown by one run?", "scale", "measured", "interval", "verdict"]
+    head = ["level against baseline", "published", "shown by one run?", "scale", "verdict", "measured", "interval", "p"]
     return [
         Text(rows[0][0].ablation.question),
         Grid(head, [_detail(table, row) for table, row in rows], numeric=False),

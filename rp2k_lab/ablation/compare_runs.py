@@ -16,7 +16,7 @@ from rp2k_lab.config.ablation import MACHINE_KEYS
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.migrations import migrate
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.core.text import percent
+from rp2k_lab.core.text import counted, percent
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
 from rp2k_lab.pages.document import (
@@ -25,18 +25,23 @@ from rp2k_lab.pages.document import (
     Document,
     Figure,
     Grid,
+    Images,
     Item,
     Items,
     Section,
+    Shot,
     Text,
     interval,
     points,
 )
 from rp2k_lab.pages.forest_plot import Bar, forest
+from rp2k_lab.pages.images import ImageEmbedder
 from rp2k_lab.tracking.run_files import CONFIG, damage_named, read_settings
 from rp2k_lab.tracking.run_lookup import locate
 
 PREDICTIONS, PER_CLASS = "test/predictions.parquet", "test/per_class.parquet"
+_COLUMNS = ("path", "true", "correct", "top1", "p1")
+_SHOWN = 24  # images of each kind
 _NOT_COMPARED = ("task", "runs")  # besides the keys of the machine
 # Metrics whose difference has an interval, from the pairs of images.
 _PAIRED = ("top1", "macro_top1", *(f"{group}_top1" for group in GROUPS))
@@ -55,9 +60,10 @@ class TestedRun:
         reference: the id, name or checkpoint file that selected the run.
         name: run name, followed by its id in MLflow.
         config: flat keys to recorded values.
-        predictions: path, true (class name) and correct; one row per test image.
+        predictions: path, true (class name), correct and, where recorded, top1 and p1; one row per test image.
         groups: class name to head, medium or tail.
         metrics: each metric to its recorded value on test; empty for a checkpoint file.
+        settings: configuration as recorded.
     """
 
     __test__ = False  # for pytest: not a test class
@@ -68,6 +74,7 @@ class TestedRun:
     predictions: pd.DataFrame
     groups: dict[str, str]
     metrics: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ def load_run(uri: str | None, reference: str, downloads: Path) -> TestedRun:
         if not (folder / file).is_file():
             raise RequestError(f"runs={reference}: the run has no {file}\nchoose a FINISHED run that evaluated test")
     with damage_named(folder / PREDICTIONS):
-        predictions = pd.read_parquet(folder / PREDICTIONS, columns=["path", "true", "correct"])
+        predictions = pd.read_parquet(folder / PREDICTIONS)
+        predictions = predictions[[name for name in _COLUMNS if name in predictions]]
     with damage_named(folder / PER_CLASS):
         classes = pd.read_parquet(folder / PER_CLASS, columns=["class", "group"])
         groups = dict(zip(classes["class"], classes["group"], strict=True))
@@ -128,7 +136,7 @@ def load_run(uri: str | None, reference: str, downloads: Path) -> TestedRun:
     name = f"{run.name} ({run.run_id[:8]})" if run else reference
     recorded = run.metrics if run else {}
     values = {metric: recorded[f"test/{metric}"] for metric in metrics() if f"test/{metric}" in recorded}
-    return TestedRun(reference, name, config, predictions, groups, values)
+    return TestedRun(reference, name, config, predictions, groups, values, settings)
 
 
 def compare(first: TestedRun, second: TestedRun) -> Pair:
@@ -207,20 +215,65 @@ def summary(pair: Pair) -> str:
     return f"top-1 {size} between these two runs: {images}"
 
 
-def figure(pair: Pair) -> Markup:
-    """Draw the differences with their intervals."""
+def figure(pair: Pair, width: int | None = None) -> Markup:
+    """Draw the differences with their intervals; `width` as in `forest`."""
     bars = []
     for each in pair.accuracies:
         verdict = each.verdict
         if verdict is None:
-            bars.append(Bar(each.name, None, 0, 0, "inconclusive", text="one image"))
+            bars.append(Bar(each.name, None, 0, 0, "none", text="one image"))
         else:
-            bars.append(Bar(each.name, verdict.value, verdict.low, verdict.high, "inconclusive"))
-    return forest(bars, "second run − first run, points", decimals(pair.images))
+            bars.append(Bar(each.name, verdict.value, verdict.low, verdict.high, "none"))
+    return forest(bars, "second run − first run, points", decimals(pair.images), width)
 
 
-def pair_document(pair: Pair, file: str) -> Document:
-    """Return the document of a comparison; `file` is the name of its figure."""
+def changed_images(pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the fixed and the broken test images, the second run's most confident first.
+
+    Columns: path, true, and the predictions of both runs as first, first_p, second, second_p where they are recorded.
+    """
+    columns = {"top1": "", "p1": "_p", "correct": "_correct"}
+    named = lambda run, side: run.predictions.rename(  # noqa: E731
+        columns={name: side + suffix for name, suffix in columns.items()}
+    )
+    both = named(pair.first, "first").merge(named(pair.second, "second").drop(columns="true"), on="path")
+    if "second_p" in both:
+        both = both.sort_values("second_p", ascending=False, kind="stable")
+    first, second = both["first_correct"].astype(bool), both["second_correct"].astype(bool)
+    return both[second & ~first], both[first & ~second]
+
+
+def _changed(pair: Pair, embedder: ImageEmbedder | None) -> list[Section]:
+    """Return the sections with the fixed and the broken images, or one on why there are none."""
+    if embedder is None:
+        missing = "The photos of the first run are not on this machine."
+        return [Section("Fixed and broken photos", [Text(missing)])]
+    sections = []
+    titles = {"Fixed": "Only the second run is right.", "Broken": "Only the first run is right."}
+    for (title, meaning), rows in zip(titles.items(), changed_images(pair), strict=True):
+        text = f"{meaning} The second run's most confident come first."
+        if len(rows) > _SHOWN:
+            text += f" {_SHOWN} of {len(rows):,} are shown."
+        shots = [_shot(row, embedder) for row in rows.head(_SHOWN).to_dict("records")]
+        blocks = [Text(text), Images(shots)] if shots else [Text("None.")]
+        sections.append(Section(f"{title}: {counted(len(rows), 'photo')}", blocks))
+    return sections
+
+
+def _shot(row: dict[str, Any], embedder: ImageEmbedder) -> Shot:
+    lines = [row["true"]]
+    if {"first", "first_p", "second", "second_p"} <= set(row):
+        lines += [f"{side}: {row[side]}, {percent(row[f'{side}_p'])}" for side in ("first", "second")]
+    return Shot(embedder.thumbnail(row["path"]), lines)
+
+
+def pair_document(pair: Pair, file: str, embedder: ImageEmbedder | None) -> Document:
+    """Return the document of a comparison.
+
+    Args:
+        file: name of its figure.
+        embedder: of the test images; None: they are not there.
+    """
     differing = [[key, *values] for key, values in pair.differing.items()]
     config = Grid(["key", "first", "second"], differing, numeric=False) if differing else Text("No key differs.")
     names = [Item("first", None, pair.first.name), Item("second", None, pair.second.name)]
@@ -229,6 +282,7 @@ def pair_document(pair: Pair, file: str) -> Document:
         summary(pair),
         [
             Section("Test", [Items(names), grid(pair), Figure(figure(pair), file, _ONE_SEED), *_recorded(pair)]),
+            *_changed(pair, embedder),
             Section("Configuration", [config]),
             Section("How to compute it again", [Code([report_command(pair)])]),
         ],

@@ -42,7 +42,7 @@ from rp2k_lab.pages.document import (
     to_html,
     to_markdown,
 )
-from rp2k_lab.pages.forest_plot import Bar, forest
+from rp2k_lab.pages.forest_plot import FILE_WIDTH, Bar, forest
 
 README, PAGE, CSV, FIGURE, NOTES = "README.md", "report.html", "verdict.csv", "figure.svg", "notes.md"
 _METHOD = (
@@ -51,7 +51,10 @@ _METHOD = (
     "Better, worse: the adjusted p is at most {:.2g} %. Equal: the interval lies within {}. Inconclusive: neither. {} "
     "Computation: rp2k_lab/ablation/significance.py."
 )
-_EXPLAINED = "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points."
+_EXPLAINED = (
+    "Accuracies are means over seeds on test; sd (their spread over seeds) and differences are in points; p is "
+    "adjusted for all comparisons. ▲ better, ▼ worse, = equal, ○ inconclusive."
+)
 _GROUPS = (
     "Means over seeds; choices were made on val. Head, medium and tail: about the {:.0%} of the classes with the most "
     "training photos, the rest, and the {:.0%} with the fewest; a data set may have its own limits."
@@ -73,7 +76,12 @@ def write_documents(table: JudgedTable, folder: Path) -> list[Path]:
     """
     notes = folder / NOTES
     page = document(table, _read(notes) if notes.is_file() else "")
-    texts = {README: to_markdown(page), PAGE: to_html(page), CSV: numbers(table), FIGURE: str(figure(table))}
+    texts = {
+        README: to_markdown(page),
+        PAGE: to_html(page),
+        CSV: numbers(table),
+        FIGURE: str(figure(table, FILE_WIDTH)),
+    }
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
@@ -86,22 +94,22 @@ def _read(notes: Path) -> str:
         raise DataError(f"{escape_controls(notes)}{error}") from None
 
 
-def figure(table: JudgedTable) -> Markup:
-    """Draw the differences with their intervals, and the published differences."""
+def figure(table: JudgedTable, width: int | None = None) -> Markup:
+    """Draw the differences with their intervals, and the published differences; `width` as in `forest`."""
     bars = [bar_of(row, row.level) for row in table.rows if row.baseline]
     images = max(row.images for row in table.rows)
     baselines = {row.baseline for row in table.rows if row.baseline}
     baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
     label = f"{heading(table.ablation.metric)}: difference from {baseline}, points"
-    return forest(bars, label, decimals(images))
+    return forest(bars, label, decimals(images), width)
 
 
 def bar_of(row: Row, name: str) -> Bar:
     """Return a level's difference from its baseline for a figure."""
     published, verdict = row.published_difference.difference if row.published_difference else None, row.verdict
     if verdict is None:
-        return Bar(name, None, 0, 0, "inconclusive", published, "not compared")
-    return Bar(name, verdict.value, verdict.low, verdict.high, row.word or "inconclusive", published)
+        return Bar(name, None, 0, 0, "none", published, "not compared")
+    return Bar(name, verdict.value, verdict.low, verdict.high, row.word or "none", published)
 
 
 def document(table: JudgedTable, notes: str) -> Document:
@@ -117,13 +125,12 @@ def document(table: JudgedTable, notes: str) -> Document:
         f"{images:,} test images; {heading(ablation.metric)}. Published: {ablation.source}."
     )
     caption = f"Measured differences with {confidence(table)} intervals, and published differences"
-    verdict = [Items([sentence(row) for row in table.rows if row.baseline]), Figure(figure(table), FIGURE, caption)]
+    verdict: list[Block] = [grid(table), Text(_EXPLAINED), *_unjudged(table), Figure(figure(table), FIGURE, caption)]
     if table.scale == "smoke":
         verdict.insert(0, Text("Scale smoke only shows that everything works. Its figures mean nothing."))
     sections = [
         Section("Verdict", verdict),
         *_to_decide(table),
-        Section("Published and measured", [grid(table), Text(_EXPLAINED)]),
         Section("By class size", [_by_group(table), Text(_GROUPS.format(HEAD_FRACTION, TAIL_FRACTION))]),
         *_by_part(table),
         *_published(table),
@@ -134,6 +141,12 @@ def document(table: JudgedTable, notes: str) -> Document:
     if notes.strip():
         sections.append(Section("Notes", [Quote(notes)]))
     return Document(ablation.question, lead, sections)
+
+
+def _unjudged(table: JudgedTable) -> list[Block]:
+    """Return why levels have no verdict, or nothing."""
+    items = [sentence(row) for row in table.rows if row.baseline and not row.word]
+    return [Items(items)] if items else []
 
 
 def _seeds(table: JudgedTable) -> str:
@@ -229,7 +242,7 @@ def _missing(table: JudgedTable) -> list[Section]:
     items = []
     for row in table.rows:
         for seed, reason in row.failed.items():
-            items.append(Item(f"{row.level}, seed {seed}", Tag("failed", "worse"), reason or "no reason was recorded"))
+            items.append(Item(f"{row.level}, seed {seed}", Tag("failed", "failed"), reason or "no reason was recorded"))
         for seeds, word in ((row.running, "still running"), (row.missing, "not run")):
             if seeds:
                 named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

@@ -148,32 +148,43 @@ def _p(p: float) -> str:
 def grid(table: JudgedTable) -> Grid:
     """Return published and measured results side by side."""
     metric = heading(table.ablation.metric)
-    head = ["level", "seeds", f"{metric}, measured", "sd", "difference", f"{confidence(table)} interval", "verdict"]
+    head = [
+        "level",
+        "verdict",
+        "difference",
+        f"{confidence(table)} interval",
+        "p",
+        f"{metric}, measured",
+        "sd",
+        "seeds",
+    ]
     has_published = any(row.published is not None or row.published_difference for row in table.rows)
     if has_published:
-        head[1:1] = ["top-1, published", "difference, published"]
+        head += ["top-1, published", "difference, published"]
     rows = []
     for row in table.rows:
-        cells: list[str | Tag] = [row.level]
+        sd = "–" if len(row.seeds) < 2 else f"{100 * row.sd:.1f}"
+        cells: list[str | Tag] = [row.level, *difference_cells(row)]
+        cells += [percent(row.mean), sd, f"{len(row.seeds)} of {len(row.wanted)}"]
         if has_published:
             cells.append("–" if row.published is None else f"{100 * row.published:.2f} %")
             cells.append(points(row.published_difference.difference, 2) if row.published_difference else "–")
-        sd = "–" if len(row.seeds) < 2 else f"{100 * row.sd:.1f}"
-        rows.append([*cells, f"{len(row.seeds)} of {len(row.wanted)}", percent(row.mean), sd, *difference_cells(row)])
+        rows.append(cells)
     return Grid(head, rows)
 
 
 def difference_cells(row: Row) -> list[str | Tag]:
-    """Return the difference, its interval and the verdict of a level, as cells of a table."""
+    """Return the verdict of a level, its difference, interval and adjusted p, as cells of a table."""
     if row.baseline is None:
-        return ["–", "–", "baseline"]
+        return ["baseline", "–", "–", "–"]
     if row.verdict is None:
-        return ["–", "–", Tag("not compared", "none")]
+        return [Tag("not compared", "none"), "–", "–", "–"]
     verdict = row.verdict
     places = decimals(verdict.images)
     texts = {"": "one seed", "inconclusive": f"inconclusive (±{points_above(verdict.half_width, places)})"}
     tag = Tag(texts.get(row.word, row.word), row.word or "none")
-    return [points(verdict.value, places), interval(verdict.low, verdict.high, places, verdict.word), tag]
+    p = _p(verdict.p) if row.word else "–"
+    return [tag, points(verdict.value, places), interval(verdict.low, verdict.high, places, verdict.word), p]
 
 
 def numbers(table: JudgedTable) -> str:

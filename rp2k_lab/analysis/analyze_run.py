@@ -11,6 +11,7 @@ from rp2k_lab.analysis.label_issues import LabelIssues, find_label_issues, find_
 from rp2k_lab.analysis.neighbors import class_means, nearest
 from rp2k_lab.analysis.tables import ErrorTables, add_nearest, analyze, image_table
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.metrics import Predictions, top_k
 from rp2k_lab.evaluation.predictor import Member, Predictor
@@ -29,7 +30,7 @@ class SplitMeasures:
 
     Attributes:
         rows: from `Index.split`, all of the split or a part of it.
-        images: from `photo_quality.measure_images`, in the order of `rows`.
+        images: from `photo_quality.measure_images` and `class_ranks`, in the order of `rows`.
         typical: from `photo_quality.typical_measures`.
     """
 
@@ -109,7 +110,8 @@ def split_features(
 
     def compute(target: np.ndarray) -> None:
         predictor = Predictor([member], config.batch_size)
-        batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
+        views = build_views(predictor, index, config.dataset.cache_gb)
+        batches = batches_for(predictor, views, rows, config, f"computing features of {split}")
         compute_features(Front(member.network), batches, config.batch_size, target, check)
 
     file = FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
@@ -121,7 +123,8 @@ def feature_probabilities(
 ) -> Iterator[np.ndarray]:
     """Yield the probabilities that the network's classifier gives to features: batches of float32 (n, classes)."""
     predictor = Predictor([replace(member, network=Rest(member.network))], batch_size, check=check)
-    batches = ([np.asarray(features[i : i + batch_size])] for i in range(0, len(features), batch_size))
+    parts = (np.asarray(features[i : i + batch_size]) for i in range(0, len(features), batch_size))
+    batches = ([part] for part in progress(parts, len(features), "classifying photos by their features", len))
     return (average for _, average in predictor(batches))
 
 

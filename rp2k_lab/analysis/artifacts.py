@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.analysis.compare import pair_classes
-from rp2k_lab.analysis.error_page import page_order, write_page
+from rp2k_lab.analysis.error_page import Review, page_order, write_page
 from rp2k_lab.analysis.gradcam import explain
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart, score_labels
 from rp2k_lab.analysis.label_issues import LabelIssues
@@ -17,6 +17,7 @@ from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
+from rp2k_lab.core.progress import activity
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.dataset.relabel import write_relabels
 from rp2k_lab.evaluation.intervals import wilson_interval
@@ -28,9 +29,11 @@ from rp2k_lab.train.build import batches_for, build_views
 log = logging.getLogger(__name__)
 
 MAX_EXPLAINED = 500  # errors, in the page's order
+MIN_CELLS = 6  # of the network's last map along a side, for contours: inputs of 192 pixels
 LABEL_ERRORS = "label_errors.csv"
 
 
+@activity("writing the tables")
 def record_tables(
     tracker: MemoryTracker, tables: ErrorTables, pairs: pd.DataFrame | None, split: str, folder: Path
 ) -> None:
@@ -97,21 +100,27 @@ def explain_errors(
     pairs: pd.DataFrame | None,
     check: Callable[[], None],
 ) -> tuple[dict[int, np.ndarray], str]:
-    """Return (row of the index to heat map of the predicted class, method) for the page's first errors."""
+    """Return (row of the index to heat map of the predicted class, method) for the page's first errors.
+
+    A map of fewer than `MIN_CELLS` cells along a side says left or right, not where: then there are none, and "".
+    """
     first = page_order(cases, pairs)[:MAX_EXPLAINED]
     rows, labels = first["row"].tolist(), pd.Index(index.classes, dtype=object).get_indexer(first["top1"])
     predictor = Predictor([member], config.batch_size)
-    batches = batches_for(predictor, build_views(predictor, index, config.dataset.cache_gb), rows, config)
-    maps, method = explain(member.network, batches, labels, config.batch_size, check)
-    return dict(zip(rows, maps, strict=True)), method
+    views = build_views(predictor, index, config.dataset.cache_gb)
+    batches = batches_for(predictor, views, rows, config, "explaining errors")
+    maps, method = explain(member.network, batches, labels, config.batch_size, check, MIN_CELLS)
+    return dict(zip(rows, maps, strict=True)) if method else {}, method
 
 
+@activity("writing the page")
 def record_page(
     tracker: MemoryTracker,
     index: Index,
     tables: ErrorTables,
     thumbnails: Thumbnails,
     facts: dict[str, str],
+    review: Review,
     folder: Path,
     pairs: pd.DataFrame | None = None,
     label_score: LabelScore | None = None,
@@ -124,7 +133,7 @@ def record_page(
     facts = facts | {"top-1": f"{100 * top1.value:.1f} % [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"}
     tables_ = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
     more = {"pairs": pairs, "label_score": label_score, "photo_score": photo_score}
-    left_out = write_page(file, title="Errors", facts=facts, thumbnails=thumbnails, **tables_, **more)
+    left_out = write_page(file, title="Errors", facts=facts, thumbnails=thumbnails, review=review, **tables_, **more)
     if any(left_out.values()):
         log.info("errors.html is full: left out %d errors, %d photos and %d explanations",
                  left_out["rows"], left_out["images"], left_out["explanations"])  # fmt: skip

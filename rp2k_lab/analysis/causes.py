@@ -4,7 +4,8 @@
 - others: the true or the predicted class is the catch-all class, which has no common look.
 - photo: darker, lighter, more blurred or more reflecting than the training images of its class, or of an extreme
   height/width ratio; measured on the pixels.
-- look_alike: the two classes' mean features are near, and each is taken for the other.
+- look_alike: the two classes' mean features are near, and each is taken for the other; or a large part of one class is
+  taken for the other, wherever the means of their training images lie.
 - tail: the true class has fewer than `tail_images` training images or is in the group tail
   (`class_groups.class_groups`).
 - unexplained: no rule holds.
@@ -24,12 +25,14 @@ MEANINGS = {
     "suspected_label": "The given label is probably wrong.",
     "others": "Into or out of the catch-all class.",
     "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
-    "look_alike": "The two classes are near in feature space and are confused in both directions.",
+    "look_alike": "The two classes are near in feature space and are confused in both directions, or a large part of "
+    "one is taken for the other.",
     "tail": "The class has too few training photos.",
     "unexplained": "No rule holds.",
 }
 CAUSES = tuple(MEANINGS)  # the first that holds is the main cause
 TOP_CLASSES = 5
+_ONE_WAY_IMAGES = 3  # of a class, taken for one other: fewer are a large part of a small class by chance
 
 
 def add_causes(
@@ -92,7 +95,7 @@ def confused_pairs(cases: pd.DataFrame, classes: list[str], means: np.ndarray, r
 
     Returns:
         Columns first, second (names, first before second in `classes`), first_as_second, second_as_first (images),
-        confused (their sum), cosine (of the two rows of `means`), look_alike (bool, by the rules).
+        confused (their sum), cosine (of the two rows of `means`), look_alike (bool, by either rule).
     """
     names = pd.Index(classes, dtype=object)
     errors = cases[~cases["correct"].to_numpy(bool)]
@@ -102,16 +105,21 @@ def confused_pairs(cases: pd.DataFrame, classes: list[str], means: np.ndarray, r
     confused = np.bincount(cell_of, minlength=len(cell))
     first, second = cell // len(classes), cell % len(classes)
     cosine = np.einsum("ij,ij->i", means[first], means[second], dtype=np.float64)
-    each_way = np.minimum(first_as_second, confused - first_as_second) >= rules.look_alike_each_way
+    second_as_first = confused - first_as_second
+    each_way = np.minimum(first_as_second, second_as_first) >= rules.look_alike_each_way
+    images = cases["true"].value_counts().reindex(names, fill_value=0).to_numpy()
+    one_way = np.zeros(len(cell), bool)
+    for taken, of_class in ((first_as_second, first), (second_as_first, second)):
+        one_way |= (taken >= _ONE_WAY_IMAGES) & (taken >= rules.look_alike_one_way * images[of_class])
     pairs = pd.DataFrame(
         {
             "first": names[first],
             "second": names[second],
             "first_as_second": first_as_second,
-            "second_as_first": confused - first_as_second,
+            "second_as_first": second_as_first,
             "confused": confused,
             "cosine": cosine,
-            "look_alike": each_way & (cosine >= rules.look_alike_cosine),
+            "look_alike": (each_way & (cosine >= rules.look_alike_cosine)) | (one_way & (rules.look_alike_one_way > 0)),
         }
     )
     return pairs.sort_values("confused", ascending=False, kind="stable", ignore_index=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, shorten_middle
 
 # t-SNE (van der Maaten and Hinton, JMLR 9, 2008) keeps three quarters of the ten nearest of 2388 classes, the first two
 # principal components an eighth: tests/analysis/test_class_map.py.
@@ -16,7 +16,7 @@ _PERPLEXITY, _ITERATIONS, _COMPONENTS = 12, 300, 50
 _FEWEST = 5  # classes; fewer lie where their principal components are
 _WIDTH, _HEIGHT, _BORDER = 1120, 720, 24
 _PAIRS, _LABELS = 80, 24
-_LETTER, _LINE = 6.4, 13  # width and height of a letter of a label
+_LETTER, _LINE = 7.4, 13  # width and height of a letter of a label
 ACCURACIES = ((0.25, "bad"), (0.5, "poor"), (0.75, "fair"), (1.01, "good"))  # upper bound, CSS class
 
 
@@ -117,8 +117,7 @@ def _labels(place: dict, names: Sequence[str]) -> list[str]:
     boxes: list[tuple[float, float, float]] = []  # left, right, baseline
     labels = []
     for name in names:
-        text, (x, y) = escape_controls(name), place[name]
-        text = text if len(text) <= 22 else f"{text[:21]}…"
+        text, (x, y) = shorten_middle(escape_controls(name), 22), place[name]
         width = sum(_LETTER if letter.isascii() else 2 * _LETTER for letter in text)
         left = x + 9 if x + 9 + width < _WIDTH else x - 9 - width
         if all(left > r or left + width < l or abs(y - b) > _LINE for l, r, b in boxes):  # noqa: E741

@@ -25,7 +25,8 @@ from rp2k_lab.sweep.trial_process import TrialFailed, run_trial
 from rp2k_lab.tracking.local_runs import is_resumable, resume_overrides
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
 from rp2k_lab.tracking.run_files import CONFIG, read_settings
-from rp2k_lab.tracking.run_lookup import EarlierRun, find_run, locate, read_record
+from rp2k_lab.tracking.run_lookup import EarlierRun, find_run, locate
+from rp2k_lab.tracking.run_record import read_record
 from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
 from rp2k_lab.train.checkpoint import load_checkpoint
 
@@ -98,7 +99,8 @@ def held_out_probabilities(
             run = _fold_run(config, fold, without, parent, folder / "folds" / f"{i}of{folds}", signals, Path(downloads))
             load_checkpoint(network, run.checkpoint)
             held_out = np.flatnonzero(~train["path"].isin(without.split("train")["path"]))
-            batches = batches_for(predictor, views, train["row"].iloc[held_out].tolist(), config)
+            rows = train["row"].iloc[held_out].tolist()
+            batches = batches_for(predictor, views, rows, config, f"predicting the photos of fold {fold}")
             first = 0
             for _, average in predictor(batches):
                 probabilities[held_out[first : first + len(average)]] = average

@@ -1,5 +1,6 @@
 """The data page: one HTML file about a data set, its problems and its augmentation."""
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -7,22 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import Config
-from rp2k_lab.core.text import in_bytes
+from rp2k_lab.core.progress import activity, progress
+from rp2k_lab.core.text import escape_controls, in_bytes
 from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.image import pad_to_center
 from rp2k_lab.dataset.photo_index import Index, Listing
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.summary import RELATIONS, SPLITS, missing_classes, ratio_counts
 from rp2k_lab.pages import charts
-from rp2k_lab.pages.images import EmbeddedImage, ImageEmbedder, render
+from rp2k_lab.pages.images import EmbeddedImage, ImageEmbedder
+from rp2k_lab.pages.template import render, script_values
 from rp2k_lab.train.build import build_images, training_views
 
-_CLASS_ROWS, _LISTED = 7, 60  # largest and smallest classes each; names or files in a list
-_SAMPLES, _PAIRS = 50, 12  # images; pairs of each relation
+_LISTED, _PAIRS = 60, 12  # names or files in a list; pairs of each relation
+_WALL, _WALL_IMAGES = 24, 8000  # most images of a class, and of all: about 10 s on two cores
 _SHEET_IMAGES, _SHEET_EPOCHS = 8, 5
 _RELATIONS = {  # title, meaning, action
     "within a class": (
@@ -83,6 +85,7 @@ class Inspection:
         return counts | {f"missing_from_{split}": int((self.classes[split] == 0).sum()) for split in SPLITS}
 
 
+@activity("drawing the page")
 def inspection_page(config: Config, index: Index, inspection: Inspection) -> str:
     """Return the page as HTML, below 20 MB.
 
@@ -99,7 +102,6 @@ def inspection_page(config: Config, index: Index, inspection: Inspection) -> str
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
         "sheet": sheet,
         "copies": _copies(inspection, embedder),
-        "samples": _samples(index, inspection.classes, embedder),
         "class_count": len(inspection.classes),
         **_classes(inspection.classes, index.long_tail_limits),
         **_shapes(config, index.table),
@@ -109,7 +111,34 @@ def inspection_page(config: Config, index: Index, inspection: Inspection) -> str
     values["cards"] = _cards(inspection)
     values["charts"] |= {"rank": charts.rank_chart(*_in_train(inspection.classes))}
     values["left_out"] = embedder.left_out
+    num_threads = config.device.num_threads or os.cpu_count() or 1
+    data = {"splits": SPLITS, "classes": _class_rows(index, inspection.classes, embedder, num_threads)}
+    values |= script_values(data, Path(__file__).with_name("data_page.js"))
     return render(values, Path(__file__).with_name("data_page.html.jinja"))
+
+
+def _class_rows(index: Index, classes: pd.DataFrame, embedder: ImageEmbedder, num_threads: int) -> list[list]:
+    """Return a row per class for data_page.js: name, group, images by split, and its wall as [path, WebP] pairs.
+
+    The walls take what the page has left: one training image of each class, then a second, up to `_WALL`.
+    """
+    train = index.split("train").sample(frac=1, random_state=0)
+    train = train.assign(turn=train.groupby("class").cumcount())
+    train = train[train["turn"] < _WALL].sort_values("turn", kind="stable")[:_WALL_IMAGES]
+    rank = {name: i for i, name in enumerate(classes["class"])}
+    rounds = []
+    for _, rows in train.groupby("turn"):
+        rounds.append(rows.assign(rank=rows["class"].map(rank)).sort_values("rank", kind="stable")["path"].tolist())
+    class_of = dict(zip(train["path"], train["class"], strict=True))
+    walls: dict[str, list[list[str]]] = {name: [] for name in rank}
+    shown = progress(rounds, len(train), "drawing the page, photos", len)
+    for images in embedder.rounds(shown, num_threads):
+        for path, text in images.items():
+            walls[class_of[path]].append([escape_controls(path), text])
+    return [
+        [escape_controls(name), group, list(counts), walls[name]]
+        for name, group, *counts in classes[["class", "group", *SPLITS]].itertuples(index=False)
+    ]
 
 
 def _percent(fraction: float) -> str:
@@ -157,16 +186,7 @@ def _classes(classes: pd.DataFrame, limits: tuple[int, int] | None) -> dict:
         "top_tenth": _percent(counts[:top].sum() / max(1, counts.sum())),
         "top_tenth_number": counts[:top].sum() / max(1, counts.sum()),
     }
-    between = len(classes) - 2 * _CLASS_ROWS
-    all_fit = between <= 0
-    records = classes.to_dict("records")
-    return {
-        "imbalance": imbalance,
-        "cuts": class_groups(counts, limits)[1],
-        "largest": records if all_fit else records[:_CLASS_ROWS],
-        "smallest": [] if all_fit else records[-_CLASS_ROWS:],
-        "classes_between": None if all_fit else between,
-    }
+    return {"imbalance": imbalance, "cuts": class_groups(counts, limits)[1]}
 
 
 def _shapes(config: Config, images: pd.DataFrame) -> dict:
@@ -174,10 +194,10 @@ def _shapes(config: Config, images: pd.DataFrame) -> dict:
     width, height, size = (images[name].to_numpy(float) for name in ("width", "height", "bytes"))
     ratio = height / width
     counts, square = ratio_counts(images), (ratio >= 2 / 3) & (ratio <= 1.5)
-    published = RATIO_COUNTS if config.dataset.compared_with_rp2k else None
-    drawn = {"ratio": charts.ratio_chart(counts, published)}
-    drawn |= {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)} if len(images) else {}
-    drawn = {"sizes": "", "bytes": ""} | drawn
+    compared, drawn = config.dataset.compared_with_rp2k, {"ratio": "", "sizes": "", "bytes": ""}
+    if len(images):
+        drawn = {"sizes": charts.size_chart(width, height), "bytes": charts.bytes_chart(size)}
+        drawn["ratio"] = charts.ratio_chart(counts, RATIO_COUNTS) if compared else charts.shape_chart(ratio)
     levels = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     quantiles = lambda values: np.quantile(values, levels) if len(values) else np.zeros(len(levels))  # noqa: E731
     rows = [
@@ -195,7 +215,7 @@ def _shapes(config: Config, images: pd.DataFrame) -> dict:
             "square": fraction(square),
             "nearly_square": len(square) > 0 and square.mean() > 0.95,
             "rows": _ratio_rows(counts),
-            "published": published is not None,
+            "published": compared,
         },
         "sizes": {
             "width": rows[0]["values"][3],
@@ -241,18 +261,10 @@ def _spread_over_classes(train: pd.DataFrame, classes: pd.DataFrame, count: int)
     return _spread(ordered[ordered["turn"] < of_each].sort_values(["rank", "turn"], kind="stable"), count)
 
 
-def _samples(index: Index, classes: pd.DataFrame, embedder: ImageEmbedder) -> list[dict]:
-    rows = _spread_over_classes(index.split("train"), classes, _SAMPLES)
-    return [
-        {"image": embedder.thumbnail(path), "name": name}
-        for path, name in zip(rows["path"], rows["class"], strict=True)
-    ]
-
-
 def _copies(inspection: Inspection, embedder: ImageEmbedder) -> dict:
     relations, copies, kinds = inspection.relations, inspection.copies, []
     shown = [r for r in RELATIONS if r != "val and test" or (relations["relation"] == r).any()]
-    for relation in tqdm(shown, "page", unit=" sections", leave=False, disable=None):
+    for relation in progress(shown, len(shown), "drawing the page, sections"):
         title, meaning, action = _RELATIONS[relation]
         rows = relations[relations["relation"] == relation]
         first = _spread(rows.sort_values("exact", kind="stable"), _PAIRS)

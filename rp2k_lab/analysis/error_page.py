@@ -7,7 +7,8 @@ and the page's content security policy blocks all other scripts.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from rp2k_lab.analysis.causes import CAUSES, MEANINGS
 from rp2k_lab.analysis.class_map import ACCURACIES, class_map_chart
 from rp2k_lab.analysis.compare import STATES
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart
-from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_thumbnails
+from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_large, add_thumbnails
 from rp2k_lab.analysis.thumbnails import Thumbnails
-from rp2k_lab.core.text import escape_controls, percent
+from rp2k_lab.core.text import escape_controls, percent, shorten_middle
 from rp2k_lab.pages.charts import accuracy_chart
 from rp2k_lab.pages.images import render
 
@@ -34,6 +35,39 @@ MEASURES = {
     "brightness": "brightness",
 }
 _IMAGE_MEASURES = ("height", "width", "brightness", "contrast", "sharpness", "glare")
+# Sentences about a photo against its class: a column of `photo_quality.class_ranks`, and its words.
+_SENTENCES = {
+    "sharpness_above": "blurrier than",
+    "brightness_above": "darker than",
+    "brightness_below": "brighter than",
+    "contrast_above": "lower in contrast than",
+    "glare_below": "more reflecting than",
+    "ratio_below": "taller, for its width, than",
+    "ratio_above": "wider, for its height, than",
+}
+_UNUSUAL = 0.95  # of the class, for a sentence
+_LEAST_MEASURED = 10  # other photos of the class, for a sentence
+_MOST_SENTENCES = 3
+_NAME = 34  # characters of a class name in a table
+REVIEWED = "reviewed_labels.csv"  # the downloaded list
+
+
+@dataclass(frozen=True)
+class Review:
+    """What the page's decisions about labels belong to.
+
+    Attributes:
+        key: names them in the browser's storage: the same for every page about the same labels.
+        split: of the photos.
+        command: trains on the downloaded list; "" if `dataset.relabel` refuses photos of this split.
+        earlier: (path, given, suggested) of the lines that `dataset.relabel` follows already; the photos have the
+            suggested labels, and the downloaded list includes the lines.
+    """
+
+    key: str
+    split: str
+    command: str
+    earlier: Sequence[tuple[str, str, str]] = ()
 
 
 def write_page(
@@ -47,6 +81,7 @@ def write_page(
     causes: pd.DataFrame,
     curves: pd.DataFrame,
     thumbnails: Thumbnails,
+    review: Review,
     pairs: pd.DataFrame | None = None,
     label_score: LabelScore | None = None,
     photo_score: pd.DataFrame | None = None,
@@ -58,6 +93,7 @@ def write_page(
         facts: names and values below the title: the run, the split, top-1.
         cases, classes, clusters, causes, curves: the analysis' tables.
         thumbnails: source of the images.
+        review: of the suspected labels.
         pairs: from `compare.pair_table` of an earlier run and `cases`; None: no comparison.
         label_score: from `label_issue_score.score_labels`, if the truth is known.
         photo_score: from `redraw_check.photo_score`, if the truth is known.
@@ -69,12 +105,19 @@ def write_page(
     errors = page_order(cases, pairs)
     names = list(dict.fromkeys([*classes["class"], *_names_in(errors)]))
     ids = {name: i for i, name in enumerate(names)}
+    suspected = int((errors["suggested"] != "").sum())
     errors = errors.to_dict("records")
     rows = [_row(error, ids) for error in errors]
     fitting = int((np.cumsum([len(_json(row).encode()) + 1 for row in rows]) <= MAX_ROW_BYTES).sum()) if rows else 0
     rows, left_out = rows[:fitting], {"rows": len(rows) - fitting}
+    in_list = [error["path"] if error["suggested"] else "" for error in errors[:fitting]]
     data = {
         "names": [escape_controls(name) for name in names],
+        "exact": {"names": _exact(names), "paths": _exact(in_list)},
+        "key": review.key,
+        "file": REVIEWED,
+        "earlier": {path: [given, suggested] for path, given, suggested in review.earlier},
+        "sentences": list(_SENTENCES.values()),
         "classes": _classes(classes, ids, len(names)),
         "causes": list(CAUSES),
         "states": list(STATES) if pairs is not None else [],
@@ -86,10 +129,14 @@ def write_page(
     }
     values = _values(title, facts, cases, causes, curves, pairs) | _truth(label_score, photo_score)
     values |= {"map": class_map_chart(classes, cases), "accuracies": ACCURACIES}
-    frame = len(_page(values, data | {"rows": rows, "thumbnails": [], "examples": {}}, left_out).encode())
+    values |= {"review": review, "suspected": suspected, "method": thumbnails.method, "name_length": _NAME}
+    empty = {"rows": rows, "thumbnails": [], "examples": {}, "large": [{}, {}]}
+    frame = len(_page(values, data | empty, left_out).encode())
     budget = PageBudget(MAX_BYTES - frame - _MARGIN)
     left_out |= add_thumbnails(budget, rows, errors, ids, data["clusters"], names, thumbnails)
-    data |= {"rows": rows, "thumbnails": budget.thumbnails, "examples": budget.examples(ids)}
+    budget.begin_large()
+    large = add_large(budget, errors[:fitting], ids, thumbnails)
+    data |= {"rows": rows, "thumbnails": budget.thumbnails, "examples": budget.examples(ids), "large": large}
     file.write_text(_page(values, data, left_out), "utf-8")
     return left_out
 
@@ -111,17 +158,27 @@ def page_order(cases: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Dat
 
 def _page(values: dict, data: dict, left_out: dict[str, int]) -> str:
     folder = Path(__file__).parent
-    script = (folder / "error_page.js").read_text("utf-8")
+    script = "\n".join((folder / name).read_text("utf-8") for name in ("error_page.js", "error_review.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = values | {"left_out": {"rows": 0, "images": 0, "explanations": 0} | left_out, "digest": digest}
     values |= {"script": Markup(script), "style": Markup((folder / "error_page.css").read_text("utf-8"))}
-    return render(values | {"data": Markup(_json(data))}, folder / "error_page.html.jinja")
+    values |= {"shorten_middle": shorten_middle, "data": Markup(_json(data))}
+    return render(values, folder / "error_page.html.jinja")
 
 
 def _json(value) -> str:
     """Return JSON for a script element: without <, > and &."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _exact(texts: list[str]) -> dict[int, str]:
+    """Return the texts that the page shows with escape codes, by position; a list of labels needs them as they are.
+
+    Text that is no UTF-8 is left out: a CSV cannot have it.
+    """
+    is_utf8 = lambda text: text == text.encode("utf-8", "ignore").decode()  # noqa: E731
+    return {i: text for i, text in enumerate(texts) if escape_controls(text) != text and is_utf8(text)}
 
 
 def _names_in(errors: pd.DataFrame) -> list[str]:
@@ -139,6 +196,20 @@ def _thousandths(fraction: float) -> int | None:
 
 def _short_number(value: float) -> float | None:
     return None if np.isnan(value) else float(f"{float(value):.3g}")
+
+
+def _sentences(error: dict) -> list[int]:
+    """Return the number of photos that this one is compared with, then (sentence, thousandths of them) in turn.
+
+    The most unusual first; with the cause photo at least one.  Nothing if the class has too few photos.
+    """
+    if not error["class_measured"] >= _LEAST_MEASURED:
+        return []
+    found = sorted(((error[column], i) for i, column in enumerate(_SENTENCES)), key=lambda each: -each[0])
+    count = sum(value >= _UNUSUAL - 1e-6 for value, _ in found)  # float32 of 19 / 20 is less than 0.95
+    unusual = found[: min(_MOST_SENTENCES, max(count, error["cause_photo"]))]
+    pairs = ((i, int(1000 * value + 1e-3)) for value, i in unusual)
+    return [int(error["class_measured"]), *(number for pair in pairs for number in pair)]
 
 
 def _row(error: dict, ids: dict[str, int]) -> list:
@@ -159,6 +230,7 @@ def _row(error: dict, ids: dict[str, int]) -> list:
         ids.get(error["top1_first"], -1),
         _thousandths(error["p1_first"]),
         _short_number(error["nearest_distance"]),
+        _sentences(error),
         *NO_THUMBNAILS,
     ]
 
@@ -183,7 +255,8 @@ def _values(title, facts, cases, causes, curves, pairs) -> dict:
         if (curves["measure"] == measure).any()
     ]
     rows = [
-        row | {"meaning": MEANINGS[row["cause"]], "share": percent(row["share"])} for row in causes.to_dict("records")
+        row | {"meaning": MEANINGS[row["cause"]], "share": percent(row["share"]), "most_in": row["top_classes"][:3]}
+        for row in causes.to_dict("records")
     ]
     states = {name: int((pairs["state"] == name).sum()) for name in STATES} if pairs is not None else {}
     wrong = int((~cases["correct"].to_numpy(bool)).sum())

@@ -22,10 +22,12 @@ from rp2k_lab.model import Network, WithPreprocessing
 from rp2k_lab.model.layers import global_mean
 
 MIN_GRID = 4  # cells along a side, for Grad-CAM: inputs of 128 pixels
+LEVELS = ((0.5, 1), (0.8, 2))  # contours: fraction of the map's maximum, width of the line [pixels]
+_DARK, _LIGHT = (20, 20, 20), (255, 214, 64)
 
 
 class Explanation(NamedTuple):
-    """Heat maps of a class, float32 (images, h, w), and the method: Grad-CAM or occlusion."""
+    """Heat maps of a class, float32 (images, h, w), and the method: Grad-CAM or occlusion; "" if there are none."""
 
     maps: np.ndarray
     method: str
@@ -72,10 +74,13 @@ class Explainer:
     Args:
         network: stays in evaluation mode.
         batch_size: the largest batch; smaller ones are padded.
+
+    Attributes:
+        cells: along the shorter side of the network's last map, known after the first batch.
     """
 
     def __init__(self, network: WithPreprocessing, batch_size: int):
-        self._network, self._batch_size = network, batch_size
+        self._network, self._batch_size, self.cells = network, batch_size, 0
         self._cell = GradCam(network).set_train(False)
         self._occlusion: Occlusion | None = None
 
@@ -93,7 +98,8 @@ class Explainer:
         """
         if self._occlusion is None:
             heat = _grad_cam(self._cell, images, labels, self._batch_size)
-            if min(heat.shape[1:]) >= MIN_GRID:
+            self.cells = min(heat.shape[1:])
+            if self.cells >= MIN_GRID:
                 return heat
             self._occlusion = Occlusion(self._network, self._network.normalize.mean_color(), self._batch_size)
         return self._occlusion(images, labels)
@@ -105,20 +111,24 @@ def explain(
     labels: np.ndarray,
     batch_size: int,
     check: Callable[[], None] = lambda: None,
+    least_cells: int = 0,
 ) -> Explanation:
-    """Return a heat map of a class for each image, by `Explainer`.
+    """Return a heat map of a class for each image, by `Explainer`; no maps if the network's have too few cells.
 
     Args:
         batches: one view each, from `rp2k_lab.train.build.batches_for`: uint8 (n, height, width, 3) with n =
             `batch_size`, smaller in the last batch.
         labels: int (images,), the class to explain in each image, in the order of `batches`.
         check: called between batches; raises to stop (a signal).
+        least_cells: along a side of the network's last map.
     """
     explainer, maps, first = Explainer(network, batch_size), [], 0
     for (images,) in batches:
         check()
         maps.append(explainer(images, labels[first : first + len(images)]))
         first += len(images)
+        if explainer.cells < least_cells:
+            return Explanation(np.zeros((0, 1, 1), np.float32), "")
     return Explanation(np.concatenate(maps or [np.zeros((0, 1, 1), np.float32)]), explainer.method)
 
 
@@ -146,3 +156,34 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) * 0.55
     tinted = image * 0.65 + np.array([255, 40, 0]) * 0.35
     return np.clip(gray + fraction * (tinted - gray), 0, 255).round().astype(np.uint8)
+
+
+def draw_contours(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return the image with the map's contours at LEVELS, uint8 RGB (height, width, 3); its colors stay.
+
+    Args:
+        heat: (h, w) over the whole image, not negative, any unit; without heat there is no contour.
+    """
+    size, drawn = (image.shape[1], image.shape[0]), image.copy()
+    fraction = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_CUBIC) / max(float(heat.max()), 1e-12)
+    for level, width in LEVELS:
+        closed, _ = cv2.findContours((fraction >= level).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        lines = [line for points in closed for line in _without_edges(points[:, 0], size)]
+        cv2.polylines(drawn, lines, False, _DARK, width + 2, cv2.LINE_AA)  # on light and on dark packaging
+        cv2.polylines(drawn, lines, False, _LIGHT, width, cv2.LINE_AA)
+    return drawn
+
+
+def _without_edges(points: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """Return the parts of a closed contour that are not on an edge of the image, where the map ends and not the heat.
+
+    Args:
+        points: int (n, 2), x and y.
+        size: (width, height).
+    """
+    on_edge = ((points <= 0) | (points >= np.array(size) - 1)).any(axis=1)
+    if not on_edge.any():
+        return [np.append(points, points[:1], axis=0)]
+    first = int(on_edge.argmax())
+    points, on_edge = np.roll(points, -first, axis=0), np.roll(on_edge, -first)
+    return np.split(points, np.flatnonzero(np.diff(on_edge)) + 1)[1::2]

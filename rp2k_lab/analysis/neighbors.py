@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rp2k_lab.core.progress import progress
 from rp2k_lab.extension.gallery import unit
 
 # A block of cosines: 512 images × 64,000 training images are 131 MB.
@@ -55,7 +56,8 @@ def nearest(
     positions = np.zeros((len(features), count), np.int64)
     for begin in range(0, len(training), _TRAINING_IMAGES):
         block = unit(np.asarray(training[begin : begin + _TRAINING_IMAGES]))
-        for start in range(0, len(features), _IMAGES):
+        starts = range(0, len(features), _IMAGES)
+        for start in progress(starts, len(starts), "searching the nearest training photos, blocks"):
             check()
             part = slice(start, start + _IMAGES)
             cosine = unit(np.asarray(features[part])) @ block.T

@@ -1,4 +1,4 @@
-"""Thumbnails of the errors' page, by priority, within a budget of bytes."""
+"""Images of the errors' page, by priority, within a budget of bytes."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,13 @@ _IMAGE, _EXPLANATION, _NEAREST = -3, -2, -1
 _FIRST_FRACTION = 0.65  # of the bytes, for images and class examples; the rest is for explanations
 _CLUSTERS, _CLUSTER_CLASSES, _NEIGHBORS = 60, 8, 3
 _QUALITY = 76
+_LARGE_BYTES = 6_000_000  # at most, for photos to enlarge
+_LARGE_FRACTION = 0.2  # of the bytes that are kept for them
 _NUMBER_BYTES = 60  # for the numbers of a row's thumbnails, or the quotes and number of one thumbnail
 
 
 class PageBudget:
-    """Thumbnails in base64, each stored once, until the budget is spent.
+    """Images in base64, each stored once, until the budget is spent; a part is kept for `begin_large`.
 
     Attributes:
         thumbnails: JPEG in base64, by number.
@@ -24,13 +26,14 @@ class PageBudget:
 
     def __init__(self, budget: int):
         self.thumbnails: list[str] = []
-        self._budget, self._numbers = budget, {}
+        self._kept = int(budget * _LARGE_FRACTION)
+        self._budget, self._numbers = budget - self._kept, {}
 
     def limit(self, fraction: float) -> None:
         """Allow this fraction of the initial budget, and reserve the rest."""
         self._reserved = int(self._budget * (1 - fraction))
 
-    def add(self, key: int | str | tuple[str, int], draw: Callable[[], np.ndarray | None]) -> int | None:
+    def add(self, key: int | str | tuple[str, int | str], draw: Callable[[], np.ndarray | None]) -> int | None:
         """Return a thumbnail's number, -1 if `draw` returns None; None if the page is full."""
         if key not in self._numbers:
             image = draw()
@@ -41,6 +44,10 @@ class PageBudget:
             self._numbers[key] = len(self.thumbnails) if text else -1
             self.thumbnails += [text] if text else []
         return self._numbers[key]
+
+    def begin_large(self) -> None:
+        """Allow what was kept and what is left, at most `_LARGE_BYTES`."""
+        self._budget, self._reserved = min(self._budget + self._kept, _LARGE_BYTES), 0
 
     def reserve_row(self) -> None:
         """Reserve the bytes of one more row's numbers."""
@@ -100,3 +107,24 @@ def add_thumbnails(
     with_explanation = fill(add_explanation, 0, with_image)
     with_image = fill(add_image, with_image, len(rows))
     return {"images": len(rows) - with_image, "explanations": len(rows) - with_explanation}
+
+
+def add_large(
+    budget: PageBudget, errors: list[dict], ids: dict, thumbnails: Thumbnails
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Add photos to enlarge, with the examples of their classes: suspected labels first, then the page's order.
+
+    Returns:
+        Number of the error, and number of the class, to number of the image.
+    """
+    photos, examples = {}, {}
+    for i in sorted(range(len(errors)), key=lambda i: not errors[i]["suggested"]):  # stable
+        error = errors[i]
+        photo = budget.add(("large", error["row"]), lambda row=error["row"]: thumbnails.large(row))
+        if photo is None:
+            break
+        photos[i] = photo
+        for name in filter(None, (error["true"], error["suggested"] or error["top1"])):
+            example = budget.add(("large", name), lambda name=name: thumbnails.large_example(name))
+            examples[ids[name]] = -1 if example is None else example
+    return ({i: n for i, n in photos.items() if n >= 0}, {i: n for i, n in examples.items() if n >= 0})

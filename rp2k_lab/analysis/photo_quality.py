@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.image import fit, read_shrunk
 
 MEASURES = ("brightness", "contrast", "sharpness", "glare")
@@ -59,16 +60,33 @@ def measure_images(
     """
     rows = []
     with ThreadPoolExecutor(num_threads, thread_name_prefix="measures") as pool:
-        for measures in pool.map(lambda path: measure(read_shrunk(root / path, SIDE)), paths):
+        parts = pool.map(lambda path: measure(read_shrunk(root / path, SIDE)), paths)
+        for measures in progress(parts, len(paths), "measuring sharpness and light of photos"):
             check()
             rows.append(measures)
     return pd.DataFrame(rows, columns=list(MEASURES), dtype=np.float32)
 
 
-def typical_measures(
+def measure_sample(
     root: Path, train: pd.DataFrame, num_threads: int | None, check: Callable[[], None] = lambda: None
 ) -> pd.DataFrame:
-    """Return each class's median measures over at most TYPICAL_SAMPLE training images, evenly spaced in `train`.
+    """Return the measures of at most TYPICAL_SAMPLE training images a class, evenly spaced in `train`.
+
+    Args:
+        train: columns path, class, height, width.
+
+    Returns:
+        Columns path, class, ratio (height / width), and float32 columns MEASURES.
+    """
+    position, size = train.groupby("class").cumcount(), train.groupby("class")["path"].transform("size")
+    chosen = train[(position * TYPICAL_SAMPLE) % size < TYPICAL_SAMPLE].reset_index(drop=True)
+    measures = measure_images(root, chosen["path"].tolist(), num_threads, check)
+    ratio = (chosen["height"] / chosen["width"]).astype(np.float32)
+    return pd.concat([chosen[["path", "class"]], ratio.rename("ratio"), measures], axis=1)
+
+
+def typical_measures(sample: pd.DataFrame) -> pd.DataFrame:
+    """Return each class's median measures.
 
     Images are judged against their class, because a brown bottle is not a dark image.  Areas under the ROC curve on the
     default shelf's val (485 images without `others`), with a common reference in brackets: wrong exposure by |log
@@ -76,12 +94,35 @@ def typical_measures(
     labels are white.
 
     Args:
-        train: columns path, class.
+        sample: from `measure_sample`.
 
     Returns:
         Indexed by class, float32 columns MEASURES.
     """
-    position, size = train.groupby("class").cumcount(), train.groupby("class")["path"].transform("size")
-    chosen = train[(position * TYPICAL_SAMPLE) % size < TYPICAL_SAMPLE]
-    measures = measure_images(root, chosen["path"].tolist(), num_threads, check)
-    return measures.groupby(chosen["class"].to_numpy(object)).median()
+    return sample.groupby(sample["class"].to_numpy(object))[list(MEASURES)].median()
+
+
+def class_ranks(images: pd.DataFrame, sample: pd.DataFrame) -> pd.DataFrame:
+    """Return how unusual each image is among the measured images of its class: these images and the sample.
+
+    Args:
+        images: columns path, class, ratio and MEASURES.
+        sample: from `measure_sample`; its images that are in `images`, too, count once.
+
+    Returns:
+        In the order of `images`: class_measured (int, the other measured images of the class) and, for each measure
+        and the ratio, <measure>_below and <measure>_above (float32, the fraction of them with a smaller and a larger
+        value; NaN if there is none).
+    """
+    measures = [*MEASURES, "ratio"]
+    others = sample[~sample["path"].isin(set(images["path"]))]
+    pool = pd.concat([images[["class", *measures]], others[["class", *measures]]], ignore_index=True)
+    by_class = pool.groupby("class")
+    size = by_class["class"].transform("size")
+    ranks = {"class_measured": size - 1}
+    for name in measures:
+        lowest, highest = (by_class[name].rank(method=method) for method in ("min", "max"))
+        count = (size - 1).where(size > 1)
+        ranks |= {f"{name}_below": (lowest - 1) / count, f"{name}_above": (size - highest) / count}
+    table = pd.DataFrame(ranks)[: len(images)].set_axis(images.index)
+    return table.astype(dict.fromkeys(table.columns[1:], np.float32))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.image import pad_to_center, read_resized
 from rp2k_lab.dataset.shelf.catalog import build_catalog
 from rp2k_lab.dataset.shelf.generate import OPTIONS_FILE, TRUTH_FILE
@@ -67,7 +68,8 @@ def recognized_clean(
         without: names of NUISANCES.
     """
     batches = clean_batches(options, truth, without, predictor.preprocessings[0], batch_size)
-    labels = [average.argmax(axis=1) for _, average in predictor(batches)]
+    shown = progress(batches, len(truth), f"redrawing photos without {', '.join(without)}", lambda batch: len(batch[0]))
+    labels = [average.argmax(axis=1) for _, average in predictor(shown)]
     names = np.array(classes, dtype=object)
     return names[np.concatenate(labels)] == truth["true_class"].to_numpy(object) if labels else np.zeros(0, bool)
 

@@ -16,8 +16,8 @@ from rp2k_lab.pages.search_plots import (
     importance_plot,
     parallel_plot,
     pareto_plot,
-    round_ticks,
 )
+from rp2k_lab.pages.svg import round_ticks
 from rp2k_lab.sweep.confirmation import ConfirmedPoint, assignments, mean_text
 from rp2k_lab.sweep.search_results import MIN_TRIALS, SearchPoint, SearchResults, pareto_set
 

@@ -7,6 +7,8 @@
   of the true class;
 - height, width (pixels), ratio (height / width), and brightness, contrast, sharpness, glare (float32,
   `photo_quality.measure`);
+- class_measured, and <measure>_below and <measure>_above of these and of the ratio: how unusual the image is among the
+  measured images of its class (`photo_quality.class_ranks`);
 - suspicion of the given label (float32, 0 to 1; NaN if the network was trained on the image), suggested (class or "");
 - cause_<cause> (bool) for each cause, and cause, the main one, "" for correct predictions (`causes`);
 - nearest (for errors: rows of the nearest training images in feature space) and nearest_distance (1 - cosine to the
@@ -50,11 +52,12 @@ class ErrorTables:
 def image_table(
     index: Index, rows: pd.DataFrame, predictions: Predictions, p_true: np.ndarray, measures: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the cases' columns from path to glare.
+    """Return the cases' columns from path to the ranks of the measures.
 
     Args:
         rows: from `Index.split`.
-        predictions, p_true (float32), measures (from `photo_quality.measure_images`): in the order of `rows`.
+        predictions, p_true (float32), measures (from `photo_quality.measure_images` and `class_ranks`): in the order
+            of `rows`.
     """
     table, counts = predictions_table(predictions, rows[["path"]], index.classes), index.train_counts()
     return table.assign(

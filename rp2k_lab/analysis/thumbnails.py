@@ -1,22 +1,26 @@
-"""Thumbnails of the errors' page: images, an example of each class, and heat maps."""
+"""Images of the errors' page: thumbnails, an example of each class, contours of heat maps, and larger photos."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.gradcam import overlay
+from rp2k_lab.analysis.gradcam import draw_contours, overlay
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.image import center_crop, fit, pad_to_center, read_resized, read_shrunk
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.predictor import Preprocessing
 
 SIDE = 104  # pixels, the longer side
+LARGE = 320  # the same of an enlarged photo
+_EXPLAINED = 160  # the same of a photo with contours: their lines need room
+_MIN_CELLS = 2  # of a map across the shorter side of a letterboxed photo
 
 
 class Thumbnails:
-    """Thumbnails of an index, uint8 RGB (height, width, 3) with sides of at most `SIDE` pixels, read on demand.
+    """Images of an index, uint8 RGB (height, width, 3), read on demand; sides of at most `SIDE` pixels if not stated.
 
     Args:
         heats: row of the index to heat map (h, w) from `gradcam.explain`.
@@ -35,9 +39,17 @@ class Thumbnails:
     def image(self, row: int) -> np.ndarray | None:
         """Return the thumbnail of a row of the index; None if its file cannot be read."""
         try:
-            return _small(read_shrunk(self._index.root / self._paths[row], SIDE))
+            return _small(read_shrunk(self._index.root / self._paths[row], SIDE), SIDE)
         except DataError:
             return None
+
+    def large(self, row: int) -> np.ndarray | None:
+        """Return the photo of a row, sides of at most `LARGE` pixels; None if its thumbnail is as large."""
+        try:
+            photo = _small(read_shrunk(self._index.root / self._paths[row], LARGE), LARGE)
+        except DataError:
+            return None
+        return photo if max(photo.shape[:2]) > SIDE else None
 
     def class_of(self, row: int) -> str:
         """Return the class of a row of the index."""
@@ -48,16 +60,23 @@ class Thumbnails:
         row = self._examples.get(class_name)
         return None if row is None else self.image(row)
 
+    def large_example(self, class_name: str) -> np.ndarray | None:
+        """Return the example of a class as `large` does."""
+        row = self._examples.get(class_name)
+        return None if row is None else self.large(row)
+
     def explanation(self, row: int) -> np.ndarray | None:
-        """Return the network's input under its heat map, without padding; None without a map or a readable file."""
-        preprocessing = self._preprocessing
-        if preprocessing is None or row not in self._heats:
+        """Return what the network saw with the contours of its heat map, without padding, sides of at most 160 pixels.
+
+        None without a map, without a readable file, or if less than two cells of the map lie across the photo.
+        """
+        if self._preprocessing is None or row not in self._heats:
             return None
         try:
-            seen = under_heat(self._index.root / self._paths[row], preprocessing, self._heats[row])
+            seen, heat = _seen(self._index.root / self._paths[row], self._preprocessing, self._heats[row])
         except DataError:
             return None
-        return fit(seen, (SIDE, SIDE))
+        return None if heat is None else draw_contours(fit(seen, (_EXPLAINED, _EXPLAINED)), heat)
 
 
 def under_heat(path: Path | str, preprocessing: Preprocessing, heat: np.ndarray, scale: int = 1) -> np.ndarray:
@@ -76,8 +95,19 @@ def under_heat(path: Path | str, preprocessing: Preprocessing, heat: np.ndarray,
     return center_crop(overlay(pad_to_center(resized, canvas, size), heat), inner)
 
 
-def _small(image: np.ndarray) -> np.ndarray:
-    return image if max(image.shape[:2]) <= SIDE else fit(image, (SIDE, SIDE))
+def _seen(path: Path, preprocessing: Preprocessing, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (the network's input without padding; the part of the map on it, or None if it has too few cells)."""
+    size = preprocessing.size
+    resized = read_resized(path, preprocessing.resized, preprocessing.resize)
+    inner = min(resized.shape[0], size[0]), min(resized.shape[1], size[1])
+    if min(cells * side / whole for cells, side, whole in zip(heat.shape, inner, size, strict=True)) < _MIN_CELLS:
+        return resized, None
+    dense = cv2.resize(heat.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    return center_crop(resized, inner), center_crop(dense, inner)
+
+
+def _small(image: np.ndarray, side: int) -> np.ndarray:
+    return image if max(image.shape[:2]) <= side else fit(image, (side, side))
 
 
 def _typical(train: pd.DataFrame) -> dict[str, int]:

@@ -1,7 +1,9 @@
 """Run a command line: Hydra composes the configuration, a task runs, an error becomes an exit code and two lines."""
 
+import atexit
 import difflib
 import errno
+import gc
 import importlib
 import io
 import logging
@@ -10,29 +12,30 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rp2k_lab import COMMAND, IGNORED_VARIABLES, PROJECT, SERVER_COMMAND
+from rp2k_lab import COMMAND, IGNORED_VARIABLES, PROJECT
+from rp2k_lab.cli import help as help_texts
 from rp2k_lab.cli.command_line import split_arguments
+from rp2k_lab.cli.completion import complete_line
 from rp2k_lab.config.choices import (
     CONF,
     CORRECT_FILE,
     choices,
-    chosen_by_default,
-    defaults_of,
-    flatten,
     groups,
+    keys_of,
+    keys_of_request,
     plain,
-    root_defaults,
     yaml_problem,
 )
 from rp2k_lab.config.overrides import explain_hydra_key
 from rp2k_lab.core.disk import explain_full_disk
 from rp2k_lab.core.environment import prepare_process
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.progress import activity, turn_off
 from rp2k_lab.core.quoting import expand_home
 from rp2k_lab.core.redaction import redact_args, redact_message
 from rp2k_lab.core.signals import before_launcher, claim_signals, receive_signal
@@ -47,19 +50,6 @@ log = logging.getLogger(__name__)
 # Longer lines of a message lose their middle [characters]: a value may be the content of a file.
 _MAX_LINE = 2000
 _REPORTED = "already reported by the failed job of the sweep"
-
-_HELP = f"""\
-rp2k-lab: train and compare image classifiers for retail products
-
-  {COMMAND}                                     a quick run on synthetic shelf photos
-  {COMMAND} model=seresnext50 aug=cutout        choose a network and an augmentation
-  {COMMAND} -m aug=none,cutout seed=1,2         a sweep of four runs
-  {COMMAND} -m ablation=augmentation            a table of levels and seeds; task=report adds the verdict
-  {COMMAND} dataset=rp2k dataset.root=FOLDER device=gpu
-  {SERVER_COMMAND}                                           open the MLflow page of all runs
-
---cfg job prints the composed configuration without running it; --hydra-help lists more flags.
-"""
 
 
 class _PublicLines(logging.Formatter):
@@ -91,6 +81,7 @@ def run_task(composed: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if not is_rank_zero():
+        turn_off()
         _remove_if_empty(folder)  # Hydra creates one for each worker, named by its own clock
     try:
         from rp2k_lab.config.schema import parse
@@ -103,19 +94,21 @@ def run_task(composed: DictConfig) -> float | None:
         if config.runs:
             from rp2k_lab.tracking.run_lookup import resolve
 
-            settings["runs"] = list(resolve(config))  # the record has ids, too
+            with activity("looking up the runs"):
+                settings["runs"] = list(resolve(config))  # the record has ids, too
             config = config.model_copy(update={"runs": tuple(settings["runs"])})
         more_configs = ()  # of the runs after the first, if a task takes several
         if config.runs and config.task.name not in ("report", "sync"):  # these two need no configuration of a run
-            from rp2k_lab.tracking.run_lookup import restore
+            from rp2k_lab.tracking.run_restore import restore
 
             config, *more_configs = restore(config, settings, list(HydraConfig.get().overrides.task))
             if config.task.name == "train":
                 check_launch(config, sweep)  # a run of several workers is resumed with several
         if config.device.name == "gpu":
             gpu_libraries.load()  # before a task imports MindSpore
-        task = importlib.import_module(f"rp2k_lab.task.{config.task.name}")
-        with before_launcher(receive_signal):
+        with activity("loading the libraries"):
+            task = importlib.import_module(f"rp2k_lab.task.{config.task.name}")
+        with before_launcher(receive_signal), activity(f"task={config.task.name}"):
             return task.run(config, folder, *more_configs)
     except Exception as error:
         if not sweep:
@@ -138,6 +131,7 @@ def main(hydra_main: Callable[[], None]) -> int:
     keep_standard_streams()
     prepare_process(IGNORED_VARIABLES if is_rank_zero() else ())
     claim_signals()
+    atexit.register(gc.freeze)  # else Python's last collection takes 2 s of silence after MindSpore's import
     sys.argv[1:] = redact_args(map(expand_home, sys.argv[1:]))
     if is_launched() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # msrun copies a worker's output from a file
@@ -149,13 +143,18 @@ def main(hydra_main: Callable[[], None]) -> int:
             overrides.append("hydra/sweeper=optuna")  # a table's runs are a study
         if flags and "-m" not in flags:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a message
-        if "-h" in flags:
-            _show_help()
-            flags = ["--cfg=job"]
+        if "-h" in flags or any(override.startswith("help=") for override in overrides):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            _show_help(overrides)
+            return int(output_was_lost())
+        if "-sc" in flags and overrides[0].startswith("query="):
+            print(complete_line(os.environ["COMP_LINE"], overrides[0].removeprefix("query=")))
+            return 0
         if "-sc" not in flags:
             overrides += overrides_from_environment(overrides, is_shown=is_rank_zero() and set(flags) <= {"-m"})
         sys.argv[1:] = [*flags, *overrides]
-        _run_hydra(hydra_main, flags) if flags else _run_job(overrides)
+        with activity("starting"):
+            _run_hydra(hydra_main, flags) if flags else _run_job(overrides)
     except OSError as error:
         reported = _REPORTED in getattr(error, "__notes__", ())
         if not reported and error.filename and not explain_full_disk(error):  # the run folder cannot be created
@@ -202,16 +201,19 @@ def _run_job(overrides: list[str]) -> None:
         run_task(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
 
 
-def _show_help() -> None:
-    """Print the help text and the choices; Hydra's --cfg prints the keys.
+def _show_help(overrides: Sequence[str]) -> None:
+    """Print the choices and the keys of a request; or of the group that `help=GROUP` names, with its choices."""
+    asked = [override.removeprefix("help=") for override in overrides if override.startswith("help=")]
+    if asked:
+        for name in asked:
+            chosen = [o.partition("=")[2] for o in overrides if o.startswith(f"{name}=")]
+            print(help_texts.group_help(name, chosen))
+        return
+    from hydra import compose, initialize_config_dir
 
-    Hydra's own list of choices is slow: it copies the whole configuration twice per group.
-    """
-    print(_HELP)
-    print("Choices (group=choice)")
-    for group in groups():
-        print(f"  {group}: {', '.join(choices(group))}")
-    print("\nKeys (key=value; meaning of each: docs/config.md)", flush=True)
+    print(help_texts.overview())
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        print(f"\n{help_texts.request_help(plain(compose('config', list(overrides))))}")
 
 
 def report_error(error: BaseException) -> int:
@@ -318,44 +320,16 @@ def _unknown_key(key: str) -> str:
     if key.startswith("hydra."):
         return explain_hydra_key(key)
     (group, _, in_group), parent = key.partition("."), key.rpartition(".")[0]
-    known = _keys_of_the_request()
+    known = keys_of_request(sys.argv[1:])
     inner = f"{group}/{in_group.partition('.')[0]}"
     part = inner if inner in groups() else group  # aug.erase.length: choices of aug/erase have it
-    owners = [f"{part}={choice}" for choice in choices(part) if key in _keys_of(part, choice)] if in_group else []
+    owners = [f"{part}={choice}" for choice in choices(part) if key in keys_of(part, choice)] if in_group else []
     if owners:
         return f"{key}: the {part} of this request has no such key\nleave it out, or use {' or '.join(owners)}"
     if close := difflib.get_close_matches(key, known, 3, 0.75):
         return f"{key}: there is no such key\ndid you mean {' or '.join(close)}?"
     siblings = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
     return f"{key}: there is no such key\nuse one of {', '.join(siblings)}"
-
-
-def _keys_of_the_request() -> list[str]:
-    """Return the root keys and the keys of the chosen or default choices.
-
-    They are read from the files, because the request cannot be composed.
-    """
-    given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
-    keys = set(root_defaults()) | set(groups())
-    for group, choice in chosen_by_default().items():
-        inner = {key.removeprefix(f"{group}/"): value for key, value in given.items() if key.startswith(f"{group}/")}
-        for name in re.findall(r"[^\s,\[\]]+", given.get(group, choice)):
-            keys |= _keys_of(group, name, inner)
-    return sorted(keys)
-
-
-def _keys_of(group: str, choice: str, inner: Mapping[str, str] | None = None) -> set[str]:
-    """Return the keys of a choice (`aug.erase.length` and others for aug=cutout); none if there is no such choice.
-
-    Args:
-        inner: the choices of groups within the group.
-    """
-    try:
-        keys = [key for key, _ in flatten(defaults_of(group.replace(".", "/"), choice, inner))]
-    except OSError:
-        return set()
-    prefix = group.replace("/", ".")
-    return {f"{prefix}.{key}" for key in keys if key.rpartition(".")[2] not in ("name", "_target_")}
 
 
 def _remove_if_empty(folder: Path) -> None:

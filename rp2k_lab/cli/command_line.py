@@ -11,7 +11,7 @@ from rp2k_lab.core.errors import RequestError
 
 # Allowed flags of Hydra, as for `ArgumentParser.add_argument`.
 _SWITCH: dict[str, Any] = {"action": "store_true"}
-_FLAGS: dict[tuple[str, ...], dict[str, Any]] = {
+FLAGS: dict[tuple[str, ...], dict[str, Any]] = {
     ("-m", "--multirun"): _SWITCH,
     ("-h", "--help"): _SWITCH,
     ("--hydra-help",): _SWITCH,
@@ -47,14 +47,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             cannot set.
     """
     parser = _Parser(prog="run.py", add_help=False, allow_abbrev=False)
-    for names, options in _FLAGS.items():
+    for names, options in FLAGS.items():
         parser.add_argument(*names, **options)
     parser.add_argument("overrides", nargs="*")
     values, unknown = parser.parse_known_intermixed_args(arguments)
     for argument in (*unknown, *(override for override in values.overrides if override.startswith("-"))):
         raise RequestError(f"{argument}: there is no such flag\n{_USAGE}")
     flags = {}
-    for names, options in _FLAGS.items():
+    for names, options in FLAGS.items():
         value = getattr(values, names[-1].strip("-").replace("-", "_"))
         if value is not None and value is not False:
             is_switch = options is _SWITCH

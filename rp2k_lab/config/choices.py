@@ -1,6 +1,7 @@
 """The groups of `conf/`, the choices of each, and the defaults of each choice, read from the files."""
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -184,3 +185,31 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def keys_of_request(arguments: Iterable[str]) -> list[str]:
+    """Return the root keys, the groups and the keys of the choices among overrides, or of the default choices.
+
+    They are read from the files, because the request may be incomplete or wrong.
+    """
+    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    keys = set(root_defaults()) | set(groups())
+    for group, choice in chosen_by_default().items():
+        inner = {key.removeprefix(f"{group}/"): value for key, value in given.items() if key.startswith(f"{group}/")}
+        for name in re.findall(r"[^\s,\[\]]+", given.get(group, choice)):
+            keys |= keys_of(group, name, inner)
+    return sorted(keys)
+
+
+def keys_of(group: str, choice: str, inner: Mapping[str, str] | None = None) -> set[str]:
+    """Return the keys of a choice (`aug.erase.length` and others for aug=cutout); none if there is no such choice.
+
+    Args:
+        inner: the choices of groups within the group.
+    """
+    try:
+        keys = [key for key, _ in flatten(defaults_of(group.replace(".", "/"), choice, inner))]
+    except OSError:
+        return set()
+    prefix = group.replace("/", ".")
+    return {f"{prefix}.{key}" for key in keys if key.rpartition(".")[2] not in ("name", "_target_")}

@@ -15,7 +15,7 @@ from rp2k_lab import COMMAND
 from rp2k_lab.config.choices import CHOSEN_AS_LIST, CONF, choices, groups
 from rp2k_lab.core.errors import RequestError
 
-_SWEEPERS = ("jobs", "optuna")
+SWEEPERS = ("jobs", "optuna")
 # Options of the launchers in rp2k_lab's documents.  Left out: those that name shell commands (setup, srun_args,
 # additional_parameters).
 _LAUNCHER_KEYS = {
@@ -96,20 +96,20 @@ def _check_override(argument: str) -> None:
 def _check_hydra(argument: str, name: str, value: str) -> None:
     """Check an override of Hydra's own configuration, without a plus: it would add a key that nothing reads."""
     if name == "hydra/sweeper":
-        if value not in _SWEEPERS:
-            _refuse(f"{argument}: there is no such choice", f"choose one of {', '.join(_SWEEPERS)}")
+        if value not in SWEEPERS:
+            _refuse(f"{argument}: there is no such choice", f"choose one of {', '.join(SWEEPERS)}")
     elif name == "hydra/launcher":
-        if not re.fullmatch(r"\w+", value) or value not in _launchers():
+        if not re.fullmatch(r"\w+", value) or value not in launchers():
             package = _LAUNCHER_PACKAGES.get(value)
             reason = "is not installed" if package else "there is no such choice"
             install = f", or install it: pip install {package}" if package else ""
-            _refuse(f"{argument}: {reason}", f"use hydra/launcher={' or '.join(_launchers())}{install}")
+            _refuse(f"{argument}: {reason}", f"use hydra/launcher={' or '.join(launchers())}{install}")
     elif "/" in name:
         _refuse(f"{argument}: a request cannot set this group", f"use one of {', '.join(groups())}")
-    elif name not in _hydra_keys():
+    elif name not in hydra_keys():
         if re.fullmatch(r"hydra\.(sweeper|launcher)\.[a-z]\w*", name):
             _refuse(f"{argument}: there is no such key", f"use one of {', '.join(_keys_beside(name))}")
-        if name.startswith("+") and name.lstrip("+") in _hydra_keys():
+        if name.startswith("+") and name.lstrip("+") in hydra_keys():
             _refuse(f"{argument}: the key already exists", "leave out the +")
         _refuse(
             f"{argument}: a request cannot set this key",
@@ -119,18 +119,18 @@ def _check_hydra(argument: str, name: str, value: str) -> None:
 
 def _keys_beside(key: str) -> list[str]:
     parent = key.rpartition(".")[0]
-    return sorted(known for known in _hydra_keys() if known.rpartition(".")[0] == parent)
+    return sorted(known for known in hydra_keys() if known.rpartition(".")[0] == parent)
 
 
 def explain_hydra_key(key: str) -> str:
     """Return two lines for a key that the chosen sweeper or launcher does not have."""
     kind, name = key.split(".")[1:3]
-    if key not in _hydra_keys():
+    if key not in hydra_keys():
         return f"{key}: there is no such key\nuse one of {', '.join(_keys_beside(key))}"
     if kind == "launcher":
         owners = [package for package, keys in _LAUNCHER_KEYS.items() if name in keys.split()]
         return f"{key}: the launcher of this request has no such key\nleave it out, or use {' or '.join(owners)}"
-    owner = next(name for name in _SWEEPERS if key in _sweeper_keys(name))
+    owner = next(name for name in SWEEPERS if key in _sweeper_keys(name))
     return f"{key}: the sweeper of this request has no such key\nadd -m hydra/sweeper={owner}, or leave it out"
 
 
@@ -142,18 +142,18 @@ def _sweeper_keys(sweeper: str) -> list[str]:
 
 
 @cache
-def _hydra_keys() -> frozenset[str]:
+def hydra_keys() -> frozenset[str]:
     """Return the keys of Hydra that a request may set: folders, and options of sweepers and launchers."""
     launcher_options = {key for keys in _LAUNCHER_KEYS.values() for key in keys.split()}
     return frozenset(
-        {key for name in _SWEEPERS for key in _sweeper_keys(name)}
+        {key for name in SWEEPERS for key in _sweeper_keys(name)}
         | {f"hydra.launcher.{key}" for key in launcher_options}
         | set(_FOLDER_KEYS)
     )
 
 
 @cache
-def _launchers() -> list[str]:
+def launchers() -> list[str]:
     """Return the names of the installed launchers."""
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins

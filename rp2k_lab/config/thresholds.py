@@ -17,6 +17,10 @@ class Rules(BaseModel):
     look_alike_each_way: Natural = Field(
         description="look_alike: smallest number of images of each class predicted as the other; 0: no such condition"
     )
+    look_alike_one_way: Fraction = Field(
+        description="look_alike: or this fraction of a class's images, and at least 3, are predicted as the other; "
+        "0: no such rule"
+    )
     suspicion: Fraction = Field(
         description="suspected_label: smallest suspicion of a label for which another one is suggested"
     )

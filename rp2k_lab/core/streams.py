@@ -8,6 +8,8 @@ import io
 import os
 import select
 import sys
+import threading
+import time
 from contextlib import suppress
 
 _NAMES = {1: "standard output", 2: "standard error"}
@@ -42,10 +44,42 @@ class _LastingFile(io.FileIO):
             write_at_once(3 - own, f"{_NAMES[own]}: {str(error.strerror).lower()}; the command continues without it\n")
 
 
+class _Terminal:
+    """What the terminal shows: whether the cursor is behind a line that the next output replaces.
+
+    Attributes:
+        lock: held by whoever writes; a signal's handler may write within a write.
+        written_at: time of the last output (time.monotonic(), s).
+        is_open: the last output has no line break yet.
+        has_line: a line of `rewrite_line` is shown.
+    """
+
+    def __init__(self):
+        # The imports until here are a part of the silence.
+        self.lock, self.written_at = threading.RLock(), time.monotonic() - time.process_time()
+        self.is_open = self.has_line = False
+
+
+_terminal = _Terminal()
+os.register_at_fork(after_in_child=_terminal.__init__)  # another thread may have held the lock
+
+
 class _LastingStream(io.TextIOWrapper):
-    """The text of a standard stream."""
+    """The text of a standard stream; on a terminal, it replaces the line of `rewrite_line`."""
 
     former: object = None  # the replaced stream, which would close the descriptor when it is deleted
+    is_terminal = False
+
+    def write(self, text: str, /) -> int:
+        """Write a text; return its length."""
+        _terminal.written_at = time.monotonic()
+        if not self.is_terminal:
+            return super().write(text)
+        with _terminal.lock:
+            erase_line()
+            if text:
+                _terminal.is_open = not text.endswith("\n")
+            return super().write(text)
 
 
 def keep_standard_streams() -> None:
@@ -76,6 +110,38 @@ def write_at_once(descriptor: int, text: str) -> None:
             os.write(descriptor, text.encode(errors="backslashreplace"))
 
 
+def takes_rewritten_lines() -> bool:
+    """Return whether the standard error is a terminal on which `rewrite_line` works."""
+    return isinstance(sys.stderr, _LastingStream) and sys.stderr.is_terminal
+
+
+def rewrite_line(text: str) -> None:
+    """Show a line in place of the one shown before; the next output replaces it.
+
+    Nothing happens while an output waits for its line break, or while the terminal takes nothing.
+
+    Args:
+        text: fits into the terminal's width.
+    """
+    with _terminal.lock:
+        if not _terminal.is_open:
+            write_at_once(2, f"\r{text}\x1b[K")
+            _terminal.has_line = True
+
+
+def erase_line() -> None:
+    """Remove the line of `rewrite_line`, if it is shown."""
+    with _terminal.lock:
+        if _terminal.has_line:
+            write_at_once(2, "\r\x1b[K")
+            _terminal.has_line = False
+
+
+def quiet_seconds() -> float:
+    """Return the time since the last output, without rewritten lines [s]."""
+    return time.monotonic() - _terminal.written_at
+
+
 def _lasting(stream, descriptor: int):
     """Return a stream that writes to the descriptor like the given one; a replaced stream as it is."""
     if stream is None:
@@ -93,7 +159,7 @@ def _lasting(stream, descriptor: int):
         line_buffering=stream.line_buffering,
         write_through=through,
     )
-    lasting.former = stream
+    lasting.former, lasting.is_terminal = stream, os.isatty(descriptor)
     return lasting
 
 

@@ -1,7 +1,9 @@
 """Values as text for people: names, percentages, sizes and tables."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 # The space between Chinese words; str.isprintable() is False for it.
@@ -53,6 +55,21 @@ def percent(fraction: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 photo, 2 photos."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: 4015 is 1:06:55."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def fit_columns(text: str, columns: int) -> str:
+    """Return the beginning of a text that fits into columns of a terminal; Chinese characters take two."""
+    width = 0
+    for position, character in enumerate(text):
+        width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if width > columns:
+            return text[:position]
+    return text
 
 
 def in_bytes(size: float) -> str:

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_atomically
+from rp2k_lab.core.progress import progress
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset import image_by_pillow, image_formats
 from rp2k_lab.dataset.crops import Box, crop_path
@@ -284,12 +284,11 @@ def _in_threads(read: Callable[[str], Header], paths: list[str], decode: bool) -
         return []
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     headers: list[Header] = []
-    title = "decoding every photo once" if decode else "reading headers"
-    bar = tqdm(total=len(paths), desc=title, unit=" photos", leave=False, disable=None)
-    with bar, warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        for part in pool.map(lambda chunk: [read(path) for path in chunk], chunks):
+    what = "decoding every photo once" if decode else "reading headers of photos"
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        parts = pool.map(lambda chunk: [read(path) for path in chunk], chunks)
+        for part in progress(parts, len(paths), what, len):
             headers += part
-            bar.update(len(part))
     return headers
 
 

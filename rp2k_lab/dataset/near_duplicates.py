@@ -13,6 +13,7 @@ Exact copies have the same SHA-256.  Near copies are found in three steps, none 
 The thresholds were chosen on shelf sets of seeds 101 and 102 and are measured on others (tests/dataset).
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -26,9 +27,9 @@ import pandas as pd
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from rp2k_lab.core.files import sha256_of
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.crops import file_of
 from rp2k_lab.dataset.image import read_shrunk, stretch
 
@@ -98,7 +99,7 @@ def _contents(root: Path, images: pd.DataFrame, num_threads: int) -> np.ndarray:
     key = sizes.astype(str).astype(object)
     shared = np.flatnonzero(pd.Series(sizes).duplicated(keep=False).to_numpy())
     paths = [Path(unique[i]) for i in shared.tolist()]
-    key[shared] = list(_in_threads(sha256_of, paths, num_threads, "same bytes"))
+    key[shared] = list(_in_threads(sha256_of, paths, num_threads, "hashing the files of photos"))
     return pd.factorize(np.array([f"{key[i]} {box}" for i, box in zip(number, boxes, strict=True)], object))[0]
 
 
@@ -106,7 +107,7 @@ def _signatures(paths: list[Path], num_threads: int) -> tuple[np.ndarray, np.nda
     """Return hashes uint64 (images, crops, 3) and colors uint8 (images, crops, 192)."""
     hashes = np.empty((len(paths), len(_CROPS), len(_HASHES)), np.uint64)
     colors = np.empty((len(paths), len(_CROPS), 192), np.uint8)
-    for i, (bits, color) in enumerate(_in_threads(_signature, paths, num_threads, "hashes")):
+    for i, (bits, color) in enumerate(_in_threads(_signature, paths, num_threads, "hashing the content of photos")):
         hashes[i], colors[i] = bits, color
     return hashes, colors
 
@@ -137,7 +138,7 @@ def _candidates(hashes: np.ndarray, colors: np.ndarray, ratio: np.ndarray) -> np
     flat_colors, flat_ratio = colors.reshape(len(flat), -1), ratio[image]
     pairs = [np.empty((0, 2), np.int64)]
     bands = [(which, *band) for which in range(len(_HASHES)) for band in _BANDS]
-    for which, low, high in tqdm(bands, "candidates", unit=" bands", leave=False, disable=None):
+    for which, low, high in progress(bands, len(bands), "searching copies, bands"):
         key = (flat[:, which] >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.lexsort((flat_ratio, key))
         for left, right in _neighbors(key[order], flat_ratio[order]):
@@ -183,7 +184,7 @@ def _residuals(paths: list[Path], pairs: np.ndarray, ratio: np.ndarray, num_thre
     def compare(pair: tuple[int, int]) -> float:
         return aligned_residual(thumbnail(pair[0]), thumbnail(pair[1]), ratio[pair[1]] - ratio[pair[0]])
 
-    return np.array(list(_in_threads(compare, pairs.tolist(), num_threads, "comparing", " pairs")), float)
+    return np.array(list(_in_threads(compare, pairs.tolist(), num_threads, "comparing pairs of photos")), float)
 
 
 def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> float:
@@ -225,15 +226,10 @@ def aligned_residual(a: np.ndarray, b: np.ndarray, log_ratio: float = 0.0) -> fl
     return residual if residual <= _MOST_RESIDUAL and local <= _MOST_LOCAL_RESIDUAL else np.inf
 
 
-def _in_threads(make: Callable, items: Iterable, num_threads: int, title: str, unit: str = " photos") -> Iterator:
-    """Yield make(item) in order, with a progress bar; at most a chunk of results waits."""
+def _in_threads(make: Callable, items: Iterable, num_threads: int, what: str) -> Iterator:
+    """Yield make(item) in order, and show the progress; at most a chunk of results waits."""
     cv2.setNumThreads(1)
     items, chunk = list(items), 4096
-    with (
-        ThreadPoolExecutor(num_threads) as pool,
-        tqdm(total=len(items), desc=title, unit=unit, leave=False, disable=None) as bar,
-    ):
-        for start in range(0, len(items), chunk):
-            for result in pool.map(make, items[start : start + chunk]):
-                bar.update()
-                yield result
+    with ThreadPoolExecutor(num_threads) as pool:
+        chunks = (pool.map(make, items[start : start + chunk]) for start in range(0, len(items), chunk))
+        yield from progress(itertools.chain.from_iterable(chunks), len(items), what)

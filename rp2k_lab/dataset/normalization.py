@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from rp2k_lab.core.files import write_text
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset import photo_index
 from rp2k_lab.dataset.image import decoder_version, read_resized
 from rp2k_lab.dataset.options import Source
@@ -79,8 +79,8 @@ def _measure(index: Index) -> tuple[Color, Color, int]:
     paths = [os.path.join(index.root, train[i]) for i in chosen]
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        bar = tqdm(pool.map(_moments, paths), "mean and std", len(paths), unit=" photos", leave=False, disable=None)
-        first, second = np.mean(list(bar), axis=0)
+        moments = progress(pool.map(_moments, paths), len(paths), "measuring mean and std of photos")
+        first, second = np.mean(list(moments), axis=0)
     std = np.maximum(np.sqrt(np.maximum(0, second - first**2)), _LEAST_STD)
     return _rounded(first), _rounded(std), len(paths)
 

@@ -181,6 +181,13 @@ class Source(Group):
         if self.relabel is not None and not self.relabel.is_file():
             raise RequestError(f"dataset.relabel={escape_controls(self.relabel)}: there is no such file")
 
+    def find_root(self) -> Path | None:
+        """Return the folder of the images if it is there; nothing is drawn.
+
+        Raises: as `scan`.
+        """
+        return self.scan().root
+
     @abstractmethod
     def scan(self) -> Scan:
         """List the images without opening them.

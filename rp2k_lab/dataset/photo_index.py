@@ -12,6 +12,7 @@ import pandas as pd
 from rp2k_lab import PROJECT
 from rp2k_lab.core.csv_files import column_key
 from rp2k_lab.core.errors import DataError
+from rp2k_lab.core.progress import activity
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.dataset.class_names import look_alike, look_alikes, spelled_out
@@ -65,6 +66,7 @@ class Index:
         return class_groups(self.train_counts(), self.long_tail_limits)
 
 
+@activity("reading the data set")
 def build_index(dataset: Source, with_unlisted: bool = False) -> Index:
     """Build the index of a data set.
 

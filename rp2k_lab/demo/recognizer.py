@@ -28,7 +28,8 @@ from rp2k_lab.evaluation.predictor import Forward, Member, Predictor
 from rp2k_lab.model import Front
 from rp2k_lab.pages.images import ImageEmbedder
 from rp2k_lab.task.inputs import readable_views
-from rp2k_lab.tracking.run_lookup import EarlierRun, resolve, restore
+from rp2k_lab.tracking.run_lookup import EarlierRun, resolve
+from rp2k_lab.tracking.run_restore import restore
 from rp2k_lab.train.build import batches_for
 from rp2k_lab.train.trained_models import check_classes, load_members
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rp2k_lab import pages
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.demo.jobs import Busy, Jobs
+from rp2k_lab.pages.template import render
 
 if TYPE_CHECKING:
     from rp2k_lab.demo.recognizer import Recognizer
@@ -81,7 +82,7 @@ def serve_in_thread(server: DemoServer) -> None:
 
 def read_page() -> tuple[bytes, str]:
     """Return the page with the stylesheet of all pages, and its content security policy."""
-    style = (Path(pages.__file__).parent / "base.css").read_text("utf-8")
+    style = render({}, Path(pages.__file__).parent / "base.css")
     page = Path(__file__).with_name("page.html").read_text("utf-8").replace("/* base.css */", style)
     sources = {}
     for tag in ("script", "style"):

@@ -236,20 +236,17 @@ class Predictor:
         batches: Iterable[Sequence[np.ndarray]],
         k: int = 5,
         is_calibrated: bool = False,
-        progress: Callable[[int], object] = lambda n: None,
     ) -> Answers:
         """Return the k most probable labels, their probabilities and the scores of all images.
 
         Args:
             is_calibrated: give a single member's probabilities at its temperature.
-            progress: called with the number of images of each batch.
         """
         parts = []
         for average, scores in self.scored(batches):
             if is_calibrated and len(self.members) == 1:
                 average = _calibrated(average, self.members[0])
             parts.append((*top_k(average, k), scores))
-            progress(len(average))
         return Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def _outputs(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

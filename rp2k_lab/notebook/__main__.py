@@ -20,12 +20,15 @@ from rp2k_lab.tracking.run_lookup import lookup_run
 
 NOTEBOOKS = ("error_cases", "data_tour")
 _CELL_SECONDS = 3600  # the first listing of a large data set takes long
-# Without the template's scripts from servers: widgets, formulas and diagrams, which the notebooks do not use.
+# Light or dark as the browser prefers, and without the template's scripts from servers: widgets, formulas and diagrams,
+# which the notebooks do not use.
 _TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
-{% block html_head_css %}<style>body.jp-Notebook { max-width: 1240px; margin: 0 auto; padding: 16px 24px 60px; }
+{% block body_header %}<body class="jp-Notebook"><main>{% endblock %}
+{% block html_head_css %}<style>@media (prefers-color-scheme: dark) { {{ resources.dark_theme }} }
+:root { color-scheme: light dark; } body.jp-Notebook { max-width: 1240px; margin: 0 auto; padding: 16px 24px 60px; }
 .jp-RenderedHTMLCommon { font-size: 15px; } .jp-OutputArea-prompt, .jp-InputPrompt { display: none; }</style>
 {% endblock %}"""
 
@@ -92,7 +95,9 @@ def write_page(name: str, parameters: dict[str, str | None], folder: Path) -> Pa
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name.replace("_", " ")}})
+    dark = Path(exporter.template_paths[0]) / "static" / "theme-dark.css"
+    resources = {"metadata": {"name": name.replace("_", " ")}, "dark_theme": dark.read_text("utf-8")}
+    page, _ = exporter.from_notebook_node(notebook, resources)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.html"
     file.write_text(page, "utf-8")

@@ -11,13 +11,17 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.pages.images import in_base64, short
+from rp2k_lab.pages.images import in_base64
+from rp2k_lab.pages.svg import DARK, FONTS, LIGHT, STYLE
+from rp2k_lab.pages.template import short
 
-# Always light: a notebook may be dark, and images are judged best on white.
-_STYLE = Markup("""<style>
-.lab { --ink: #1b2430; --quiet: #5d6978; --line: #dfe3e8; --head: #1f5fa8; --medium: #23855e; --tail: #c43d50;
-  --ours: #1f5fa8; --published: #e0a63d; background: #fff; color: var(--ink); padding: 6px 2px; font: 14px/1.45
-  system-ui, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
+# Light or dark as Jupyter's theme says; without one (an exported page), as the browser prefers.
+_COLORS = f"""
+.lab {{ {LIGHT} }} body[data-jp-theme-light="false"] .lab {{ {DARK} }}
+@media (prefers-color-scheme: dark) {{ body:not([data-jp-theme-light]) .lab {{ {DARK} }} }}
+.lab {{ background: var(--paper); color: var(--ink); padding: 6px 2px; font: 14px/1.45 {FONTS}; }}
+{STYLE}"""
+_STYLE = Markup("<style>{}").format(Markup(_COLORS)) + Markup("""
 .lab p { margin: 4px 0; } .lab .quiet { color: var(--quiet); }
 .lab .grid, .lab .charts { display: flex; flex-wrap: wrap; gap: 14px 16px; align-items: flex-start; }
 .lab .charts { gap: 18px 34px; } .lab .charts figure { flex: 0 1 460px; min-width: 300px; }
@@ -27,7 +31,7 @@ _STYLE = Markup("""<style>
 .lab .charts figcaption { font-weight: 600; margin: 0 0 4px; }
 .lab img { display: block; margin: 0; max-width: none; border-radius: 3px; }
 .lab .pixels { image-rendering: pixelated; }
-.lab .none { width: 72px; padding: 26px 6px; background: #eef1f4; color: var(--quiet); font-size: 12px; }
+.lab .none { width: 72px; padding: 26px 6px; background: var(--tint); color: var(--quiet); font-size: 12px; }
 .lab table { border-collapse: collapse; margin: 0; font-size: 13px; border: 0; }
 .lab th { text-align: left; color: var(--quiet); font-weight: 500; }
 .lab th, .lab td { padding: 4px 16px 4px 0; border: 0; border-bottom: 1px solid var(--line); white-space: normal;
@@ -37,13 +41,7 @@ _STYLE = Markup("""<style>
 .lab th, .lab td { text-align: left !important; vertical-align: top !important; }
 .lab .n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .lab .rows td { padding: 8px 14px 8px 0; } .lab .rows .title { width: 15em; } .lab .scroll { overflow-x: auto; }
-.lab svg.chart { width: 100%; height: auto; display: block; font-size: 13px; }
-.lab svg.chart text { fill: var(--quiet); stroke: none; } .lab svg.chart .label { fill: var(--ink); }
-.lab svg .grid { stroke: var(--line); } .lab svg .axis { stroke: var(--quiet); }
-.lab svg .diagonal { stroke: var(--quiet); stroke-dasharray: 4 4; }
-.lab svg .head { fill: var(--head); } .lab svg .medium { fill: var(--medium); } .lab svg .tail { fill: var(--tail); }
-.lab svg .ours { fill: var(--ours); } .lab svg .published { fill: var(--published); }
-.lab svg .interval { stroke: var(--ours); stroke-width: 2; opacity: .55; }
+.lab svg.chart { font-size: 14px; } .lab svg.chart text { stroke: none; }
 </style>""")
 # Displayed size of an image's longer side [pixels]: small images are enlarged by a whole factor up to the first value,
 # large ones reduced to the second.

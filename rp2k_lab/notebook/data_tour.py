@@ -79,7 +79,8 @@ def sizes_and_shapes(data: RunContext) -> CellOutput:
     """Return charts of height / width, RP2K's beside the published histogram, and of width and height [pixels]."""
     images = data.index.table
     compared = data.config.dataset.compared_with_rp2k
-    ratio = charts.ratio_chart(ratio_counts(images), RATIO_COUNTS if compared else None)
+    shapes = (images["height"] / images["width"]).to_numpy(float)
+    ratio = charts.ratio_chart(ratio_counts(images), RATIO_COUNTS) if compared else charts.shape_chart(shapes)
     return cells.charts(
         {
             "height / width" + (", RP2K as published in yellow" if compared else ""): ratio,

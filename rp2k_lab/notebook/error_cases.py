@@ -101,7 +101,7 @@ def clusters(errors: ErrorsContext, count: int = 4) -> CellOutput:
     """Return the look-alike clusters with the most internal errors, with a training photo of each class."""
     largest = errors.tables.clusters[:count]
     if largest.empty:
-        return note("No two classes of this run are near in feature space and confused in both directions.")
+        return note("No two classes of this run are look-alikes.")
     rows = []
     for cluster in largest.itertuples():
         names = list(cluster.classes)[:_CLUSTER_CLASSES]

@@ -21,7 +21,8 @@ from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
 from rp2k_lab.tracking.run_files import damage_named
-from rp2k_lab.tracking.run_lookup import lookup_run, restore
+from rp2k_lab.tracking.run_lookup import lookup_run
+from rp2k_lab.tracking.run_restore import restore
 
 _TABLES = ("cases.parquet", "classes.parquet", "clusters.parquet", "causes.csv", "curves.csv")
 _PHOTO_SCORE, _LABEL_ERRORS, _LABEL_CURVE = "photo_score.csv", "label_errors.csv", "label_errors_curve.csv"
@@ -88,8 +89,8 @@ def open_data(reference: str | None = None, uri: str | None = None) -> RunContex
     """
     store = RunStore(uri)
     if reference is None:
-        return _open(_newest(store, "train", COMMAND), uri)
-    return _open(lookup_run(uri, reference), uri)
+        return open_recorded(_newest(store, "train", COMMAND), uri)
+    return open_recorded(lookup_run(uri, reference), uri)
 
 
 def open_errors(reference: str | None = None, uri: str | None = None) -> ErrorsContext:
@@ -113,7 +114,7 @@ def open_errors(reference: str | None = None, uri: str | None = None) -> ErrorsC
             if run is None:
                 command = f"{COMMAND} task=errors runs={name.split()[0]}"
                 raise RequestError(f"{name}: it has no finished run of task=errors\nstart one: {command}")
-    context = _open(run, uri)
+    context = open_recorded(run, uri)
     if context.fingerprint != context.index.fingerprint:  # the tables refer to rows of the index
         raise DataError(
             f"{escape_controls(context.index.root)}: the photos have changed since run {run.run_id[:8]} "
@@ -149,7 +150,8 @@ def _newest(store: RunStore, task: str, command: str) -> RunInfo:
     return run
 
 
-def _open(run: RunInfo, uri: str | None) -> RunContext:
+def open_recorded(run: RunInfo, uri: str | None) -> RunContext:
+    """Return a run of a store with its data set; raises as `open_data`."""
     config = _recorded_config(run, uri)
     return RunContext(run, config, build_index(config.dataset))
 

@@ -1,7 +1,4 @@
-"""Charts as inline SVG, with the colors of the page's CSS variables (light and dark).
-
-Text is escaped, marks have a tooltip, and the drawing is narrow enough for a phone.
-"""
+"""Charts as inline SVG in the style of base.css: text escaped, marks with tooltips, letters legible on a phone."""
 
 from collections.abc import Sequence
 
@@ -10,9 +7,12 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from rp2k_lab.core.text import in_bytes
+from rp2k_lab.pages.svg import round_step, rule, text, tooltip
 
-_WIDTH, _HEIGHT = 540, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46
+_WIDTH, _HEIGHT = 400, 280  # at 390 pixels of a phone, a letter of 14 is 11.5 pixels high
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 34, 50
+_MOST_TICKS = 7
+_RATIOS = {1 / 8: "1:8", 1 / 4: "1:4", 1 / 2: "1:2", 2 / 3: "2:3", 1: "1", 3 / 2: "3:2", 2: "2", 3: "3", 4: "4", 8: "8"}
 
 
 def _x(fraction) -> float:
@@ -23,22 +23,40 @@ def _y(fraction) -> float:
     return _HEIGHT - _BOTTOM - fraction * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", attributes: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {attributes}>{escape(text)}</text>'
-
-
 def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks, y_ticks) -> Markup:
     """Return marks with axes; ticks are (position on the axis from 0 to 1, label)."""
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts = []
     for position, label in y_ticks:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_x(1)}" y1="{_y(position):.1f}" y2="{_y(position):.1f}"/>')
-        parts.append(_text(_LEFT - 7, _y(position) + 4.5, label, "end"))
-    parts += marks
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_x(1)}" y1="{_y(0)}" y2="{_y(0)}"/>')
-    parts += [_text(_x(position), _y(0) + 19, label) for position, label in x_ticks]
-    parts.append(_text(_x(0.5), _HEIGHT - 6, x_label, attributes='class="label"'))
-    parts.append(_text(15, _y(0.5), y_label, attributes=f'class="label" transform="rotate(-90 15 {_y(0.5):.1f})"'))
-    return Markup("".join([*parts, "</svg>"]))
+        parts.append(rule("grid", _LEFT, _y(position), _x(1), _y(position)))
+        parts.append(text(_LEFT - 7, _y(position) + 5, label, "end", "quiet"))
+    parts += [*marks, rule("axis", _LEFT, _y(0), _x(1), _y(0))]
+    parts += [text(_x(position), _y(0) + 23, label, tone="quiet") for position, label in x_ticks]
+    parts.append(text(_x(0.5), _HEIGHT - 6, x_label))
+    return _svg(title, [*parts, text(2, 15, y_label, "start")], _HEIGHT)  # above the ticks, so that it crosses none
+
+
+def _svg(title: str, parts: Sequence[str], height: float) -> Markup:
+    head = f'<svg class="plot chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+    return Markup("".join([head, *parts, "</svg>"]))
+
+
+def _bar(tone: str, left: float, wide: float, height: float, title: str, base: float = 0) -> str:
+    """Return a bar with a tooltip; `height` is a fraction of the axis."""
+    return (
+        f'<rect class="{tone}" x="{left:.1f}" width="{wide:.1f}" y="{_y(height):.1f}" '
+        f'height="{_y(base) - _y(height):.1f}">{tooltip(title)}</rect>'
+    )
+
+
+def _dot(x: float, ends: tuple[float, float], y: float, title: str) -> str:
+    """Return a point with its interval and a tooltip."""
+    mark = f'<circle class="ours" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+    return f"<g>{tooltip(title)}{rule('interval', x, ends[0], x, ends[1])}{mark}</g>"
+
+
+def _thinned(ticks: Sequence) -> Sequence:
+    """Return every nth tick, so that no two labels touch."""
+    return ticks[:: -(-len(ticks) // _MOST_TICKS)]
 
 
 def rank_chart(counts: np.ndarray, groups: Sequence[str]) -> Markup:
@@ -76,22 +94,37 @@ def _steps(rows: np.ndarray, height: np.ndarray):
 
 def _round_steps(most: float, about: int = 5) -> list[int]:
     """Return `about` round numbers from 0 to `most`: multiples of 1, 2 or 5 times a power of ten."""
-    rough = max(1, most / about)
-    power = 10 ** int(np.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
-    return list(range(0, int(most) + 1, step))
+    return list(range(0, int(most) + 1, int(round_step(max(1, most / about)))))
 
 
-def ratio_chart(counts: np.ndarray, published: np.ndarray | None) -> Markup:
+def shape_chart(ratios: np.ndarray) -> Markup:
+    """Return the distribution of height / width in logarithmic bins over the data's range, 3:2 on its side at least.
+
+    Args:
+        ratios: float (images,), at least one.
+    """
+    edge = max(1.5, ratios.max(), 1 / ratios.min()) * 1.02
+    edges = np.exp(np.linspace(-np.log(edge), np.log(edge), 33))
+    counts = np.histogram(np.clip(ratios, edges[0], edges[-1]), edges)[0]
+    top, wide = 1.05 * counts.max(), (_x(1) - _x(0)) / len(counts)
+    marks = []
+    for i, count in enumerate(counts):
+        title = f"{edges[i]:.2f} to {edges[i + 1]:.2f}: {100 * count / len(ratios):.1f} % ({count:,} photos)"
+        marks.append(_bar("ours", _x(i / len(counts)) + 0.5, wide - 1, count / top, title))
+    place = lambda ratio: 0.5 + 0.5 * np.log(ratio) / np.log(edge)  # noqa: E731
+    x_ticks = [(place(ratio), label) for ratio, label in _RATIOS.items() if 1 / edge <= ratio <= edge]
+    y_ticks = [(p * len(ratios) / 100 / top, f"{p} %") for p in _round_steps(100 * top / len(ratios))]
+    return _chart("height / width", marks, "height / width, logarithmic", "fraction of photos", x_ticks, y_ticks)
+
+
+def ratio_chart(counts: np.ndarray, published: np.ndarray) -> Markup:
     """Return the distribution of height/width, beside RP2K's published one.
 
     Args:
         counts: images per bin of width 0.5; the last bin holds 5 and more.
-        published: counts of RP2K for all bins but the last; None: draw the data's alone.
+        published: counts of RP2K for all bins but the last.
     """
-    bars = [("ours", counts / max(1, counts.sum()))]
-    if published is not None:
-        bars.append(("published", np.r_[published / published.sum(), 0]))
+    bars = [("ours", counts / max(1, counts.sum())), ("published", np.r_[published / published.sum(), 0])]
     measured, width = bars[0][1], 0.84 / len(bars)
     top = max(fractions.max() for _, fractions in bars) * 1.05 or 1.0
     marks = []
@@ -101,10 +134,7 @@ def ratio_chart(counts: np.ndarray, published: np.ndarray | None) -> Markup:
             left, fraction = _x((i + 0.1 + width * side) / len(measured)), fractions[i]
             wide = (width - 0.04) * (_x(1) - _x(0)) / len(measured)
             title = f"{upper}: {100 * fraction:.1f} %" + (f" ({counts[i]:,} photos)" if not side else " in RP2K")
-            marks.append(
-                f'<rect class="{name}" x="{left:.1f}" width="{wide:.1f}" y="{_y(fraction / top):.1f}" '
-                f'height="{_y(0) - _y(fraction / top):.1f}"><title>{title}</title></rect>'
-            )
+            marks.append(_bar(name, left, wide, fraction / top, title))
     x_ticks = [(i / len(measured), f"{i / 2:g}") for i in range(0, len(measured), 2)]
     y_ticks = [(p / 100 / top, f"{p} %") for p in _round_steps(100 * top)]
     return _chart("height/width", marks, "height / width", "fraction of photos", x_ticks, y_ticks)
@@ -118,7 +148,7 @@ def size_chart(widths: np.ndarray, heights: np.ndarray) -> Markup:
     edges = np.linspace(0, 1, cells + 1)
     position = lambda pixels: np.log2(pixels / low) / span  # noqa: E731
     density = np.histogram2d(position(widths), position(heights), bins=[edges, edges])[0].astype(int)
-    marks = [f'<line class="diagonal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>']
+    marks = [f'<line class="dashed" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>']
     across, up = (_x(1) - _x(0)) / cells, (_y(0) - _y(1)) / cells
     for i, j in np.argwhere(density):
         opacity = 0.15 + 0.85 * np.log1p(density[i, j]) / np.log1p(density.max())
@@ -129,6 +159,7 @@ def size_chart(widths: np.ndarray, heights: np.ndarray) -> Markup:
             f"<title>{density[i, j]:,} photos, {pixels[0]} wide, {pixels[1]} high</title></rect>"
         )
     ticks = [(p / span, f"{low * 2**p:.0f}") for p in range(int(span) + 1)]
+    ticks = _thinned(ticks)
     return _chart("sizes", marks, "width in pixels", "height in pixels", ticks, ticks)
 
 
@@ -138,15 +169,12 @@ def bytes_chart(sizes: np.ndarray) -> Markup:
     low, high = (low - 0.2, high + 0.2) if high - low < 0.4 else (low, high)
     counts, edges = np.histogram(np.log10(sizes), 30, (low, high))
     top = counts.max() * 1.05
-    marks = [
-        f'<rect class="ours" x="{_x(i / 30) + 0.5:.1f}" width="{(_x(1) - _x(0)) / 30 - 1:.1f}" '
-        f'y="{_y(n / top):.1f}" height="{_y(0) - _y(n / top):.1f}">'
-        f"<title>{n:,} photos of {in_bytes(10 ** edges[i])} to {in_bytes(10 ** edges[i + 1])}</title></rect>"
-        for i, n in enumerate(counts)
-    ]
-    x_ticks = [
-        (position, in_bytes(10 ** (low + position * (high - low)))) for position in (0.02, 0.25, 0.5, 0.75, 0.96)
-    ]
+    wide = (_x(1) - _x(0)) / 30 - 1
+    marks = []
+    for i, n in enumerate(counts):
+        title = f"{n:,} photos of {in_bytes(10 ** edges[i])} to {in_bytes(10 ** edges[i + 1])}"
+        marks.append(_bar("ours", _x(i / 30) + 0.5, wide, n / top, title))
+    x_ticks = [(position, in_bytes(10 ** (low + position * (high - low)))) for position in (0.04, 0.35, 0.65, 0.94)]
     y_ticks = [(n / top, f"{n:,}") for n in _round_steps(top)]
     return _chart("file sizes", marks, "file size", "photos", x_ticks, y_ticks)
 
@@ -157,16 +185,15 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, str]]) -> Markup:
     Args:
         bars: (name, length from 0, label beside the bar).
     """
-    row, left, right = 30, 130, 100
+    row, left, right = 30, 120, 108
     top = max([length for _, length, _ in bars], default=0) or 1
-    height = row * len(bars) + 8
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    parts = []
     for i, (name, length, label) in enumerate(bars):
         y, end = 4 + row * i, left + (_WIDTH - left - right) * length / top
-        parts.append(_text(left - 9, y + 19, name, "end", 'class="label"'))
+        parts.append(text(left - 9, y + 19, name, "end"))
         parts.append(f'<rect class="ours" x="{left}" y="{y + 4}" width="{end - left:.1f}" height="{row - 8}"/>')
-        parts.append(_text(end + 7, y + 19, label, "start"))
-    return Markup("".join([*parts, "</svg>"]))
+        parts.append(text(end + 7, y + 19, label, "start", "quiet"))
+    return _svg(title, parts, row * len(bars) + 8)
 
 
 def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
@@ -188,13 +215,9 @@ def accuracy_chart(curve: pd.DataFrame, label: str) -> Markup:
         accuracy, low, high = (f"{100 * value:.1f}" for value in (bin_.accuracy, bin_.low, bin_.high))
         edges = f"{_edge(bin_.low_edge)} to {_edge(bin_.high_edge)}"
         title = f"{edges}: {accuracy} % [{low}, {high}] of {bin_.images:,} photos"
-        marks.append(
-            f'<g><title>{title}</title><line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" '
-            f'y2="{ends[1]:.1f}"/><circle class="ours" cx="{x:.1f}" cy="{y_of(bin_.accuracy):.1f}" r="5"/></g>'
-        )
+        marks.append(_dot(x, ends, y_of(bin_.accuracy), title))
     edges = [*curve["low_edge"], *curve["high_edge"].iloc[-1:]]
-    every = -(-len(edges) // 9)
-    x_ticks = [(i / len(curve), _edge(edges[i])) for i in range(0, len(edges), every)]
+    x_ticks = _thinned([(i / len(curve), _edge(edge)) for i, edge in enumerate(edges)])
     percents = range(round(100 * bottom), round(100 * top) + 1, 10 if top - bottom < 0.65 else 20)
     y_ticks = [((p / 100 - bottom) / (top - bottom), f"{p} %") for p in percents]
     return _chart(f"accuracy over {label}", marks, label, "accuracy", x_ticks, y_ticks)
@@ -210,11 +233,7 @@ def share_chart(title: str, points: Sequence[tuple[str, float, float, float]], x
     for i, (name, value, low, high) in enumerate(points):
         x = _x((i + 0.5) / len(points))
         tip = f"{name}: {100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-        marks.append(
-            f'<g><title>{escape(tip)}</title><line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(low):.1f}" '
-            f'y2="{_y(high):.1f}"/><circle class="ours" cx="{x:.1f}" cy="{_y(value):.1f}" r="5"/></g>'
-        )
-        marks.append(_text(x, _y(high) - 8, f"{100 * value:.0f} %"))
+        marks += [_dot(x, (_y(low), _y(high)), _y(value), tip), text(x, _y(high) - 8, f"{100 * value:.0f} %")]
     x_ticks = [((i + 0.5) / len(points), name) for i, (name, *_) in enumerate(points)]
     y_ticks = [(percent / 100, f"{percent} %") for percent in range(0, 101, 20)]
     return _chart(title, marks, x_label, y_label, x_ticks, y_ticks)

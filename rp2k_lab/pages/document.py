@@ -8,19 +8,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from rp2k_lab.core.text import escape_controls, text_table
+from rp2k_lab.pages.template import render
+
+GLYPHS = {"better": "▲", "worse": "▼", "equal": "=", "inconclusive": "○"}
+"""A sign for each verdict, so that color alone tells none."""
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A highlighted word; its tone is better, worse, open or none."""
+    """A highlighted word; its tone is better, worse, equal, inconclusive, failed or none."""
 
     word: str
     tone: str
+
+    @property
+    def signed(self) -> str:
+        """The word behind the sign of its tone."""
+        return f"{GLYPHS[self.tone]} {self.word}" if self.tone in GLYPHS else self.word
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,28 @@ class Code:
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG: inline in HTML, a link to `file` in Markdown."""
+    """An SVG inline in HTML, and in Markdown a link to `file`, which the caller writes."""
 
     svg: Markup
     file: str
     caption: str
     kind = "figure"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An image (`pages.images.EmbeddedImage`) with lines of text below it, the first of them bold."""
+
+    image: Any
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in a grid; Markdown has their texts as a list."""
+
+    shots: Sequence[Shot]
+    kind = "images"
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,7 @@ class Quote:
     kind = "quote"
 
 
-Block = Text | Items | Grid | Code | Figure | Quote
+Block = Text | Items | Grid | Code | Figure | Images | Quote
 
 
 @dataclass(frozen=True)
@@ -107,20 +132,7 @@ class Document:
 
 def to_html(document: Document) -> str:
     """Return the document as one HTML page, for phones and dark backgrounds too."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"escape_controls": escape_controls, "markdown": markdown_html}
-    return environment.get_template("document.html.jinja").render(document=document)
-
-
-def markdown_html(text: str) -> Markup:
-    """Return the HTML of Markdown by a person: GitHub's tables; tags are escaped, links have safe schemes alone."""
-    from markdown_it import MarkdownIt
-
-    lines = (escape_controls(line.replace("\t", "    ")) for line in text.strip().splitlines())
-    parser = MarkdownIt("js-default", {"html": False}).disable("image")
-    return Markup(parser.render("\n".join(lines)))
+    return render({"document": document}, Path(__file__).with_name("document.html.jinja"))
 
 
 def to_markdown(document: Document) -> str:
@@ -139,12 +151,13 @@ def _escaped(text: str) -> str:
 def _item(item: Item) -> str:
     lead = f"**{_escaped(item.lead)}**"
     lead = f"[{lead}](<{item.link}>)" if item.link else lead
-    tag = f" *{_escaped(item.tag.word)}*:" if item.tag else ":"
+    tag = f" *{_escaped(item.tag.signed)}*:" if item.tag else ":"
     return f"- {lead}{tag} {_escaped(item.text)}"
 
 
 def _grid(grid: Grid) -> str:
-    cells = lambda row: "| " + " | ".join(_escaped(plain(cell)) for cell in row) + " |"  # noqa: E731
+    texts = lambda row: [_escaped(cell if isinstance(cell, str) else cell.signed) for cell in row]  # noqa: E731
+    cells = lambda row: "| " + " | ".join(texts(row)) + " |"  # noqa: E731
     rule = ["---"] + ["---:" if grid.numeric else "---"] * (len(grid.head) - 1)
     return "\n".join([cells(grid.head), "| " + " | ".join(rule) + " |", *map(cells, grid.rows)])
 
@@ -155,6 +168,7 @@ _MARKDOWN = {
     "grid": _grid,
     "code": lambda block: "\n".join(f"    {escape_controls(line)}" for line in block.lines),
     "figure": lambda block: f"![{_escaped(block.caption)}]({block.file})",
+    "images": lambda block: "\n".join(f"- {_escaped('; '.join(shot.lines))}" for shot in block.shots),
     "quote": lambda block: "\n".join(f"> {line}".rstrip() for line in block.text.strip().split("\n")),
 }
 

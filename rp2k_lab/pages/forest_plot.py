@@ -1,28 +1,42 @@
-"""Forest plot: differences with intervals around zero, as an SVG file or inline, for light and dark backgrounds."""
+"""Forest plot: differences with intervals around zero, inline or as an SVG file, for light and dark backgrounds.
+
+Positions along the axis are percentages: inline, the plot has the width of the page and letters keep their size.
+"""
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from rp2k_lab.core.text import escape_controls, shorten
-from rp2k_lab.pages.document import interval, points
+from rp2k_lab.core.text import escape_controls, shorten_middle
+from rp2k_lab.pages.document import GLYPHS, interval, points
+from rp2k_lab.pages.svg import drawing, round_step, rule, text, tooltip
 
-_WIDTH, _MARGIN, _ROW, _TOP = 460, 16, 44, 10
+FILE_WIDTH = 760  # pixels
+_MARGIN, _ROW, _TOP = 5, 52, 6  # percent of the width; pixels
+_NAME_CHARACTERS = 33  # of a row's name, so that it stays beside its value on a phone; a Chinese one counts twice
+_VALUE_WIDTH = 180  # pixels of a value with its interval
+_LEGEND = "published, single runs on RP2K"
 _STYLE = """
-.forest { --paper: #fff; --ink: #1b2430; --quiet: #5d6978; --line: #dfe3e8; --better: #1b7350; --worse: #b93147; }
-@media (prefers-color-scheme: dark) { .forest { --paper: #1b2129; --ink: #e6eaef; --quiet: #9ba7b5; --line: #313a46;
---better: #51c596; --worse: #f07f8d; } }
-.forest { font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans SC", "Microsoft YaHei", sans-serif; }
-.forest text { fill: var(--ink); stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
-.forest .paper { fill: var(--paper); } .forest .quiet { fill: var(--quiet); }
-.forest .grid { stroke: var(--line); } .forest .zero { stroke: var(--ink); stroke-dasharray: 3 3; }
-.forest .bar { stroke: var(--tone); stroke-width: 2.5; } .forest .mark { fill: var(--tone); }
-.forest .published { fill: var(--paper); stroke: var(--ink); stroke-width: 1.5; }
-.forest .better { --tone: var(--better); } .forest .worse { --tone: var(--worse); }
-.forest .inconclusive, .forest .equal { --tone: var(--quiet); }
+.forest .zero { stroke: var(--ink); stroke-dasharray: 3 3; } .forest .bar { stroke: var(--tone); stroke-width: 2.5; }
+.forest .mark { fill: var(--tone); } .forest .hollow { fill: var(--paper); stroke: var(--tone); stroke-width: 2; }
+.forest .single { fill: var(--paper); stroke: var(--ink); stroke-width: 1.5; }
+.forest .value { font-variant-numeric: tabular-nums; }
+.forest .better { --tone: var(--good); } .forest .worse { --tone: var(--bad); }
+.forest .inconclusive, .forest .equal, .forest .none { --tone: var(--quiet); }
+@media (max-width: 560px) { .forest .ends { display: none; } }
 """
+# The outline of each verdict's mark, around 0: its shape tells the verdict as well as its color.
+_MARKS = {
+    "better": ("mark", "M-7 6L0 -7L7 6Z"),
+    "worse": ("mark", "M-7 -6L0 7L7 -6Z"),
+    "equal": ("mark", "M-5 -5H5V5H-5Z"),
+    "inconclusive": ("hollow", "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z"),
+    "none": ("mark", "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z"),
+    "published": ("single", "M-6 0L0 -6L6 0L0 6Z"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ class Bar:
 
     Attributes:
         value, low, high: difference with its interval, fractions; `value` is None without a comparison.
-        word: better, worse, equal or inconclusive.
+        word: better, worse, equal, inconclusive, or none: no verdict.
         published: a difference, a fraction, or None.
         text: the reason for no comparison.
     """
@@ -45,81 +59,75 @@ class Bar:
     text: str = ""
 
 
-def forest(bars: Sequence[Bar], label: str, decimals: int = 1, width: int = _WIDTH) -> Markup:
+def forest(bars: Sequence[Bar], label: str, decimals: int = 1, width: int | None = None) -> Markup:
     """Return the plot as SVG.
 
     Args:
         label: text below the axis.
         decimals: decimals of the values in points.
-        width: of the plot [pixels].
+        width: of a file [pixels]; None: inline, as wide as its place.
     """
     ends = [end for bar in bars if bar.value is not None for end in (bar.low, bar.high)]
     ends += [bar.published for bar in bars if bar.published is not None]
     low, high = 100 * min([0.0, *ends]), 100 * max([0.0, *ends])
     step = _step(high - low)
     low, high = math.floor(low / step) * step, max(math.floor(low / step) + 1, math.ceil(high / step)) * step
-    x_of = lambda p: _MARGIN + (p - low) / (high - low) * (width - 2 * _MARGIN)  # noqa: E731
-    bottom = _TOP + _ROW * len(bars)
-    height = bottom + 56 + 20 * any(bar.published is not None for bar in bars)
-    parts = [
-        f'<svg class="forest" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(escape_controls(label))}"><style>{_STYLE}</style>'
-        f'<rect class="paper" width="{width}" height="{height}"/>'
-    ]
-    for i in range(round((high - low) / step) + 1):
-        value = low + i * step
-        x = x_of(value)
-        kind = "zero" if abs(value) < step / 2 else "grid"
-        parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        tick = "0" if kind == "zero" else f"{value:+.4g}".replace("-", "−")
-        parts.append(f'<text class="quiet" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick}</text>')
+    place = lambda p: f"{_MARGIN + (p - low) / (high - low) * (100 - 2 * _MARGIN):.2f}%"  # noqa: E731
+    ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
+    rules = [("zero" if abs(value) < step / 2 else "grid", place(value)) for value in ticks]
+    parts = []
+    most = _NAME_CHARACTERS if width is None else (width - _VALUE_WIDTH) // 8
     for i, bar in enumerate(bars):
-        parts += _bar(bar, _TOP + _ROW * i, lambda fraction: x_of(100 * fraction), decimals, width)
-    parts.append(
-        f'<text x="{width / 2}" y="{bottom + 39}" text-anchor="middle">{escape(escape_controls(label))}</text>'
-    )
+        parts.append(text("0", _TOP + _ROW * i + 14, _fitting(escape_controls(bar.name), most), "start"))
+        top = _TOP + _ROW * i
+        parts += [rule(tone, x, top + 20, x, top + _ROW - 4) for tone, x in rules]  # below the text, never across it
+        parts += _bar(bar, top, lambda fraction: place(100 * fraction), decimals)
+    bottom = _TOP + _ROW * len(bars)
+    for value, (tone, x) in zip(ticks, rules, strict=True):
+        parts.append(text(x, bottom + 12, "0" if tone == "zero" else f"{value:+.4g}".replace("-", "−"), tone="quiet"))
+    parts.append(text("50%", bottom + 34, label))
+    height = bottom + 44
     if any(bar.published is not None for bar in bars):
-        parts.append(_diamond(width / 2 - 118, bottom + 55, ""))
-        legend = "published, single runs on RP2K"
-        parts.append(f'<text class="quiet" x="{width / 2 - 106}" y="{bottom + 59.5}">{legend}</text>')
-    return Markup("".join([*parts, "</svg>\n"]))
+        parts.append(_mark("published", "8", height + 8))
+        parts.append(f'<text class="quiet" x="20" y="{height + 12.5}">{_LEGEND}</text>')
+        height += 24
+    return drawing(label, parts, width, height, "forest", _STYLE)
 
 
-def _bar(bar: Bar, top: float, x_of: Callable[[float], float], decimals: int, width: int) -> list[str]:
-    name = shorten(escape_controls(bar.name), 34 + (width - _WIDTH) // 8)
-    parts = [f'<text x="{_MARGIN}" y="{top + 14}">{escape(name)}</text>']
+def _bar(bar: Bar, top: float, x_of: Callable[[float], str], decimals: int) -> list[str]:
+    name, y = escape_controls(bar.name), top + 33
+    parts = []
     if bar.value is None:
-        text = bar.text
+        parts.append(text("100%", top + 14, bar.text, "end", "quiet"))
     else:
-        text = f"{points(bar.value, decimals)} {interval(bar.low, bar.high, decimals, bar.word)}"
-        ends = [f"{x_of(end):.1f}" for end in (bar.low, bar.high)]
-        y = top + 28
+        ends = interval(bar.low, bar.high, decimals, bar.word)
+        value = f"{GLYPHS.get(bar.word, '')} {points(bar.value, decimals)}".lstrip()
         parts.append(
-            f'<g class="{bar.word}"><title>{escape(f"{name}: {text}")}</title>'
-            f'<line class="bar" x1="{ends[0]}" x2="{ends[1]}" y1="{y}" y2="{y}"/>'
-            + "".join(f'<line class="bar" x1="{end}" x2="{end}" y1="{y - 4}" y2="{y + 4}"/>' for end in ends)
-            + f'<circle class="mark" cx="{x_of(bar.value):.1f}" cy="{y}" r="5"/></g>'
+            f'<text class="value" x="100%" y="{top + 14}" text-anchor="end">{value}'
+            f'<tspan class="quiet ends"> {escape(ends)}</tspan></text>'
         )
+        low, high = x_of(bar.low), x_of(bar.high)
+        parts.append(f'<g class="{bar.word}">{tooltip(f"{name}: {points(bar.value, decimals)} {ends}")}')
+        parts.append(rule("bar", low, y, high, y))
+        parts += [rule("bar", end, y - 5, end, y + 5) for end in (low, high)]
+        parts.append(f"{_mark(bar.word, x_of(bar.value), y)}</g>")
     if bar.published is not None:
-        parts.append(_diamond(x_of(bar.published), top + 28, f"{name}: published {points(bar.published, 2)}"))
-    x = width - _MARGIN
-    return [
-        *parts,
-        f'<text class="quiet" x="{x}" y="{top + 14}" text-anchor="end">{escape(escape_controls(text))}</text>',
-    ]
+        parts.append(_mark("published", x_of(bar.published), y, f"{name}: published {points(bar.published, 2)}"))
+    return parts
 
 
-def _diamond(x: float, y: float, title: str) -> str:
-    d = f"M{x - 6:.1f} {y}L{x:.1f} {y - 6}L{x + 6:.1f} {y}L{x:.1f} {y + 6}Z"
-    return f'<path class="published" d="{d}">{f"<title>{escape(title)}</title>" if title else ""}</path>'
+def _mark(kind: str, x: str, y: float, title: str = "") -> str:
+    tone, outline = _MARKS[kind]
+    shape = f'<path class="{tone}" d="{outline}">{tooltip(title) if title else ""}</path>'
+    return f'<svg class="{kind}" x="{x}" y="{y}" width="1" height="1" overflow="visible">{shape}</svg>'
+
+
+def _fitting(name: str, most: int) -> str:
+    """Return as much of both ends of a name as fits beside its value."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in name)
+    return shorten_middle(name, max(12, most - wide)) if len(name) + wide > most else name
 
 
 def _step(span: float) -> float:
     """Return the tick step, 1, 2 or 5 times a power of ten, for about six ticks."""
     return round_step(max(span, 0.1) / 6)
-
-
-def round_step(rough: float) -> float:
-    """Return the smallest of 1, 2 or 5 times a power of ten that is at least `rough`."""
-    power = 10 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from rp2k_lab.core.text import escape_controls, percent
-from rp2k_lab.pages.search_plots import round_ticks
+from rp2k_lab.core.text import percent
+from rp2k_lab.pages.svg import drawing, round_ticks, rule, text, tooltip
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _PANEL, _GAP, _ROW = 640, 58, 16, 34, 230, 82, 21
 _TONES = ("#1f5fa8", "#1b7350", "#b93147", "#8a5a00", "#6f4fa0", "#0f7c8a", "#5d6978", "#9a4f7c", "#3d4854")
@@ -14,12 +14,7 @@ _DARK = ("#6aa5ea", "#51c596", "#f07f8d", "#e2b354", "#b79be6", "#5cc7d6", "#9ba
 _VARIABLES = "".join(f"--tone{i}: {tone}; " for i, tone in enumerate(_TONES))
 _DARK_VARIABLES = "".join(f"--tone{i}: {tone}; " for i, tone in enumerate(_DARK))
 _STYLE = f"""
-.lines {{ --paper: #fff; --ink: #1b2430; --quiet: #5d6978; --line: #dfe3e8; {_VARIABLES}}}
-@media (prefers-color-scheme: dark) {{ .lines {{ --paper: #1b2129; --ink: #e6eaef; --quiet: #9ba7b5; --line: #313a46;
-{_DARK_VARIABLES}}} }}
-.lines {{ font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans SC", "Microsoft YaHei", sans-serif; }}
-.lines text {{ fill: var(--ink); }} .lines .quiet {{ fill: var(--quiet); }} .lines .paper {{ fill: var(--paper); }}
-.lines .grid {{ stroke: var(--line); }} .lines .axis {{ stroke: var(--quiet); }}
+.lines {{ {_VARIABLES}}} @media (prefers-color-scheme: dark) {{ .lines {{ {_DARK_VARIABLES}}} }}
 .lines .curve {{ fill: none; stroke: var(--tone); stroke-width: 2; }} .lines .mark {{ fill: var(--tone); }}
 .lines .interval {{ stroke: var(--tone); stroke-width: 1.5; opacity: .45; }} .lines .dashed {{ stroke-dasharray: 5 4; }}
 """
@@ -67,15 +62,10 @@ def line_plot(panels: Sequence[Panel], ticks: Sequence[str], label: str) -> Mark
         top += _PANEL + _GAP
     for i, line in enumerate(panels[0].lines):
         x, y = _LEFT + (i % 2) * (_WIDTH - _LEFT) / 2, top + 14 + _ROW * (i // 2)
-        parts.append(f'<g style="--tone: var(--tone{i})"><line class="{_tone(line)}" x1="{x}" x2="{x + 24}" y1="{y}" ')
-        parts.append(f'y2="{y}"/></g><text x="{x + 31}" y="{y + 4.5}">{escape(escape_controls(line.name))}</text>')
+        parts.append(f'<g style="--tone: var(--tone{i})">{rule(_tone(line), x, y, x + 24, y)}</g>')
+        parts.append(text(x + 31, y + 4.5, line.name, "start"))
     height = top + 14 + _ROW * (len(panels[0].lines) + 1) // 2
-    head = (
-        f'<svg class="lines" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{escape(escape_controls(panels[0].title))}"><style>{_STYLE}</style>'
-        f'<rect class="paper" width="{_WIDTH}" height="{height}"/>'
-    )
-    return Markup("".join([head, *parts, "</svg>\n"]))
+    return drawing(panels[0].title, parts, _WIDTH, height, "lines", _STYLE)
 
 
 def _panel(panel: Panel, top: float, ticks: Sequence[str], label: str) -> list[str]:
@@ -85,17 +75,14 @@ def _panel(panel: Panel, top: float, ticks: Sequence[str], label: str) -> list[s
     bottom, step = top + _PANEL, (_WIDTH - _LEFT - _RIGHT) / len(ticks)
     y_of = lambda value: bottom - (100 * value - levels[0]) / (levels[-1] - levels[0]) * _PANEL  # noqa: E731
     clipped = lambda value: y_of(min(max(value, levels[0] / 100), levels[-1] / 100))  # noqa: E731
-    parts = [f'<text x="{_LEFT}" y="{top - 14}">{escape(escape_controls(panel.title))}</text>']
+    parts = [text(_LEFT, top - 14, panel.title, "start")]
     for level in levels:
         y = y_of(level / 100)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="quiet" x="{_LEFT - 8}" y="{y + 4.5:.1f}" text-anchor="end">{level:g} %</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    for i, tick in enumerate(ticks):
-        x = _LEFT + (i + 0.5) * step
-        parts.append(f'<text class="quiet" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(tick)}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="quiet" x="{middle}" y="{bottom + 37}" text-anchor="middle">{escape(label)}</text>')
+        parts.append(rule("grid", _LEFT, y, _WIDTH - _RIGHT, y))
+        parts.append(text(_LEFT - 8, y + 4.5, f"{level:g} %", "end", "quiet"))
+    parts.append(rule("axis", _LEFT, bottom, _WIDTH - _RIGHT, bottom))
+    parts += [text(_LEFT + (i + 0.5) * step, bottom + 18, tick, tone="quiet") for i, tick in enumerate(ticks)]
+    parts.append(text((_LEFT + _WIDTH - _RIGHT) / 2, bottom + 37, label, tone="quiet"))
     for i, line in enumerate(panel.lines):
         shift = (i + 0.5) / len(panel.lines) * 0.56 + 0.22  # beside each other, so that no interval hides another
         x_of = lambda position, shift=shift: _LEFT + (position + shift) * step  # noqa: E731
@@ -104,11 +91,9 @@ def _panel(panel: Panel, top: float, ticks: Sequence[str], label: str) -> list[s
         for p in line.points:
             tip = f"{line.name}, {ticks[p.position]}: {percent(p.value)} [{percent(p.low)}, {percent(p.high)}]"
             x = x_of(p.position)
-            parts.append(
-                f'<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{clipped(p.low):.1f}" '
-                f'y2="{clipped(p.high):.1f}"/><circle class="mark" cx="{x:.1f}" cy="{clipped(p.value):.1f}" r="3.2">'
-                f"<title>{escape(escape_controls(tip))}</title></circle>"
-            )
+            parts.append(rule("interval", x, clipped(p.low), x, clipped(p.high)))
+            mark = f'<circle class="mark" cx="{x:.1f}" cy="{clipped(p.value):.1f}" r="3.2">'
+            parts.append(f"{mark}{tooltip(tip)}</circle>")
         parts.append("</g>")
     return parts
 

@@ -1,28 +1,21 @@
 """Plots of a search as SVG, a file or inline, for light and dark backgrounds."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from rp2k_lab.core.text import escape_controls, percent, shorten
-from rp2k_lab.pages.forest_plot import round_step
+from rp2k_lab.pages.svg import drawing, round_ticks, rule, text, tooltip
 
 _WIDTH, _HEIGHT = 540, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 34, 46
 _PIXELS_A_CHARACTER = 7
 _STYLE = """
-.search { --paper: #fff; --ink: #1b2430; --quiet: #5d6978; --line: #dfe3e8; --best: #1b7350; }
-@media (prefers-color-scheme: dark) { .search { --paper: #1b2129; --ink: #e6eaef; --quiet: #9ba7b5; --line: #313a46;
---best: #51c596; } }
-.search { font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans SC", "Microsoft YaHei", sans-serif; }
-.search text { fill: var(--ink); stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
-.search .paper { fill: var(--paper); } .search .quiet { fill: var(--quiet); } .search .grid { stroke: var(--line); }
-.search .axis { stroke: var(--quiet); } .search .bar, .search .front { fill: var(--best); }
-.search .other { fill: var(--quiet); opacity: .55; } .search .steps { fill: none; stroke: var(--best); }
-.search .trial { fill: none; stroke: var(--quiet); opacity: .3; } .search .top { stroke: var(--best); opacity: .75; }
-.search .first { stroke-width: 3; opacity: 1; }
+.search text { stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
+.search .bar, .search .front { fill: var(--good); } .search .other { fill: var(--quiet); opacity: .55; }
+.search .steps { fill: none; stroke: var(--good); } .search .trial { fill: none; stroke: var(--quiet); opacity: .3; }
+.search .top { stroke: var(--good); opacity: .75; } .search .first { stroke-width: 3; opacity: 1; }
 """
 
 
@@ -78,10 +71,10 @@ def pareto_plot(marks: Sequence[Mark]) -> Markup:
     y_of = lambda value: _scale(value, y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)  # noqa: E731
     parts = []
     for tick in y_ticks:
-        parts.append(_rule("grid", _LEFT, y_of(tick), _WIDTH - _RIGHT, y_of(tick)))
-        parts.append(_text(_LEFT - 8, y_of(tick) + 4.5, f"{tick:g} %", "end", "quiet"))
-    parts.append(_rule("axis", _LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM))
-    parts += [_text(x_of(tick), _HEIGHT - _BOTTOM + 18, f"{tick:g}", "middle", "quiet") for tick in x_ticks]
+        parts.append(rule("grid", _LEFT, y_of(tick), _WIDTH - _RIGHT, y_of(tick)))
+        parts.append(text(_LEFT - 8, y_of(tick) + 4.5, f"{tick:g} %", "end", "quiet"))
+    parts.append(rule("axis", _LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM))
+    parts += [text(x_of(tick), _HEIGHT - _BOTTOM + 18, f"{tick:g}", "middle", "quiet") for tick in x_ticks]
     front = sorted((mark for mark in marks if mark.is_best), key=lambda mark: mark.seconds)
     stair = "".join(f"H{x_of(mark.seconds):.1f}V{y_of(100 * mark.top1):.1f}" for mark in front[1:])
     start = f"M{x_of(front[0].seconds):.1f} {y_of(100 * front[0].top1):.1f}"
@@ -90,11 +83,11 @@ def pareto_plot(marks: Sequence[Mark]) -> Markup:
         title = f"{mark.name}: {percent(mark.top1)}, {mark.seconds:.0f} s"
         parts.append(
             f'<circle class="{"front" if mark.is_best else "other"}" cx="{x_of(mark.seconds):.1f}" '
-            f'cy="{y_of(100 * mark.top1):.1f}" r="{5 if mark.is_best else 4}">{_title(title)}</circle>'
+            f'cy="{y_of(100 * mark.top1):.1f}" r="{5 if mark.is_best else 4}">{tooltip(title)}</circle>'
         )
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "seconds of a training"))
-    parts.append(_text(_LEFT - 50, 13, "val top-1", "start"))
-    return _svg("val top-1 and seconds of each point", parts, _HEIGHT)
+    parts.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "seconds of a training"))
+    parts.append(text(_LEFT - 50, 13, "val top-1", "start"))
+    return drawing("val top-1 and seconds of each point", parts, _WIDTH, _HEIGHT, "search", _STYLE)
 
 
 def parallel_plot(axes: Sequence[Axis], lines: Sequence[Line]) -> Markup:
@@ -111,20 +104,20 @@ def parallel_plot(axes: Sequence[Axis], lines: Sequence[Line]) -> Markup:
     for line in sorted(lines, key=lambda line: -line.rank):
         tone = "trial" + " top" * (line.rank < max(1, len(lines) / 4)) + " first" * (line.rank == 0)
         ends = "L".join(f"{x_of(i):.1f} {y_of(position):.1f}" for i, position in enumerate(line.positions))
-        parts.append(f'<path class="{tone}" d="M{ends}">{_title(line.name)}</path>')
+        parts.append(f'<path class="{tone}" d="M{ends}">{tooltip(line.name)}</path>')
     for i, axis in enumerate(axes):
-        parts.append(_rule("axis", x_of(i), top, x_of(i), bottom))
+        parts.append(rule("axis", x_of(i), top, x_of(i), bottom))
         # Names of neighbors stand in two rows.
         anchor = "start" if i == 0 else "end" if i == len(axes) - 1 else "middle"
         x = _WIDTH - 8 if anchor == "end" else x_of(i) - 12 * (anchor == "start")
         name = shorten(escape_controls(axis.name), max(6, int(1.6 * gap / _PIXELS_A_CHARACTER)))
-        parts.append(_text(x, 16 + 20 * (i % 2), name, anchor))
+        parts.append(text(x, 16 + 20 * (i % 2), name, anchor))
         room = max(4, int(gap / _PIXELS_A_CHARACTER) - 2) if i < len(axes) - 1 else right // _PIXELS_A_CHARACTER
         for position, label in axis.ticks:
-            parts.append(_rule("axis", x_of(i) - 3, y_of(position), x_of(i) + 3, y_of(position)))
+            parts.append(rule("axis", x_of(i) - 3, y_of(position), x_of(i) + 3, y_of(position)))
             label = shorten(escape_controls(label), room)
-            parts.append(_text(x_of(i) + 6, y_of(position) + 4.5, label, "start", "quiet"))
-    return _svg("the points of a search across its dimensions", parts, _HEIGHT)
+            parts.append(text(x_of(i) + 6, y_of(position) + 4.5, label, "start", "quiet"))
+    return drawing("the points of a search across its dimensions", parts, _WIDTH, _HEIGHT, "search", _STYLE)
 
 
 def importance_plot(importances: Sequence[tuple[str, float]]) -> Markup:
@@ -134,39 +127,11 @@ def importance_plot(importances: Sequence[tuple[str, float]]) -> Markup:
     parts = []
     for i, (name, value) in enumerate(importances):
         y, width = 6 + row * i, (_WIDTH - left - 80) * value / most
-        parts.append(_text(left - 10, y + 19, shorten(escape_controls(name), 26), "end"))
+        parts.append(text(left - 10, y + 19, shorten(escape_controls(name), 26), "end"))
         parts.append(f'<rect class="bar" x="{left}" y="{y + 5}" width="{width:.1f}" height="{row - 10}"/>')
-        parts.append(_text(left + width + 8, y + 19, f"{100 * value:.0f} %", "start", "quiet"))
-    return _svg("importance of each dimension", parts, height)
-
-
-def round_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return about so many round numbers, multiples of 1, 2 or 5 times a power of ten, that enclose a range."""
-    step = round_step(max(high - low, 1e-3 * max(1.0, abs(high))) / about)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, max(last, first + 1) + 1)]
+        parts.append(text(left + width + 8, y + 19, f"{100 * value:.0f} %", "start", "quiet"))
+    return drawing("importance of each dimension", parts, _WIDTH, height, "search", _STYLE)
 
 
 def _scale(value: float, low: float, high: float, start: float, end: float) -> float:
     return start + (value - low) / (high - low) * (end - start)
-
-
-def _svg(label: str, parts: Sequence[str], height: int) -> Markup:
-    head = (
-        f'<svg class="search" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{escape(label)}"><style>{_STYLE}</style><rect class="paper" width="{_WIDTH}" height="{height}"/>'
-    )
-    return Markup("".join([head, *parts, "</svg>\n"]))
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", tone: str = "") -> str:
-    tone = f' class="{tone}"' if tone else ""
-    return f'<text{tone} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(escape_controls(text))}</text>'
-
-
-def _rule(tone: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{tone}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _title(text: str) -> str:
-    return f"<title>{escape(escape_controls(text))}</title>"

@@ -82,14 +82,17 @@ def recorded_scores(uri: str | None, run: RunInfo) -> dict[str, dict[str, Score]
         for split in _SPLITS:
             file = f"{split}/per_class.parquet"
             table = RunStore(uri).fetch(run, [file], Path(downloads)) / file
-            found = {name: _score(run, split, name, table) for name in metrics() if f"{split}/{name}" in run.metrics}
+            found = {
+                name: _score(run, split, name, table) for name in metrics() if run.closing(split, name) is not None
+            }
             if found:
                 scores[split] = found
     return scores
 
 
 def _score(run: RunInfo, split: str, name: str, table: Path) -> Score:
-    value = run.metrics[f"{split}/{name}"]
+    value = run.closing(split, name)
+    assert value is not None
     tag = name.replace("top1", "count") if "top1" in name else f"{name}_count"
     count = int(run.tags.get(f"{split}/{tag}", run.tags.get(f"{split}/count", 0)))
     low = high = math.nan

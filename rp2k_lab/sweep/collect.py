@@ -32,7 +32,7 @@ from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.provenance import NATIVE, identity
 from rp2k_lab.tracking.run_files import CONFIG, damage_named
-from rp2k_lab.tracking.run_lookup import read_record
+from rp2k_lab.tracking.run_record import read_record
 
 PREDICTIONS, CLASSES = "test/predictions.parquet", "test/per_class.parquet"
 _TALL = 1.25  # height/width above it; flat below its inverse
@@ -138,7 +138,7 @@ def _cell(trial: FrozenTrial, store: RunStore, downloads: Path) -> tuple[dict, d
         "epochs": run.metrics.get("epoch", np.nan),
         "host": run.tags.get("host", ""),
         "dataset_fingerprint": run.tags.get("dataset_fingerprint", ""),
-        "val_top1": run.metrics.get("val/top1", np.nan),
+        "val_top1": np.nan if (top1 := run.closing("val", "top1")) is None else top1,
     }
     optional = {NATIVE: run.tags.get(NATIVE), "identity": identity(run.tags), "origin": trial.user_attrs.get("origin")}
     row |= {name: value for name, value in optional.items() if value}

@@ -37,7 +37,7 @@ class AblationGrid:
 
     prunes = False
     trial_seeds = ()
-    metrics = ("test/top1", "val/top1", "train/loss")
+    metrics = ("test/top1", "val_best/top1", "val/top1", "train/loss")
     factor = "level"
 
     @property
@@ -110,7 +110,7 @@ class Search:
     trial_seeds: tuple[int, ...] = ()
 
     prunes = True
-    metrics = ("val/top1", "train/loss")
+    metrics = ("val_best/top1", "val/top1", "train/loss")
 
     @property
     def name(self) -> str:

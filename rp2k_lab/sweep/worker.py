@@ -205,8 +205,8 @@ class StudyWorker:
     def _record(self, trial: optuna.Trial, message: dict[str, Any]) -> None:
         """Keep the facts of a message, and show its epoch."""
         with_retries(lambda: _set_user_attrs(trial, {k: message[k] for k in _RECORDED if k in message}))
-        if "epoch" in message:
-            self._display.reported(trial.number, message["epoch"], message["epochs"], message["top1"])
+        if "epochs" in message:
+            self._display.reported(trial.number, message.get("epoch", 0), message["epochs"], message.get("top1"))
 
 
 def _set_user_attrs(trial: optuna.Trial, attributes: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.image import pad_to_center, read_resized
 from rp2k_lab.dataset.loader import evaluation_batches
 from rp2k_lab.dataset.photo_index import build_index
@@ -48,13 +49,15 @@ def _of_val(config: Config) -> tuple[list[np.ndarray], list[str]]:
     rows = index.split("val")
     rows = rows.iloc[_random_order(len(rows))]
     batches = evaluation_batches(build_images(config, index), rows, config.size, _BATCH, config.device.num_threads)
-    return [image for batch in batches for image in batch], [index.classes[label] for label in rows["label"]]
+    shown = progress(batches, len(rows), "reading photos of val", len)
+    return [image for batch in shown for image in batch], [index.classes[label] for label in rows["label"]]
 
 
 def _of_folder(config: Config) -> tuple[list[np.ndarray], list[str]]:
     found, size = find_images(Path(config.task.calibration)), preprocessing(config).resized
     images, names = [], []
-    for position in _random_order(len(found.names)):
+    order = _random_order(len(found.names))
+    for position in progress(order, len(order), "reading photos to calibrate with"):
         path = found.root / found.names[position]
         try:
             image = read_resized(path, size, config.resize)

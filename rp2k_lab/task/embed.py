@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.analysis.analyze_run import split_features
 from rp2k_lab.analysis.embedder import Embedder
@@ -20,6 +19,7 @@ from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv_parts
 from rp2k_lab.core.disk import SpaceNeed, check_disk_space
 from rp2k_lab.core.errors import DataError
+from rp2k_lab.core.progress import progress
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.folder_walk import kinds
@@ -142,13 +142,12 @@ def input_blocks(request: Embedding, found: Input, problems: dict[int, str]) -> 
     crops = [(preprocessing.resized, preprocessing.size)]
     batches = view_batches(views, range(len(paths)), crops, config.batch_size, config.device.num_threads)
     first = 0
-    with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        for vectors in request.embedder.of_images(images for (images,) in batches):
-            readable = [i for i in range(len(vectors)) if first + i not in problems]
-            ids = storable(found.names[first + i] for i in readable)
-            yield Block(ids, [None] * len(ids), vectors[readable])
-            first += len(vectors)
-            bar.update(len(vectors))
+    shown = progress((images for (images,) in batches), len(paths), "embedding photos", len)
+    for vectors in request.embedder.of_images(shown):
+        readable = [i for i in range(len(vectors)) if first + i not in problems]
+        ids = storable(found.names[first + i] for i in readable)
+        yield Block(ids, [None] * len(ids), vectors[readable])
+        first += len(vectors)
 
 
 def split_blocks(request: Embedding, split: str) -> Iterator[Block]:
@@ -200,7 +199,8 @@ def write_neighbors(file: Path, request: Embedding, output: Path, others: Others
     with open_embeddings(output, request.probe, file.parent) as embedded:
 
         def parts() -> Iterator[pd.DataFrame]:
-            for start in range(0, len(embedded.ids), _QUERIES):
+            starts = range(0, len(embedded.ids), _QUERIES)
+            for start in progress(starts, len(starts), "searching neighbors, blocks"):
                 part = slice(start, start + _QUERIES)
                 positions, cosines = others.search(np.asarray(embedded.vectors[part]), task.neighbors + is_itself)
                 if is_itself:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rp2k_lab import COMMAND
 from rp2k_lab.analysis.analyze_run import SplitMeasures, analyze_run
 from rp2k_lab.analysis.artifacts import (
     LABEL_ERRORS,
@@ -17,17 +18,21 @@ from rp2k_lab.analysis.artifacts import (
 from rp2k_lab.analysis.causes import format_causes
 from rp2k_lab.analysis.compare import STATES, pair_table
 from rp2k_lab.analysis.cross_validation import held_out_probabilities
+from rp2k_lab.analysis.error_page import REVIEWED, Review
 from rp2k_lab.analysis.label_issue_score import format_label_issues
-from rp2k_lab.analysis.photo_quality import measure_images, typical_measures
+from rp2k_lab.analysis.photo_quality import class_ranks, measure_images, measure_sample, typical_measures
 from rp2k_lab.analysis.redraw_check import format_photo_score
 from rp2k_lab.analysis.thumbnails import Thumbnails
+from rp2k_lab.config.migrations import parse_record
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import Index, build_index, listed_part
+from rp2k_lab.dataset.relabel import read_relabels
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.task.evaluate import check_splits, print_closing_lines
 from rp2k_lab.task.train import open_tracker
+from rp2k_lab.tracking.provenance import overrides_of
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents, with_classes_of
@@ -77,12 +82,14 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
             if split != "train":
                 photo_score = record_photo_score(tracker, config, index, members[-1], tables.cases, check, folder)
                 heats, method = explain_errors(config, index, members[-1], tables.cases, pairs, check)
+            review = review_of(config, runs[-1], split)
             page = record_page(
                 tracker,
                 index,
                 tables,
                 Thumbnails(index, heats, method, members[-1].preprocessing),
                 {"run": runs[-1].name, "id": runs[-1].run_id or "", "split": split, "by": predictor_name(folds)},
+                review,
                 folder,
                 pairs=pairs,
                 label_score=label_score,
@@ -96,6 +103,9 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
         counts = pairs["state"].value_counts().to_dict()
         print(f"second run  {', '.join(f'{counts.get(state, 0)} errors {state}' for state in STATES)}")
     print(f"\npage        {page}", end="")
+    if labels is not None and labels.suspected.any() and review.command:
+        print("\nreview      decide on the page by keyboard, download the list, and train on it:")
+        print(f"            {review.command}", end="")
     print_closing_lines(tracker, folder)
 
 
@@ -116,11 +126,27 @@ def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: 
         log.warning("%d photos are left out: each is alone in its class, and every fold needs its class", alone.sum())
         rows = rows[~alone].reset_index(drop=True)
     log.info("%d photos of %s, %s", len(rows), split, target.describe(config.device))
-    return SplitMeasures(
-        rows,
-        measure_images(index.root, rows["path"].tolist(), num_threads, signals.check),
-        typical_measures(index.root, index.split("train"), num_threads, signals.check),
-    )
+    images = measure_images(index.root, rows["path"].tolist(), num_threads, signals.check)
+    sample = measure_sample(index.root, index.split("train"), num_threads, signals.check)
+    named = rows[["path", "class"]].reset_index(drop=True)
+    named = named.assign(ratio=(rows["height"] / rows["width"]).to_numpy(np.float32), **images)
+    return SplitMeasures(rows, images.assign(**class_ranks(named, sample)), typical_measures(sample))
+
+
+def review_of(config: Config, run: EarlierRun, split: str) -> Review:
+    """Return what the page's decisions about labels belong to, with the command that trains the run again on them.
+
+    Args:
+        config: of this task; its data set may have moved since the training.
+    """
+    key, overrides, list_ = f"{run.run_id or run.reference}/{split}", [], config.dataset.relabel
+    if split != "train":
+        return Review(key, split, "")
+    if run.config["task"]["name"] == "train":
+        training = parse_record({**run.config, "dataset": config.dataset.model_dump(mode="json")})
+        overrides = [each for each in overrides_of(training) if not each.startswith("dataset.relabel=")]
+    command = " ".join([COMMAND, *overrides, f"dataset.relabel=~/Downloads/{REVIEWED}"])
+    return Review(key, split, command, list(read_relabels(list_).itertuples(index=False, name=None)) if list_ else ())
 
 
 def predictor_name(folds: int | None) -> str:

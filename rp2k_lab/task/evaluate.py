@@ -60,7 +60,9 @@ def run(config: Config, folder: Path) -> float:
             for split in task.split:
                 rows = index.split(split)
                 log.info("%d photos of %s, %s", len(rows), split, target.describe(config.device))
-                answers = predictor.answers(batches_for(predictor, views, rows["row"].tolist(), config))
+                answers = predictor.answers(
+                    batches_for(predictor, views, rows["row"].tolist(), config, f"evaluating {split}")
+                )
                 evaluator = Evaluator(predictor, listed_part(index), split, lambda: ())
                 scores[split] = record_listed(
                     tracker, evaluator, index, answers, config.dataset.catch_all_class, folder

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.files import make_folder, part_of, replace_folder, restore_folder, sha256_of, sync_tree
+from rp2k_lab.core.progress import activity
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.image import resized_size
@@ -103,18 +104,23 @@ def write_files(config: Config, earlier: EarlierRun, network: Outputs, signals: 
     """Write the files into the working directory; `network` cannot be used afterwards."""
     batch_size = config.task.batch_size
     images = probe_images((max(*BATCHES, batch_size), *config.size, 3))
-    expected = [array.asnumpy() for array in network(Tensor(images))]
-    difference = write_mindir(Classifier(network.network), images[:batch_size], expected[0][:batch_size])
+    with activity("compiling the network"):
+        expected = [array.asnumpy() for array in network(Tensor(images))]
+    with activity(f"writing and checking {MINDIR}"):
+        difference = write_mindir(Classifier(network.network), images[:batch_size], expected[0][:batch_size])
     signals.check()
-    onnx = write_onnx(network, images, expected, batch_size)
+    with activity(f"writing and checking {ONNX}"):
+        onnx = write_onnx(network, images, expected, batch_size)
     signals.check()
     write_card(config, earlier, network, onnx)
     if onnx.problem is None:
         copy_code(Path())
-        save_model(Path(), REJECT)
+        with activity("writing the model for MLflow"):
+            save_model(Path(), REJECT)
     return Written(difference, onnx)
 
 
+@activity(f"quantizing to {INT8}")
 def write_int8(images: Sequence[np.ndarray], labels: np.ndarray | None) -> list[str]:
     """Write model_int8.onnx into the working directory; return lines on its loss."""
     from rp2k_lab.serving.int8 import quantize  # imports onnx

@@ -186,7 +186,7 @@ def image_vectors(
     predictor = Predictor([member], config.batch_size)
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
     features = np.empty((len(paths), len(whitening.mean)), np.float32)
-    batches = batches_for(predictor, views, range(len(paths)), config)
+    batches = batches_for(predictor, views, range(len(paths)), config, "embedding new photos")
     compute_features(Front(member.network), batches, config.batch_size, features, check)
     vectors = whitening(features)
     vectors_finite(vectors, images)

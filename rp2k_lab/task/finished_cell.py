@@ -65,10 +65,11 @@ def _stored(uri: str | None, known: str, photos: Callable[[], str]) -> FinishedC
     try:
         for run in RunStore(uri).search(f"attributes.status = 'FINISHED' and tags.{FINGERPRINT} = '{key}'"):
             is_equal = identity(run.tags) == known and run.tags.get("dataset_fingerprint") == photos()
-            if is_equal and "verifies" not in run.tags and "val/top1" in run.metrics:
+            top1 = run.closing("val", "top1")
+            if is_equal and "verifies" not in run.tags and top1 is not None:
                 study = run.tags.get("study")
                 origin = f"study {study}, trial {run.tags.get('trial')}" if study else f"run {run.name}"
-                return FinishedCell(run.metrics["val/top1"], origin, run.run_id)
+                return FinishedCell(top1, origin, run.run_id)
     except RequestError as error:  # the store does not answer
         log.warning("not searched for an equal run: %s", str(error).splitlines()[0])
     return None

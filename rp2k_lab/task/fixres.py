@@ -32,6 +32,7 @@ from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
 from rp2k_lab.task.train import best_weights_alone, open_tracker, print_closing_lines, required_space, train
+from rp2k_lab.tracking.mlflow_runs import CLOSING
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
@@ -75,7 +76,7 @@ def run(config: Config, folder: Path) -> float:
             with best_weights_alone(config, folder), open_tracker(config, name, folder) as tracker:
                 record_origin(tracker, config, index, folder)
                 tracker.set_tags(trial.tags | parents([earlier]))
-                trial.started(tracker.run_id, folder)
+                trial.started(tracker.run_id, folder, config.epochs)
                 evaluations, best = tune(config, tuning, old, tracker, signals, trial, folder)
                 preprocessings = before.preprocessing, member.preprocessing
                 gains = gains_on_test(evaluations["test"])
@@ -137,7 +138,7 @@ def tune(
     load_checkpoint(training.network, best)
     for split, evaluator in tuning.evaluators.items():
         evaluations[split].append(evaluator.evaluate(catch_all_class))
-        record_evaluation(tracker, evaluator, evaluations[split][-1], training.steps, folder)
+        record_evaluation(tracker, evaluator, evaluations[split][-1], training.steps, folder, CLOSING[split])
     on_val = tuning.evaluators["val"]
     views = build_views(on_val.predictor, on_val.index, config.dataset.cache_gb)
     record_open_set(tracker, measure_open_set(config, on_val.index, views, on_val.predictor), folder)

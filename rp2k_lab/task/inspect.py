@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from rp2k_lab import COMMAND
 from rp2k_lab.analysis.data_page import Inspection, inspection_page
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.progress import progress
 from rp2k_lab.core.text import escape_controls, text_table
 from rp2k_lab.dataset.folder_walk import folders_of, kinds
 from rp2k_lab.dataset.image_cache import image_bytes
@@ -137,9 +136,9 @@ def fill_cache(config: Config, folder: Path) -> None:
             f"use dataset.cache_gb={math.ceil(10 * needed) / 10}: {len(index.table):,} photos take {needed:.3g} GB"
         )
     rows = index.table.reset_index(names="row")[: images.cache.capacity]
-    with tqdm(total=len(rows), desc="cache", unit=" photos", leave=False, disable=None) as bar:
-        for batch in evaluation_batches(images, rows, config.size, 64, config.device.num_threads):
-            bar.update(len(batch))
+    batches = evaluation_batches(images, rows, config.size, 64, config.device.num_threads)
+    for _ in progress(batches, len(rows), "filling the cache with photos", len):
+        pass  # reading an image fills its slot
     print(f"\ncache       {images.cache.folder}: {len(rows):,} photos of {len(index.table):,}")
     print("next        the same command without task=inspect task.what=cache")
 
@@ -155,14 +154,11 @@ def print_models(config: Config, folder: Path) -> None:
     names = task.models or list_models()
     target.set_up(config.device)
     with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as scratch:
-        bar = tqdm(names, unit="model", leave=False, disable=None)
         rows = []
-        for name in bar:
-            bar.set_description(name)
+        for name in progress(names, len(names), "measuring models"):
             try:
                 rows.append(summarize(name, (task.size, task.size), task.batch_size, task.seconds, Path(scratch)))
             except ValueError as error:
-                bar.close()
                 raise RequestError(f"task=inspect: {error}") from None
     print(models_table(rows, task.size))
     print(f"\n1000 classes; images/s: forward, batch {task.batch_size}, {target.describe(config.device)}, ", end="")

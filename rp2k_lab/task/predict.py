@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.signals import StopSignal
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, shorten_middle
 from rp2k_lab.dataset.folder_walk import kinds
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_request
@@ -25,6 +24,11 @@ from rp2k_lab.train.build import batches_for
 from rp2k_lab.train.trained_models import load_members, parents
 
 log = logging.getLogger(__name__)
+
+# Up to so many images, the predictions are printed, too.
+_PRINTED = 10
+# Of a class in a line of the terminal.
+_MOST_CHARACTERS = 70
 
 
 def run(config: Config, folder: Path, *more_configs: Config) -> None:
@@ -67,6 +71,8 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
                 first = escape_controls(os.path.join(root, names[0]))
                 listed = unreadable_file(output)
                 raise DataError(f"{first}: {problems[0]}; none of {len(names)} photos can be read\nsee {listed}")
+    if len(names) - len(problems) <= _PRINTED:
+        print(predicted_lines(names, columns, problems))
     print(f"\n{len(names) - len(problems)} photos predicted in {seconds:.0f} s, including compilation")
     if open_set:
         unknown = int((~columns["known"][[i for i in range(len(names)) if i not in problems]]).sum())
@@ -78,13 +84,30 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
     print(f"\nrun         {escape_controls(tracker.run_name)}, id {tracker.run_id}\npredictions {output}")
 
 
+def predicted_lines(names: Sequence[str], columns: dict[str, np.ndarray], problems: dict[int, str]) -> str:
+    """Return the classes of each readable image with their probabilities, the most probable first.
+
+    Args:
+        columns: from `answer_columns`; with `known`, an unknown image is marked.
+    """
+    lines, k = [], sum(name.startswith("top") for name in columns)
+    for position, name in enumerate(names):
+        if position in problems:
+            continue
+        unknown = "known" in columns and not columns["known"][position]
+        lines += ["", escape_controls(name) + (" (unknown)" if unknown else "")]
+        for i in range(1, k + 1):
+            product = shorten_middle(escape_controls(columns[f"top{i}"][position]), _MOST_CHARACTERS)
+            lines.append(f"  {100 * columns[f'p{i}'][position]:5.1f} %  {product}")
+    return "\n".join(lines)
+
+
 def predict(config: Config, predictor: Predictor, paths: Sequence[str]) -> tuple[Answers, dict[int, str]]:
     """Return the answers and problems by position; an unreadable image has the row of a black one."""
     problems: dict[int, str] = {}
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
-    batches = batches_for(predictor, views, range(len(paths)), config)
-    with tqdm(total=len(paths), unit=" photos", dynamic_ncols=True, disable=None) as bar:
-        answers = predictor.answers(batches, config.task.top_k, is_calibrated=True, progress=bar.update)
+    batches = batches_for(predictor, views, range(len(paths)), config, "predicting photos")
+    answers = predictor.answers(batches, config.task.top_k, is_calibrated=True)
     return answers, dict(sorted(problems.items()))
 
 

@@ -14,11 +14,14 @@ from rp2k_lab.ablation.verdict import judge_table
 from rp2k_lab.ablation.wording import grid, run_command, sentence, summary
 from rp2k_lab.config.ablation import Ablation, names
 from rp2k_lab.config.choices import choices, defaults_of
+from rp2k_lab.config.migrations import parse_record
 from rp2k_lab.config.schema import Config
-from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.files import write_text
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.pages.document import Code, Document, Item, Items, Section, grid_text, to_html, to_markdown
+from rp2k_lab.pages.forest_plot import FILE_WIDTH
+from rp2k_lab.pages.images import ImageEmbedder
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +33,23 @@ def run(config: Config, folder: Path) -> None:
 
     Args:
         config: the whole configuration.
-        folder: the run's folder, for two runs or a search.
+        folder: the run's folder, for two runs, a search, or a table at scale smoke.
 
     Raises:
         RequestError: no results, no such run or search, or two runs that were tested on different images.
         DataError: damaged results.
     """
+    # Figures of smoke mean nothing: they stay out of the repository.
+    tables = folder if config.scale.name == "smoke" else EXPERIMENTS
     if config.runs:
         report_pair(config, config.task.output or folder)
     elif config.ablation.name == "none":
         report_search(config.task.study, config.task.storage, config.task.output or folder)
     elif config.ablation.name == "all":
-        report_all(config, config.task.output or EXPERIMENTS)
+        report_all(config, config.task.output or tables)
     else:
         ablation, scale = config.ablation, config.scale.name
-        report_one(config, config.task.output or EXPERIMENTS / ablation.name / scale)
+        report_one(config, config.task.output or (folder if tables == folder else tables / ablation.name / scale))
 
 
 def report_one(config: Config, folder: Path) -> None:
@@ -168,9 +173,10 @@ def report_pair(config: Config, folder: Path) -> None:
     with TemporaryDirectory(prefix="rp2k-lab-") as downloads:
         first, second = (compare_runs.load_run(config.tracking.uri, run, Path(downloads)) for run in config.runs)
     pair = compare_runs.compare(first, second)
-    document = compare_runs.pair_document(pair, FIGURE)
+    root = _root_of(first)
+    document = compare_runs.pair_document(pair, FIGURE, ImageEmbedder(root) if root else None)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {README: to_markdown(document), PAGE: to_html(document), FIGURE: str(compare_runs.figure(pair))}
+    texts = {README: to_markdown(document), PAGE: to_html(document), FIGURE: str(compare_runs.figure(pair, FILE_WIDTH))}
     for name, text in texts.items():
         write_text(folder / name, text)
     print(f"\nfirst       {escape_controls(first.name)}\nsecond      {escape_controls(second.name)}\n")
@@ -181,6 +187,15 @@ def report_pair(config: Config, folder: Path) -> None:
     print("            one run of each: the spread between seeds is not in it")
     print(f"documents   {', '.join(texts)} in {folder}")
     print("next        open report.html in a browser")
+
+
+def _root_of(run: compare_runs.TestedRun) -> Path | None:
+    """Return the folder of a run's images, or None: it is not here, or the record is of no use today."""
+    try:
+        return parse_record(run.settings).dataset.find_root()
+    except (RequestError, DataError, KeyError, TypeError, AttributeError) as error:
+        log.info("%s: no photos: %s", escape_controls(run.name), escape_controls(str(error).splitlines()[0]))
+        return None
 
 
 def report_search(study: str, storage: str | None, folder: Path) -> None:

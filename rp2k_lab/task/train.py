@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore import nn
@@ -24,14 +25,17 @@ from rp2k_lab.evaluation.console import closing_table
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.task import finished_cell
+from rp2k_lab.task.run_name import run_name
+from rp2k_lab.task.summary_page import record_summary
 from rp2k_lab.tracking.local_runs import check_unused
-from rp2k_lab.tracking.mlflow_runs import RunInfo
+from rp2k_lab.tracking.mlflow_runs import CLOSING, RunInfo
 from rp2k_lab.tracking.mlflow_store import store_uri
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train import callbacks
 from rp2k_lab.train.build import (
+    MOST_CALIBRATING,
     Training,
     build_batches,
     build_evaluators,
@@ -72,7 +76,7 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     Args:
         config: the whole configuration.
         folder: a new run's folder, for checkpoints, tables and figures; only rank 0 writes.
-        teacher_configs: see `rp2k_lab.tracking.run_lookup.restore`.
+        teacher_configs: see `rp2k_lab.tracking.run_restore.restore`.
 
     Raises:
         RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being
@@ -83,7 +87,8 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     if earlier and is_finished(earlier) and config.task.resume == "auto":
         status = earlier.tags.get("status", earlier.status)
         print(f"nothing to do: run {escape_controls(earlier.name)}, id {earlier.run_id}, is {status}")
-        return earlier.metrics.get("val/top1", math.nan)
+        top1 = earlier.closing("val", "top1")
+        return math.nan if top1 is None else top1
     if earlier:
         check_state(config, earlier)
     trial = Trial.from_environment()
@@ -121,6 +126,7 @@ def run_from(
     check_teachers(config, index, teachers[0])
     images = build_images(config, index)
     batches = build_batches(config, index, images, index.split("train"), workers, start.step)
+    splits = ("val", "test") if config.task.test else ("val",)
     # A run that was trained without kept outputs is resumed and verified without.
     keeps = config.kept_views and (earlier is None or KEPT_VIEWS in earlier.tags)
     on_outputs = build_training_on_outputs(config, index, images, batches, start.step) if keeps else None
@@ -128,6 +134,7 @@ def run_from(
         build_training(config, batches, workers, [member.network for member in teachers[1]]),
         None,
     )
+    training = replace(training, **evaluated_images(index, splits))
     if workers.is_rank_zero:
         cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
         has_links = check_disk_features(folder)
@@ -143,7 +150,6 @@ def run_from(
         StopSignal() as signals,
         open_tracker(config, name, folder, workers, run_id) as tracker,
     ):
-        splits = ("val", "test") if config.task.test else ("val",)
         member = Member(config.model.name, training.network, preprocessing(config))
         predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
         evaluators = build_evaluators(config, index, ImageViews([images]), predictor, splits, workers)
@@ -155,7 +161,7 @@ def run_from(
         if teachers[0]:
             tracker.set_tags(parents(teachers[0]))
         tracker.deliver()  # from here on, task.resume=auto finds the run
-        trial.started(tracker.run_id, folder)
+        trial.started(tracker.run_id, folder, config.epochs)
         catch_all_class = config.dataset.catch_all_class
         on_val = kept.evaluator(member, lambda: workers.check(signals)) if kept else evaluators["val"]
 
@@ -173,9 +179,10 @@ def run_from(
         if workers.is_rank_zero:
             last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
             for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, evaluations[split], last_step, folder)
+                record_evaluation(tracker, evaluator, evaluations[split], last_step, folder, CLOSING[split])
             record_open_set(tracker, open_set, folder)
             record_training(tracker, best, folder)
+            record_summary(tracker, evaluations, index, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:
         print(closing_table(scores))
@@ -186,6 +193,13 @@ def run_from(
         print(f"verified    {equal}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
+
+
+def evaluated_images(index: Index, splits: Sequence[str]) -> dict[str, int]:
+    """Return val_images and closing_images of `Training`: the end also measures the open set on val."""
+    counts = {split: len(index.split(split)) for split in splits}
+    closing = sum(counts.values()) + min(MOST_CALIBRATING, counts["val"])
+    return {"val_images": counts["val"], "closing_images": closing}
 
 
 def check_teachers(config: Config, index: Index, teachers: Sequence[EarlierRun]) -> None:
@@ -225,7 +239,7 @@ def open_tracker(
     """Return the run's tracker; on other ranks than 0, one in memory.
 
     Args:
-        name: the run's name; None: model, data set, augmentation and seed.
+        name: the run's name; None: see `run_name`.
         folder: the run's folder, for the journal.
         run_id: the run to reopen; None: a new run.
 
@@ -236,8 +250,7 @@ def open_tracker(
         return MemoryTracker()
     if run_id is None:
         check_unused(folder)
-    name = name or f"{config.model.name}_{config.dataset.title}_{config.aug.label}_seed{config.seed}"
-    return config.tracking.build(config.tracking.run_name or name, folder, run_id)
+    return config.tracking.build(config.tracking.run_name or name or run_name(config), folder, run_id)
 
 
 def required_space(
@@ -362,6 +375,7 @@ def build_callbacks(
         callbacks.SyncWorkers(workers, signals),
         callbacks.NanGuard(checkpoints.last, dump, batch_statistics(training.model.train_network)),
         callbacks.Throughput(tracker),
+        callbacks.SystemMetrics(tracker),
         callbacks.Evaluate(evaluate),
         callbacks.Prune(trial),
         callbacks.LogMetrics(tracker),
@@ -375,7 +389,7 @@ def build_callbacks(
         chosen.append(callbacks.ChanceGuard(tracker, chance, guard.epochs, guard.action, dump))
     elif guard.epochs is not None:
         log.info("no chance guard: the lowest loss of a constant prediction is unknown with these options")
-    return [*observers, *chosen, save, callbacks.ProgressBar()]
+    return [*observers, *chosen, save, callbacks.ProgressBar(training.val_images, training.closing_images)]
 
 
 def chance_loss(config: Config, training: Training) -> float | None:

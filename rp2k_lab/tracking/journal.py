@@ -250,6 +250,9 @@ def _is_valid(record: dict[str, Any]) -> bool:
     if kind == "metrics":
         numbers = record["metrics"].values()
         return _is_integer(record["step"]) and all(type(n) is float or _is_integer(n) for n in numbers)
+    if kind == "inputs":
+        keys = {"name", "digest", "source", "context"}
+        return all(entry.keys() == keys and _are_texts(entry) for entry in record["inputs"])
     if kind == "artifact":
         return isinstance(record["file"], str) and isinstance(record["folder"], str)
     if kind == "end":

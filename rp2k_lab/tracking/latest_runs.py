@@ -8,13 +8,14 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 
 from rp2k_lab import COMMAND
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.tracking.local_runs import read_run, unsent_journals
-from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, EXTENSION, RunInfo, RunStore
+from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, CLOSING, EXTENSION, RunInfo, RunStore
 from rp2k_lab.tracking.mlflow_store import is_alive, store_exists, store_uri
 from rp2k_lab.tracking.provenance import FINGERPRINT
 from rp2k_lab.tracking.upload_state import read_header
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 # Tasks whose finished runs have a network.
 WITH_NETWORK = ("train", "fixres", "extend")
-_SCORE = "val/top1"
+# Where the score of `best` is: of trainings, and of runs without a curve and those of earlier versions.
+_SCORES = (f"{CLOSING['val']}/top1", "val/top1")
 _LAST, _BEST = "last", "best"
 # Tags of trainings that belong to another command: a fold of task=errors, a trial of a study, task.verify=true.
 _FOLD, _TRIAL, _VERIFIES = "fold", "study", "verifies"
@@ -85,7 +87,7 @@ def choose(uri: str | None, word: str, experiment: str, wanted: Wanted = NETWORK
             number, way_out = "no", f"train one: {COMMAND}; or name another {other}"
         raise RequestError(f"runs={word}: {number} {wanted.what} in {where}\n{way_out}")
     run = found[-1]
-    score = f", val top-1 {percent(run.metrics[_SCORE])}" if only else ""
+    score = f", val top-1 {percent(_score(run))}" if only else ""
     log.info("runs=%s: %s, id %s%s", word, escape_controls(run.name), run.run_id[:8], score)
     return run
 
@@ -102,34 +104,57 @@ def _position(word: str) -> int:
 def _candidates(uri: str | None, experiment: str | None, wanted: Wanted) -> Iterator[RunInfo]:
     """Yield the runs to choose from: by score within an experiment, or by age in all (None)."""
     key = _age if experiment is None else _rank
-    order, is_scored = ["start_time DESC"], ""
-    if experiment is not None:  # the filter makes MLflow 3.17 sort five times faster
-        order, is_scored = [f"metrics.`{_SCORE}` DESC", *order], f" and metrics.`{_SCORE}` >= 0"
     store = RunStore(uri) if store_exists(uri) else None
     files = [file for file in unsent_journals(uri) if experiment in (None, read_header(file)["experiment"])]
     here = {file.stem for file in files}  # their journals hold more than the store
-    sources = [iter(sorted(filter(wanted.accepts, map(read_run, files)), key=key))]
+    local = ((key(run), run) for run in map(read_run, files) if wanted.accepts(run))
+    sources: list[Iterator[tuple]] = [iter(sorted(local, key=itemgetter(0)))]
     if store:
-        is_finished = "!=" if wanted.unfinished else "="
-        for task in wanted.tasks:
-            query = f"tags.task = '{task}' and attributes.status {is_finished} 'FINISHED'{is_scored}"
-            runs = store.search(query, order, experiment)
-            sources.append(run for run in runs if run.local_id not in here and wanted.accepts(run))
-    for run in heapq.merge(*sources, key=key):
-        if experiment is not None and not math.isfinite(run.metrics.get(_SCORE, math.nan)):
+        metrics = (None,) if experiment is None else _SCORES
+        for found in (_stored(store, task, experiment, wanted, m) for task in wanted.tasks for m in metrics):
+            sources.append((rank, run) for rank, run in found if run.local_id not in here)
+    seen = set()
+    for _, run in heapq.merge(*sources, key=itemgetter(0)):
+        if experiment is not None and not math.isfinite(_score(run)):
             return  # the last ones
+        if run.local_id in seen:
+            continue
+        seen.add(run.local_id)
         is_deleted = store and run.local_id in here and store.is_deleted(run)
         if not is_deleted and (wanted.unfinished or _has_network(run, store)):
             yield run
+
+
+def _stored(
+    store: RunStore, task: str, experiment: str | None, wanted: Wanted, metric: str | None
+) -> Iterator[tuple[float | tuple[float, float], RunInfo]]:
+    """Yield (rank, run) of the store's accepted runs of a task.
+
+    Of the two metrics with a score, a training has both: the last epoch's score is not above the best epoch's, so its
+    second place is not before the first.
+
+    Args:
+        metric: the runs that have it, by its value; None: all, by age.
+    """
+    order, is_scored = ["start_time DESC"], ""
+    if metric:  # the filter makes MLflow 3.17 sort five times faster
+        order, is_scored = [f"metrics.`{metric}` DESC", *order], f" and metrics.`{metric}` >= 0"
+    query = f"tags.task = '{task}' and attributes.status {'!=' if wanted.unfinished else '='} 'FINISHED'{is_scored}"
+    for run in filter(wanted.accepts, store.search(query, order, experiment)):
+        yield (-run.metrics[metric], _age(run)) if metric else _age(run), run
 
 
 def _age(run: RunInfo) -> float:
     return -run.started.timestamp()
 
 
+def _score(run: RunInfo) -> float:
+    score = run.closing("val", "top1")
+    return math.nan if score is None else score
+
+
 def _rank(run: RunInfo) -> tuple[float, float]:
-    score = run.metrics.get(_SCORE, math.nan)
-    return -score if math.isfinite(score) else math.inf, _age(run)
+    return -_score(run) if math.isfinite(_score(run)) else math.inf, _age(run)
 
 
 def _has_network(run: RunInfo, store: RunStore | None) -> bool:

@@ -14,7 +14,7 @@ from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.tracking.journal import SUFFIX, Journal, JournalNotWritten, read
-from rp2k_lab.tracking.mlflow_runs import History, RunInfo
+from rp2k_lab.tracking.mlflow_runs import History, RunInfo, is_name
 from rp2k_lab.tracking.mlflow_store import store_uri
 from rp2k_lab.tracking.provenance import FINGERPRINT
 from rp2k_lab.tracking.run_files import open_regular
@@ -54,9 +54,10 @@ def readable_journals(folder: Path) -> list[Path]:
 
 
 def matches(file: Path, reference: str) -> bool:
-    """Return whether `reference` is the name of a journal's run, or its id or id prefix (six or more characters)."""
+    """Return whether `reference` is the name, id or id prefix (six or more characters) of a journal's run."""
     ids = (file.stem, UploadState.load(file).run_id or "")
-    return reference == read_header(file)["name"] or (len(reference) >= 6 and any(i.startswith(reference) for i in ids))
+    is_id = len(reference) >= 6 and any(i.startswith(reference) for i in ids)
+    return is_id or is_name(read_header(file)["name"], reference)
 
 
 def unsent_journals(uri: str | None) -> list[Path]:

@@ -23,6 +23,9 @@ CHECKPOINT = "checkpoints/best.ckpt"
 EXTENSION, BASE = "extension.safetensors", "base"
 # Artifact of a run with a network: what its val scores say about known images; see `evaluation.open_set`.
 OPEN_SET = "open_set.json"
+# Prefixes of the closing scores of a training by split: val's are those of the best epoch's weights, and val/ has the
+# curves.  Runs without a curve, and all runs of earlier versions, have val's in val/.
+CLOSING = {"val": "val_best", "test": "test"}
 # Metric name to its (step, value) pairs in order.
 History = dict[str, list[tuple[int, float]]]
 _NEWEST_FIRST = ("start_time DESC",)
@@ -56,6 +59,10 @@ class RunInfo:
     tags: dict[str, str] = field(compare=False)
     metrics: dict[str, float] = field(compare=False)
 
+    def closing(self, split: str, metric: str) -> float | None:
+        """Return a closing score of val or test by the metric's name, or None."""
+        return self.metrics.get(f"{CLOSING[split]}/{metric}", self.metrics.get(f"{split}/{metric}"))
+
     @property
     def local_id(self) -> str:
         """The id assigned locally when the run started."""
@@ -81,6 +88,11 @@ def folder_of(artifact_uri: str) -> Path | None:
     return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
 
+def is_name(name: str, reference: str) -> bool:
+    """Return whether a reference is a run's name, with or without the short id at its end."""
+    return reference == name or re.fullmatch("_[0-9a-f]{4}", name.removeprefix(reference)) is not None
+
+
 class RunStore:
     """Read-only access to the runs of a store.
 
@@ -99,14 +111,15 @@ class RunStore:
             raise unreachable(self._uri, error) from None
 
     def find(self, reference: str) -> list[RunInfo]:
-        """Return the runs of all experiments with this name, or with this id or id prefix, newest first.
+        """Return the runs of all experiments with this name (`is_name`), or with this id or id prefix, newest first.
 
         An id is MLflow's or the local one; a prefix has at least six characters.
         """
         # MLflow's filters have no escape for a quote; in LIKE, _ is any character.
         comparator, pattern = ("LIKE" if QUOTES.search(reference) else "="), QUOTES.sub("_", reference)
         named = self._search(f"attributes.run_name {comparator} '{pattern}'")
-        runs = [run for run in named if run.name == reference]
+        named += self._search(f"attributes.run_name LIKE '{pattern}_____'")  # a short id
+        runs = [run for run in named if is_name(run.name, reference)]
         if re.fullmatch("[0-9a-f]{6,32}", reference):
             runs += self._search(f"attributes.run_id LIKE '{reference}%'")
             runs += self._search(f"tags.{LOCAL_ID} LIKE '{reference}%'")

@@ -1,12 +1,15 @@
 """The MLflow store: its address, how to open it, and which of its runs are dead."""
 
+import getpass
+import json
 import logging
 import math
 import os
 import shlex
 import socket
+import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,7 @@ from rp2k_lab.tracking.address import (
 )
 from rp2k_lab.tracking.journal import SUFFIX
 from rp2k_lab.tracking.store_file import prepare_store, quiet_loggers
+from rp2k_lab.tracking.study_view import RUNS_KEY, VIEW_TAG, runs_view
 
 if TYPE_CHECKING:  # imported where it is needed: it takes seconds
     from mlflow import MlflowClient
@@ -44,6 +48,7 @@ __all__ = [
     "is_transient",
     "mark_dead_runs",
     "open_client",
+    "origin_tags",
     "page_location",
     "process_tags",
     "server_location",
@@ -55,6 +60,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 STORE = PROJECT / "mlruns"
+# JSON of tags for every run of this process and its children: those of the jobs of `-m` name their parent.
+SWEEP_VARIABLE = "RP2K_LAB_SWEEP"
 # The page that `make ui` serves.
 _LOCAL_PAGE = "http://127.0.0.1:5000"
 
@@ -146,11 +153,14 @@ def connect(uri: str | None, experiment: str) -> tuple["MlflowClient", str]:
             if existing is not None and existing.lifecycle_stage == "deleted":
                 raise _deleted(store, existing)
             if existing is not None:
+                _save_view(client, existing.experiment_id, existing.tags)
                 return client, existing.experiment_id
             # This kind opens the page on training runs, not on language models.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             location = (file.parent / "artifacts").as_uri() if file else None
-            return client, client.create_experiment(experiment, location, tags)
+            experiment_id = client.create_experiment(experiment, location, tags)
+            _save_view(client, experiment_id, {})
+            return client, experiment_id
     except (RequestError, StoreUnavailable):
         raise
     except Exception as error:  # each kind of store raises its own classes
@@ -159,6 +169,15 @@ def connect(uri: str | None, experiment: str) -> tuple["MlflowClient", str]:
         if is_transient(error) and (file is None or "locked" in str(error)):
             raise StoreUnavailable(error_line(error, store)) from None
         raise unreachable(store, error) from None
+
+
+def _save_view(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> None:
+    """Save the view of all runs, unless the experiment has it: people may change it."""
+    from mlflow.exceptions import MlflowException
+
+    if VIEW_TAG + RUNS_KEY not in tags:
+        with suppress(MlflowException):  # a server may let its users log runs and no more
+            client.set_experiment_tag(experiment_id, VIEW_TAG + RUNS_KEY, runs_view())
 
 
 def _ask_database(store: str) -> None:
@@ -203,6 +222,16 @@ def process_tags() -> dict[str, str]:
     """Return the tags that identify this process, so that `mark_dead_runs` can tell whether it is alive."""
     process = {"pid": str(os.getpid()), "pid_started": str(psutil.Process().create_time())}
     return {"host": socket.gethostname(), **process, **_pid_space()}
+
+
+def origin_tags() -> dict[str, str]:
+    """Return the tags with which MLflow shows who made a run, and with which program."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # an id without a name, as in containers
+        user = str(os.getuid())
+    source = {"mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
+    return {"mlflow.user": user, **source, **json.loads(os.environ.get(SWEEP_VARIABLE, "{}"))}
 
 
 def _pid_space() -> dict[str, str]:

@@ -33,7 +33,7 @@ class Tracking(Group):
         description="MLflow experiment of the run; MLFLOW_EXPERIMENT_NAME replaces the default"
     )
     run_name: Annotated[str, Field(min_length=1)] | None = Field(
-        description="name of the run; null: <model>_<dataset>_<aug>_seed<seed>"
+        description="name of the run; null: <model>_<dataset>, what differs from the defaults, and a short id"
     )
     flush_seconds: PositiveFloat = Field(description="seconds between two uploads of the journal")
 

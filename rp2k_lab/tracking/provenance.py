@@ -5,6 +5,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +23,7 @@ from rp2k_lab.core.environment import (
     variables,
     variables_with_effect,
 )
+from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.core.redaction import redact
 from rp2k_lab.core.text import escape_controls, shorten
 
@@ -160,13 +163,21 @@ def fingerprint(config: Config) -> str:
 
     Keys at their defaults are left out, so that a new key does not orphan older runs.
     """
-    defaults = _defaults(config.model_dump(mode="json"))
-    defaults |= _FORMER_DEFAULTS.get(config.device.name, {})
-    settings = {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
+    settings = changed_settings(config, _FORMER_DEFAULTS.get(config.device.name, {}))
     if config.device.name == "gpu" and "device.precision" in settings:
         settings["device.precision"] = _FORMER_PRECISIONS.get(settings["device.precision"], config.device.precision)
     text = json.dumps(settings, sort_keys=True)
     return _SCHEME + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changed_settings(config: Config, former: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings that a training's metrics depend on and that differ from the defaults, flat.
+
+    Args:
+        former: defaults of earlier versions, instead of today's.
+    """
+    defaults = _defaults(config.model_dump(mode="json")) | (former or {})
+    return {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
 
 
 def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +200,37 @@ def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
             chosen = flatten(defaults_of(group, values["name"]), f"{group}.")
             defaults |= {key: value for key, value in chosen if key.endswith(".name")}
     return defaults | {f"{group}.name": choice for group, choice in chosen_by_default().items()}
+
+
+def overrides_of(config: Config) -> list[str]:
+    """Return the overrides that make a training's configuration of the defaults, quoted for a shell.
+
+    Keys without effect on the metrics, such as the store's address, are left out.
+    """
+    defaults = _defaults(config.model_dump(mode="json"))
+    settings = _settings(config)
+    if len(set(config.size)) == 1:  # as a person writes it
+        settings["size"] = config.size[0]
+    changed = {key: value for key, value in settings.items() if value != defaults.get(key, _NO_DEFAULT)}
+    callbacks = [key.split(".")[1] for key in changed if key.startswith("callback.") and key.endswith(".name")]
+    overrides = (
+        [f"callback=[{','.join(callbacks)}]" if callbacks[1:] else f"callback={callbacks[0]}"] if callbacks else []
+    )
+    for key, value in changed.items():
+        group, _, last = key.rpartition(".")
+        if key == "teachers":
+            overrides.append(f"runs={hydra_value(value)}")
+        elif last != "name":
+            overrides.append(f"{key}={value if _is_plain(value) else hydra_value(value)}")
+        elif not key.startswith("callback."):
+            overrides.append(f"{group.replace('.', '/')}={value}")
+    return [shlex.quote(override) for override in overrides]
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a text is the same value in Hydra's overrides without quotes."""
+    is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./+-]*", value, re.ASCII)
+    return bool(is_word) and value.lower() not in ("null", "true", "false", "nan", "inf")
 
 
 def is_current(fingerprint: str) -> bool:

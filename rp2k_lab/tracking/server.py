@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib.metadata import entry_points
 
 import psutil
 
@@ -19,8 +20,13 @@ from rp2k_lab.core.signals import ENDING
 from rp2k_lab.core.streams import keep_standard_streams
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.tracking.mlflow_store import StoreUnavailable, client_address, open_client, store_uri, unreachable
+from rp2k_lab.tracking.study_view import RUNS_KEY, VIEW_TAG, view_page
 
 LOOPBACK = "127.0.0.1"
+# The entry point of `server_app`.
+_APP = "rp2k-lab"
+# Experiments whose page is printed, the last ones [experiments].
+_LISTED = 3
 # The time that MLflow's server has to end, before it is killed.
 _STOP_SECONDS = 10
 
@@ -42,7 +48,7 @@ def serve(port: int, host: str = LOOPBACK) -> int:
     if store.startswith(("http://", "https://")):
         raise RequestError(f"{redact(store)}: is an MLflow server\nopen this address in a browser")
     try:
-        open_client(None).search_experiments(max_results=1)
+        experiments = open_client(None).search_experiments(max_results=_LISTED, order_by=["last_update_time DESC"])
     except StoreUnavailable as error:
         raise unreachable(store, error) from None
     check_port(host, port, f"use another port: {SERVER_COMMAND} {_port_option(5001)}")
@@ -50,9 +56,15 @@ def serve(port: int, host: str = LOOPBACK) -> int:
     if file := sqlite_file(store):
         command += ["--default-artifact-root", (file.parent / "artifacts").as_uri()]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if entry_points(group="mlflow.app", name=_APP):  # an installation of an earlier version lacks it
+        command += ["--app-name", _APP]
     print(f"the MLflow page: http://{host}:{port}  (Ctrl-C stops it; use PORT=5001 for another port)", flush=True)
     if host != LOOPBACK:
         print("there is no login: whoever reaches this address can read, change and delete every run", flush=True)
+    for experiment in experiments:
+        if VIEW_TAG + RUNS_KEY in experiment.tags:
+            page = view_page(experiment.experiment_id, RUNS_KEY, "TABLE")
+            print(f"{escape_controls(experiment.name)}: http://{host}:{port}/{page}", flush=True)
     # Without its job runner the server takes 0.5 GB of memory instead of 3.1.
     return _run_until_stopped(command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 

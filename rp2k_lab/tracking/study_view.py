@@ -1,4 +1,4 @@
-"""A study's view in MLflow: runs grouped by the factor, with charts of the chosen metrics.
+"""Saved views in MLflow: all runs as a table, and those of a study or sweep grouped by what varies, as charts.
 
 MLflow 3.17 stores a named view in a tag of the experiment.  A link with the view's key opens it, and the page's menu
 of saved views lists it.  This module writes the same JSON as the page.
@@ -7,55 +7,95 @@ of saved views lists it.  This module writes the same JSON as the page.
 import base64
 import hashlib
 import json
-import time
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 VIEW_TAG = "mlflow.sharedViewState."
+# The key of `runs_view`, the same in every experiment.
+RUNS_KEY = "runs"
+# Tasks that make no network and no score to compare networks by.
+_TOOLS = ("convert", "embed", "errors", "evaluate", "export", "inspect", "predict")
+_CREATED = 1_764_000_000_000  # [ms]; MLflow wants a time, and equal views are to be equal texts
 
 
-def grouped_view(group: str, metrics: Sequence[str]) -> tuple[str, str]:
-    """Return (key, value of the experiment's tag VIEW_TAG + key) of a view of runs grouped by a factor.
+def runs_view() -> str:
+    """Return the value of the experiment's tag VIEW_TAG + RUNS_KEY: a view of its trainings and ensembles.
+
+    MLflow has no default view: our links and `make ui` name this one.
+    """
+    columns = ["metrics.`test/top1`", "metrics.`test/macro_top1`", "metrics.`val_best/top1`"]
+    columns += [f"params.`{name}`" for name in ("model.name", "dataset.name", "aug.name", "seed")]
+    state = {
+        "searchFilter": " and ".join(f"tags.task != '{task}'" for task in _TOOLS),
+        # Sorted by the start time, the page would hide trials and jobs behind their collapsed parents.
+        "orderByKey": "metrics.`val_best/top1`",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "compareRunCharts": [_chart("LINE", metric) for metric in ("val/top1", "val/macro_top1", "train/loss")],
+        "compareRunSections": [_section("LINE", "During training", 300)],
+        "isAccordionReordered": True,
+    }
+    return _saved("Runs", state)
+
+
+def grouped_view(factors: Sequence[str], metrics: Sequence[str], parent: str | None = None) -> tuple[str, str]:
+    """Return (key, value of the experiment's tag VIEW_TAG + key) of a view of runs grouped by what varies.
 
     A bar is the mean of a group's last values; a curve is the mean at each step, in a band from minimum to maximum.
-    Runs without the factor (the study's parent) are filtered out.  Equal arguments give an equal key and so replace
-    the former view.
+    Left out are runs without a factor (the parent of a study) and those that were pruned, interrupted or failed.  Equal
+    arguments give an equal key and so replace the former view.
 
     Args:
-        group: the factor as in MLflow's search: `tags.level`, `params.seed`.
-        metrics: in display order.  `test/` metrics have one value and get a bar, `val/` metrics a bar and a curve,
-            others a curve.  The first also sorts the groups, by their best run.
+        factors: as in MLflow's search: `tags.level`, `params.seed`.
+        metrics: in display order.  `test/` and `val_best/` metrics have one value and get a bar, others a curve.  The
+            first also sorts the groups, by their best run.
+        parent: the id of the runs' parent; None: any.
     """
-    kind, factor = group.split(".", 1)
-    bars = [_chart("BAR", metric) for metric in metrics if metric.startswith(("test/", "val/"))]
-    curves = [_chart("LINE", metric) for metric in metrics if not metric.startswith("test/")]
+    names = [factor.split(".", 1) for factor in factors]
+    by = "By " + " and ".join(name for _, name in names)
+    bars = [_chart("BAR", metric) for metric in metrics if metric.startswith(("test/", "val_best/"))]
+    curves = [_chart("LINE", metric) for metric in metrics if not metric.startswith(("test/", "val_best/"))]
+    terms = [f"{kind}.`{name}` LIKE '%'" for kind, name in names]
+    # A pruned run is KILLED: MLflow has no other word.
+    terms += [f"attributes.status != '{status}'" for status in ("KILLED", "FAILED")]
+    terms += [f"tags.`mlflow.parentRunId` = '{parent}'"] if parent else []
     state = {
-        "searchFilter": f"{kind}.`{factor}` LIKE '%'",
+        "searchFilter": " and ".join(terms),
         # The page's default, the start time, adds the parents of runs in spite of the filter.
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": kind.removesuffix("s"), "groupByData": factor}],
+            "groupByKeys": [{"mode": kind.removesuffix("s"), "groupByData": name} for kind, name in names],
         },
         "selectedColumns": [f"metrics.`{metric}`" for metric in metrics],  # in the page's table mode
         "runsHiddenMode": "SHOW_ALL",  # the default shows ten
         "compareRunCharts": bars + curves,
         "compareRunSections": [
-            _section("BAR", f"Mean by {factor}", 240),
-            _section("LINE", f"Mean and range by {factor}, during training", 300),
+            _section("BAR", f"Mean {by[0].lower()}{by[1:]}", 240),
+            _section("LINE", f"Mean and range {by[0].lower()}{by[1:]}, during training", 300),
         ],
         "isAccordionReordered": True,  # else the page sorts the sections by name
     }
-    content = json.dumps(state).encode()
-    packed = "deflate;" + base64.b64encode(zlib.compress(content)).decode()
-    view = {"name": f"By {factor}", "createdAt": int(time.time() * 1000), "state": packed}
-    return hashlib.sha256(content).hexdigest(), json.dumps(view)
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest(), _saved(by, state)
 
 
-def view_page(experiment_id: str, key: str) -> str:
-    """Return the page of a view, behind the address of a server."""
-    view = f"viewStateShareKey={key}&compareRunsMode=CHART&workflowType=machine_learning"
+def _saved(name: str, state: dict[str, Any]) -> str:
+    """Return the text of a saved view."""
+    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    return json.dumps({"name": name, "createdAt": _CREATED, "state": packed})
+
+
+def view_page(experiment_id: str, key: str, mode: str = "CHART") -> str:
+    """Return the page of a view, behind the address of a server.
+
+    Args:
+        mode: CHART or TABLE.
+    """
+    # The workflow decides the menu: by default MLflow shows that of language models.
+    view = f"viewStateShareKey={key}&compareRunsMode={mode}&workflowType=machine_learning"
     return f"#/experiments/{experiment_id}/runs?{view}"
 
 

@@ -24,6 +24,7 @@ from rp2k_lab.tracking.mlflow_store import (
     StoreUnavailable,
     connect,
     error_line,
+    origin_tags,
     page_location,
     process_tags,
     server_location,
@@ -46,6 +47,7 @@ class MemoryTracker:
         history: metric name to its (step, value) pairs in order.
         params, tags: as logged, as strings.
         artifacts: artifact paths (folder/name).
+        inputs: see `log_inputs`.
         status: RUNNING, then FINISHED, FAILED, KILLED or PRUNED.
     """
 
@@ -56,6 +58,7 @@ class MemoryTracker:
         self.params: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.artifacts: list[str] = []
+        self.inputs: list[dict[str, str]] = []
         self.status = "RUNNING"
         # Metric name to the number of values at each step that a reopened run has recorded already.
         self._repeats: dict[str, Counter[int]] = {}
@@ -73,6 +76,10 @@ class MemoryTracker:
         """Record values at a step (training steps done so far)."""
         for name, value in metrics.items():
             self.history[name].append((step, float(value)))
+
+    def log_inputs(self, datasets: Sequence[dict[str, str]]) -> None:
+        """Record the data that the run reads, a dict each: name, digest (at most 36 characters), source, context."""
+        self.inputs += datasets
 
     def logged(self) -> dict[str, int]:
         """Return the number of values of each metric, for a checkpoint."""
@@ -160,7 +167,7 @@ class MlflowTracker(MemoryTracker):
         if not run_id:
             store = None if tracking.name == "offline" and not self._uri else redact(store_uri(self._uri))
             names = {LOCAL_ID: self.journal.stem, "name": run_name, "experiment": tracking.experiment, "store": store}
-            self._journal.append("run", **names, tags=process_tags())
+            self._journal.append("run", **names, tags=process_tags() | origin_tags())
         header = read_header(self.journal)
         self.run_name, self._local_id = header["name"], header[LOCAL_ID]
         if run_id:
@@ -206,6 +213,10 @@ class MlflowTracker(MemoryTracker):
         super().log_metrics(metrics, step)
         if new := self._unrecorded(metrics, step):
             self._journal.append("metrics", step=step, metrics={name: float(value) for name, value in new.items()})
+
+    def log_inputs(self, datasets: Sequence[dict[str, str]]) -> None:
+        super().log_inputs(datasets)
+        self._journal.append("inputs", inputs=list(datasets))
 
     def flush(self) -> None:
         with suppress(OSError):  # the upload thread syncs too, and reports errors
@@ -299,7 +310,7 @@ class StudyTracker:
         query = f"tags.kind = 'study' and tags.study LIKE '{re.sub(QUOTES, '_', study)}'"
         runs = self._client.search_runs([self.experiment_id], query)
         runs = [run for run in runs if run.data.tags["study"] == study]
-        tags = {"kind": "study", "study": study} | tags | process_tags()
+        tags = {"kind": "study", "study": study} | tags | process_tags() | origin_tags()
         if runs:
             self.run_id = runs[0].info.run_id
             self._client.update_run(self.run_id, "RUNNING")
@@ -309,7 +320,7 @@ class StudyTracker:
             self.run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=study).info.run_id
         page = f"#/experiments/{self.experiment_id}"
         if group:
-            key, view = grouped_view(f"tags.{group}", metrics)
+            key, view = grouped_view([f"tags.{group}"], metrics)
             self._client.set_experiment_tag(self.experiment_id, VIEW_TAG + key, view)
             page = view_page(self.experiment_id, key)
         self.page = server_location(tracking.uri, page)

@@ -51,12 +51,12 @@ class Trial:
         text = os.environ.pop(VARIABLE, None)
         return cls(json.loads(text) if text else None)
 
-    def started(self, run_id: str, folder: Path) -> None:
-        """Report the run's id and folder, and write trial.yaml into the folder."""
+    def started(self, run_id: str, folder: Path, epochs: int | None = None) -> None:
+        """Report the run's id, folder and number of epochs, and write trial.yaml into the folder."""
         if self._socket:
             link = {"run_id": run_id, "folder": str(folder)}
             (folder / "trial.yaml").write_text(yaml.safe_dump(self.tags | link, allow_unicode=True), encoding="utf-8")
-            self._send(link)
+            self._send(link | ({"epochs": epochs} if epochs else {}))
 
     def replaced(self, origin: str, run_id: str, place: dict[str, Any]) -> None:
         """Report the finished run, or the committed cell, that replaces this training."""

@@ -6,6 +6,7 @@ import time
 from importlib import import_module
 
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.progress import activity
 from rp2k_lab.tracking.journal import Journal, JournalNotWritten
 from rp2k_lab.tracking.mlflow_store import StoreUnavailable, error_line
 from rp2k_lab.tracking.uploader import END_SECONDS, RunRefused, Uploader
@@ -38,6 +39,7 @@ class UploadThread:
         self._waiting: list[threading.Event] = []
         self._thread = threading.Thread(target=self._run, daemon=True, name="tracking")
 
+    @activity("starting MLflow")
     def start(self) -> None:
         """Start the thread; wait up to START_SECONDS for the run's creation.
 
@@ -53,6 +55,7 @@ class UploadThread:
         if self._request_error:
             raise self._request_error
 
+    @activity("uploading the run to MLflow")
     def deliver(self) -> None:
         """Upload now; wait up to START_SECONDS unless the last upload failed."""
         done = threading.Event()
@@ -61,6 +64,7 @@ class UploadThread:
         if not self.problem:
             done.wait(START_SECONDS)
 
+    @activity("uploading the run to MLflow")
     def close(self, at_once: bool) -> None:
         """Upload the rest and stop the thread.
 

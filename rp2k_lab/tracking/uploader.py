@@ -10,6 +10,7 @@ damaged file), the resumed run repeats those steps at other times: then all of t
 and a step that the store has is left out.
 """
 
+import json
 import logging
 import os
 import posixpath
@@ -172,6 +173,8 @@ class Uploader:
                 self._log(kind, entries[start : start + _PER_CALL[kind]])
         elif kind == "artifact":
             self._log_artifact(records[0])
+        elif kind == "inputs":
+            self._log_inputs(records[0]["inputs"])
         elif kind == "resumed":
             self._client.update_run(self.run_id, "RUNNING")
         elif kind == "end":
@@ -235,6 +238,24 @@ class Uploader:
                 if is_transient(error):
                     raise
                 self._report_refusal(escape_controls(file), error_line(error))
+
+    def _log_inputs(self, inputs: list[dict[str, str]]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        datasets = [
+            DatasetInput(
+                Dataset(entry["name"][:500], entry["digest"][:36], "local", json.dumps({"uri": entry["source"]})),
+                [InputTag("mlflow.data.context", entry["context"])],
+            )
+            for entry in inputs
+        ]
+        try:
+            self._client.log_inputs(self.run_id, datasets)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            self._check_not_deleted(self._client.get_run(self.run_id))
+            self._report_refusal("the data set", error_line(error))
 
     def _report_refusal(self, what: str, reason: str) -> None:
         if not self._has_refusals:

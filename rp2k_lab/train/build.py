@@ -13,6 +13,7 @@ from mindspore.train.loss_scale_manager import FixedLossScaleManager
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.progress import activity, progress
 from rp2k_lab.dataset.image_cache import open_cache
 from rp2k_lab.dataset.loader import EpochBatches, ImageViews, ResizedImages, TrainingBatches, view_batches
 from rp2k_lab.dataset.normalization import with_normalization as measured
@@ -51,6 +52,8 @@ class Training:
         front: frozen stages of the trained network whose outputs `batches` has; None: `batches` has images.
         prepare: fills `batches`, called once when the weights are those to start from; its argument is called between
             batches of images and raises to stop.
+        val_images, closing_images: number of images that each epoch and the end of the run evaluate, for the remaining
+            time; 0: unknown.
     """
 
     network: nn.Cell
@@ -60,6 +63,8 @@ class Training:
     teachers: Sequence[nn.Cell] = ()
     front: Front | None = None
     prepare: Callable[[Callable[[], None]], None] = lambda check: None
+    val_images: int = 0
+    closing_images: int = 0
 
     @property
     def steps(self) -> int:
@@ -160,6 +165,7 @@ def check_batch_size(batch_size: int, num_images: int, world_size: int = 1) -> N
         )
 
 
+@activity("building the network")
 def build_training(
     config: Config, batches: EpochBatches, workers: Workers = ALONE, teachers: Sequence[nn.Cell] = ()
 ) -> Training:
@@ -272,7 +278,9 @@ def build_evaluators(
     for split in splits:
         rows = index.split(split)["row"].tolist()
         if rows:
-            batches = functools.partial(batches_for, predictor, views, workers.shard(rows), config)
+            batches = functools.partial(
+                batches_for, predictor, views, workers.shard(rows), config, f"evaluating {split}"
+            )
             evaluators[split] = Evaluator(predictor, index, split, batches, workers)
         else:
             log.info("the data set has no %s split: it is not evaluated", split)
@@ -286,7 +294,7 @@ def measure_open_set(config: Config, index: Index, views: ImageViews, predictor:
     """
     val = index.split("val")
     some = np.sort(np.random.default_rng(0).permutation(len(val))[:MOST_CALIBRATING])
-    batches = batches_for(predictor, views, val["row"].iloc[some].tolist(), config)
+    batches = batches_for(predictor, views, val["row"].iloc[some].tolist(), config, "measuring the open set on val")
     probabilities = np.concatenate([average for _, average in predictor(batches)])
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     temperature = fit_temperature(logits, val["label"].to_numpy()[some])
@@ -294,15 +302,21 @@ def measure_open_set(config: Config, index: Index, views: ImageViews, predictor:
 
 
 def batches_for(
-    predictor: Predictor, views: Callable[[int], list[np.ndarray]], rows: Sequence[int], config: Config
+    predictor: Predictor,
+    views: Callable[[int], list[np.ndarray]],
+    rows: Sequence[int],
+    config: Config,
+    what: str = "reading photos",
 ) -> Iterator[list[np.ndarray]]:
-    """Yield batches of the images of some rows in each of the predictor's preprocessings.
+    """Yield batches of the images of some rows in each of the predictor's preprocessings, and show the progress.
 
     Args:
         views: a row to its image, resized for each preprocessing.
+        what: what the caller does with the images, as for `core.progress.progress`.
     """
     crops = [(each.resized, each.size) for each in predictor.preprocessings]
-    return view_batches(views, rows, crops, config.batch_size, config.device.num_threads)
+    batches = view_batches(views, rows, crops, config.batch_size, config.device.num_threads)
+    return progress(batches, len(rows), what, lambda batch: len(batch[0]))
 
 
 def release(training: Training) -> None:

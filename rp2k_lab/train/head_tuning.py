@@ -87,7 +87,8 @@ def build_head_tuning(
         def prepare() -> None:
             for split, array in arrays.items():
                 log.info("computing the features of %d photos of %s", len(array), split)
-                images = batches_for(predictor, views, index.split(split)["row"].tolist(), config)
+                rows = index.split(split)["row"].tolist()
+                images = batches_for(predictor, views, rows, config, f"computing features of {split}")
                 compute_features(Front(member.network), images, config.batch_size, array, check)
 
         training, on_val = training_on_features(config, index, member, arrays, check)

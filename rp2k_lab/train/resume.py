@@ -28,7 +28,8 @@ from rp2k_lab.tracking.provenance import (
     native_tag,
 )
 from rp2k_lab.tracking.run_files import CONFIG
-from rp2k_lab.tracking.run_lookup import lookup_run, read_record
+from rp2k_lab.tracking.run_lookup import lookup_run
+from rp2k_lab.tracking.run_record import read_record
 from rp2k_lab.train.checkpoint import CheckpointFolder, TrainingPosition
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.files import sha256_of
+from rp2k_lab.core.progress import activity
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.class_names import look_alike, spelled_out
 from rp2k_lab.dataset.photo_index import Index, align_index
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _DIFFERENCES_SHOWN = 3
 
 
+@activity("loading networks")
 def load_members(configs: Sequence[Config]) -> tuple[list[EarlierRun], list[Member]]:
     """Return the earlier runs of a request and their trained networks.
 

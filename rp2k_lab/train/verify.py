@@ -3,11 +3,11 @@
 from rp2k_lab.core.errors import NotReproduced
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.tracking.local_runs import history_of
-from rp2k_lab.tracking.mlflow_runs import History, RunInfo, RunStore
+from rp2k_lab.tracking.mlflow_runs import CLOSING, History, RunInfo, RunStore
 
-# Metrics that differ between identical runs.
-SPEEDS = frozenset({"train/images_per_second"})
-_OF_GROUPS = frozenset(f"{split}/{group}_top1" for split in ("val", "test") for group in GROUPS)
+# Metrics that differ between identical runs; the prefix of those of the machine.
+SPEEDS, SYSTEM = frozenset({"train/images_per_second"}), "system/"
+_OF_GROUPS = frozenset(f"{split}/{group}_top1" for split in ("val", *CLOSING.values()) for group in GROUPS)
 
 
 def verify(uri: str | None, run: RunInfo, history: History, groups: str) -> str:
@@ -23,11 +23,11 @@ def verify(uri: str | None, run: RunInfo, history: History, groups: str) -> str:
     Raises:
         NotReproduced: metrics differ; names the first and their number.
     """
-    recorded = history_of(uri, run.run_id) or RunStore(uri).history(run.run_id)
+    recorded = with_closing(history_of(uri, run.run_id) or RunStore(uri).history(run.run_id))
     other_groups = run.tags.get("class_groups", groups) != groups
     ignored = SPEEDS | _OF_GROUPS if other_groups else SPEEDS
     differences = changes(recorded, history, ignored)
-    compared = (recorded.keys() | history.keys()) - ignored
+    compared = _compared(recorded, history, ignored)
     if not differences:
         values = sum(len(recorded[name]) for name in compared)
         but = "; head, medium and tail were other classes then and are not compared" if other_groups else ""
@@ -39,10 +39,23 @@ def verify(uri: str | None, run: RunInfo, history: History, groups: str) -> str:
     )
 
 
+def with_closing(history: History) -> History:
+    """Return a training's history with val's closing scores under today's names.
+
+    Earlier versions logged them at the end of the curves: a second value at the last step.
+    """
+    curves = {name: values for name, values in history.items() if name.startswith("val/")}
+    if any(name.startswith(f"{CLOSING['val']}/") for name in history):
+        return history
+    closing = {n: values for n, values in curves.items() if len(values) > 1 and values[-1][0] == values[-2][0]}
+    renamed = {name.replace("val", CLOSING["val"], 1): values[-1:] for name, values in closing.items()}
+    return history | {name: values[:-1] for name, values in closing.items()} | renamed
+
+
 def changes(recorded: History, history: History, ignored: frozenset[str] = SPEEDS) -> list[str]:
     """Return a text for each metric whose values differ in any bit, ordered by the first step that differs."""
     differences = []
-    for name in sorted((recorded.keys() | history.keys()) - ignored):
+    for name in sorted(_compared(recorded, history, ignored)):
         before, now = recorded.get(name, []), history.get(name, [])
         for (step, value), (new_step, new_value) in zip(before, now, strict=False):
             if (step, value.hex()) != (new_step, new_value.hex()):
@@ -52,3 +65,7 @@ def changes(recorded: History, history: History, ignored: frozenset[str] = SPEED
             if len(before) != len(now):
                 differences.append((0, f"{name}: {len(before)} values recorded, {len(now)} now"))
     return [text for _, text in sorted(differences)]
+
+
+def _compared(recorded: History, history: History, ignored: frozenset[str]) -> set[str]:
+    return {name for name in (recorded.keys() | history.keys()) - ignored if not name.startswith(SYSTEM)}

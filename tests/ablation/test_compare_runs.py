@@ -1,12 +1,16 @@
 """Comparison of two runs: pairing by path, accuracies with intervals, differing settings."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.ablation.compare_runs import TestedRun, compare, figure, grid, pair_document, summary
+from rp2k_lab.ablation.compare_runs import TestedRun, changed_images, compare, figure, grid, pair_document, summary
+from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.pages.document import to_html, to_markdown
+from rp2k_lab.pages.images import ImageEmbedder
 
 GROUPS = {"big": "head", "middle": "medium", "small": "tail"}
 TRUE = ["big"] * 60 + ["middle"] * 30 + ["small"] * 10
@@ -85,11 +89,11 @@ def test_a_group_of_one_image_has_no_interval():
 def test_identical_runs_differ_in_nothing(both):
     pair = compare(both[0], run("b", both[0].predictions["correct"]))
     assert (pair.fixed, pair.broken, pair.differing) == (0, 0, {})
-    assert "No key differs." in to_markdown(pair_document(pair, "figure.svg"))
+    assert "No key differs." in to_markdown(pair_document(pair, "figure.svg", None))
 
 
 def test_documents_have_accuracies_settings_and_command(both):
-    document = pair_document(compare(*both), "figure.svg")
+    document = pair_document(compare(*both), "figure.svg", None)
     text, page = to_markdown(document), to_html(document)
     assert "| top-1 | 100 | 50.0 % | 57.0 % | +7.0 |" in text
     assert "| aug.name | none | cutout |" in text
@@ -97,3 +101,58 @@ def test_documents_have_accuracies_settings_and_command(both):
     for content in (text, page):
         assert "spread between seeds is not in them" in content
     assert "<svg" in page
+
+
+def predicted(run, names, probabilities):
+    """Return the run with its predictions recorded."""
+    table = run.predictions.assign(top1=np.where(run.predictions["correct"], run.predictions["true"], names))
+    return TestedRun(run.reference, run.name, run.config, table.assign(p1=probabilities), run.groups)
+
+
+@pytest.fixture
+def shown(both, tmp_path, write_photo):
+    """The page of two runs whose photos are there, but for one."""
+    for i in range(100):
+        write_photo(tmp_path / f"{i}.jpg", 20 + i, 60, seed=i)
+    (tmp_path / "93.jpg").unlink()
+    name = "伊利安慕希瓶装芒果百香果风味酸奶家庭分享装限量版礼盒<b>"
+    pair = compare(predicted(both[0], name, 0.4), predicted(both[1], name, np.linspace(0, 0.99, 100)))
+    page = to_html(pair_document(pair, "figure.svg", ImageEmbedder(tmp_path)))
+    (tmp_path / "report.html").write_text(page, "utf-8")
+    return pair, tmp_path / "report.html"
+
+
+def test_fixed_and_broken_photos_are_the_second_runs_most_confident_first(shown):
+    fixed, broken = changed_images(shown[0])
+    assert fixed["path"].tolist() == [f"{i}.jpg" for i in (97, 95, 93, 91, 65, 63, 61, 5, 3, 1)]
+    assert broken["path"].tolist() == ["60.jpg", "2.jpg", "0.jpg"]
+    assert set(broken["second"]) == {"伊利安慕希瓶装芒果百香果风味酸奶家庭分享装限量版礼盒<b>"}
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_browser_shows_the_fixed_and_broken_photos(browser, shown, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, messages = context.new_page(), []
+    page.on("console", lambda message: messages.append(message.text))
+    page.goto(shown[1].as_uri())
+    sections = page.locator("section", has=page.locator(".shots"))
+    assert [text.split("\n")[0] for text in sections.all_inner_texts()] == ["Fixed: 10 photos", "Broken: 3 photos"]
+    for image in page.locator("img").all():
+        image.scroll_into_view_if_needed()  # they are loaded when they are near
+    page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth)")
+    assert page.locator("img").count() == 12
+    assert page.get_by_text("not readable").count() == 1
+    assert re.search(r"second: big, 9\d\.\d %|second: small, 9\d\.\d %", sections.first.inner_text())
+    wide = "nodes => nodes.filter(n => n.getBoundingClientRect().right > innerWidth).length"
+    assert page.locator("section, figure, img, b, span").evaluate_all(wide) == 0
+    assert messages == []
+    context.close()
+
+
+def test_photos_of_a_shelf_are_found_but_never_drawn(compose, data_folder):
+    dataset = parse(compose()).dataset
+    assert dataset.find_root() is None
+    assert not data_folder.exists()
+    folder = data_folder / f"shelf-{dataset._options().fingerprint()}"
+    folder.mkdir(parents=True)
+    assert dataset.find_root() == folder

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from rp2k_lab import PROJECT
 from rp2k_lab.ablation.report import CSV, FIGURE, NOTES, PAGE, README, document, figure, write_documents
 from rp2k_lab.ablation.results import check_results
 from rp2k_lab.ablation.verdict import judge_table
-from rp2k_lab.ablation.wording import decimals, run_command, sentence, summary
+from rp2k_lab.ablation.wording import decimals, difference_cells, run_command, sentence, summary
 from rp2k_lab.config.ablation import names
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.pages.document import to_markdown
+from rp2k_lab.pages.forest_plot import FILE_WIDTH
 from tests.helpers import synthetic_results
 
 HOSTILE = "<script>alert(1)</script>|`x`\n# {{ 7*7 }} \u202e 伊利安慕希瓶装芒果+百香果230g"
@@ -94,15 +96,22 @@ def test_both_documents_have_the_same_text(tmp_path, full):
     write_documents(full, tmp_path)
     texts = read(tmp_path)
     for row in full.rows[1:]:
-        item = sentence(row)
-        assert item.tag.word in texts[README]
-        assert item.tag.word in texts[PAGE]
-        assert item.text.replace("[", r"\[").replace("]", r"\]").replace("<", "&lt;") in texts[README]
+        verdict, *numbers = difference_cells(row)
+        assert f">{verdict.signed}</span>" in texts[PAGE]
+        assert f"| {row.level} | {verdict.signed} |" in texts[README]
+        for number in numbers:
+            assert f'<td class="n">{escape(number)}</td>' in texts[PAGE]
+            assert number.replace("[", r"\[").replace("]", r"\]").replace("<", "&lt;") in texts[README]
+        if not row.word:  # the reason for no verdict
+            assert sentence(row).text.replace("[", r"\[").replace("]", r"\]") in texts[README]
+    signs = {"▲ better", "▼ worse", "○ inconclusive"}
+    assert signs == {sign for sign in signs if sign in texts[README] and sign in texts[PAGE]}
     assert "95.34 % |" in texts[README]
     assert "+0.11 |" in texts[README]
     assert "![" in texts[README]
     assert f"]({FIGURE})" in texts[README]
-    assert texts[FIGURE].strip() in texts[PAGE]
+    assert figure(full).strip() in texts[PAGE]
+    assert figure(full, FILE_WIDTH) == texts[FIGURE]
 
 
 def test_sentence_has_verdict_and_interval(full):
@@ -229,6 +238,9 @@ def test_page_fits_the_browser_without_errors_or_requests(browser, request, tmp_
     assert page.locator("script").count() == 0
     wide = "nodes => nodes.filter(n => n.getBoundingClientRect().right > innerWidth).length"
     assert page.locator("section, p, li, pre, svg, blockquote, h1").evaluate_all(wide) == 0
+    assert page.locator("svg.forest").evaluate("svg => svg.parentNode.clientWidth - svg.clientWidth") == 0
+    letters = page.locator("svg.forest text").evaluate_all("all => all.map(text => getComputedStyle(text).fontSize)")
+    assert {float(size.removesuffix("px")) >= 13 for size in letters} == {True}
     inside = """svg => { const frame = svg.getBoundingClientRect();
         const out = box => box.left < frame.left - 1 || box.right > frame.right + 1;
         return [...svg.querySelectorAll('text')].filter(text => out(text.getBoundingClientRect())).length }"""

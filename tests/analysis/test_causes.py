@@ -67,6 +67,18 @@ def test_look_alikes_are_near_and_confused_in_both_directions():
     assert causes_of(assign_causes(case("a", "c"), rules=one_way)) == {"unexplained"}
 
 
+@pytest.mark.parametrize(("taken", "right", "expected"), [(23, 2, "look_alike"), (3, 7, "look_alike"),
+                                                          (2, 1, "unexplained"), (3, 8, "unexplained")])  # fmt: skip
+def test_a_large_part_of_a_class_taken_for_another_is_a_look_alike(taken, right, expected):
+    """In one direction alone, of classes whose means are far from each other."""
+    rows = [*[case("a", "c")] * taken, *[case("a", "a")] * right]
+    assert set(assign_causes(*rows)["cause"]) - {""} == {expected}
+    others = [case("c", "b"), case("c", "c")]
+    assert assign_causes(*rows, *others)["cause"].tolist()[-2:] == ["unexplained", ""]
+    off = RULES.model_copy(update={"look_alike_one_way": 0.0})
+    assert set(assign_causes(*rows, rules=off)["cause"]) - {""} == {"unexplained"}
+
+
 def test_main_cause_is_the_first_that_holds():
     rows = [case("a", "b", train_images=3, sharpness=0.0, suspicion=1.0, suggested="b"), case("b", "a", train_images=3)]
     rows += [case("a", "b", sharpness=0.0, train_images=3), case("others", "a", sharpness=0.0), case("a", "a")]
@@ -115,6 +127,7 @@ def test_pairs_count_both_directions():
 
 def test_cause_table_counts_all_and_main_causes():
     rows = [case("a", "c", train_images=3)] * 3 + [case("b", "c", train_images=3, sharpness=0.0)]
+    rows += [case("a", "a")] * 8  # otherwise a and c were look-alikes
     table = cause_table(assign_causes(*rows)).set_index("cause")
     assert list(table.index) == list(CAUSES)
     assert table.loc["tail", ["errors", "main", "share"]].tolist() == [4, 3, 0.75]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from rp2k_lab.analysis.gradcam import explain, overlay
+from rp2k_lab.analysis.gradcam import draw_contours, explain, overlay
 from rp2k_lab.analysis.occlusion import GRID
 from rp2k_lab.model import WithPreprocessing, create_model
 from rp2k_lab.model.layers import ConvNorm
@@ -111,6 +111,8 @@ def test_small_inputs_use_occlusion():
     assert heat[0, :, -1].min() > 0.01
     np.testing.assert_allclose(heat[0, :, :2], 0, atol=1e-5)
     np.testing.assert_allclose(heat[1], 0, atol=1e-5)  # dark: covering the bright side raises its logit
+    none = explain(network, [[images[:1]], [images[1:]]], np.array([0, 1]), 3, least_cells=2)
+    assert (len(none.maps), none.method) == (0, "")
 
 
 def test_no_images_give_no_maps():
@@ -141,3 +143,30 @@ def test_overlay_is_red_at_the_maximum_and_gray_at_zero():
 def test_overlay_without_heat_is_gray():
     shown = overlay(IMAGES[0], np.zeros((2, 2), np.float32))
     assert np.ptp(shown, axis=-1).max() == 0
+
+
+def test_contours_surround_the_heat_and_keep_the_colors_elsewhere():
+    image = np.full((80, 80, 3), (40, 160, 90), np.uint8)
+    heat = np.zeros((8, 8), np.float32)
+    heat[2:4, 4:6] = 1e-3  # pixels 20 to 40 from above, 40 to 60 from the left
+    drawn = draw_contours(image, heat)
+    rows, columns = np.nonzero((drawn != image).any(-1))
+    assert 12 <= rows.min() < 22
+    assert 38 < rows.max() <= 48
+    assert 32 <= columns.min() < 42
+    assert 58 < columns.max() <= 68
+    np.testing.assert_array_equal(drawn[28:32, 48:52], image[28:32, 48:52])  # within
+    np.testing.assert_array_equal(image, np.full((80, 80, 3), (40, 160, 90)))
+
+
+def test_there_are_no_contours_without_heat():
+    np.testing.assert_array_equal(draw_contours(IMAGES[0], np.zeros((7, 7), np.float32)), IMAGES[0])
+
+
+def test_contours_do_not_follow_the_edges_of_the_image():
+    image, heat = np.full((80, 80, 3), 90, np.uint8), np.zeros((8, 8), np.float32)
+    heat[:, 4:] = 1
+    drawn = (draw_contours(image, heat) != image).any(-1)
+    assert drawn[:, 34:46].any(axis=1).all()
+    assert not drawn[:, 50:].any()
+    assert not drawn[:, :30].any()

@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rp2k_lab.analysis.photo_quality import MEASURES, TYPICAL_SAMPLE, measure, measure_images, typical_measures
+from rp2k_lab.analysis.photo_quality import (
+    MEASURES,
+    TYPICAL_SAMPLE,
+    class_ranks,
+    measure,
+    measure_images,
+    measure_sample,
+    typical_measures,
+)
 from rp2k_lab.core.errors import DataError
 
 
@@ -91,7 +99,27 @@ def test_typical_measures_are_medians_of_evenly_spaced_images(tmp_path, monkeypa
         return pd.DataFrame({name: [float(path.removesuffix(".png")) for path in paths] for name in MEASURES})
 
     monkeypatch.setattr(photo_quality, "measure_images", measure_paths)
-    result = typical_measures(tmp_path, pd.DataFrame({"path": paths, "class": ["many"] * 60 + ["few"] * 10}), 1)
+    train = pd.DataFrame({"path": paths, "class": ["many"] * 60 + ["few"] * 10, "height": 30, "width": 20})
+    sample = measure_sample(tmp_path, train, 1)
+    assert sample["path"].tolist() == measured
+    assert set(sample["ratio"]) == {1.5}
+    result = typical_measures(sample)
     assert measured == [*paths[:60:3], *paths[60:]]
     assert len(measured) == TYPICAL_SAMPLE + 10
     assert result["sharpness"].to_dict() == {"many": 28.5, "few": 64.5}
+
+
+def measured(paths, **values) -> pd.DataFrame:
+    table = pd.DataFrame({"path": paths, "class": "a", "ratio": 1.0, **dict.fromkeys(MEASURES, 0.5)})
+    return table.assign(**values)
+
+
+def test_images_are_ranked_among_the_measured_images_of_their_class():
+    images = measured(["1", "2", "3"], sharpness=[0.1, 0.2, 0.2], **{"class": ["a", "a", "b"]})
+    sample = measured(["2", "4", "5", "6"], sharpness=[0.2, 0.2, 0.3, 9.0], **{"class": ["a", "a", "a", "c"]})
+    ranks = class_ranks(images, sample)  # a has 1, 2, 4 and 5; b has 3 alone
+    assert ranks["class_measured"].tolist() == [3, 3, 0]
+    np.testing.assert_allclose(ranks["sharpness_above"], [1, 1 / 3, np.nan])
+    np.testing.assert_allclose(ranks["sharpness_below"], [0, 1 / 3, np.nan])  # equal values are neither
+    assert ranks["glare_above"].tolist()[:2] == ranks["glare_below"].tolist()[:2] == [0, 0]
+    assert set(ranks) == {"class_measured", *(f"{m}_{s}" for m in (*MEASURES, "ratio") for s in ("below", "above"))}

@@ -32,7 +32,7 @@ class FixedPredictor:
 
 def shelf(folder, **changes):
     """Return (root, options, truth of test)."""
-    root = make_shelf(ShelfOptions(**FEW | changes), folder, num_processes=1, progress=False)
+    root = make_shelf(ShelfOptions(**FEW | changes), folder, num_processes=1)
     options, truth = read_truth(root)
     return root, options, truth[truth["split"] == "test"]
 

@@ -1,11 +1,11 @@
-"""Thumbnails of the errors' page: choice, size, and the position of heat maps."""
+"""Images of the errors' page: choice, size, and the position of contours."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from rp2k_lab.analysis.thumbnails import SIDE, Thumbnails
+from rp2k_lab.analysis.thumbnails import LARGE, SIDE, Thumbnails
 from rp2k_lab.dataset.photo_index import Listing, make_index
 from rp2k_lab.evaluation.predictor import Preprocessing
 
@@ -54,17 +54,33 @@ def test_example_has_the_median_aspect_ratio_of_its_class(index):
     ],
     ids=["letterbox", "stretch", "cropped"],
 )
-def test_heat_map_covers_the_image_without_padding(index, preprocessing):
-    heat = np.zeros((4, 4), np.float32)
-    heat[:2] = 1
+def test_contours_are_drawn_on_the_image_without_padding(index, preprocessing):
+    heat = np.zeros((8, 8), np.float32)
+    heat[:4] = 1
     explanation = Thumbnails(index, {4: heat}, "Grad-CAM", preprocessing).explanation(4)
-    height, width = explanation.shape[:2]
     ratios = {"stretch": 1, "letterbox": 0.25 if preprocessing.crop_ratio == 1 else 0.5}
-    assert (height, width) == (SIDE, SIDE * ratios[preprocessing.resize])
-    redness = explanation[..., 0].astype(int) - explanation[..., 2]
-    assert redness[:8].min() > 60
-    assert redness[-8:].max() < 5
-    assert explanation[-1].min() > 100  # padding would be black
+    assert explanation.shape == (160, 160 * ratios[preprocessing.resize], 3)
+    is_drawn = np.ptp(explanation, axis=-1) > 40  # the photo is white, the lines are yellow
+    assert is_drawn[72:88].any(axis=0).mean() > 0.9
+    assert not is_drawn[96:].any()
+    assert explanation[96:].min() > 240  # padding would be black
+
+
+def test_no_contours_where_the_map_has_too_few_places_across_the_image(index):
+    heats = {4: np.ones((7, 7), np.float32)}  # 7 / 4 across
+    assert Thumbnails(index, heats, "Grad-CAM", PREPROCESSING).explanation(4) is None
+    stretched = Preprocessing((64, 64), "stretch", 1.0)
+    assert Thumbnails(index, heats, "Grad-CAM", stretched).explanation(4) is not None
+
+
+def test_enlarged_photos_are_larger_than_their_thumbnails(index):
+    thumbnails = Thumbnails(index, {}, "", None)
+    assert thumbnails.large(0).shape == (100, 300, 3)
+    assert thumbnails.large(2).shape == (LARGE, LARGE // 8, 3)
+    assert thumbnails.large(1) is None  # 100 × 90: its thumbnail is all of it
+    assert thumbnails.large(3) is None  # broken
+    assert thumbnails.large_example("a") is None  # the median shape: 100 × 90
+    assert thumbnails.large_example("unknown") is None
 
 
 def test_no_explanation_without_a_map_or_a_readable_file(index):

@@ -176,8 +176,10 @@ def test_help_lists_choices_and_keys(tmp_path):
     for word in (
         "python run.py -m aug=none,cutout",
         "resnet50_bam_wider, resnet50_cbam",
-        "batch_size:",
-        "label_smoothing:",
+        "batch_size=32 ",
+        "integer, ≥ 1\n      images per step, in each process",
+        "loss.label_smoothing=0.1 ",
+        "help=optimizer",
     ):
         assert word in out
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rp2k_lab.config.choices import CONF
-from rp2k_lab.config.overrides import _hydra_keys, check_overrides, check_syntax
+from rp2k_lab.config.overrides import check_overrides, check_syntax, hydra_keys
 from rp2k_lab.core.errors import RequestError
 
 
@@ -41,10 +41,10 @@ def test_no_other_key_of_hydra_passes(override, reason):
 
 
 def test_listed_keys_of_hydra_pass():
-    check_overrides([f"{key}=1" for key in _hydra_keys()])
+    check_overrides([f"{key}=1" for key in hydra_keys()])
     check_overrides(["hydra/sweeper=optuna", "hydra/launcher=basic", "seed=1,2", "aug/erase=cutout", "+a.b=c"])
     text = "".join(file.read_text("utf-8") for file in (CONF / "hydra" / "sweeper").glob("*.yaml"))
-    assert all(f"\n{key.rpartition('.')[2]}:" in text for key in _hydra_keys() if key.startswith("hydra.sweeper."))
+    assert all(f"\n{key.rpartition('.')[2]}:" in text for key in hydra_keys() if key.startswith("hydra.sweeper."))
 
 
 @pytest.mark.parametrize(

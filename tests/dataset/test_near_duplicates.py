@@ -45,7 +45,7 @@ def pairs(group, content, split) -> dict[tuple[str, str], set]:
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """Return (folder, truth, copies found)."""
-    folder = make_shelf(ShelfOptions(**OPTIONS), tmp_path_factory.mktemp("shelf"), progress=False)
+    folder = make_shelf(ShelfOptions(**OPTIONS), tmp_path_factory.mktemp("shelf"))
     truth = with_bytes(folder, pd.read_parquet(folder / "truth.parquet"))
     return folder, truth, find_copies(folder, truth, 2)
 

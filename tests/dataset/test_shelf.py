@@ -36,7 +36,7 @@ CLEAN = {f"{nuisance}_fraction": 0.0 for nuisance in NUISANCES} | {"multipack_cl
 def faulty(tmp_path_factory):
     """Return (options, folder, truth) of a small set on disk with every fault."""
     options = ShelfOptions(**SMALL, **FAULTS, png_fraction=0.2, seed=4)
-    folder = make_shelf(options, tmp_path_factory.mktemp("shelf"), progress=False)
+    folder = make_shelf(options, tmp_path_factory.mktemp("shelf"))
     return options, folder, pd.read_parquet(folder / "truth.parquet")
 
 
@@ -77,12 +77,12 @@ def variation_distance(ratios: np.ndarray) -> float:
 @pytest.mark.slow
 def test_same_options_give_the_same_bytes_with_any_number_of_processes(tmp_path):
     options = ShelfOptions(**SMALL | {"train_images": 250})
-    one = make_shelf(options, tmp_path / "a", num_processes=1, progress=False)
-    two = make_shelf(options, tmp_path / "b", num_processes=2, progress=False)
+    one = make_shelf(options, tmp_path / "a", num_processes=1)
+    two = make_shelf(options, tmp_path / "b", num_processes=2)
     assert one.name == two.name
     assert checksums(one) == checksums(two)
     other_seed = ShelfOptions(**SMALL, seed=1)
-    three = make_shelf(other_seed, tmp_path / "a", progress=False)
+    three = make_shelf(other_seed, tmp_path / "a")
     assert not set(checksums(one).values()) & set(checksums(three).values())
 
 
@@ -121,7 +121,7 @@ def test_names_resemble_rp2ks():
 
 
 def test_no_val_folder_without_val_images(tmp_path):
-    folder = make_shelf(ShelfOptions(**SMALL | {"val_images": 0}), tmp_path, progress=False)
+    folder = make_shelf(ShelfOptions(**SMALL | {"val_images": 0}), tmp_path)
     assert not (folder / "val").exists()
     assert (folder / "train").is_dir()
 
@@ -130,7 +130,7 @@ def test_an_existing_set_is_reused(faulty):
     options, folder, _ = faulty
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     start = time.process_time()
-    assert make_shelf(options, folder.parent, progress=False) == folder
+    assert make_shelf(options, folder.parent) == folder
     assert time.process_time() - start < 0.5
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
 
@@ -144,7 +144,7 @@ def test_a_set_of_a_killed_process_is_not_complete(tmp_path):
         "from rp2k_lab.dataset.shelf.generate import make_shelf\n"
         "from rp2k_lab.dataset.shelf.options import ShelfOptions\n"
         "if __name__ == '__main__':\n"
-        "    make_shelf(ShelfOptions.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 2, progress=False)\n"
+        "    make_shelf(ShelfOptions.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 2)\n"
     )
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": root}
@@ -170,7 +170,7 @@ def test_a_set_of_a_killed_process_is_not_complete(tmp_path):
     small = ShelfOptions(**SMALL)
     (leftover,) = out.glob(".shelf-*.part-*")
     leftover.rename(out / f".shelf-{small.fingerprint()}.part-killed")
-    folder = make_shelf(small, out, progress=False)
+    folder = make_shelf(small, out)
     assert (folder / "truth.parquet").is_file()
     assert not list(out.glob(".shelf-*.part-*"))
 
@@ -181,7 +181,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rp2k_lab.dataset.shelf.generate.encode", fail)
     with pytest.raises(KeyboardInterrupt):
-        make_shelf(ShelfOptions(**SMALL), tmp_path, progress=False)
+        make_shelf(ShelfOptions(**SMALL), tmp_path)
     assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
 
 
@@ -279,7 +279,7 @@ def test_the_whole_spread_is_the_first_version(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, "__version__", "4.11.0")
     assert options.fingerprint() == "8db847b7502c"
     monkeypatch.undo()
-    assert digest_of(make_shelf(options, tmp_path, progress=False)) == "910d98a603f25212"
+    assert digest_of(make_shelf(options, tmp_path)) == "910d98a603f25212"
 
 
 def test_without_size_cue_any_shape_is_independent_of_the_class():
@@ -487,7 +487,7 @@ def test_wrong_options_are_refused(wrong):
 def test_impossible_counts_are_refused_before_anything_is_written(split, tmp_path):
     options = ShelfOptions(**{f"{split}_images": 100, f"min_{split}_images": 5})
     with pytest.raises(ValueError, match=rf"{split}_images=100 .*classes=40 .*min_{split}_images=5"):
-        make_shelf(options, tmp_path / "out", progress=False)
+        make_shelf(options, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -140,12 +140,12 @@ def test_two_runs_are_compared(extra):
     predictions = pd.DataFrame({"path": ["a", "b"], "true": ["x", "x"], "correct": [True, False]})
     values = {"top1": 0.5, "top5": 0.75, "calibration_error": 0.012345, "confident_top1": 1.0}
     first, second = (TestedRun(name, name, {}, predictions, {"x": "head"}, values) for name in "ab")
-    text = to_markdown(pair_document(compare(first, second), "figure.svg"))
+    text = to_markdown(pair_document(compare(first, second), "figure.svg", None))
     assert "| top-5 | 75.0 % | 75.0 % |" in text
     assert "| calibration error | 0.01235 | 0.01235 |" in text
     assert "| confident | 100.0 % | 100.0 % |" in text
     assert "Other metrics" not in to_markdown(
-        pair_document(compare(first, TestedRun("b", "b", {}, predictions, {})), "")
+        pair_document(compare(first, TestedRun("b", "b", {}, predictions, {})), "", None)
     )
 
 

@@ -11,6 +11,7 @@ from rp2k_lab.evaluation.metrics import Predictions
 RULES = Rules(
     look_alike_cosine=0.3,
     look_alike_each_way=1,
+    look_alike_one_way=0.3,
     suspicion=0.5,
     tail_images=20,
     exposure=2.0,

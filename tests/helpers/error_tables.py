@@ -31,6 +31,10 @@ def tables(images: int, names: list[str], accuracy: float = 0.6, seed: int = 0) 
     cases["ratio"] = cases["height"] / cases["width"]
     for name in ("brightness", "contrast", "sharpness", "glare", "suspicion"):
         cases[name] = rng.random(images)
+    cases["class_measured"] = train_images[true]
+    for name in ("brightness", "contrast", "sharpness", "glare", "ratio"):
+        cases[f"{name}_below"] = rng.random(images).astype(np.float32)
+        cases[f"{name}_above"] = 1 - cases[f"{name}_below"]
     holds = (rng.random((images, len(CAUSES))) < 0.3) & ~correct[:, None]
     holds[:, -1] = ~correct & ~holds[:, :-1].any(1)
     for i, name in enumerate(CAUSES):

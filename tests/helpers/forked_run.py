@@ -7,6 +7,7 @@ has run a kernel: its import starts no thread.
 import io
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -28,6 +29,8 @@ SLOW_IMPORTS = (
     "rp2k_lab.config.schema",
     "rp2k_lab.task.train",
 )
+# On a busy machine a command may print them: rp2k_lab/core/progress.py.
+_SIGNS_OF_LIFE = re.compile(r"^.*(, \d+ s|  \d+:\d\d:\d\d left)\n", re.MULTILINE)
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.helpers.forked_run", *SLOW_IMPORTS])
 
@@ -62,7 +65,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the end and return the rest of (stdout, stderr)."""
+        """Wait for the end and return the rest of (stdout, stderr without signs of life)."""
         with ThreadPoolExecutor(2) as threads:
             texts = [threads.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
             try:
@@ -72,7 +75,7 @@ class Process:
                 raise
         self.stdout.close()
         self.stderr.close()
-        return texts[0].result(), texts[1].result()
+        return texts[0].result(), _SIGNS_OF_LIFE.sub("", texts[1].result())
 
     def send_signal(self, signum: int) -> None:
         """Send a signal unless the process has ended."""

@@ -1,5 +1,6 @@
 """Training runs of seconds with the real command: options, store and process."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +42,11 @@ class Store:
         return [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
 
     def history(self, run) -> dict[str, list[tuple[int, float]]]:
-        """Return metric name to [(step, value), …] in order, without speeds, which differ between equal runs."""
+        """Return metric name to [(step, value), …] in order, without speeds and loads, which no two runs share."""
         import mlflow
 
         client = mlflow.MlflowClient(self.uri)
-        names = sorted(name for name in run.data.metrics if "per_second" not in name)
+        names = sorted(name for name in run.data.metrics if not re.search("per_second|^system/", name))
         return {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
 
     def run_of(self, output: str):

@@ -11,10 +11,12 @@ from rp2k_lab.pages.document import (
     Document,
     Figure,
     Grid,
+    Images,
     Item,
     Items,
     Quote,
     Section,
+    Shot,
     Tag,
     Text,
     grid_text,
@@ -24,6 +26,7 @@ from rp2k_lab.pages.document import (
     to_html,
     to_markdown,
 )
+from rp2k_lab.pages.images import EmbeddedImage
 
 HOSTILE = "<script>alert(1)</script> | **b** `c` [d](e) \n# f & &lt; \u202e \"'{{ 7*7 }}"
 
@@ -36,6 +39,7 @@ def document(text: str) -> Document:
         Grid([text, "n"], [[text, Tag(text, "worse")]]),
         Code([text]),
         Figure(Markup("<svg></svg>"), "figure.svg", text),
+        Images([Shot(EmbeddedImage("data:image/png;base64,AA", text, 4, 4), [text, text])]),
     ]
     return Document(text, text, [Section(text, [*blocks, Quote("typed *here*\n\n- so\n")])])
 
@@ -58,7 +62,7 @@ def test_text_cannot_change_html():
     assert page.tags == plain.tags
     assert "script" not in {tag for tag, _ in page.tags}
     shown = HOSTILE.replace("\n", "\\n").replace("\u202e", "\\u202e")
-    assert page.text.count(shown) == plain.text.count("words") == 15
+    assert page.text.count(shown) == plain.text.count("words") == 17
 
 
 def test_text_cannot_change_markdown():
@@ -74,9 +78,9 @@ def test_text_cannot_change_markdown():
 def test_markdown_of_plain_text():
     assert to_markdown(document("words")) == (
         "# words\n\nwords\n\n## words\n\nwords\n\n"
-        "- [**words**](<folder/README.md>) *words*: words\n- **words**: words\n\n"
-        "| words | n |\n| --- | ---: |\n| words | words |\n\n"
-        "    words\n\n![words](figure.svg)\n\n> typed *here*\n>\n> - so\n"
+        "- [**words**](<folder/README.md>) *▲ words*: words\n- **words**: words\n\n"
+        "| words | n |\n| --- | ---: |\n| words | ▼ words |\n\n"
+        "    words\n\n![words](figure.svg)\n\n- words; words\n\n> typed *here*\n>\n> - so\n"
     )
 
 

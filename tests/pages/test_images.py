@@ -1,5 +1,6 @@
 """Page of a data set: hostile names, size limit, charts."""
 
+import os
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -11,12 +12,12 @@ import pytest
 
 from rp2k_lab.analysis.data_page import Inspection, inspection_page
 from rp2k_lab.config.schema import parse
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import escape_controls, percent
 from rp2k_lab.dataset.photo_index import Listing
 from rp2k_lab.dataset.shelf.distributions import RATIO_COUNTS
 from rp2k_lab.dataset.summary import class_table, copies_by_relation
 from rp2k_lab.pages import charts
-from rp2k_lab.pages.images import ImageEmbedder, percent
+from rp2k_lab.pages.images import ImageEmbedder
 from rp2k_lab.task.inspect import readable_index
 
 HOSTILE = ['<script>alert("1")<!--', "a\"'><img src=x onerror=alert(1)>", "line\nbreak\x07{{ 7*7 }}", "\u202etxt"]
@@ -66,7 +67,11 @@ def test_hostile_names_are_escaped(config, tmp_path, write_photo):
     page = inspection_page(config, *inspected(tmp_path, HOSTILE, write_photo))
     outline = Outline(page)
     assert [tag for tag, _ in outline.tags] == [tag for tag, _ in Outline(plain).tags]
-    assert not {"script", "iframe", "object", "link"} & {tag for tag, _ in outline.tags}
+    assert not {"iframe", "object", "link"} & {tag for tag, _ in outline.tags}
+    assert [attributes for tag, attributes in outline.tags if tag == "script"] == [
+        {"type": "application/json", "id": "data"},
+        {},
+    ]
     assert not any(name.startswith("on") for _, attributes in outline.tags for name in attributes)
     text = "".join(outline.text)
     for name in HOSTILE:
@@ -82,7 +87,7 @@ def test_page_loads_nothing(config, tmp_path, write_photo):
         assert attributes.get("href", "#").startswith("#")
     assert "url(" not in page
     assert "@import" not in page
-    assert "default-src 'none'" in page
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" in page
 
 
 def test_links_point_to_sections(config, tmp_path, write_photo):
@@ -110,7 +115,7 @@ def test_page_of_a_data_set_without_readable_images(config, tmp_path, write_phot
 def test_page_of_a_data_set_of_the_size_of_rp2k_is_bounded(config, tmp_path, write_photo):
     """2388 classes, 340,000 images, 40,000 copies, missing classes and unreadable files."""
     rng, count = np.random.default_rng(0), 340_000
-    files = [write_photo(tmp_path / f"{i}.jpg", 300, 600, seed=i).name for i in range(4)]
+    files = [write_photo(tmp_path / f"{i}.jpg", 60, 120, seed=i).name for i in range(4)]
     names = np.array([f"伊利安慕希瓶装芒果+百香果{i}g" for i in range(2388)], object)
     table = pd.DataFrame({"path": np.array(files, object)[rng.integers(4, size=count)], "class": ""})
     table["class"] = names[np.minimum(rng.zipf(1.3, count) - 1, 2387)]
@@ -126,6 +131,72 @@ def test_page_of_a_data_set_of_the_size_of_rp2k_is_bounded(config, tmp_path, wri
     page = inspection_page(config, readable_index(listing), inspection)
     assert len(page.encode()) < 20_000_000
     assert len(Outline(page).tags) < 8000
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, write_photo, compose):
+    """2388 classes with long Chinese names and a training photo, the last of three; every second lacks a val photo."""
+    root = tmp_path_factory.mktemp("many")
+    write_photo(root / "photo.png", 20, 40)
+    rows = []
+    for i in range(2388):
+        name = f"伊利安慕希瓶装芒果百香果风味酸奶家庭分享装限量版礼盒{i}g"
+        for turn, split in enumerate(["train"] * (3 if i == 2387 else 1) + ["val"] * (i % 2)):
+            os.link(root / "photo.png", root / f"{i}_{turn}.png")
+            rows.append((f"{i}_{turn}.png", name, split, 100, 0, 20, 40, None))
+    table = pd.DataFrame(rows, columns=["path", "class", "split", "bytes", "changed", "width", "height", "problem"])
+    table = table.astype({"problem": object, "path": object, "class": object})
+    copies = table.assign(group=0, content=0, difference=0.0)[:0]
+    listing = Listing(root, table, [])
+    inspection = Inspection(listing, class_table(table), copies, copies_by_relation(copies))
+    page = inspection_page(parse(compose("task=inspect")), readable_index(listing), inspection)
+    (root / "inspection.html").write_text(page, "utf-8")
+    return root / "inspection.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_all_of_2388_classes_are_found_with_their_photos(browser, many, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, messages = context.new_page(), []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(many.as_uri())
+    count, cards = page.locator("#class-count"), page.locator("#class-list article")
+    assert count.inner_text() == "2,388"
+    assert [cards.count(), page.locator("#class-range").inner_text()] == [12, "1 to 12"]
+    page.locator("#class-search").fill("礼盒 2387G")
+    assert [count.inner_text(), cards.count()] == ["1 of 2,388", 1]
+    assert "礼盒2387g" in cards.first.inner_text()
+    assert "train 3 · val 1 · test 0" in cards.first.inner_text()
+    widths = "all => all.map(image => image.complete && image.naturalWidth)"
+    assert cards.locator("img").evaluate_all(widths) == [20] * 3
+    page.locator("#class-search").fill("no such class")
+    assert page.locator("#class-list").inner_text() == "No class matches."
+    page.locator("button[data-without=val]").click()
+    assert count.inner_text() == "1,194 of 2,388"
+    page.locator("#class-order").select_option("few")
+    page.locator("#class-next").click()
+    assert page.locator("#class-range").inner_text() == "13 to 24"
+    assert "train 1 · val 0" in cards.first.inner_text()
+    page.locator("#class-back").click()
+    assert page.locator("#class-range").inner_text() == "1 to 12"
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    wide = "nodes => nodes.filter(n => n.getBoundingClientRect().right > innerWidth).length"
+    assert page.locator("section, p, b, svg, input, select, button, .class").evaluate_all(wide) == 0
+    scale = "svg.clientWidth / svg.viewBox.baseVal.width"
+    sizes = f"all => all.map(svg => {scale} * parseFloat(getComputedStyle(svg).fontSize))"
+    assert min(page.locator("svg.chart").evaluate_all(sizes)) > 11  # pixels of a letter
+    assert messages == []
+    context.close()
+
+
+def test_every_class_has_a_photo_before_one_has_two(config, tmp_path, write_photo):
+    files = [write_photo(tmp_path / f"{i}.png", 40, 40, seed=i).name for i in range(6)]
+    embedder = ImageEmbedder(tmp_path, budget=10**6)
+    first = list(embedder.rounds([files[:3], files[3:]], 2))
+    assert [list(images) for images in first] == [files[:3], files[3:]]
+    embedder = ImageEmbedder(tmp_path, budget=sum(len(text) + 5 for text in first[0].values()) + 20)
+    assert list(embedder.rounds([files[:3], files[3:]], 1)) == [first[0], {}]
 
 
 def test_images_beyond_the_budget_are_left_out(tmp_path, write_photo):
@@ -162,8 +233,8 @@ def curve(*bins):
         pytest.param(lambda: charts.rank_chart(np.zeros(0, int), []), id="no class"),
         pytest.param(lambda: charts.ratio_chart(np.arange(11), RATIO_COUNTS), id="ratio"),
         pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), RATIO_COUNTS), id="no ratio"),
-        pytest.param(lambda: charts.ratio_chart(np.arange(11), None), id="ratio alone"),
-        pytest.param(lambda: charts.ratio_chart(np.zeros(11, int), None), id="no ratio alone"),
+        pytest.param(lambda: charts.shape_chart(np.array([0.4, 1, 1.01, 9])), id="shapes"),
+        pytest.param(lambda: charts.shape_chart(np.array([1.0])), id="one shape"),
         pytest.param(lambda: charts.size_chart(np.array([8.0, 4000]), np.array([30.0, 10])), id="sizes"),
         pytest.param(lambda: charts.size_chart(np.array([32.0]), np.array([32.0])), id="one size"),
         pytest.param(lambda: charts.bytes_chart(np.array([100.0, 10**7])), id="bytes"),

@@ -12,8 +12,8 @@ from rp2k_lab.pages.search_plots import (
     importance_plot,
     parallel_plot,
     pareto_plot,
-    round_ticks,
 )
+from rp2k_lab.pages.svg import round_ticks
 
 NAME = '</title><script>alert("x")</script>\n'
 SVG = "{http://www.w3.org/2000/svg}"

@@ -55,7 +55,9 @@ class Store:
         return self._get_run(run_id)
 
     def _get_run(self, run_id):
-        info = SimpleNamespace(run_id=run_id, experiment_id="1", lifecycle_stage="active")
+        info = SimpleNamespace(
+            run_id=run_id, experiment_id="1", lifecycle_stage="active", artifact_uri="mlflow-artifacts:/1"
+        )
         return SimpleNamespace(info=info, data=SimpleNamespace(tags=self.runs[run_id]["tags"]))
 
     def _search_runs(self, experiment_ids, query, *view):

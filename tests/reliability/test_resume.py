@@ -60,7 +60,8 @@ def assert_same_history(lab, first, second):
     """Compare every value in order: no gaps, no duplicates."""
     recorded, repeated = lab.store.history(first), lab.store.history(second)
     assert [step for step, _ in recorded["train/loss"]] == list(range(1, 19))
-    assert [step for step, _ in recorded["val/top1"]] == [9, 18, 18]
+    assert [step for step, _ in recorded["val/top1"]] == [9, 18]
+    assert [step for step, _ in recorded["val_best/top1"]] == [18]
     assert recorded == repeated
 
 

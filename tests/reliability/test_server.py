@@ -169,7 +169,7 @@ def test_killed_offline_training_resumes_and_is_synced_by_the_printed_command(se
     (command,) = re.findall(r"next +offline: python run\.py (task=sync runs=\S+)", out)
     assert not list(tmp_path.rglob("*.db"))
     code, out = run_py("- 0 -", *command.split(), f"tracking.uri={server.address}")
-    (page,) = re.findall(r"sent        resnet18_shelf_none_seed0: (\S+)", out)
+    (page,) = re.findall(r"sent        resnet18_shelf\S*_[0-9a-f]{4}: (\S+)", out)
     run = RunStore(server.address).get(page.rpartition("/")[2])
     assert (run.status, run.tags["resumed_from"]) == ("FINISHED", "3")
     assert [step for step, _ in RunStore(server.address).history(run.run_id)["train/loss"]] == list(range(1, 10))

@@ -12,7 +12,7 @@ from rp2k_lab.device.workers import ALONE
 from rp2k_lab.tracking import provenance
 from rp2k_lab.tracking.provenance import differences, fingerprint
 from rp2k_lab.train import resume
-from rp2k_lab.train.verify import changes, verify
+from rp2k_lab.train.verify import changes, verify, with_closing
 
 NAN = float("nan")
 RECORDED = {
@@ -29,7 +29,15 @@ def run_with(state="FINISHED", **tags):
 
 def test_equal_values_match_and_speeds_are_ignored():
     repeated = {name: list(values) for name, values in RECORDED.items()} | {"train/images_per_second": [(2, 8.0)]}
+    repeated["system/cpu_utilization_percentage"] = [(1, 50.0)]
     assert changes(RECORDED, repeated) == []
+
+
+def test_closing_scores_of_earlier_versions_get_todays_names():
+    earlier = {"train/loss": [(1, 2.0), (2, 1.0)], "val/top1": [(1, 0.5), (2, 0.25), (2, 0.5)], "val/count": [(2, 9.0)]}
+    today = earlier | {"val/top1": [(1, 0.5), (2, 0.25)], "val_best/top1": [(2, 0.5)]}
+    assert with_closing(earlier) == today
+    assert with_closing(today) == today
 
 
 @pytest.mark.parametrize(
@@ -53,9 +61,9 @@ def test_groups_of_another_version_are_not_compared(monkeypatch):
     recorded = RECORDED | {"val/tail_top1": [(2, 0.5)]}
     store = SimpleNamespace(history=lambda run_id: recorded)
     monkeypatch.setattr("rp2k_lab.train.verify.RunStore", lambda uri: store)
-    now, earlier = recorded | {"val/tail_top1": [(2, 0.25)]}, run_with(class_groups="tail 12 classes")
+    now, earlier = with_closing(recorded) | {"val/tail_top1": [(2, 0.25)]}, run_with(class_groups="tail 12 classes")
     line = verify(None, earlier, now, "tail 20 classes")
-    assert line.startswith("4 values of 2 metrics equal run earlier")
+    assert line.startswith("4 values of 3 metrics equal run earlier")
     assert line.endswith("head, medium and tail were other classes then and are not compared")
     with pytest.raises(NotReproduced, match="val/tail_top1 at step 2"):
         verify(None, earlier, now, "tail 12 classes")
@@ -64,13 +72,15 @@ def test_groups_of_another_version_are_not_compared(monkeypatch):
 def test_differences_are_listed_and_counted_in_two_lines(monkeypatch):
     store = SimpleNamespace(history=lambda run_id: RECORDED)
     monkeypatch.setattr("rp2k_lab.train.verify.RunStore", lambda uri: store)
-    assert verify(None, run_with(), RECORDED, "").startswith("4 values of 2 metrics equal run earlier, id 000000")
+    assert verify(None, run_with(), with_closing(RECORDED), "").startswith(
+        "4 values of 3 metrics equal run earlier, id 000000"
+    )
     now = {f"m{i}": [(i, 0.5)] for i in range(5)}
     with pytest.raises(NotReproduced) as error:
         verify(None, run_with(), now, "")
     first, second = str(error.value).splitlines()
-    assert "7 of 7 metrics differ: " in first
-    assert "; and 4 more" in first
+    assert "8 of 8 metrics differ: " in first
+    assert "; and 5 more" in first
     assert "environment.txt" in second
 
 

@@ -12,9 +12,9 @@ from functools import cache
 import pytest
 
 from rp2k_lab import COMMAND, PROJECT, SERVER_COMMAND
-from rp2k_lab.cli.command_line import _FLAGS
+from rp2k_lab.cli.command_line import FLAGS
 from rp2k_lab.config.choices import choices, complete, defaults_of, flatten, groups, root_defaults
-from rp2k_lab.config.overrides import _LAUNCHER_PACKAGES, _hydra_keys
+from rp2k_lab.config.overrides import _LAUNCHER_PACKAGES, hydra_keys
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from tests.helpers.run_commands import run_all
@@ -84,7 +84,7 @@ def owners() -> dict[str, list[tuple[str, str]]]:
 
 def problem_of_option(key: str, value: str) -> str | None:
     """Return why `key=value` is not accepted, or None."""
-    if key in ("hydra/sweeper", "hydra/launcher") or key in _hydra_keys():
+    if key in ("hydra/sweeper", "hydra/launcher") or key in hydra_keys():
         return None
     if key not in owners():
         return f"there is no key {key}"
@@ -132,7 +132,7 @@ def test_options_exist_and_take_their_values():
 
 
 def test_flags_targets_pages_and_packages_exist():
-    flags = {name for names in _FLAGS for name in names} | {
+    flags = {name for names in FLAGS for name in names} | {
         "--run",
         "--uri",
         "--port",

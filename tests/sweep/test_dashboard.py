@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 import optuna
+import psutil
 import pytest
 
 from rp2k_lab.sweep import dashboard
@@ -36,12 +37,13 @@ def serve(*arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_page_shows_a_study_until_it_is_interrupted(storage, free_port):
-    with serve(free_port, storage) as server:
+def test_page_shows_a_study_until_it_is_interrupted(storage, free_port, wait_for):
+    server = serve(free_port, storage)
+    try:
         line = server.stdout.readline()
         assert line.startswith(f"Optuna's page: {dashboard.address(free_port)} ")
-        server.stderr.readline()  # it listens
         address = re.search(r"http://\S+", line)[0]
+        wait_for(lambda: psutil.Process(server.pid).net_connections())
         with urllib.request.urlopen(address, timeout=30) as answer:
             assert b"<title>Optuna Dashboard</title>" in answer.read()
         with urllib.request.urlopen(address.replace("dashboard/", "api/studies"), timeout=30) as answer:
@@ -52,7 +54,10 @@ def test_page_shows_a_study_until_it_is_interrupted(storage, free_port):
         assert f"use another port: make dashboard PORT={free_port + 1}" in message
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=30)
-    assert server.returncode == 0
+        assert server.returncode == 0
+    finally:
+        server.kill()
+        server.communicate()
 
 
 @pytest.mark.parametrize(

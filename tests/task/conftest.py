@@ -12,7 +12,7 @@ from tests.helpers.tiny_runs import TINY, Command, Store
 @pytest.fixture(scope="session")
 def first_run(start) -> Command:
     """A finished tiny run, shared by tests that only read it."""
-    command = start(*TINY)
+    command = start(*TINY, "tracking.run_name=resnet18_shelf_none_seed0")
     command.result = command.wait()
     return command
 

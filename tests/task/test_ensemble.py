@@ -5,6 +5,7 @@ import pytest
 
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.task import ensemble
+from rp2k_lab.tracking.mlflow_runs import CLOSING
 
 RUN = "resnet18_shelf_none_seed0"
 
@@ -39,7 +40,9 @@ def test_member_scores_equal_their_runs_and_gain_is_over_the_best_on_val(later_s
     assert len(members) == 3
     for split in ("val", "test"):
         for score in ("top1", "macro_top1"):
-            assert members[f"{split}_{score}"][0] == pytest.approx(parent.data.metrics[f"{split}/{score}"], abs=1e-12)
+            assert members[f"{split}_{score}"][0] == pytest.approx(
+                parent.data.metrics[f"{CLOSING[split]}/{score}"], abs=1e-12
+            )
             assert members[f"{split}_{score}"][2] == pytest.approx(run.data.metrics[f"{split}/{score}"], abs=1e-12)
     best = members.loc[members["val_top1"][:2].idxmax()]
     assert members.loc[members["best_on_val"], "name"].tolist() == [best["name"]] == [run.data.tags["best_member"]]

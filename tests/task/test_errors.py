@@ -1,6 +1,7 @@
 """task=errors end to end, and refused requests."""
 
 import re
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,9 +16,11 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.evaluation.predictor import Member, Predictor
+from rp2k_lab.task.errors import review_of
 from rp2k_lab.tracking.run_lookup import find_run
 from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
 from rp2k_lab.train.checkpoint import load_checkpoint
+from tests.helpers.tiny_runs import TINY
 
 RUN = "resnet18_shelf_none_seed0"
 TABLES = {
@@ -167,6 +170,50 @@ def test_folds_analyze_train_and_rank_its_labels(later_store, folds_run):
     assert suspected["suggested"].tolist() == listed["suggested"].tolist()
     assert f"labels      {len(listed)} of 300 of train are suspected" in out
     assert "redrawn without" not in out
+
+
+def test_closing_lines_have_the_command_for_the_reviewed_list(folds_run, analyzed_run):
+    command = re.search(r"^review .*\n +python run.py (.*)\nrun  ", folds_run.result[1], re.M)[1]
+    options = shlex.split(command)
+    assert options[-1] == "dataset.relabel=~/Downloads/reviewed_labels.csv"
+    assert sorted(options[:-1]) == sorted(set(TINY) - {"size=32"})  # the default
+    assert "reviewed_labels.csv" not in analyzed_run.result[1]  # of test
+
+
+def test_review_of_a_relabeled_run_has_its_list(later_store, request_of, tmp_path):
+    file = tmp_path / "first.csv"
+    file.write_text("path,given,suggested,decision\ntrain/a.jpg,a,b,yes\ntrain/c.jpg,a,b,no\n", "utf-8")
+    config = request_of("task=errors", "task.folds=2")
+    config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"relabel": file})})
+    run = find_run(later_store.uri, RUN, tmp_path)
+    review = review_of(config, run, "train")
+    assert list(review.earlier) == [("train/a.jpg", "a", "b")]
+    assert review.command.count("dataset.relabel=") == 1
+    assert (review.key, review_of(config, run, "val").command) == (f"{run.run_id}/train", "")
+
+
+@pytest.mark.soak
+def test_labels_decided_on_the_page_are_trained_on(browser, folds_run, start, tmp_path):
+    """Open the page, decide ten labels by keyboard, download the list, and run the command that the page shows."""
+    page, file = browser.new_page(), tmp_path / "reviewed_labels.csv"
+    page.goto((folds_run.folder / "out" / "errors.html").as_uri())
+    page.click("#review-start")
+    for key in "wrwwrwrww":
+        page.keyboard.press(key)
+    page.keyboard.press("c")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.locator("#progress").inner_text().startswith("10 of ")
+    with page.expect_download() as download:
+        page.click("#review-download")
+    download.value.save_as(file)
+    command = shlex.split(page.locator("#review pre").inner_text())
+    page.close()
+    assert command[:2] == ["python", "run.py"]
+    code, out, err = start(*command[2:-1], f"{command[-1].partition('=')[0]}={file}").wait()
+    assert (code, err) == (0, "")
+    assert re.search(r"reviewed_labels.csv: 7 of \d+ lines are followed \(7 yes, 3 no, \d+ without a decision\)", out)
+    assert f"7 of 300 training photos relabeled by {file}" in out
 
 
 def test_matching_folds_are_reused_and_others_are_not(later_store, request_of, folds_run, monkeypatch, tmp_path):

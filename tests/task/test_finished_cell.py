@@ -38,7 +38,7 @@ def stored(own_store):
 
 def test_an_equal_run_is_found_in_the_store(request_of, stored):
     found = finished_cell.find(request_of(), "runs")
-    assert (found.run_id, found.val_top1) == (stored.run_id, stored.metrics["val/top1"])
+    assert (found.run_id, found.val_top1) == (stored.run_id, stored.closing("val", "top1"))
     assert found.origin == f"run {stored.name}"
 
 

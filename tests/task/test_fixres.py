@@ -14,7 +14,8 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.dataset.options import Source
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.task import evaluate, fixres
-from rp2k_lab.tracking.run_lookup import restore
+from rp2k_lab.tracking.mlflow_runs import CLOSING
+from rp2k_lab.tracking.run_restore import restore
 
 RUN = "resnet18_shelf_none_seed0"
 
@@ -44,7 +45,7 @@ def test_fixres_is_a_training_with_parent(later_store, tuned, record):
     assert run.info.run_name == f"fixres40_{RUN}"
     history = later_store.history(run)
     assert [step for step, _ in history["train/loss"]] == list(range(1, 19))
-    assert [step for step, _ in history["val/top1"]] == [9, 18, 18]
+    assert [step for step, _ in history["val/top1"]] == [9, 18]
     artifacts = later_store.artifacts(run)
     names = {str(file.relative_to(artifacts)) for file in artifacts.rglob("*") if file.is_file()}
     assert names >= {"config.yaml", "classes.txt", "checkpoints/best.ckpt", "fixres.csv", "test/predictions.parquet"}
@@ -70,9 +71,9 @@ def test_table_equals_the_recorded_metrics(later_store, tuned, record):
     assert table["crop_ratio"].tolist() == [1.0, 0.8, 0.8]
     for split, photos in (("val", 60), ("test", 80)):
         top1 = table[f"{split}_top1"]
-        assert top1[0] == metrics[f"{split}/top1_untuned_old"] == parent.data.metrics[f"{split}/top1"]
+        assert top1[0] == metrics[f"{split}/top1_untuned_old"] == parent.data.metrics[f"{CLOSING[split]}/top1"]
         assert top1[1] == metrics[f"{split}/top1_untuned_new"]
-        assert top1[2] == metrics[f"{split}/top1"]
+        assert top1[2] == metrics[f"{CLOSING[split]}/top1"]
         assert table[f"{split}_images"].tolist() == [photos] * 3
         intervals = table[[f"{split}_top1_low", f"{split}_top1_high"]].to_numpy()
         np.testing.assert_allclose(intervals, [wilson_interval(round(accuracy * photos), photos) for accuracy in top1])
@@ -101,7 +102,7 @@ def test_tuned_run_can_be_evaluated(compose, later_store, record, tmp_path, monk
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         (config,) = restore(parse(composed), composed, overrides)
     assert config.size == (40, 40)
-    assert evaluate.run(config, tmp_path) == run.data.metrics["val/top1"]
+    assert evaluate.run(config, tmp_path) == run.data.metrics["val_best/top1"]
 
 
 @pytest.mark.parametrize("runs", [[], ["runs=[a,b]"]])

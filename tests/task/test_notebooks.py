@@ -81,6 +81,11 @@ def test_every_cell_has_output_and_the_browser_reports_no_error(pages, browser, 
     boxes = page.locator(".lab svg").evaluate_all("all => all.map(s => s.getBoundingClientRect().height)")
     assert min(boxes) > 100
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    grounds = "[document.body, document.querySelector('.lab')].map(node => getComputedStyle(node).backgroundColor)"
+    bright = "(colors => colors.map(color => +color.match(/\\d+/g)[0] > 128))"
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(f"{bright}({grounds})") == [scheme == "light"] * 2
     page.close()
 
 

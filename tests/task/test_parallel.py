@@ -70,7 +70,8 @@ def launch(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_and_two(launch) -> tuple[Command, Command]:
     """The same training by one process with batches of 32, and by two with 16 each."""
-    commands = launch("batch_size=32", *EVERYTHING, workers=0), launch("batch_size=16", *EVERYTHING)
+    keep = "task.keep_state=true"
+    commands = launch("batch_size=32", *EVERYTHING, keep, workers=0), launch("batch_size=16", *EVERYTHING, keep)
     for command in commands:
         code, out, err = command.wait()
         assert code == 0, out + err

@@ -220,3 +220,19 @@ def test_invalid_list_is_refused(tmp_path, name, content):
     with pytest.raises(RequestError, match=r"\.(csv|txt): (has no column path|is empty|neither UTF-8)") as error:
         inputs.find_images(tmp_path / name)
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_few_predictions_are_printed():
+    columns = {
+        "top1": np.array(["伊利 纯牛奶", "b\x1b[2J", "c"], object),
+        "p1": np.array([0.932, 0.5, 1]),
+        "top2": np.array(["d", "e" * 100, "f"], object),
+        "p2": np.array([0.041, 0.25, 0]),
+        "known": np.array([True, False, True]),
+    }
+    lines = predict.predicted_lines(["a.jpg", "坏/b.jpg", "c.jpg"], columns, {2: "damaged"}).splitlines()
+    assert lines[:4] == ["", "a.jpg", "   93.2 %  伊利 纯牛奶", "    4.1 %  d"]
+    assert lines[4:7] == ["", "坏/b.jpg (unknown)", "   50.0 %  b\\x1b[2J"]
+    assert lines[7].startswith("   25.0 %  eeee")
+    assert len(lines[7]) < 85
+    assert len(lines) == 8

@@ -84,6 +84,18 @@ def test_committed_results_are_used_without_a_study_and_replaced_by_one(request_
     assert "next        python run.py -m ablation=resize scale=laptop seed=0,1,2,3 runs the 14 that lack" in out
 
 
+def test_a_report_at_scale_smoke_stays_in_the_runs_folder(compose, studies, every_table, monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "EXPERIMENTS", tmp_path / "experiments")
+    studies[0]["resize"] = synthetic_results.results(TRUTH, [0], images=50)
+    report.run(parse(compose("task=report", "scale=smoke", "ablation=resize")), tmp_path / "run")
+    assert {file.name for file in (tmp_path / "run").iterdir()} == DOCUMENTS | {"results.csv", "images.csv"}
+    report.run(parse(compose("task=report", "scale=smoke", "ablation=all")), tmp_path / "all")
+    assert (tmp_path / "all" / "resize" / "smoke" / "README.md").is_file()
+    assert not (tmp_path / "experiments").exists()
+    report.run(parse(compose("task=report", "scale=laptop", "ablation=resize")), tmp_path / "unused")
+    assert (tmp_path / "experiments" / "resize" / "laptop" / "README.md").is_file()
+
+
 def test_without_results_the_message_names_the_command(request_of, tmp_path):
     with pytest.raises(RequestError, match=r"^ablation=resize scale=paper: no results") as error:
         report.run(request_of("ablation=resize", "scale=paper"), tmp_path)
@@ -140,10 +152,9 @@ def test_all_puts_published_claims_beside_the_tables(request_of, every_table, tm
     assert "Letterbox <b>" not in text
     assert "| C++ is fast | No table. |" in text
     row = next(line for line in text.splitlines() if line.startswith("| letterbox against stretch "))
-    assert re.match(r"\| letterbox against stretch \| \+3\.17 \| yes \| laptop \| \+\d", row)
-    assert row.endswith("| better |")
+    assert re.match(r"\| letterbox against stretch \| \+3\.17 \| yes \| laptop \| ▲ better \| \+\d", row)
     assert "without size cue" not in text  # not a level of the claim
-    assert "| class-balanced sampling against plain | – | – | paper | – | – | not compared |" in text
+    assert "| class-balanced sampling against plain | – | – | paper | not compared | – | – | – |" in text
     picture = (tmp_path / "tables.svg").read_text("utf-8")
     assert picture.count('class="published"') == 2  # the row and the legend
     assert "resize: letterbox (laptop)" in picture
@@ -214,6 +225,7 @@ def test_two_runs_of_a_store_are_compared(compose, request_of, tested, tmp_path,
     lines = [line.split() for line in out.splitlines()]
     assert [line[1] for line in lines if line[:1] in (["top-1"], ["head"], ["tail"])] == ["400", "200", "200"]
     text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "The photos of the first run are not on this machine." in text
     assert "| aug.name | plain | better |" in text
     assert "secret" not in text
 

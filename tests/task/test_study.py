@@ -37,7 +37,7 @@ def test_search_is_a_run_with_its_trials_as_children(searched):
     assert sorted(run.data.tags["trial"] for run in children) == ["0", "1"]
     assert sorted(run.data.params["optimizer.lr"] for run in children) == ["0.05", "0.1"]
     for run in children:
-        assert run.data.metrics["val/top1"] >= 0
+        assert run.data.metrics["val_best/top1"] >= 0
         assert not any(name.startswith("test/") for name in run.data.metrics)
 
 
@@ -48,7 +48,7 @@ def test_trial_run_and_folder_are_linked(searched):
     for trial in trials:
         run, folder = children[trial.user_attrs["run_id"]], searched.folder / "out" / str(trial.number)
         assert trial.user_attrs["folder"] == str(folder)
-        assert trial.value == run.data.metrics["val/top1"]
+        assert trial.value == run.data.metrics["val_best/top1"]
         assert run.data.params["optimizer.lr"] == str(trial.params["optimizer.lr"])
         link = yaml.safe_load((folder / "trial.yaml").read_text("utf-8"))
         assert (link["study"], link["trial"], link["run_id"]) == ("two", trial.number, run.info.run_id)
@@ -74,6 +74,6 @@ def test_killed_trial_is_resumed_in_the_same_run(start, tmp_path, wait_for):
     assert (run.info.status, run.data.tags["trial"], run.data.tags["resumed_from"]) == ("FINISHED", "1", "9")
     assert [step for step, _ in command.store.history(run)["train/loss"]] == list(range(1, 19))
     assert trial.intermediate_values == former.intermediate_values
-    assert trial.value == run.data.metrics["val/top1"]
+    assert trial.value == run.data.metrics["val_best/top1"]
     assert log.read_text().count("resumes from step 9") == 1
     assert [file.name for file in (command.folder / "out").iterdir() if file.is_dir()] == ["0"]

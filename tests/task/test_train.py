@@ -1,5 +1,7 @@
 """task=train, end to end: `python run.py`."""
 
+import getpass
+import re
 import signal
 import time
 
@@ -47,26 +49,35 @@ def test_mlflow_has_the_complete_record(first_run):
     history = first_run.store.history(run)
     assert [step for step, _ in history["train/loss"]] == list(range(1, 19))
     assert len(history["train/lr"]) == 18
-    assert [step for step, _ in history["val/top1"]] == [9, 18, 18]  # each epoch, and the best weights at the end
+    assert [step for step, _ in history["val/top1"]] == [9, 18]  # no closing score bends the curve
+    assert history["val_best/top1"] == [(18, max(top1 for _, top1 in history["val/top1"]))]
     assert all(len(values) == 1 for name, values in history.items() if name.startswith("test/"))
     names = {"top1", "top5", "macro_top1", "head_top1", "medium_top1", "tail_top1", "top1_without_others"}
-    for split in ("val", "test"):
+    for split in ("val", "val_best", "test"):
         assert {f"{split}/{name}" for name in names} <= set(history)
     assert (tags["val/count"], tags["test/count"]) == ("60", "80")
     groups = [int(tags[f"test/{group}_count"]) for group in ("head", "medium", "tail")]
     assert sum(groups) == 80
     assert int(tags["test/count_without_others"]) < 80
     assert run.data.metrics["train/images_per_second"] > 1
+    assert run.data.metrics["system/process_memory_usage_megabytes"] > 100
+    assert 0 < run.data.metrics["system/system_memory_usage_percentage"] <= 100
+    assert tags["mlflow.user"] == getpass.getuser()
+    assert tags["mlflow.source.name"] == "run.py"
+    inputs = {i.tags[0].value: (i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs}
+    assert {name for name, _ in inputs.values()} == {"shelf"}
+    assert len({digest for _, digest in inputs.values()}) == len(inputs) == 3
 
 
 def test_artifacts_agree_with_the_metrics(first_run):
     (run,) = first_run.store.runs()
     folder = first_run.store.artifacts(run)
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    tables = {f"{s}/{t}.parquet" for s in ("val", "test") for t in ("per_class", "confusion_pairs", "predictions")}
+    tables = {f"{s}/{t}.csv" for s in ("val", "test") for t in ("per_class", "confusion_pairs")}
+    tables |= {f"{s}/{t}.parquet" for s in ("val", "test") for t in ("per_class", "confusion_pairs", "predictions")}
     figures = {f"figures/{s}_{f}.png" for s in ("val", "test") for f in ("accuracy_over_size", "confused_pairs")}
     expected = {"config.yaml", "environment.txt", "classes.txt", "checkpoints/best.ckpt", "figures/curves.png"}
-    expected.add("open_set.json")
+    expected |= {"open_set.json", "summary.html"}
     assert files == expected | tables | figures
     predictions = pd.read_parquet(folder / "test" / "predictions.parquet")
     per_class = pd.read_parquet(folder / "test" / "per_class.parquet")
@@ -145,23 +156,33 @@ def test_averaged_clipped_accumulated_training_saves_the_average(first_run, star
 
 def test_sweep_makes_distinct_runs_equal_to_single_runs(first_run, start):
     sweep = start(*TINY, "-m", "seed=0,1")
-    code, _, err = sweep.wait(600)
+    code, out, err = sweep.wait(600)
     assert code == 0, err
-    runs = {run.info.run_name: run for run in sweep.store.runs()}
-    assert sorted(runs) == ["resnet18_shelf_none_seed0", "resnet18_shelf_none_seed1"]
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    parent, *jobs = sorted(sweep.store.runs(), key=lambda run: run.data.tags.get("kind") != "sweep")
+    runs = {run.data.params["seed"]: run for run in jobs}
+    assert sorted(runs) == ["0", "1"]
+    assert all(re.fullmatch(r"resnet18_shelf_\S+_[0-9a-f]{4}", run.info.run_name) for run in jobs)
+    assert {run.info.status for run in (parent, *jobs)} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in jobs} == {parent.info.run_id}
+    table = out.rpartition("seed  val top-1")[2]
+    for seed, run in runs.items():
+        assert f"{seed}     {100 * run.data.metrics['val_best/top1']:.1f} %" in table
+    assert "viewStateShareKey=" in table.splitlines()[-1]
+    assert "seed  val top-1" in parent.data.tags["mlflow.note.content"]
     single = first_run.store.history(first_run.store.runs()[0])
-    assert sweep.store.history(runs["resnet18_shelf_none_seed0"]) == single  # the same command, the same bits
-    assert sweep.store.history(runs["resnet18_shelf_none_seed1"])["train/loss"] != single["train/loss"]
+    assert sweep.store.history(runs["0"]) == single  # the same command, the same bits
+    assert sweep.store.history(runs["1"])["train/loss"] != single["train/loss"]
     assert len({run.data.tags["folder"] for run in runs.values()}) == 2
 
 
 def test_sweep_continues_after_a_failed_job(start):
     sweep = start(*TINY, "-m", "batch_size=500,64", "epochs=1")
-    code, _, err = sweep.wait()
+    code, out, err = sweep.wait()
     assert code == 2
     assert "batch_size=500: train has 300 photos" in err
-    assert [run.info.status for run in sweep.store.runs()] == ["FINISHED"]
+    assert "not finished" in out
+    statuses = {run.data.tags.get("kind", "job"): run.info.status for run in sweep.store.runs()}
+    assert statuses == {"sweep": "FAILED", "job": "FINISHED"}
 
 
 @pytest.mark.soak
@@ -170,7 +191,7 @@ def test_seresnext50_with_cutout_trains(start):
     code, _, err = command.wait(600)
     assert code == 0, err
     (run,) = command.store.runs()
-    assert run.info.run_name == "seresnext50_shelf_cutout_seed0"
+    assert run.info.run_name.startswith("seresnext50_shelf_cutout_")
     assert 0 <= run.data.metrics["test/top1"] <= 1
 
 

@@ -17,7 +17,7 @@ from mlflow.entities import Metric
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.tracking import local_runs
-from rp2k_lab.tracking.latest_runs import NETWORKS, TO_RESUME, TO_VERIFY, choose, is_word
+from rp2k_lab.tracking.latest_runs import NETWORKS, TO_RESUME, TO_VERIFY, _candidates, choose, is_word
 from rp2k_lab.tracking.mlflow_runs import CHECKPOINT, RunStore
 from rp2k_lab.tracking.provenance import FINGERPRINT
 from rp2k_lab.tracking.run_lookup import lookup_run, resolve
@@ -38,12 +38,18 @@ def open_run(folder, uri, name, kind="mlflow", experiment=EXPERIMENT):
     return MlflowTracker(SimpleNamespace(name=kind, uri=uri, experiment=experiment, flush_seconds=60), name, folder)
 
 
-def make_run(folder, uri, name, task="train", score=0.5, *, weights=True, end=None, kind="mlflow", tags=(), **options):
-    """Return the tracker of a run that `end` stopped (an exception; None: it finished)."""
+def make_run(
+    folder, uri, name, task="train", score=0.5, *, best=None, weights=True, end=None, kind="mlflow", tags=(), **options
+):
+    """Return the tracker of a run that `end` stopped (an exception; None: it finished).
+
+    Args:
+        best: the best epoch's score; None: a run of earlier versions, whose last one is the best epoch's.
+    """
     with suppress(end or ()), open_run(folder, uri, name, kind, **options) as tracker:
         tracker.set_tags({"task": task, "folder": folder, FINGERPRINT: name} | dict(tags))
         tracker.log_metrics({"val/top1": 1.0}, 1)
-        tracker.log_metrics({"val/top1": score}, 2)
+        tracker.log_metrics({"val/top1": score} | ({"val_best/top1": best} if best else {}), 2)
         if weights:
             (folder / CHECKPOINT).parent.mkdir()
             (folder / CHECKPOINT).write_bytes(b"weights")
@@ -114,6 +120,18 @@ def test_best_has_the_highest_score_of_its_experiment_and_is_the_newest_of_equal
     assert choose(uri, "best", "other").name == "elsewhere"
     assert choose(uri, "best", EXPERIMENT, TO_VERIFY).name == "tie"
     assert lookup_run(uri, "best") == run
+
+
+def test_best_knows_the_closing_scores_of_every_version(outputs, tmp_path, empty_store):
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    make_run(outputs / "a", uri, "second", score=0.25, best=0.75)
+    make_run(outputs / "b", uri, "earlier version", score=0.5)
+    make_run(outputs / "c", uri, "first", score=0.875, best=0.875)
+    make_run(outputs / "d", None, "not uploaded", score=0.125, best=0.625, kind="offline")
+    ranked = [run.name for run in _candidates(uri, EXPERIMENT, NETWORKS)]
+    assert ranked == ["first", "second", "not uploaded", "earlier version"]
+    assert choose(uri, "best", EXPERIMENT).closing("val", "top1") == 0.875
 
 
 def test_a_run_with_the_name_of_a_word_is_found_by_its_id(uri):

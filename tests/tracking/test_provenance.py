@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 
 import numpy as np
@@ -8,8 +9,16 @@ import pytest
 
 from rp2k_lab.config.choices import flatten
 from rp2k_lab.config.schema import parse
+from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.tracking import provenance
-from rp2k_lab.tracking.provenance import environment, environment_changes, environment_tag, fingerprint, git_state
+from rp2k_lab.tracking.provenance import (
+    environment,
+    environment_changes,
+    environment_tag,
+    fingerprint,
+    git_state,
+    overrides_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -114,3 +123,26 @@ def test_fingerprints_of_gpu_runs_hold_after_float32_and_loss_scale_changed(comp
     assert of(fixed, "device.precision=tf32") == former(name="gpu", precision="float32")
     different = {of(), of(fixed), of(fixed, "device.precision=float32"), of(fixed, "device.precision=tf32")}
     assert len(different) == 4
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("dataset.label_noise=0.06", "size=[48,32]", "optimizer=adamw", "optimizer.lr=0.002", "seed=7"),
+        ("aug=cutout", "aug/mix=mixup", "aug.mix.alpha=0.3", "model=seresnext50", "callback=early_stopping"),
+        ("dataset=folder", "dataset.root=<photos>", "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.2,0.2,0.2]"),
+        ("loss.distillation=0.5", "runs=[abc123,def456]"),
+        ("recipe=giantpanda", "dataset=rp2k", "dataset.root=<photos>", "device=gpu"),
+    ],
+)
+def test_overrides_of_a_training_make_the_same_training(compose, tmp_path, overrides):
+    photos = tmp_path / "伊利, it's $HOME {a}"
+    photos.mkdir()
+    overrides = [override.replace("<photos>", hydra_value(photos)) for override in overrides]
+    config = parse(compose(*overrides))
+    command = shlex.split(" ".join(overrides_of(config)))
+    again = parse(compose(*command))
+    assert (fingerprint(again), again.dataset.root) == (fingerprint(config), config.dataset.root)
+    if "recipe=giantpanda" not in overrides:  # its keys are named
+        assert len(command) == len(overrides)

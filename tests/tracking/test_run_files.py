@@ -17,7 +17,9 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.tracking.local_runs import check_unused, is_resumable
 from rp2k_lab.tracking.run_files import CONFIG, damage_named, read_settings, read_text, real_path
-from rp2k_lab.tracking.run_lookup import find_run, read_record, restore
+from rp2k_lab.tracking.run_lookup import find_run
+from rp2k_lab.tracking.run_record import read_record
+from rp2k_lab.tracking.run_restore import restore
 from rp2k_lab.tracking.tracker import MlflowTracker
 from rp2k_lab.tracking.upload_state import is_uploaded
 

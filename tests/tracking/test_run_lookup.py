@@ -11,7 +11,8 @@ from rp2k_lab import PROJECT
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.tracking.mlflow_runs import RunStore
-from rp2k_lab.tracking.run_lookup import find_run, merge, restore
+from rp2k_lab.tracking.run_lookup import find_run
+from rp2k_lab.tracking.run_restore import merge, restore
 from rp2k_lab.tracking.tracker import MlflowTracker
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.provenance import fingerprint
-from rp2k_lab.tracking.run_lookup import restore
+from rp2k_lab.tracking.run_restore import restore
 from rp2k_lab.tracking.tracker import MlflowTracker
 
 pytestmark = pytest.mark.slow

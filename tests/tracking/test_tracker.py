@@ -39,7 +39,11 @@ def test_everything_logged_is_in_the_store(tmp_path):
         for step in range(2500):
             tracker.log_metrics({"train/loss": 1 / (step + 1)}, step)
         tracker.log_artifact(note, "notes")
+        tracker.log_inputs([{"name": "伊利", "digest": "ab12", "source": "/photos", "context": "train"}])
     run = read(settings, tracker)
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.tags[0].value) == ("伊利", "ab12", "train")
+    assert {"mlflow.user", "mlflow.source.name", "host", "pid"} <= run.data.tags.keys()
     assert run.info.status == "FINISHED"
     assert run.data.tags["status"] == "FINISHED"
     assert len(run.data.params) == 251

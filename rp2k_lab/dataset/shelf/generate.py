@@ -14,10 +14,10 @@ from pathlib import Path
 
 import cv2
 import pandas as pd
-from tqdm import tqdm
 
 from rp2k_lab.core.files import sync_folder, sync_tree
 from rp2k_lab.core.locks import file_lock
+from rp2k_lab.core.progress import activity
 from rp2k_lab.dataset.shelf.catalog import build_catalog
 from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.plan import plan
@@ -32,7 +32,7 @@ _LEAST_IMAGES_FOR_POOL = 300
 _GUARD_HINT = 'call it below `if __name__ == "__main__":`, or with num_processes=1'
 
 
-def make_shelf(options: ShelfOptions, folder: Path, num_processes: int | None = None, progress: bool = True) -> Path:
+def make_shelf(options: ShelfOptions, folder: Path, num_processes: int | None = None) -> Path:
     """Return the set's folder, `folder / "shelf-<fingerprint>"`; draw the set if it is missing.
 
     It holds `train/<class>/<image>`, `test/…`, optionally `val/…`, `truth.parquet` (columns plan.TRUTH_COLUMNS, one row
@@ -62,7 +62,7 @@ def make_shelf(options: ShelfOptions, folder: Path, num_processes: int | None = 
             shutil.rmtree(leftover)
         part = Path(tempfile.mkdtemp(prefix=f".{name}.part-", dir=target.parent))
         try:
-            _write_set(options, truth, part, num_processes or _usable_cpus(), progress)
+            _write_set(options, truth, part, num_processes or _usable_cpus())
             # mkdtemp's folder is private; a finished set gets its parent's permissions.
             with suppress(PermissionError):  # exFAT has no permissions
                 part.chmod(target.parent.stat().st_mode & 0o777)
@@ -78,20 +78,19 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, num_processes: int, progress: bool) -> None:
+def _write_set(options: ShelfOptions, truth: pd.DataFrame, part: Path, num_processes: int) -> None:
     for split_and_class in sorted({path.rsplit("/", 1)[0] for path in truth["path"]}):
         (part / split_and_class).mkdir(parents=True)
     starts = range(0, len(truth), _CHUNK_IMAGES)
     chunks = (truth.iloc[start : start + _CHUNK_IMAGES] for start in starts)
-    bar = tqdm(total=len(truth), desc="shelf", unit=" images", disable=None if progress else True)
-    with bar:
+    with activity("drawing shelf photos", len(truth)) as work:
         if num_processes == 1 or len(truth) < _LEAST_IMAGES_FOR_POOL:
             for chunk in chunks:
-                bar.update(_write_images(options, chunk, part))
+                work.done += _write_images(options, chunk, part)
         else:
             with _pool(num_processes) as pool:
                 for future in as_completed([pool.submit(_write_images, options, chunk, part) for chunk in chunks]):
-                    bar.update(future.result())
+                    work.done += future.result()
     truth.to_parquet(part / TRUTH_FILE, index=False)
     (part / OPTIONS_FILE).write_text(options.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

@@ -32,12 +32,21 @@ class Shelf(Source, ShelfOptions):
         scan = scan_release(self.root or self._draw())
         return replace(scan, other_files=[file for file in scan.other_files if file not in (OPTIONS_FILE, TRUTH_FILE)])
 
+    def find_root(self) -> Path | None:
+        """Return the set's folder if it is drawn."""
+        from rp2k_lab.dataset import photo_index
+
+        root = self.root or photo_index.DATA_FOLDER / f"shelf-{self._options().fingerprint()}"
+        return root if root.is_dir() else None
+
+    def _options(self) -> ShelfOptions:
+        return ShelfOptions(**{key: getattr(self, key) for key in ShelfOptions.model_fields})
+
     def _draw(self) -> Path:
         from rp2k_lab.dataset import photo_index
         from rp2k_lab.dataset.shelf.generate import make_shelf
 
-        options = ShelfOptions(**{key: getattr(self, key) for key in ShelfOptions.model_fields})
         try:
-            return make_shelf(options, photo_index.DATA_FOLDER)
+            return make_shelf(self._options(), photo_index.DATA_FOLDER)
         except ValueError as error:
             raise RequestError(f"dataset: {error}") from None

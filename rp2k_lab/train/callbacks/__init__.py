@@ -9,6 +9,7 @@ from rp2k_lab.train.callbacks.nan_guard import NanGuard
 from rp2k_lab.train.callbacks.progress import ProgressBar
 from rp2k_lab.train.callbacks.prune import Prune
 from rp2k_lab.train.callbacks.sync_workers import SyncWorkers
+from rp2k_lab.train.callbacks.system_metrics import SystemMetrics
 from rp2k_lab.train.callbacks.throughput import Throughput
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Prune",
     "SaveCheckpoints",
     "SyncWorkers",
+    "SystemMetrics",
     "Throughput",
     "TrainingState",
     "mean_target",

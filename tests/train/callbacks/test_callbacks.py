@@ -208,6 +208,22 @@ def test_throughput_is_measured_from_the_first_steps_end(state, monkeypatch):
     assert tracker.history["train/images_per_second"] == [(3, 4.0), (6, 1.0)]
 
 
+def test_load_is_sampled_every_ten_seconds_and_at_the_end(state):
+    clock, tracker = iter([0.0, 0.0, 0.0, 5.0, 11.0, 11.0]), MemoryTracker()
+    sampler = callbacks.SystemMetrics(tracker, lambda: next(clock))
+    sampler.train_begin(state)
+    for _ in range(3):
+        advance(state, sampler)
+    sampler.close(state)
+    assert {name: [step for step, _ in values] for name, values in tracker.history.items()} == {
+        "system/cpu_utilization_percentage": [1, 3, 3],
+        "system/system_memory_usage_percentage": [1, 3, 3],
+        "system/system_memory_usage_megabytes": [1, 3, 3],
+        "system/process_memory_usage_megabytes": [1, 3, 3],
+    }
+    assert tracker.history["system/process_memory_usage_megabytes"][0][1] > 50
+
+
 def test_a_signal_stops_after_the_step(state):
     signals = SimpleNamespace(signum=None)
     sync = callbacks.SyncWorkers(ALONE, signals)
@@ -229,6 +245,26 @@ def test_the_progress_bar_writes_a_line_an_epoch(state, capsys):
     assert first.startswith("epoch 1/2  loss 1.000  val top-1 50.0 % of 8  best so far")
     assert second.startswith("epoch 2/2")
     assert "best" not in second
+
+
+def test_the_remaining_time_includes_evaluations(state, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("rp2k_lab.train.callbacks.progress.time", clock)
+    bar = callbacks.ProgressBar(val_images=12, closing_images=36)
+    bar.train_begin(state)
+    for step, seconds in enumerate([10, 12, 14], 1):  # the first step compiles
+        state.step, now[0] = step, seconds
+        bar.step_end(state)
+    # Steps of 2 s; predicting an image takes a third of training it: 2 s each epoch, 6 s at the end.
+    assert bar.seconds_left(state) == pytest.approx(3 * 2 + 2 * 2 + 6)
+    now[0] = 20
+    bar.epoch_end(state)  # after an evaluation of 6 s
+    assert bar.seconds_left(state) == pytest.approx(3 * 2 + 6 + 18)
+    state.step, now[0] = 4, 22
+    bar.step_end(state)
+    assert bar.seconds_left(state) == pytest.approx(2 * 2 + 6 + 18)
+    bar.close(state)
 
 
 class Recorder(callbacks.Callback):

@@ -1,0 +1,48 @@
+"""The name of a run: network, data set, what differs from the defaults, and a short id."""
+
+import re
+import uuid
+from typing import Any
+
+from rp2k_lab.config.choices import root_defaults
+from rp2k_lab.config.schema import Config
+from rp2k_lab.tracking.provenance import changed_settings
+
+# Differences in a name, and characters of a value; the number of further ones follows.
+_MOST, _LONGEST = 3, 16
+# The order of groups in a name; keys of the root come before the data set's.
+_GROUPS = ("aug", "model", "loss", "optimizer", "schedule", "callback", "", "task", "dataset")
+
+
+def run_name(config: Config) -> str:
+    """Return a new run's name, such as `seresnext50_rp2k_cutout_lr0.05_seed1_3f9c`; `runs=` takes it without the id."""
+    parts = [config.model.name, config.dataset.title]
+    parts += [config.recipe] if config.recipe != "none" else _differences(config)
+    parts += [f"seed{config.seed}"] if config.seed else []
+    return "_".join([*parts, uuid.uuid4().hex[:4]])
+
+
+def _differences(config: Config) -> list[str]:
+    changed = changed_settings(config)
+    covered = {"model.name", "dataset.name", "seed", "recipe", "dataset.fold"}
+    covered |= {f"dataset.{key}" for key in config.dataset.file_keys}
+    if tuple(config.size) == (side := root_defaults()["size"], side):  # recorded as a pair
+        covered.add("size")
+    covered |= {key for key in changed if key.startswith("aug.") and key.endswith(".name")}  # the label has them
+    keys = [key for key in changed if key not in covered and _group(key) in _GROUPS]
+    keys.sort(key=lambda key: _GROUPS.index(_group(key)))  # stable: in a group as in the configuration
+    label = [config.aug.label] if config.aug.label != "none" else []
+    texts = [*label, *(_text(key, changed[key]) for key in keys)]
+    return texts if len(texts) <= _MOST else [*texts[:_MOST], f"+{len(texts) - _MOST}"]
+
+
+def _group(key: str) -> str:
+    return key.rpartition(".")[0] and key.partition(".")[0]
+
+
+def _text(key: str, value: Any) -> str:
+    """Return `lr0.05`, or the value alone of a choice; characters that a shell or Hydra would read are dashes."""
+    shown = "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    shown = f"-{shown.lower()}" if isinstance(value, bool) else shown
+    name = key.rpartition(".")[2]
+    return re.sub(r"[^\w.+-]", "-", ("" if name == "name" else name) + shown[:_LONGEST])
