@@ -19,6 +19,7 @@ from mindspore import Parameter, Tensor, nn
 from rp2k_lab import native
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError
+from rp2k_lab.core.progress import progress
 from rp2k_lab.core.text import in_bytes
 from rp2k_lab.dataset.loader import ResizedImages, TrainingBatches, evaluation_batches
 from rp2k_lab.dataset.photo_index import Index
@@ -194,7 +195,8 @@ class KeptOutputs:
     def _read(self, part: _Part, check: Callable[[], None]) -> np.ndarray:
         def compute(target: np.ndarray) -> None:
             log.info("computing the frozen stages' outputs of %d photos", len(target))
-            batches = ([images] for images in part.images())
+            shown = progress(part.images(), len(target), "computing frozen stages", len)
+            batches = ([images] for images in shown)
             compute_features(self._front, batches, BATCH, target, check, part.order)
 
         return cached_features(part.file, (len(part.order), *self._shape), compute)
