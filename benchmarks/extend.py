@@ -83,6 +83,7 @@ def enrollment(options, config, member, folder: Path) -> str:
     from rp2k_lab.analysis.photo_quality import measure_images
     from rp2k_lab.enrollment.new_images import read_new_images
     from rp2k_lab.extension.gallery import Whitening
+    from rp2k_lab.model import Front
     from rp2k_lab.task.extend import image_vectors
     from rp2k_lab.train.features import compute_features
 
@@ -91,7 +92,7 @@ def enrollment(options, config, member, folder: Path) -> str:
     whitening = Whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
     images = np.random.default_rng(1).integers(0, 256, (options.batch_size, options.size, options.size, 3), np.uint8)
     sizes = [min(options.batch_size, count - begin) for begin in range(0, count, options.batch_size)]
-    features = np.empty((count, width), np.float32)
+    features, front = np.empty((count, width), np.float32), Front(member.network)
 
     def enroll() -> None:
         new = read_new_images("task.input", folder / "new", lambda: None)
@@ -99,9 +100,8 @@ def enrollment(options, config, member, folder: Path) -> str:
         measure_images(new.root, new.table["path"].tolist(), None)
 
     def forward() -> None:
-        compute_features(
-            member.network, ([images[:size]] for size in sizes), options.batch_size, features, lambda: None
-        )
+        batches = ([images[:size]] for size in sizes)
+        compute_features(front, batches, options.batch_size, features, lambda: None)
 
     forward()  # compiles
     results = interleave({"enrollment": lambda: seconds(enroll), "forward": lambda: seconds(forward)}, options.rounds)

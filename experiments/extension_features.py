@@ -111,7 +111,7 @@ def _compute(
     from rp2k_lab.dataset.loader import ImageViews, ResizedImages, view_batches
     from rp2k_lab.device import target
     from rp2k_lab.evaluation.predictor import Forward
-    from rp2k_lab.model import OnFeatures, Pooled
+    from rp2k_lab.model import Front, Rest
     from rp2k_lab.train.build import build_initial_network, preprocessing
     from rp2k_lab.train.trained_models import load_network
 
@@ -129,7 +129,7 @@ def _compute(
     rows = index.table["path"].pipe(pd.Index).get_indexer(table["path"]).tolist()
     cache = open_cache(index, view.resized, view.resize, config.dataset.cache_gb)
     images = ImageViews([ResizedImages(index, view.resized, view.resize, cache)])
-    pooled, classifier = Forward(Pooled(network).set_train(False)), OnFeatures(network).set_train(False)
+    pooled, classifier = Forward(Front(network).set_train(False)), Rest(network).set_train(False)
     features, logits = [], []
     for (batch,) in view_batches(images, rows, [(view.resized, view.size)], size):
         padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), np.uint8)])
@@ -178,7 +178,7 @@ def _train_projection(photos: Photos, old: Sequence[str], overrides: Sequence[st
     is_train = (photos.table["split"].eq("train") & photos.table["class"].isin(old)).to_numpy()
     labels = pd.Index(old).get_indexer(photos.table.loc[is_train, "class"]).astype(np.int32)
     paths = photos.table.loc[is_train, "path"].tolist()
-    batches = FeatureBatches(photos.features[is_train], paths, labels, config.batch_size, config.seed, len(old))
+    batches = FeatureBatches([photos.features[is_train]], paths, labels, config.batch_size, config.seed, len(old))
     model, _ = build_model(config, nn.SequentialCell(project, classify), batches)
     step = model.train_network.set_train()
     for _ in range(config.epochs):

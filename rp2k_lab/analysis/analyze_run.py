@@ -7,22 +7,21 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.analysis.class_map import map_positions
-from rp2k_lab.analysis.feature_cache import cached_features, features_name
 from rp2k_lab.analysis.label_issues import LabelIssues, find_label_issues, find_label_issues_in_top
 from rp2k_lab.analysis.neighbors import class_means, nearest
 from rp2k_lab.analysis.tables import ErrorTables, add_nearest, analyze, image_table
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.progress import progress
-from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
+from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.metrics import Predictions, top_k
 from rp2k_lab.evaluation.predictor import Member, Predictor
-from rp2k_lab.model import OnFeatures
+from rp2k_lab.model import Front, Rest
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import batches_for, build_views
+from rp2k_lab.train.feature_cache import FEATURES, cached_features, features_name
 from rp2k_lab.train.features import compute_features
 
 NEAREST = 3  # training images beside an error
-FEATURES = DATA_FOLDER / "features"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def split_features(
         predictor = Predictor([member], config.batch_size)
         views = build_views(predictor, index, config.dataset.cache_gb)
         batches = batches_for(predictor, views, rows, config, f"computing features of {split}")
-        compute_features(member.network, batches, config.batch_size, target, check)
+        compute_features(Front(member.network), batches, config.batch_size, target, check)
 
     file = FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
     return cached_features(file, (len(rows), member.network.network.head.fc.in_channels), compute)
@@ -123,7 +122,7 @@ def feature_probabilities(
     member: Member, features: np.ndarray, batch_size: int, check: Callable[[], None]
 ) -> Iterator[np.ndarray]:
     """Yield the probabilities that the network's classifier gives to features: batches of float32 (n, classes)."""
-    predictor = Predictor([replace(member, network=OnFeatures(member.network))], batch_size, check=check)
+    predictor = Predictor([replace(member, network=Rest(member.network))], batch_size, check=check)
     parts = (np.asarray(features[i : i + batch_size]) for i in range(0, len(features), batch_size))
     batches = ([part] for part in progress(parts, len(features), "classifying photos by their features", len))
     return (average for _, average in predictor(batches))

@@ -8,7 +8,7 @@ from mindspore import Tensor
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.evaluation.outputs import Embedding
 from rp2k_lab.evaluation.predictor import Forward, Member
-from rp2k_lab.train.features import Pooled
+from rp2k_lab.model import Front
 
 
 class Embedder:
@@ -22,7 +22,7 @@ class Embedder:
     def __init__(self, member: Member, batch_size: int, check: Callable[[], None]):
         network = member.network.set_train(False)
         self._name, self._batch_size, self._check = member.name, batch_size, check
-        self._features, self._embedding = Forward(Pooled(network)), Embedding(network).set_train(False)
+        self._features, self._embedding = Forward(Front(network)), Embedding(network).set_train(False)
 
     def of_images(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the embeddings, float32 (n, width), of batches of images, uint8 (n, height, width, 3).

@@ -51,6 +51,13 @@ class Aug(Group):
             return self.name
         return "+".join(part.name for part in parts.values() if part.name != "none") or "none"
 
+    @property
+    def is_none(self) -> bool:
+        """Whether an image is the same in all epochs; a subclass with an operation may be more than this knows."""
+        slots = {self.policy.name, self.erase.name, self.mix.name}
+        is_plain = type(self).build_operation is Aug.build_operation
+        return is_plain and slots == {"none"} and (self.crop, self.flip, self.color) == (None, 0, 0)
+
     def build(self, size: tuple[int, int], mean: tuple[float, float, float]) -> "Augmentation":
         """Build the augmentation, in the published order: crop, flip, color, policy, erasing.
 

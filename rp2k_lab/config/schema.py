@@ -6,6 +6,7 @@ options of a choice are beside its code, in the class that `rp2k_lab.plugins` ha
 
 import math
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, create_model, field_validator, model_serializer, model_validator
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from rp2k_lab.train.optimizer import Optimizer
     from rp2k_lab.train.optional_callbacks import CallbackOptions
     from rp2k_lab.train.schedule import Schedule
+
+
+# A message names so many choices, the most similar ones.
+_MOST_NAMES = 15
 
 
 class Device(Group):
@@ -189,6 +194,36 @@ class Config(Group):
             )
         return self
 
+    @property
+    def kept_views(self) -> int:
+        """Views of each image for which a training keeps the outputs of its frozen stages; 0: none are kept."""
+        runs_in_parts = self.model.num_stages > 0 or self.model.kept_stages is None
+        if self.task.name != "train" or self.model.freeze == "none" or not runs_in_parts or self._keeps_no_outputs():
+            return 0
+        return 1 if self.aug.is_none else self.model.freeze_views or 0
+
+    def _keeps_no_outputs(self) -> tuple[str, str] | None:
+        """Return why outputs of frozen stages cannot be kept, and a way out; None: they can."""
+        if self.aug.mix.name != "none":
+            return f"aug/mix={self.aug.mix.name} mixes images", "use aug/mix=none"
+        if self.loss.distillation:
+            return "loss.distillation shows the images to teachers", "leave out loss.distillation"
+        if self.device.parallel != "none":
+            return f"device.parallel={self.device.parallel} has several processes", "use device.parallel=none"
+        if self.dataset.sampler == "class_balanced" and not self.aug.is_none:
+            return (
+                "dataset.sampler=class_balanced shows an image several times an epoch, each another view",
+                "use dataset.sampler=uniform",
+            )
+        return None
+
+    @model_validator(mode="after")
+    def _check_kept_outputs(self):
+        views = self.model.freeze_views
+        if views is not None and self.task.name == "train" and (reason := self._keeps_no_outputs()):
+            raise RequestError(f"model.freeze_views={views}: {reason[0]}\n{reason[1]}, or leave out model.freeze_views")
+        return self
+
     @model_validator(mode="after")
     def _check_dataset_files(self):
         if self.task.reads_images:
@@ -271,8 +306,9 @@ def _first_problem(error: ValidationError, composed: dict[str, Any]) -> str:
         return f"{key}: there is no such key"
     if first["type"] == "union_tag_invalid":
         context = first.get("ctx", {})
-        tag, choices = context["tag"], context["expected_tags"].replace("'", "")
-        return f"{key}.name={tag}: there is no such choice\nchoose one of {choices}"
+        tag, names = context["tag"], context["expected_tags"].replace("'", "").split(", ")
+        names = get_close_matches(tag, names, _MOST_NAMES, 0.0) if len(names) > _MOST_NAMES else names
+        return f"{key}.name={tag}: there is no such choice\nchoose one of {', '.join(names)}"
     if first["type"] == "missing":
         return f"{key}={_as_typed(first['input'])}: has too few values{more}"
     if isinstance(first["input"], dict) and "name" in first["input"]:  # two keys of a group contradict each other

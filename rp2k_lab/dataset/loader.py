@@ -218,16 +218,16 @@ class TrainingBatches(EpochBatches):
         return self.source.paths[self.rows[row]]
 
     def batch(self, epoch: int, order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a batch of an epoch."""
+        """Return a batch of an epoch; behind the last whole one, the rest of the order."""
         start = batch * self.images_per_step + self._offset
-        positions = range(start, start + self.batch_size)
-        chosen = order[positions.start : positions.stop]
+        chosen = order[start : start + self.batch_size]
+        positions = range(start, start + len(chosen))
         rows, labels = [self.rows[row] for row in chosen.tolist()], self.labels[chosen]
-        images = np.empty((self.batch_size, *self.size, 3), np.uint8)
+        images = np.empty((len(chosen), *self.size, 3), np.uint8)
         streams = self._take_streams()
-        rngs = (stream.at(epoch, position) for stream, position in zip(streams, positions, strict=True))
+        rngs = (stream.at(epoch, position) for stream, position in zip(streams, positions, strict=False))
         is_cropped = self._crop_at_once(rows, rngs, images)
-        for i, (stream, position) in enumerate(zip(streams, positions, strict=True)):
+        for i, (stream, position) in enumerate(zip(streams, positions, strict=False)):
             rng = stream.generator if is_cropped[i] else stream.at(epoch, position)
             if not is_cropped[i]:
                 self._crop(rows[i], rng, images[i])
@@ -238,6 +238,12 @@ class TrainingBatches(EpochBatches):
         rngs = [_Stream(self.seed, _MIX).at(epoch, position) for position in positions]
         images, weights = self.augmentation.mix(images, rngs)
         return images, soft_targets(labels, weights, self.num_classes)
+
+    def all_images(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield batches of all images of an epoch in its order, also those that the training leaves out."""
+        order = self.order(epoch)
+        numbers = range(-(-len(order) // self.batch_size))
+        return (images for images, _ in _ordered(lambda n: self.batch(epoch, order, n), numbers, self.num_threads))
 
     def _take_streams(self) -> list["_Stream"]:
         """Return a stream for each image of a batch, which no other thread uses."""

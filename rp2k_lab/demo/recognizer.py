@@ -25,7 +25,7 @@ from rp2k_lab.demo.enroll import enroll_product
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.open_set import known_columns
 from rp2k_lab.evaluation.predictor import Forward, Member, Predictor
-from rp2k_lab.model import Pooled
+from rp2k_lab.model import Front
 from rp2k_lab.pages.images import ImageEmbedder
 from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.tracking.run_lookup import EarlierRun, resolve
@@ -49,7 +49,7 @@ class Network:
         (self.run,), (self.member,) = load_members([config])
         self.config = config.model_copy(update={"batch_size": 1})
         self._predictor = Predictor([self.member], 1)
-        self._features = Forward(Pooled(self.member.network).set_train(False))
+        self._features = Forward(Front(self.member.network).set_train(False))
         self._explainer = Explainer(self.member.network, 1)
 
     def read(self, photo: Path) -> np.ndarray:

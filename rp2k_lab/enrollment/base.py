@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rp2k_lab.analysis.analyze_run import FEATURES, feature_probabilities, split_features
-from rp2k_lab.analysis.feature_cache import features_name
+from rp2k_lab.analysis.analyze_run import feature_probabilities, split_features
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import sha256_of
@@ -20,6 +19,7 @@ from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import MOST_CALIBRATING
+from rp2k_lab.train.feature_cache import FEATURES, features_name
 
 log = logging.getLogger(__name__)
 

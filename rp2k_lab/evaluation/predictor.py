@@ -17,7 +17,7 @@ from rp2k_lab.evaluation.metrics import softmax, top_k
 from rp2k_lab.evaluation.mindir import NotSupported
 from rp2k_lab.evaluation.native_network import NativeNetwork
 from rp2k_lab.evaluation.open_set import OpenSet
-from rp2k_lab.model import OnFeatures, Pooled, WithPreprocessing
+from rp2k_lab.model import Front, Rest, WithPreprocessing
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
 from rp2k_lab.native.inference import Refused
 
@@ -28,7 +28,7 @@ class Logits(nn.Cell):
     """A network that maps uint8 images (batch, height, width, 3) to logits, float32 (batch, classes).
 
     Args:
-        network: images, or features for `OnFeatures`, to logits.
+        network: images, or for `Rest` a front's outputs, to logits.
         is_scored: of an extended network: a last column has its score, the largest cosine with a center.
     """
 
@@ -104,8 +104,8 @@ class TwoParts:
     """
 
     def __init__(self, cell: Logits, images: np.ndarray):
-        self._features = NativeNetwork(Pooled(cell.network).set_train(False), images)
-        self._classifier = type(cell)(OnFeatures(cell.network), cell.is_scored).set_train(False)
+        self._features = NativeNetwork(Front(cell.network).set_train(False), images)
+        self._classifier = type(cell)(Rest(cell.network), cell.is_scored).set_train(False)
 
     def refresh(self) -> None:
         """Take over the network's weights."""
@@ -135,6 +135,8 @@ class Forward:
         return network(images) if network else self._cell(Tensor(images)).asnumpy()
 
     def _compile(self, images: np.ndarray) -> NativeNetwork | TwoParts | None:
+        if images.dtype != np.uint8:  # a front's outputs: the library starts from images
+            return None
         is_graph = mindspore.get_context("mode") == mindspore.GRAPH_MODE
         is_on_cpu = mindspore.get_context("device_target") == "CPU" and native.state().version is not None
         # Only convolutional networks gain, and to find out that another one cannot be run takes seconds.
@@ -156,7 +158,7 @@ class Forward:
 
 def classifier_of(network: nn.Cell) -> nn.Cell | None:
     """Return the classifier of a network or of its second part; None for another cell."""
-    if isinstance(network, OnFeatures):
+    if isinstance(network, Rest):
         network = network.network
     return network.network.head.fc if isinstance(network, WithPreprocessing) else None
 

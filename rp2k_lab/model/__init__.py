@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rp2k_lab.model.network import Network
-    from rp2k_lab.model.normalize import Normalize, OnFeatures, Pooled, WithPreprocessing
+    from rp2k_lab.model.normalize import Front, Normalize, Rest, WithPreprocessing
     from rp2k_lab.model.weights.torch_names import load_torch_weights
     from rp2k_lab.model.zoo import create_model, list_models
 
 _MODULES = {
+    "Front": "normalize",
     "Network": "network",
     "Normalize": "normalize",
-    "OnFeatures": "normalize",
-    "Pooled": "normalize",
+    "Rest": "normalize",
     "WithPreprocessing": "normalize",
     "create_model": "zoo",
     "list_models": "zoo",
@@ -29,10 +29,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Front",
     "Network",
     "Normalize",
-    "OnFeatures",
-    "Pooled",
+    "Rest",
     "WithPreprocessing",
     "create_model",
     "list_models",

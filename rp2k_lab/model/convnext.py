@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import nn, ops
 
+from rp2k_lab.model.backbone import Backbone
 from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import LayerNorm, LayerScale, Mlp, conv, global_mean
 from rp2k_lab.model.scaling import scaled
@@ -50,7 +51,7 @@ class Stage(nn.Cell):
         return self.blocks(self.downsample(x))
 
 
-class ConvNeXt(nn.Cell):
+class ConvNeXt(Backbone):
     """Normalized float32 images (batch, 3, height, width) to pooled features (batch, channels, 1, 1).
 
     Section 2 of the paper, ConvNeXt-T; 768 channels unless multiplied.  The last layer norm follows the mean over
@@ -62,6 +63,7 @@ class ConvNeXt(nn.Cell):
         depth_multiplier: factor for every stage's blocks.  Both round to the nearest integer (a half up), at least 1.
     """
 
+    num_stages = 1 + len(DEPTHS)
     smallest_input = 32
     input_multiple = 1
     dense_std = conv_std = 0.02  # deviation of the initial weights (appendix A.1)
@@ -80,9 +82,17 @@ class ConvNeXt(nn.Cell):
         self.stages = nn.SequentialCell(stages)
         self.norm = LayerNorm(self.num_features, EPS)
 
-    def construct(self, images):
-        features = self.norm(global_mean(self.stages(self.stem(images))))
-        return features.reshape(-1, self.num_features, 1, 1)
+    def parts(self):
+        return [(self.stem,), *((stage,) for stage in self.stages.cell_list)]
+
+    def run(self, x, first, last):
+        if first == 0:
+            x = self.stem(x)
+        for stage in self.stages.cell_list[max(first - 1, 0) : last - 1]:
+            x = stage(x)
+        if first <= self.num_stages < last:
+            x = self.norm(global_mean(x)).reshape(-1, self.num_features, 1, 1)
+        return x
 
     def final_norm(self):
         return None

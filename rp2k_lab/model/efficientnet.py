@@ -6,6 +6,7 @@ from collections.abc import Callable
 from mindspore import nn, ops
 
 from rp2k_lab.model.attention import SqueezeExcitation
+from rp2k_lab.model.backbone import Backbone
 from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import SiLU, batch_norm, conv, norm_relu
 from rp2k_lab.model.scaling import scaled_to_eights
@@ -87,7 +88,7 @@ class MobileBlock(nn.Cell):
         return ops.add(self.drop_path(y), x) if self.has_skip else y
 
 
-class EfficientNet(nn.Cell):
+class EfficientNet(Backbone):
     """Normalized float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
 
     Tan & Le, ICML 2019, arXiv 1905.11946, table 1; 1280 channels unless multiplied.
@@ -101,6 +102,7 @@ class EfficientNet(nn.Cell):
             the authors' code (section 3.3 of the paper).
     """
 
+    num_stages = 1 + len(STAGES)
     smallest_input = 32
     input_multiple = 1
 
@@ -137,9 +139,21 @@ class EfficientNet(nn.Cell):
         self.bn2 = norm(self.num_features)
         self.act = _NormAct(activation)
 
-    def construct(self, images):
-        x = self.blocks(self.act(self.bn1, self.conv_stem(images)))
-        return self.act(self.bn2, self.conv_head(x))
+    def parts(self):
+        return [(self.conv_stem, self.bn1), *((stage,) for stage in self.blocks.cell_list)]
+
+    def run(self, x, first, last):
+        if first == 0:
+            x = self.act(self.bn1, self.conv_stem(x))
+        for stage in self.blocks.cell_list[max(first - 1, 0) : last - 1]:
+            x = stage(x)
+        if first <= self.num_stages < last:
+            x = self.act(self.bn2, self.conv_head(x))
+        return x
+
+    def num_blocks(self) -> list[int]:
+        """Return the number of blocks of each stage behind the stem."""
+        return [len(stage) for stage in self.blocks.cell_list]
 
     def final_norm(self):
         return self.bn2

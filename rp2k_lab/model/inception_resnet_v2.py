@@ -9,6 +9,7 @@ from typing import Any
 
 from mindspore import nn, ops
 
+from rp2k_lab.model.backbone import Backbone
 from rp2k_lab.model.layers import ConvNorm, conv
 from rp2k_lab.model.scaling import scaled
 
@@ -87,7 +88,7 @@ class Residual(nn.Cell):
         return self.act(ops.add(self.conv2d(y) * self.scale, x))
 
 
-class InceptionResNetV2(nn.Cell):
+class InceptionResNetV2(Backbone):
     """Normalized float32 images (batch, 3, height, width), sides of at least 75, to features (batch, channels, h, w).
 
     Figure 15 of the paper with the stem of Inception-ResNet-v1 (figure 14) and then Mixed_5b, as in the authors' code,
@@ -101,6 +102,7 @@ class InceptionResNetV2(nn.Cell):
             round to the nearest integer (a half up), at least 1.
     """
 
+    num_stages = 4
     smallest_input = 75
     input_multiple = 1
 
@@ -130,13 +132,24 @@ class InceptionResNetV2(nn.Cell):
         self.block8 = Residual(channels, block_8, 1.0, last=True)
         self.conv2d_7b = _ConvNorm(channels, self.num_features, 1)
 
-    def construct(self, images):
-        x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(images)))
-        x = self.conv2d_4a(self.conv2d_3b(self.maxpool_3a(x)))
-        x = self.repeat(self.mixed_5b(self.maxpool_5a(x)))
-        x = self.repeat_1(self.mixed_6a(x))
-        x = self.repeat_2(self.mixed_7a(x))
-        return self.conv2d_7b(self.block8(x))
+    def parts(self):
+        stem = self.conv2d_1a, self.conv2d_2a, self.conv2d_2b, self.conv2d_3b, self.conv2d_4a
+        last = self.mixed_7a, self.repeat_2, self.block8
+        return [stem, (self.mixed_5b, self.repeat), (self.mixed_6a, self.repeat_1), last]
+
+    def run(self, x, first, last):
+        if first == 0:
+            x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))
+            x = self.maxpool_5a(self.conv2d_4a(self.conv2d_3b(self.maxpool_3a(x))))
+        if first <= 1 and last > 1:
+            x = self.repeat(self.mixed_5b(x))
+        if first <= 2 and last > 2:
+            x = self.repeat_1(self.mixed_6a(x))
+        if first <= 3 and last > 3:
+            x = self.block8(self.repeat_2(self.mixed_7a(x)))
+        if first <= self.num_stages < last:
+            x = self.conv2d_7b(x)
+        return x
 
     def final_norm(self):
         return self.conv2d_7b.bn

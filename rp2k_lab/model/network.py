@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from rp2k_lab.model.dropout import Dropout, DropPath
 from rp2k_lab.model.head import HEADS, HeadName
@@ -105,8 +105,9 @@ class Network(nn.Cell):
     Parameter names have no `backbone.` or `head.`: conv1.weight, layer1.0.conv1.weight, …, fc.weight.
 
     Args:
-        backbone: images to a feature map.  Its `num_features`: channels; `smallest_input`, `input_multiple`: least side
-            and divisor of a side (pixels); `final_norm()`: last batch norm before the feature map, or None.
+        backbone: images to a feature map, a `Backbone` if its stages can be frozen.  Its `num_features`: channels;
+            `smallest_input`, `input_multiple`: least side and divisor of a side (pixels); `final_norm()`: last batch
+            norm before the feature map, or None.
         head: feature map to logits.
         architecture: name in the zoo, for messages.
     """
@@ -136,16 +137,21 @@ class Network(nn.Cell):
             )
 
 
-def freeze_backbone(net: Network) -> None:
-    """Freeze the backbone; see `freeze`."""
-    freeze(net.backbone)
+def first_stages(net: Network, stages: int | None) -> list[nn.Cell | Parameter]:
+    """Return what a number of the backbone's stages consist of; None: all of the backbone."""
+    if stages is None or stages > net.backbone.num_stages:
+        return [net.backbone]
+    return [each for part in net.backbone.parts()[:stages] for each in part]
 
 
-def freeze(part: nn.Cell) -> None:
+def freeze(part: nn.Cell | Parameter) -> None:
     """Freeze the parameters of a part of a network, its running statistics and its stochastic depth.
 
     Batch norms normalize with their running statistics without updating them; stochastic depth drops nothing.
     """
+    if isinstance(part, Parameter):
+        part.requires_grad = False
+        return
     for parameter in part.get_parameters():
         parameter.requires_grad = False
     for _, cell in part.cells_and_names():

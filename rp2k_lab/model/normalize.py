@@ -51,31 +51,44 @@ class WithPreprocessing(nn.Cell):
         return self.network.head.with_scores(self.network.backbone(self.normalize(images)))
 
 
-class Pooled(nn.Cell):
-    """uint8 images (batch, height, width, 3) to the input of dropout and classifier, float32 (batch, width)."""
+class Front(nn.Cell):
+    """The first part of a network: uint8 images (batch, height, width, 3) to float32, the input of `Rest`.
 
-    def __init__(self, network: WithPreprocessing):
-        super().__init__(auto_prefix=False)  # checkpoints have the network's names
-        self.network = network
-
-    def construct(self, images):
-        net = self.network.network
-        return net.head.features(net.backbone(self.network.normalize(images))).astype("float32")
-
-
-class OnFeatures(nn.Cell):
-    """Features of `Pooled` to logits (batch, classes), by the network's dropout and classifier.
-
-    It has the whole network, so that its checkpoints have too.
+    Args:
+        stages: of the backbone (`Backbone`); None: all of it and the head's mean, so that the output is the input of
+            dropout and classifier, (batch, width).
     """
 
-    def __init__(self, network: WithPreprocessing):
-        super().__init__(auto_prefix=False)
-        self.network = network
+    def __init__(self, network: WithPreprocessing, stages: int | None = None):
+        super().__init__(auto_prefix=False)  # checkpoints have the network's names
+        self.network, self.stages = network, stages
 
-    def construct(self, features):
-        return self.network.network.head.classify(features)
+    def construct(self, images):
+        net, x = self.network.network, self.network.normalize(images)
+        if self.stages is None:
+            return net.head.features(net.backbone(x)).astype("float32")
+        return net.backbone.run(x, 0, self.stages).astype("float32")
+
+
+class Rest(nn.Cell):
+    """The second part of a network: outputs of `Front` to logits (batch, classes).
+
+    It has the whole network, so that its checkpoints have too.
+
+    Args:
+        stages: those of the front.
+    """
+
+    def __init__(self, network: WithPreprocessing, stages: int | None = None):
+        super().__init__(auto_prefix=False)
+        self.network, self.stages = network, stages
+
+    def construct(self, x):
+        net = self.network.network
+        if self.stages is None:
+            return net.head.classify(x)
+        return net.head(net.backbone.run(x, self.stages, net.backbone.num_stages + 1))
 
     def with_scores(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (batch, classes) and scores (batch,) of an extended network."""
+        """Return logits (batch, classes) and scores (batch,) of an extended network, whose front has all stages."""
         return self.network.network.head.fc.with_scores(features)

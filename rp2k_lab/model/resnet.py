@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from mindspore import Tensor, nn
 
+from rp2k_lab.model.backbone import Backbone
 from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import MaxPool, add_relu, batch_norm, conv, norm_relu
 from rp2k_lab.model.scaling import scaled
@@ -107,7 +108,7 @@ class Bottleneck(_Block):
         return self.bn3
 
 
-class ResNet(nn.Cell):
+class ResNet(Backbone):
     """Normalized float32 images (batch, 3, height, width) to features (batch, channels, height / 32, width / 32).
 
     Args:
@@ -131,6 +132,7 @@ class ResNet(nn.Cell):
             network of basic blocks.
     """
 
+    num_stages = 5
     smallest_input = 32
     input_multiple = 1
 
@@ -173,12 +175,22 @@ class ResNet(nn.Cell):
                 setattr(self, f"bam{i + 1}", stage_attention(channels) if stage_attention else nn.Identity())
         self.num_features = channels
 
-    def construct(self, images):
-        x = self.maxpool(norm_relu(self.bn1, self.conv1(images)))
-        x = self.bam1(self.layer1(x))
-        x = self.bam2(self.layer2(x))
-        x = self.bam3(self.layer3(x))
-        return self.layer4(x)
+    def parts(self):
+        blocks = [(self.layer1, self.bam1), (self.layer2, self.bam2), (self.layer3, self.bam3), (self.layer4,)]
+        return [(self.conv1, self.bn1), *blocks]
+
+    def run(self, x, first, last):
+        if first == 0:
+            x = self.maxpool(norm_relu(self.bn1, self.conv1(x)))
+        if first <= 1 and last > 1:
+            x = self.bam1(self.layer1(x))
+        if first <= 2 and last > 2:
+            x = self.bam2(self.layer2(x))
+        if first <= 3 and last > 3:
+            x = self.bam3(self.layer3(x))
+        if first <= 4 and last > 4:
+            x = self.layer4(x)
+        return x
 
     def final_norm(self):
         return self.layer4[-1].last_norm()

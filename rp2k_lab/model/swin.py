@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from rp2k_lab.model import custom_operators
+from rp2k_lab.model.backbone import Backbone
 from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import Dense, LayerNorm, Mlp, conv
 from rp2k_lab.model.scaling import scaled
@@ -263,7 +264,7 @@ def _heads(channels: int, multiplier: float) -> list[int]:
     return heads
 
 
-class Swin(nn.Cell):
+class Swin(Backbone):
     """Normalized float32 images (batch, 3, height, width), sides multiples of 4, to features (batch, channels, h, w).
 
     Section 3 of the paper, Swin-T; 768 channels unless multiplied.  The reference fixes the input size when it is
@@ -280,6 +281,7 @@ class Swin(nn.Cell):
         ValueError: the heads of a stage do not divide its channels.
     """
 
+    num_stages = 1 + len(DEPTHS)
     smallest_input = 32
     input_multiple = 4
     dense_std = 0.02  # deviation of the initial weights, as in the authors' code
@@ -298,8 +300,17 @@ class Swin(nn.Cell):
         self.layers = nn.SequentialCell(stages)
         self.norm = LayerNorm(self.num_features)
 
-    def construct(self, images):
-        return self.norm(self.layers(self.patch_embed(images))).transpose(0, 3, 1, 2)
+    def parts(self):
+        return [(self.patch_embed,), *((stage,) for stage in self.layers.cell_list)]
+
+    def run(self, x, first, last):
+        if first == 0:
+            x = self.patch_embed(x)
+        for stage in self.layers.cell_list[max(first - 1, 0) : last - 1]:
+            x = stage(x)
+        if first <= self.num_stages < last:
+            x = self.norm(x).transpose(0, 3, 1, 2)
+        return x
 
     def final_norm(self):
         return None

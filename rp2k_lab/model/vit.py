@@ -3,6 +3,7 @@
 ViT-S is the size that DeiT introduced (Touvron et al., ICML 2021, arXiv 2012.12877, table 1) and DINOv2 also has.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from rp2k_lab.model import custom_operators
+from rp2k_lab.model.backbone import Backbone
 from rp2k_lab.model.dropout import drop_path
 from rp2k_lab.model.layers import Dense, LayerNorm, LayerScale, Mlp, conv
 from rp2k_lab.model.scaling import scaled
@@ -102,7 +104,7 @@ class PatchEmbedding(nn.Cell):
         return self.proj(images)
 
 
-class ViT(nn.Cell):
+class ViT(Backbone):
     """Normalized float32 images (batch, 3, height, width), sides multiples of `patch`, to (batch, channels, 1, 1).
 
     Section 3.1 of the paper, ViT-S; the features are the class token's, 384 channels unless multiplied.  The position
@@ -117,8 +119,10 @@ class ViT(nn.Cell):
         width_multiplier: factor for all channels.  The heads scale with it (nearest integer, a half to even, at least
             1), and the channels are their nearest multiple: about 64 for each head.
         depth_multiplier: factor for the number of blocks (nearest integer, a half up, at least 1).
+            A stage, for `model.freeze`, is a quarter of them, rounded.
     """
 
+    num_stages = 5
     dense_std = conv_std = 0.02  # deviation of the initial weights, as in timm and DeiT
 
     def __init__(
@@ -140,15 +144,30 @@ class ViT(nn.Cell):
         rates = np.linspace(0.0, drop_path_rate, scaled(DEPTH, depth_multiplier))
         drops = [(drop_path(rate), drop_path(rate)) for rate in rates]
         self.blocks = nn.SequentialCell([Block(channels, heads, layer_scale, drop) for drop in drops])
+        quarters = [scaled(len(drops), i / 4) for i in (1, 2, 3, 4)]
+        self.ends = (0, *quarters, quarters[-1])  # blocks up to the end of the stem, of each stage, and of the norm
         self.norm = LayerNorm(channels, EPS)
 
-    def construct(self, images):
+    def parts(self):
+        quarters = [self.blocks.cell_list[a:b] for a, b in itertools.pairwise(self.ends[:5])]
+        return [(self.patch_embed, self.cls_token, self.pos_embed), *quarters]
+
+    def run(self, x, first, last):
+        if first == 0:
+            x = self.embed(x)
+        for block in self.blocks.cell_list[self.ends[max(first - 1, 0)] : self.ends[last - 1]]:
+            x = block(x)
+        if first <= self.num_stages < last:
+            x = self.norm(x[:, 0]).reshape(-1, self.num_features, 1, 1)
+        return x
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return tokens (batch, 1 + patches, channels): the class token, and patches with their positions."""
         x = self.patch_embed(images)
         batch, channels, rows, columns = x.shape
         x = x.reshape(batch, channels, rows * columns).transpose(0, 2, 1)
         token = ops.add(self.cls_token, self.pos_embed[:, :1]) * ops.ones((batch, 1, 1), x.dtype)
-        x = self.blocks(ops.concat((token, ops.add(x, self.positions(rows, columns))), 1))
-        return self.norm(x[:, 0]).reshape(batch, channels, 1, 1)
+        return ops.concat((token, ops.add(x, self.positions(rows, columns))), 1)
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Return the position embeddings of a grid of patches, (1, rows · columns, channels)."""

@@ -1,6 +1,6 @@
 """The model zoo: a name is a backbone with arguments; `conf/model/<name>.yaml` makes them options."""
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import mindspore
 from mindspore.nn.utils import no_init_parameters
@@ -10,7 +10,8 @@ from rp2k_lab.model.family import Model
 from rp2k_lab.model.first_operation import absorb_first_failure
 from rp2k_lab.model.head import HEADS, HeadName
 from rp2k_lab.model.init import initialize
-from rp2k_lab.model.network import Head, Network, classifier_of, freeze_backbone
+from rp2k_lab.model.network import Head, Network, classifier_of, first_stages
+from rp2k_lab.model.network import freeze as freeze_part
 from rp2k_lab.model.scaling import check_multipliers
 from rp2k_lab.plugins import options_of
 
@@ -35,7 +36,7 @@ def create_model(
     seed: int = 0,
     head_width: int | None = None,
     drop_rate: float = 0.0,
-    freeze: Literal["none", "backbone"] = "none",
+    freeze: str = "none",
     head: HeadName = "linear",
     head_scale: float | None = None,
     head_subcenters: int | None = None,
@@ -45,10 +46,10 @@ def create_model(
 
     Args:
         name: one of `list_models()`, or `inception_resnet_v2_wider`, `resnet50_bam_wider`, `seresnext50_wider`, which
-            set final_width to 4096.
+            set final_width to 4096, or `efficientnet_lite1`, `efficientnet_lite2`.
         head_width: output channels of a 1×1 convolution before the classifier; None: no convolution.
         drop_rate: dropout before the classifier, [0, 1).
-        freeze: "backbone": train only the head.
+        freeze: none, or the last frozen stage: stem, stage1, … (see the family's `num_stages`), or backbone.
         head: linear, or scaled cosines (cosine, arcface, cosface, subcenter_arcface): margins act in the loss alone.
         head_scale: factor of the cosines; None: the head's default.
         head_subcenters: weights of each class; None: the head's default.
@@ -63,8 +64,7 @@ def create_model(
     family = families().get(name)
     if family is None:
         raise ValueError(f"model={name}: no such model\nuse one of {', '.join(list_models())}")
-    if freeze not in ("none", "backbone"):
-        raise ValueError(f"model.freeze={freeze}: no such choice\nuse none or backbone")
+    family.check_freeze(name, freeze)
     if head not in HEADS:
         raise ValueError(f"model.head={head}: no such head\nuse one of {', '.join(HEADS)}")
     if unknown := options.keys() - family.backbone_keys():
@@ -80,6 +80,7 @@ def create_model(
     initialize(net, seed)
     net.init_parameters_data()
     seed_masks(net, seed)
-    if freeze == "backbone":
-        freeze_backbone(net)
+    if freeze != "none":
+        for part in first_stages(net, family.stages_up_to(freeze)):
+            freeze_part(part)
     return net

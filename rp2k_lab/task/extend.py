@@ -46,6 +46,7 @@ from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.extension.extension_file import Enrolled, Extension, OldClasses, write_extension
 from rp2k_lab.extension.gallery import Gallery, Whitening, answer_scores
+from rp2k_lab.model import Front
 from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.task.train import open_tracker, print_closing_lines
 from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
@@ -186,7 +187,7 @@ def image_vectors(
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
     features = np.empty((len(paths), len(whitening.mean)), np.float32)
     batches = batches_for(predictor, views, range(len(paths)), config, "embedding new photos")
-    compute_features(member.network, batches, config.batch_size, features, check)
+    compute_features(Front(member.network), batches, config.batch_size, features, check)
     vectors = whitening(features)
     vectors_finite(vectors, images)
     return vectors

@@ -48,6 +48,7 @@ from rp2k_lab.train.build import (
 )
 from rp2k_lab.train.checkpoint import CheckpointFolder, load_checkpoint
 from rp2k_lab.train.failure_dump import FailureDump
+from rp2k_lab.train.kept_outputs import KEPT_VIEWS, build_training_on_outputs
 from rp2k_lab.train.optional_callbacks import CallbackContext
 from rp2k_lab.train.resume import (
     Start,
@@ -126,7 +127,13 @@ def run_from(
     images = build_images(config, index)
     batches = build_batches(config, index, images, index.split("train"), workers, start.step)
     splits = ("val", "test") if config.task.test else ("val",)
-    training = build_training(config, batches, workers, [member.network for member in teachers[1]])
+    # A run that was trained without kept outputs is resumed and verified without.
+    keeps = config.kept_views and (earlier is None or KEPT_VIEWS in earlier.tags)
+    on_outputs = build_training_on_outputs(config, index, images, batches, start.step) if keeps else None
+    training, kept = on_outputs or (
+        build_training(config, batches, workers, [member.network for member in teachers[1]]),
+        None,
+    )
     training = replace(training, **evaluated_images(index, splits))
     if workers.is_rank_zero:
         cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
@@ -149,16 +156,18 @@ def run_from(
         announce(config, index, training)
         if workers.is_rank_zero and not start.run:
             record_origin(tracker, config, index, folder)
-        tracker.set_tags(trial.tags | {"workers": workers.world_size} | start.tags(request, earlier))
+        kept_tag = {KEPT_VIEWS: config.kept_views} if kept else {}
+        tracker.set_tags(trial.tags | {"workers": workers.world_size} | kept_tag | start.tags(request, earlier))
         if teachers[0]:
             tracker.set_tags(parents(teachers[0]))
         tracker.deliver()  # from here on, task.resume=auto finds the run
         trial.started(tracker.run_id, folder, config.epochs)
         catch_all_class = config.dataset.catch_all_class
+        on_val = kept.evaluator(member, lambda: workers.check(signals)) if kept else evaluators["val"]
 
         def evaluate() -> dict[str, Score]:
             workers.average_batch_statistics(training.model.train_network)
-            return evaluators["val"].evaluate(catch_all_class)[2]
+            return on_val.evaluate(catch_all_class)[2]
 
         best = train(config, training, evaluate, tracker, signals, trial, start, workers)
         if workers.is_rank_zero:
@@ -303,6 +312,7 @@ def train(
     """
     checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
     state, batches = restore_state(start, config, training, tracker, checkpoints), training.batches
+    training.prepare(lambda: workers.check(signals))
     observers = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
     dispatch, sink_size = callbacks.Dispatch(state, observers), batches.sink_size
 

@@ -24,10 +24,11 @@ from rp2k_lab.evaluation.evaluator import Evaluator
 from rp2k_lab.evaluation.metrics import softmax
 from rp2k_lab.evaluation.open_set import OpenSet, conformal, fit_temperature
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
-from rp2k_lab.model import Network, WithPreprocessing, create_model
+from rp2k_lab.model import Front, Network, Rest, WithPreprocessing, create_model
 from rp2k_lab.model.dropout import seed_masks
 from rp2k_lab.model.weights.pretrained import load_pretrained, normalization
 from rp2k_lab.train.distillation import Distillation, WithImages, frozen
+from rp2k_lab.train.features import FeatureBatches
 from rp2k_lab.train.loss_cells import build_loss
 from rp2k_lab.train.loss_scale import DynamicScaleStep
 from rp2k_lab.train.updates import TRAINED, Plan, build_optimizer
@@ -48,6 +49,9 @@ class Training:
         batches: training images, or their features from a frozen part of the network.
         learning_rate: float32 (steps,), for every step of the run.
         teachers: frozen networks within the loss.
+        front: frozen stages of the trained network whose outputs `batches` has; None: `batches` has images.
+        prepare: fills `batches`, called once when the weights are those to start from; its argument is called between
+            batches of images and raises to stop.
         val_images, closing_images: number of images that each epoch and the end of the run evaluate, for the remaining
             time; 0: unknown.
     """
@@ -57,6 +61,8 @@ class Training:
     batches: EpochBatches
     learning_rate: np.ndarray
     teachers: Sequence[nn.Cell] = ()
+    front: Front | None = None
+    prepare: Callable[[Callable[[], None]], None] = lambda check: None
     val_images: int = 0
     closing_images: int = 0
 
@@ -161,11 +167,12 @@ def check_batch_size(batch_size: int, num_images: int, world_size: int = 1) -> N
 
 @activity("building the network")
 def build_training(
-    config: Config, batches: TrainingBatches, workers: Workers = ALONE, teachers: Sequence[nn.Cell] = ()
+    config: Config, batches: EpochBatches, workers: Workers = ALONE, teachers: Sequence[nn.Cell] = ()
 ) -> Training:
     """Return network, loss and optimizer of a run.
 
     Args:
+        batches: images, or `FeatureBatches` with outputs of the frozen stages.
         teachers: trained networks for `loss.distillation`, uint8 images to logits; they are frozen and renamed.
 
     Raises:
@@ -181,9 +188,12 @@ def build_training(
     teachers = [frozen(teacher, i, config.device.precision) for i, teacher in enumerate(teachers, 1)]
     if not workers.is_rank_zero:
         seed_masks(trained, config.seed, workers.rank)
-    average = network if trained is not network else None
+    average, front = network if trained is not network else None, None
+    if isinstance(batches, FeatureBatches):
+        stages = config.model.kept_stages
+        front, trained = Front(trained, stages), Rest(trained, stages)
     model, learning_rate = build_model(config, trained, batches, average, teachers)
-    return Training(network, model, batches, learning_rate, teachers)
+    return Training(network, model, batches, learning_rate, teachers, front)
 
 
 def build_model(
@@ -248,7 +258,7 @@ def create_network(config: Config, num_classes: int) -> Network:
         RequestError: invalid options of the network.
     """
     margin = {"head_margin", "head_margin_schedule", "head_margin_epochs"}  # the loss has it
-    options = config.model.model_dump(exclude={"name", "pretrained", *margin})
+    options = config.model.model_dump(exclude={"name", "pretrained", "freeze_views", *margin})
     try:
         return create_model(config.model.name, num_classes, seed=config.seed, **options)
     except ValueError as error:

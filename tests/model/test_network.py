@@ -8,7 +8,8 @@ from mindspore import Model, Tensor, nn
 
 from rp2k_lab.model import create_model
 from rp2k_lab.model.dropout import DropPath
-from rp2k_lab.model.network import Head, freeze_all_but_last
+from rp2k_lab.model.network import Head, first_stages, freeze, freeze_all_but_last
+from rp2k_lab.model.zoo import families
 from tests.helpers import numpy_layers, parity_inputs
 from tests.helpers.losses import CrossEntropy
 
@@ -120,3 +121,51 @@ def test_a_frozen_backbone_drops_no_path():
     for layer in layers:
         np.testing.assert_array_equal(layer(Tensor(x)).asnumpy(), x)
         assert layer.step.asnumpy() == 0
+
+
+FAMILIES = ["resnet18", "efficientnet_lite0", "convnext_tiny", "swin_tiny", "vit_small", "inception_resnet_v2"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_stage_of_a_network_can_be_frozen(name):
+    """The stages have all of the backbone but what follows the last of them."""
+    family, net = families()[name], create_model(name, 5, width_multiplier=1 / 3, depth_multiplier=0.1)
+    assert family.num_stages == net.backbone.num_stages == len(net.backbone.parts())
+    trained = [len(net.trainable_params())]
+    for stage in family.stage_names()[:-1]:
+        for part in first_stages(net, family.stages_up_to(stage)):
+            freeze(part)
+        trained.append(len(net.trainable_params()))
+    assert trained == sorted(set(trained), reverse=True) or name == "vit_small"  # of one block
+    rest = {p.name.split(".")[0] for p in net.backbone.trainable_params()}
+    assert rest <= {"norm", "conv_head", "bn2", "conv2d_7b"}
+
+
+@pytest.mark.usefixtures("pynative")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", 64),
+        ("vit_small", 32),
+        pytest.param("efficientnet_lite0", 32, marks=pytest.mark.soak),
+        pytest.param("convnext_tiny", 32, marks=pytest.mark.soak),
+        pytest.param("swin_tiny", 32, marks=pytest.mark.soak),
+        pytest.param("inception_resnet_v2", 96, marks=pytest.mark.soak),
+    ],
+)
+def test_two_parts_of_a_backbone_equal_the_whole(name, size):
+    backbone = create_model(name, 5, width_multiplier=1 / 3, depth_multiplier=0.3).set_train(False).backbone
+    images, end = Tensor(parity_inputs.draw_images(2, (size, size))), backbone.num_stages + 1
+    whole = backbone(images).asnumpy()
+    for split in range(1, end + 1):
+        parts = backbone.run(backbone.run(images, 0, split), split, end)
+        np.testing.assert_array_equal(parts.asnumpy(), whole, err_msg=f"split after {split} stages")
+
+
+def test_a_stage_that_the_network_lacks_is_refused_with_its_stages():
+    message = (
+        "model.freeze=stage5: resnet18 has no such stage\nuse none, stem, stage1, stage2, stage3, stage4 or backbone"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        create_model("resnet18", 5, freeze="stage5")

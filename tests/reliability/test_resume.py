@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -172,3 +173,25 @@ def run_killed_at(lab: Lab, kind: str | None, number: int, seconds: float) -> in
 def event_of(line: str) -> str | None:
     """Return the kind of the event that a line of the output reports, or None."""
     return line.split()[1] if line.startswith("event ") else None
+
+
+@pytest.mark.soak
+def test_a_run_on_kept_outputs_resumes_bit_for_bit_and_its_record_says_so(lab):
+    """The verification computes the outputs again."""
+    options = ("model.freeze=stage2", "model.freeze_views=2", "aug=randaugment", "seed=77")  # no other test's files
+    code, out, err = lab.run("step 12 KILL", *options)
+    assert (code, err) == (-signal.SIGKILL, "")
+    files = re.findall(r"photos (?:written to|read from) (\S+)", out)
+    assert len(set(files)) == 3  # two views of train, and val
+    code, out, err = lab.run("- 0 -", *options, "task.resume=auto")
+    assert (code, err) == (0, "")
+    assert re.search(r"resumes from step 1[01]\b", out)  # in the second epoch
+    assert re.findall(r"photos read from (\S+)", out) == files
+    (run,) = lab.store.runs()
+    assert run.data.tags["kept_views"] == "2"
+    for file in files:
+        Path(file).unlink()
+    code, out, err = lab.run("- 0 -", *options, "task.verify=true", f"runs={run.info.run_id}")
+    assert (code, err) == (0, "")
+    assert re.findall(r"photos written to (\S+)", out) == files
+    assert f"equal run {run.info.run_name}, id {run.info.run_id}, bit for bit" in out

@@ -136,7 +136,7 @@ def test_averaged_clipped_accumulated_training_saves_the_average(first_run, star
     import mindspore
 
     options = ("ema_decay=0.8", "clip_norm=1.0", "accumulate_steps=2", "lr_batch_size=32")
-    command = start(*TINY, "epochs=1", *(f"optimizer.{option}" for option in options))
+    command = start(*TINY, "epochs=1", "task.keep_state=true", *(f"optimizer.{option}" for option in options))
     code, _, err = command.wait()
     assert code == 0, err
     rates = [rate for _, rate in command.store.history(command.store.runs()[0])["train/lr"]]

@@ -11,7 +11,7 @@ from rp2k_lab.aug.augmentation import Augmentation
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.loader import TrainingBatches
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
-from rp2k_lab.model import OnFeatures, WithPreprocessing, create_model
+from rp2k_lab.model import Front, Rest, WithPreprocessing, create_model
 from rp2k_lab.train import features
 from rp2k_lab.train.features import FeatureBatches, compute_features, feature_array
 
@@ -53,9 +53,9 @@ def test_the_head_on_features_equals_the_network(head_width):
     network = WithPreprocessing(net, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)).set_train(False)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 40, 3), np.uint8)
     target, checks = np.full((5, head_width or 64), np.nan, np.float32), []
-    compute_features(network, [[images[:2]], [images[2:4]], [images[4:]]], 2, target, lambda: checks.append(1))
+    compute_features(Front(network), [[images[:2]], [images[2:4]], [images[4:]]], 2, target, lambda: checks.append(1))
     assert len(checks) == 3
-    logits = OnFeatures(network)(Tensor(target)).asnumpy()
+    logits = Rest(network)(Tensor(target)).asnumpy()
     np.testing.assert_allclose(logits, network(Tensor(images)).asnumpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_features_are_in_the_order_of_their_images(sampler):
     )
     image_batches.source.size = (8, 8)
     numbers = np.arange(7, dtype=np.float32)[:, None]
-    batches = FeatureBatches(numbers, [f"{i}.jpg" for i in range(len(numbers))], labels, 2, 5, 3, sampler=sampler)
+    batches = FeatureBatches([numbers], [f"{i}.jpg" for i in range(len(numbers))], labels, 2, 5, 3, sampler=sampler)
     assert batches.steps_per_epoch == image_batches.steps_per_epoch == 3
     for _ in range(2):
         for (images, image_labels), (rows, row_labels) in zip(image_batches, batches, strict=True):
@@ -83,6 +83,6 @@ def test_features_are_in_the_order_of_their_images(sampler):
 
 
 def test_features_reach_the_device_as_float32_with_int32_labels():
-    batches = FeatureBatches(np.ones((4, 3), np.float32), list("abcd"), np.arange(4, dtype=np.int32), 2, 0, 4)
+    batches = FeatureBatches([np.ones((4, 3), np.float32)], list("abcd"), np.arange(4, dtype=np.int32), 2, 0, 4)
     ((values, labels), *more) = mindspore_dataset(batches).create_tuple_iterator(num_epochs=1, output_numpy=True)
     assert (values.dtype, values.shape, labels.dtype, len(more)) == (np.float32, (2, 3), np.int32, 1)

@@ -12,6 +12,7 @@ class ConvNeXt(Model):
 
     name: Literal["convnext_tiny"]
     drop_path_rate: DropPathRate
+    num_stages: ClassVar = 5
     sources: ClassVar = {"convnext_tiny": "arXiv 2201.03545; timm convnext_tiny"}
 
     def backbone(self):

@@ -15,6 +15,7 @@ class InceptionResNetV2(Model):
 
     name: Literal["inception_resnet_v2", "inception_resnet_v2_wider"]
     final_width: Count = Field(description="features before the classifier, at width_multiplier=1")
+    num_stages: ClassVar = 4
     sources: ClassVar = {"inception_resnet_v2": "arXiv 1602.07261; timm inception_resnet_v2"}
 
     def backbone(self):

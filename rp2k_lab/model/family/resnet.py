@@ -28,6 +28,7 @@ class ResNet(Model):
     base_width: Count = Field(description="channels of each group in the first stage (64 planes)")
     final_width: Count = Field(description="features before the classifier, at width_multiplier=1")
     drop_path_rate: DropPathRate
+    num_stages: ClassVar = 5
     sources: ClassVar = {
         "resnet18": "arXiv 1512.03385; timm resnet18",
         "resnet50": "arXiv 1512.03385; timm resnet50",

@@ -12,6 +12,7 @@ class Swin(Model):
 
     name: Literal["swin_tiny"]
     drop_path_rate: DropPathRate
+    num_stages: ClassVar = 5
     sources: ClassVar = {"swin_tiny": "arXiv 2103.14030; timm swin_tiny_patch4_window7_224"}
 
     def backbone(self):

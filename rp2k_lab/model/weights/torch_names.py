@@ -6,13 +6,13 @@ sources are mapped to them.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from rp2k_lab.model.efficientnet import STAGES as EFFICIENTNET_STAGES
+from rp2k_lab.model.efficientnet import EfficientNet
 from rp2k_lab.model.network import Network
 from rp2k_lab.model.weights.torch_unpickler import excerpt
 
@@ -100,7 +100,8 @@ def match_torch_weights(net: Network, state: Mapping[str, np.ndarray], with_clas
         state: PyTorch's parameter names to arrays (layouts are equal).
         with_classifier: False: ignore the head on both sides.
     """
-    entries = renamed(state)
+    is_efficientnet = isinstance(net.backbone, EfficientNet)
+    entries = renamed(state, net.backbone.num_blocks() if is_efficientnet else ())
     head = set() if with_classifier else {torch_name(parameter.name) for parameter in net.head.get_parameters()}
     fit: Callable[[str, np.ndarray], np.ndarray] = getattr(net.backbone, "resized", lambda _, value: value)
     loaded, missing, other_shape, resized = {}, [], [], []
@@ -151,15 +152,21 @@ def torch_name(name: str) -> str:
     return f"{module}{dot}{leaves.get(leaf, leaf)}"
 
 
-def renamed(state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
-    """Return a mapping from timm's form of each name to (the file's name, value)."""
+def renamed(
+    state: Mapping[str, np.ndarray], num_blocks: Sequence[int] = (1, 2, 2, 3, 3, 4, 1)
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Return a mapping from timm's form of each name to (the file's name, value).
+
+    Args:
+        num_blocks: blocks of each stage of an EfficientNet, which EfficientNet-PyTorch's files count as one sequence.
+    """
     # Microsoft's Swin merges at the end of a stage, timm's at the beginning of the next.
     merges_at_end = any(name.startswith("layers.0.downsample.") for name in state)
     renamed = {}
     for original, value in state.items():
         if _NO_PARAMETER.search(original):
             continue
-        name = _from_lukemelas(original)
+        name = _from_lukemelas(original, num_blocks)
         if merges_at_end:
             name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
         for pattern, replacement in _RENAMED:
@@ -170,7 +177,7 @@ def renamed(state: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]
     return renamed
 
 
-def _from_lukemelas(name: str) -> str:
+def _from_lukemelas(name: str, num_blocks: Sequence[int]) -> str:
     """Return EfficientNet-PyTorch's names (`_blocks.3._project_conv.weight`) in timm's form, others unchanged.
 
     Only for Lite: that package's B0 pads as TensorFlow does, ours as timm's B0.
@@ -182,7 +189,7 @@ def _from_lukemelas(name: str) -> str:
     if not (match := re.match(r"_blocks\.(\d+)\.(\w+)$", module)):
         return name
     number, part = int(match[1]), match[2]
-    positions = [(stage, i) for stage, (count, *_) in enumerate(EFFICIENTNET_STAGES) for i in range(count)]
+    positions = [(stage, i) for stage, count in enumerate(num_blocks) for i in range(count)]
     if number >= len(positions):
         return name
     stage, i = positions[number]

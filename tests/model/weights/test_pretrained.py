@@ -101,7 +101,7 @@ class TestImagenet:
             lambda: load_pretrained(create_model("resnet18", 5), config.model),
             lambda: normalization(config.model, config.dataset),
         ):
-            with pytest.raises(RequestError, match="only efficientnet_lite0 has packaged weights\nuse a file"):
+            with pytest.raises(RequestError, match="and efficientnet_lite2 have packaged weights\nuse a file"):
                 request()
 
     @pytest.mark.usefixtures("undrawn")

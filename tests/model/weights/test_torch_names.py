@@ -128,7 +128,7 @@ def test_unknown_names_stay_unchanged():
     assert timm_form("teacher.head.weight") == "teacher.head.weight"
 
 
-def lukemelas(name: str) -> str:
+def lukemelas(name: str, num_blocks=(1, 2, 2, 3, 3, 4, 1)) -> str:
     """Return EfficientNet-PyTorch's form of timm's name of a parameter."""
     block = re.match(r"blocks\.(\d)\.(\d)\.(.*)\.(\w+)$", name)
     if not block:
@@ -136,7 +136,7 @@ def lukemelas(name: str) -> str:
         module, leaf = name.rsplit(".", 1)
         return f"{(parts | {'classifier': '_fc'})[module]}.{leaf}"
     stage, i, part, leaf = block.groups()
-    number = sum((1, 2, 2, 3, 3, 4, 1)[: int(stage)]) + int(i)
+    number = sum(num_blocks[: int(stage)]) + int(i)
     steps = ["conv_pw bn1 _expand_conv _bn0", "conv_dw bn2 _depthwise_conv _bn1", "conv_pwl bn3 _project_conv _bn2"]
     if stage == "0":
         steps = ["conv_dw bn1 _depthwise_conv _bn1", "conv_pw bn2 _project_conv _bn2"]
@@ -180,6 +180,21 @@ def test_a_whole_file_of_another_source_matches(reference, model, source):
     match = match_torch_weights(net, renamed_state)
     assert (match.missing, match.unexpected, match.other_shape) == ([], [], [])
     assert len(match.loaded) == len(state) == len(list(net.get_parameters()))
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "multipliers", [{"depth_multiplier": 1.1}, {"width_multiplier": 1.1, "depth_multiplier": 1.2}], ids=["1", "2"]
+)
+def test_files_of_lite1_and_lite2_match_lite0_with_their_multipliers(multipliers):
+    num_blocks = (1, 3, 3, 4, 4, 5, 1)  # of both
+    net = create_model("efficientnet_lite0", 5, **multipliers)
+    state = {
+        lukemelas(torch_name(p.name).replace("fc.", "classifier."), num_blocks): np.zeros(p.shape, np.float32)
+        for p in net.get_parameters()
+    }
+    match = match_torch_weights(net, state)
+    assert (match.missing, match.unexpected, match.other_shape) == ([], [], [])
 
 
 @pytest.mark.usefixtures("undrawn")

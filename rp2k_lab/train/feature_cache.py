@@ -10,20 +10,32 @@ import numpy as np
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import preallocate, sha256_of, write_atomically
 from rp2k_lab.dataset.image import decoder_version
-from rp2k_lab.dataset.photo_index import Index
+from rp2k_lab.dataset.photo_index import DATA_FOLDER, Index
 from rp2k_lab.evaluation.predictor import Preprocessing
 
 log = logging.getLogger(__name__)
 
+FEATURES = DATA_FOLDER / "features"
+
 
 def features_name(checkpoint: Path, index: Index, split: str, preprocessing: Preprocessing) -> str:
     """Return the file name: a hash of the weights, the images (with modification times) and the preprocessing."""
-    key = repr((sha256_of(checkpoint), index.version, split, preprocessing, decoder_version()))
+    return cache_name(sha256_of(checkpoint), index, split, preprocessing)
+
+
+def cache_name(weights: str, index: Index, split: str, preprocessing: Preprocessing, *more: object) -> str:
+    """Return the file name: a hash of all that the features depend on.
+
+    Args:
+        weights: hash of the network's weights.
+        more: what else they depend on; its `repr` counts.
+    """
+    key = repr((weights, index.version, split, preprocessing, decoder_version(), *more))
     return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
 
 
-def cached_features(file: Path, shape: tuple[int, int], compute: Callable[[np.ndarray], None]) -> np.ndarray:
-    """Return the file's features, memory-mapped float32 (images, width); compute and write them if they are missing.
+def cached_features(file: Path, shape: tuple[int, ...], compute: Callable[[np.ndarray], None]) -> np.ndarray:
+    """Return the file's features, memory-mapped float32 (images, …); compute and write them if they are missing.
 
     The file is written atomically.
 
@@ -47,7 +59,7 @@ def cached_features(file: Path, shape: tuple[int, int], compute: Callable[[np.nd
     return np.load(file, mmap_mode="r")
 
 
-def _read(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         features = np.load(file, mmap_mode="r")
     except FileNotFoundError:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rp2k_lab.analysis.feature_cache import cached_features, features_name
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.predictor import Preprocessing
+from rp2k_lab.train.feature_cache import cached_features, features_name
 
 PREPROCESSING = Preprocessing((32, 32), "letterbox", 1.0)
 
