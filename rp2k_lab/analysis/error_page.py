@@ -4,9 +4,6 @@ Names of classes and files are untrusted data.  They reach the page as JSON with
 and the page's content security policy blocks all other scripts.
 """
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_large, 
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.core.text import escape_controls, percent, shorten_middle
 from rp2k_lab.pages.charts import accuracy_chart
-from rp2k_lab.pages.images import render
+from rp2k_lab.pages.template import render, script_json, script_values
 
 MAX_BYTES = 20_000_000
 MAX_ROW_BYTES = 8_000_000  # for the errors' texts and numbers; 39,027 errors take about 6 MB
@@ -108,7 +105,9 @@ def write_page(
     suspected = int((errors["suggested"] != "").sum())
     errors = errors.to_dict("records")
     rows = [_row(error, ids) for error in errors]
-    fitting = int((np.cumsum([len(_json(row).encode()) + 1 for row in rows]) <= MAX_ROW_BYTES).sum()) if rows else 0
+    fitting = (
+        int((np.cumsum([len(script_json(row).encode()) + 1 for row in rows]) <= MAX_ROW_BYTES).sum()) if rows else 0
+    )
     rows, left_out = rows[:fitting], {"rows": len(rows) - fitting}
     in_list = [error["path"] if error["suggested"] else "" for error in errors[:fitting]]
     data = {
@@ -158,18 +157,10 @@ def page_order(cases: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Dat
 
 def _page(values: dict, data: dict, left_out: dict[str, int]) -> str:
     folder = Path(__file__).parent
-    script = "\n".join((folder / name).read_text("utf-8") for name in ("error_page.js", "error_review.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    values = values | {"left_out": {"rows": 0, "images": 0, "explanations": 0} | left_out, "digest": digest}
-    values |= {"script": Markup(script), "style": Markup((folder / "error_page.css").read_text("utf-8"))}
-    values |= {"shorten_middle": shorten_middle, "data": Markup(_json(data))}
+    values = values | {"left_out": {"rows": 0, "images": 0, "explanations": 0} | left_out}
+    values |= script_values(data, folder / "error_page.js", folder / "error_review.js")
+    values |= {"style": Markup((folder / "error_page.css").read_text("utf-8")), "shorten_middle": shorten_middle}
     return render(values, folder / "error_page.html.jinja")
-
-
-def _json(value) -> str:
-    """Return JSON for a script element: without <, > and &."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _exact(texts: list[str]) -> dict[int, str]:

@@ -1,17 +1,23 @@
 """Charts as inline SVG in the style of base.css: text escaped, marks with tooltips, letters legible on a phone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
 from rp2k_lab.core.text import in_bytes
-from rp2k_lab.pages.svg import round_step, rule, text, tooltip
+from rp2k_lab.pages.svg import round_step, round_ticks, rule, text, tooltip
 
 _WIDTH, _HEIGHT = 400, 280  # at 390 pixels of a phone, a letter of 14 is 11.5 pixels high
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 34, 50
 _MOST_TICKS = 7
+# Of curves: they differ from both grounds of a page by 3 to 1 or more.
+_CURVE_COLORS = ("#3a7fc8", "#b8651b", "#2a9264", "#a35fb0", "#c2485c", "#7c8794")
+_MOST_MARKS = 40  # points of a curve that have a mark
+
+# (step, value) pairs in order.
+Curve = Sequence[tuple[int, float]]
 _RATIOS = {1 / 8: "1:8", 1 / 4: "1:4", 1 / 2: "1:2", 2 / 3: "2:3", 1: "1", 3 / 2: "3:2", 2: "2", 3: "3", 4: "4", 8: "8"}
 
 
@@ -241,3 +247,30 @@ def share_chart(title: str, points: Sequence[tuple[str, float, float, float]], x
 
 def _edge(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def curve_chart(curves: Mapping[str, Curve], label: str, unit: str = "") -> Markup:
+    """Return curves over training steps, with their names below; nothing without a point.
+
+    Args:
+        label: of the vertical axis.
+        unit: behind its numbers.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    if not points:
+        return Markup("")
+    last = max(step for step, _ in points)
+    levels = round_ticks(min(value for _, value in points), max(value for _, value in points))
+    position = lambda value: (value - levels[0]) / (levels[-1] - levels[0])  # noqa: E731
+    marks, names = [], []
+    for color, (name, curve) in zip(_CURVE_COLORS, curves.items(), strict=False):
+        path = " ".join(f"{_x(step / last):.1f},{_y(position(value)):.1f}" for step, value in curve)
+        marks.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        for step, value in curve if len(curve) <= _MOST_MARKS else ():
+            circle = f'<circle cx="{_x(step / last):.1f}" cy="{_y(position(value)):.1f}" r="3.5" fill="{color}">'
+            marks.append(f"{circle}{tooltip(f'{name}, step {step:,}: {value:.4g}{unit}')}</circle>")
+        names.append(f'<span style="white-space: nowrap"><b style="color: {color}">●</b> {escape(name)}</span>')
+    x_ticks = [(step / last, f"{step:,.0f}") for step in round_ticks(0, last) if step <= last]
+    y_ticks = [(position(level), f"{level:g}{unit}") for level in levels]
+    chart = _chart(", ".join(curves), marks, "training steps", label, x_ticks, y_ticks)
+    return chart + Markup(f"<p>{' &ensp; '.join(names)}</p>")

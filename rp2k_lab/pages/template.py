@@ -30,17 +30,25 @@ def markdown(text: str) -> Markup:
     return Markup(parser.render("\n".join(lines)))
 
 
-def script_values(data: Any, script: Path) -> dict[str, Any]:
-    """Return the values of a page with a script: `data` as JSON, `script` and its `digest` for the policy.
+def script_json(data: Any) -> Markup:
+    """Return JSON for a script element: without <, > and &.
 
     Raises:
         ValueError: a number is NaN or infinite.
     """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    program = script.read_text("utf-8")
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def script_values(data: Any, *scripts: Path) -> dict[str, Any]:
+    """Return the values of a page with a script: `data` as JSON, the joined `script` and its `digest` for the policy.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    program = "\n".join(script.read_text("utf-8") for script in scripts)
     digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
-    return {"data": Markup(text), "script": Markup(program), "digest": digest}
+    return {"data": script_json(data), "script": Markup(program), "digest": digest}
 
 
 def render(values: dict[str, Any], template: Path) -> str:

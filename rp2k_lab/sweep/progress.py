@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from rp2k_lab.core.progress import activity
+from rp2k_lab.core.progress import Activity, activity
 from rp2k_lab.core.text import duration
 from rp2k_lab.sweep.space import Params, Plan, point_key
 from rp2k_lab.sweep.storage import with_retries
@@ -42,15 +42,18 @@ class Display:
         self._lock, self._note, self._trials = threading.Lock(), "", []
         self._epochs: dict[int, tuple[int, int, float | None]] = {}  # by trial: epochs done, epochs, val top-1
         self._console, self._shown = Console(), ExitStack()
+        self._work: Activity | None = None  # without a terminal
         # The times of running trials change each second.
         self._live = Live(console=self._console, get_renderable=self._renderable, refresh_per_second=1)
 
     def __enter__(self):
         self.update()
         is_terminal = self._console.is_terminal
-        self._work = self._shown.enter_context(activity("" if is_terminal else "the study"))
+        work = self._shown.enter_context(activity("" if is_terminal else "the study"))
         if is_terminal:
             self._live.start()
+        else:
+            self._work = work
         return self
 
     def __exit__(self, *error):
@@ -85,7 +88,7 @@ class Display:
             self._live.refresh()
         elif note and note != former:
             self._print(note)
-        if not self._console.is_terminal and hasattr(self, "_work"):
+        if self._work is not None:
             running = [f"trial {number} {self._epoch(number)}" for number in sorted(self._epochs)]
             self._work.what = "; ".join([*running, self._summary()])
 

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from rp2k_lab.config.schema import Config
-from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.core.text import counted, escape_controls, in_bytes, text_table
 from rp2k_lab.dataset import photo_index
-from rp2k_lab.tracking.journal import Journal, JournalNotWritten
-from rp2k_lab.tracking.local_runs import OUTPUTS, read_run, readable_journals
+from rp2k_lab.tracking.local_runs import OUTPUTS, is_open, read_run, readable_journals
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.mlflow_store import store_exists
 from rp2k_lab.train.checkpoint import CheckpointFolder
@@ -88,15 +86,6 @@ def of_runs(uri: str | None) -> Iterator[Leftover]:
             yield Leftover(DELETED, file.parent, size_of([file.parent]), remove)
         elif size := size_of(checkpoints.state_files()):
             yield Leftover(STATES, checkpoints.folder, size, checkpoints.keep_best)
-
-
-def is_open(journal: Path) -> bool:
-    """Return whether a process has a run's journal open, or its record cannot be trusted."""
-    try:
-        Journal(journal).close()
-    except (RequestError, DataError, JournalNotWritten):
-        return True
-    return False
 
 
 def of_caches(days: float) -> Iterator[Leftover]:

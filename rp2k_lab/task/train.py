@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,16 @@ from rp2k_lab.core.errors import Pruned, RequestError
 from rp2k_lab.core.quoting import sqlite_file
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset.loader import ImageViews
+from rp2k_lab.dataset.loader import ImageViews, ResizedImages
 from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
 from rp2k_lab.device.workers import ALONE, Workers, batch_statistics, join_workers
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_open_set, record_origin, record_training
 from rp2k_lab.evaluation.console import closing_table
+from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
 from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.task import finished_cell
 from rp2k_lab.task.run_name import run_name
@@ -130,15 +132,11 @@ def run_from(
     # A run that was trained without kept outputs is resumed and verified without.
     keeps = config.kept_views and (earlier is None or KEPT_VIEWS in earlier.tags)
     on_outputs = build_training_on_outputs(config, index, images, batches, start.step) if keeps else None
-    training, kept = on_outputs or (
-        build_training(config, batches, workers, [member.network for member in teachers[1]]),
-        None,
-    )
+    networks = [member.network for member in teachers[1]]
+    training, kept = on_outputs or (build_training(config, batches, workers, networks), None)
     training = replace(training, **evaluated_images(index, splits))
     if workers.is_rank_zero:
-        cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
-        has_links = check_disk_features(folder)
-        check_disk_space(required_space(config, training, len(images.paths), folder, has_links) + cache)
+        check_disk(config, training, images, folder)
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
     verified = None
     if config.task.verify:
@@ -177,12 +175,7 @@ def run_from(
         # On every rank, since the predictor asks all of them for signals.
         open_set = measure_open_set(config, index, ImageViews([images]), predictor)
         if workers.is_rank_zero:
-            last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
-            for split, evaluator in evaluators.items():
-                record_evaluation(tracker, evaluator, evaluations[split], last_step, folder, CLOSING[split])
-            record_open_set(tracker, open_set, folder)
-            record_training(tracker, best, folder)
-            record_summary(tracker, evaluations, index, folder)
+            record_results(tracker, evaluators, evaluations, open_set, best, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}
     if workers.is_rank_zero:
         print(closing_table(scores))
@@ -193,6 +186,30 @@ def run_from(
         print(f"verified    {equal}")
     trial.finished(scores["val"]["top1"].value)
     return scores["val"]["top1"].value
+
+
+def check_disk(config: Config, training: Training, images: ResizedImages, folder: Path) -> None:
+    """Raise RequestError unless the disks have what a run in a folder needs, its cache included."""
+    cache = [SpaceNeed("the cache", images.cache.folder, images.cache.remaining_bytes)] if images.cache else []
+    has_links = check_disk_features(folder)
+    check_disk_space(required_space(config, training, len(images.paths), folder, has_links) + cache)
+
+
+def record_results(
+    tracker: MemoryTracker,
+    evaluators: Mapping[str, Evaluator],
+    evaluations: Mapping[str, Evaluation],
+    open_set: OpenSet,
+    best: Path,
+    folder: Path,
+) -> None:
+    """Record what the best epoch's weights give, by split, and the summary."""
+    last_step = tracker.history["train/loss"][-1][0]  # early stopping leaves out steps
+    for split, evaluator in evaluators.items():
+        record_evaluation(tracker, evaluator, evaluations[split], last_step, folder, CLOSING[split])
+    record_open_set(tracker, open_set, folder)
+    record_training(tracker, best, folder)
+    record_summary(tracker, evaluations, evaluators["val"].index, folder)
 
 
 def evaluated_images(index: Index, splits: Sequence[str]) -> dict[str, int]:

@@ -165,13 +165,16 @@ def is_resumable(folder: Path) -> bool:
     if len(files) != 1 or damaged:
         return False
     run = read_run(files[0])
-    if FINGERPRINT not in run.tags or run.status == "FINISHED":
-        return False
+    return FINGERPRINT in run.tags and run.status != "FINISHED" and not is_open(files[0])
+
+
+def is_open(journal: Path) -> bool:
+    """Return whether a process has a run's journal open, or nothing can be written to it."""
     try:
-        Journal(files[0]).close()
+        Journal(journal).close()
     except (RequestError, DataError, JournalNotWritten):
-        return False
-    return True
+        return True
+    return False
 
 
 def resume_overrides(folder: Path) -> list[str]:
