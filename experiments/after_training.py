@@ -54,7 +54,7 @@ def run_command(overrides: list[str]) -> str:
     run_id = None
     for line in process.stdout:
         print(line, end="", flush=True)
-        if match := re.match(r"run +.*, id ([0-9a-f]{32})$", line):
+        if match := re.match(r"(?:nothing to do: )?run +.*, id ([0-9a-f]{32})(?:, is \w+)?$", line):
             run_id = match[1]
     if code := process.wait():
         sys.exit(code)

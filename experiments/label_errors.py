@@ -2,10 +2,11 @@
 
     python experiments/label_errors.py [keys of every training, e.g. epochs=2 dataset.train_images=2000]
 
-The script trains three seeds on each of four sets of labels: 5 % replaced by a look-alike ("as given"); the suggestions
-with a high score accepted unseen; the list reviewed (the truth replaces the reviewer); the truth, an upper bound.  The
-list comes from three folds of the first training.  Curve and table are written to experiments/label_errors/, the
-edited lists to the folder of the run of the list.
+Five seeds train on each of four sets of labels: without wrong ones; with a tenth replaced by a look-alike ("as given");
+with the list reviewed (the truth replaces the reviewer); with all of these corrected ("truth").  The list comes from
+three folds of the first training as given.  Then the trainings as given are scored by a val and a test with as many
+wrong labels, and by the same photos corrected.  Tables and curve are written to experiments/label_errors/, the edited
+lists to outputs/label_errors/.  The same command again trains only what is missing.
 """
 
 import shutil
@@ -27,56 +28,86 @@ from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
 from rp2k_lab.tracking.mlflow_runs import RunStore
 
-SEEDS = (0, 1, 2)
-SCORE = 0.8  # default of task.suspicion
-LEVELS = ("list, unseen", "list, reviewed", "truth")
+SEEDS = (0, 1, 2, 3, 4)
+DOSE = 0.1  # of train; in the second part, of val and test
 TRAINED_AS = [
     "dataset.train_images=8000",
-    "dataset.label_noise=0.05",
+    "dataset.test_images=20000",
     "dataset.look_alike_noise_fraction=1",
-    "dataset.cache_gb=1",
+    "dataset.cache_gb=2",
     "model.width_multiplier=0.25",
     "size=48",
     "epochs=10",
+    "task.resume=auto",
 ]
-RESULTS = PROJECT / "experiments" / "label_errors"
+NOISY_SPLITS = "dataset.noisy_splits=[train,val,test]"
+GIVEN, CLEAN, REVIEWED, TRUTH = "as given", "no wrong labels", "list reviewed", "truth"
+RESULTS, LISTS = PROJECT / "experiments" / "label_errors", PROJECT / "outputs" / "label_errors"
 
 
 def main() -> None:
     extra = sys.argv[1:]
     common = [override for override in extra if override.startswith("tracking.")]
     uri = next((override.partition("=")[2] for override in common if override.startswith("tracking.uri=")), None)
-    runs = {"labels as given": train(extra, None)}
-    errors = run_command(["task=errors", f"runs={runs['labels as given'][0]}", "task.folds=3", *common])
-    store = RunStore(uri)
+    store, keys = RunStore(uri), [*TRAINED_AS, *extra]
+    noisy = [*keys, f"dataset.label_noise={DOSE}"]
+    runs = {GIVEN: train(noisy)}
+    errors = run_command(["task=errors", f"runs={runs[GIVEN][0]}", "task.folds=3", *common])
     folder = Path(store.get(errors).tags["folder"])
     RESULTS.mkdir(exist_ok=True)
+    LISTS.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "label_errors_curve.svg", RESULTS)
-    lists = {name: folder / f"{name.replace(', ', '_')}.csv" for name in LEVELS}
-    decisions = dict(zip(lists, decide(folder / LABEL_ERRORS, index_of(extra, None)), strict=True))
+    decisions = dict(zip((REVIEWED, TRUTH), decide(folder / LABEL_ERRORS, index_of(noisy, None)), strict=True))
+    lists = {name: LISTS / f"{name.replace(' ', '_')}.csv" for name in decisions}
     for name, file in lists.items():
         decisions[name].to_csv(file, index=False)
-    runs |= {name: train(extra, file) for name, file in lists.items()}
+    runs |= {name: train([*noisy, f"dataset.relabel={file}"]) for name, file in lists.items()}
+    runs[CLEAN] = train(keys)
     table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
     changed = {name: int((each["decision"] == "yes").sum()) for name, each in decisions.items()}
     table["labels_changed"] = table["level"].map(changed)
-    table["wrong_labels"] = table["level"].map({name: wrong_labels(extra, lists.get(name)) for name in runs})
-    table.to_csv(RESULTS / "results.csv", index=False, float_format="%.6g")
-    print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}\n\nwritten to {RESULTS}")
+    left = {name: wrong_labels(noisy, lists.get(name)) for name in (GIVEN, *lists)} | {CLEAN: 0}
+    table["wrong_labels"] = table["level"].map(left)
+    truth = truth_of(index_of([*noisy, NOISY_SPLITS], None))
+    scored = zip(runs[GIVEN], SEEDS, strict=True)
+    scores = pd.concat([scores_by_labels(run, seed, truth, store, common) for run, seed in scored])
+    for name, each in (("results.csv", table), ("scores.csv", scores)):
+        each.to_csv(RESULTS / name, index=False, float_format="%.6g")
+        print(f"\n{each.to_string(index=False, float_format=lambda value: f'{value:.4f}')}")
+    print(f"\nwritten to {RESULTS}")
 
 
-def train(extra: list[str], relabel: Path | None) -> list[str]:
+def train(keys: list[str]) -> list[str]:
     """Train with each seed; return the run ids."""
-    given = ["dataset.relabel=null" if relabel is None else f"dataset.relabel={relabel}"]
-    return [run_command([*TRAINED_AS, *extra, *given, f"seed={seed}"]) for seed in SEEDS]
+    return [run_command([*keys, f"seed={seed}"]) for seed in SEEDS]
 
 
-def index_of(extra: list[str], relabel: Path | None) -> Index:
+def scores_by_labels(run: str, seed: int, truth: pd.Series, store: RunStore, common: list[str]) -> pd.DataFrame:
+    """Return the top-1 of a run on a val and a test with wrong labels: by these labels, and by the true ones.
+
+    Args:
+        truth: from `truth_of`, of these photos.
+
+    Returns:
+        A row a split: split, seed, images, wrong_labels, top1_given, top1_true.
+    """
+    evaluated = run_command(["task=evaluate", f"runs={run}", NOISY_SPLITS, "task.split=[val,test]", *common])
+    folder, rows = Path(store.get(evaluated).tags["folder"]), []
+    for split in ("val", "test"):
+        predictions = pd.read_parquet(folder / split / "predictions.parquet", columns=["path", "true", "top1"])
+        true = truth.loc[predictions["path"]].to_numpy()
+        wrong = int((true != predictions["true"]).sum())
+        by_given, by_true = (float((predictions["top1"] == labels).mean()) for labels in (predictions["true"], true))
+        rows.append((split, seed, len(true), wrong, by_given, by_true))
+    return pd.DataFrame(rows, columns=["split", "seed", "images", "wrong_labels", "top1_given", "top1_true"])
+
+
+def index_of(keys: list[str], relabel: Path | None) -> Index:
     """Return the index of the training data, relabeled if there is a list."""
     register_resolvers()
     given = [] if relabel is None else [f"dataset.relabel={relabel}"]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        composed = compose("config", [*TRAINED_AS, *extra, *given])
+        composed = compose("config", [*keys, *given])
     return build_index(parse(OmegaConf.to_container(composed, resolve=True)).dataset)
 
 
@@ -86,18 +117,18 @@ def truth_of(index: Index) -> pd.Series:
 
 
 def decide(listed: Path, index: Index) -> list[pd.DataFrame]:
-    """Return a list for each of LEVELS, with its column decision."""
+    """Return the list as reviewed, and a list of all wrong labels, both with a column decision."""
     table, truth, train = pd.read_csv(listed, keep_default_na=False), truth_of(index), index.split("train")
     correct = truth.loc[table["path"]].to_numpy() == table["suggested"].to_numpy()
     wrong = pd.DataFrame({"path": train["path"], "given": train["class"], "suggested": truth.loc[train["path"]].array})
     wrong = wrong[wrong["given"] != wrong["suggested"]]
-    accepted = [(table, table["score"] >= SCORE), (table, correct), (wrong, True)]
+    accepted = [(table, correct), (wrong, True)]
     return [each.assign(decision=np.where(yes, "yes", "no")) for each, yes in accepted]
 
 
-def wrong_labels(extra: list[str], relabel: Path | None) -> int:
+def wrong_labels(keys: list[str], relabel: Path | None) -> int:
     """Return the number of training images whose current label is wrong."""
-    index = index_of(extra, relabel)
+    index = index_of(keys, relabel)
     train = index.split("train")
     return int((train["class"].to_numpy() != truth_of(index).loc[train["path"]].to_numpy()).sum())
 

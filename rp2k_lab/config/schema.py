@@ -141,7 +141,7 @@ class Config(Group):
         description="fraction of the resized side that the center crop of evaluation keeps; 1: no crop"
     )
     scale: Scale = Field(description="size of the runs of an ablation")
-    recipe: Literal["none", "giantpanda"] = Field(
+    recipe: Literal["none", "giantpanda", "grocery_store", "grozi120"] = Field(
         description="name of a recipe, which sets keys of several groups; the command line overrides them"
     )
     runs: tuple[str, ...] = Field(

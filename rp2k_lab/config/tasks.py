@@ -53,6 +53,7 @@ class ChanceGuard(Group):
 class TrainingTask(Task):
     """A task that trains."""
 
+    test: bool = Field(description="evaluate on test once, at the end of the run; trials of a search never do")
     chance_guard: ChanceGuard
     checkpoint_epochs: Count = Field(description="epochs between two checkpoints; the last epoch always has one")
     checkpoint_minutes: PositiveFloat | None = Field(
@@ -68,12 +69,15 @@ class TrainingTask(Task):
 
 class Train(TrainingTask):
     name: Literal["train"]
-    test: bool = Field(description="evaluate on test once, at the end of the run; trials of a search never do")
     resume: Literal["never", "auto", "continue"] = Field(
         description="never: start a new run; auto: resume the unfinished run of this configuration, if there is one; "
         "continue: resume the run given by runs="
     )
     verify: bool = Field(description="train the run given by runs= again from its record and compare all metrics")
+    then: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
+        description="a task that starts from the finished run, a list of overrides such as "
+        "['task=fixres','size=224']; null: none"
+    )
     reads_images = True
 
     @property

@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Listing:
             the file, int64), changed (int64, ns since the epoch), width, height (int32, pixels, upright; 0 where
             unknown), problem (why it cannot be read, or None); group, if the data set has groups; place (position in
             `places`), if it has places.
-        other_files, unused_images: see `Scan`; of a list, what stands beside its images.
+        other_files, unused_images, coarse_classes: see `Scan`; of a list, what stands beside its images.
         places: see `Scan`.
         labels_in_paths: see `Scan`.
         long_tail_limits: see `Source`.
@@ -72,6 +72,7 @@ class Listing:
     labels_in_paths: bool = True
     long_tail_limits: tuple[int, int] | None = None
     unused_images: Sequence[str] = ()
+    coarse_classes: Mapping[str, str] | None = None
 
     def log_unused(self) -> None:
         """Log what is not used: images by folder, other files by kind."""
@@ -123,6 +124,7 @@ def read_listing(scan: Scan, cache_folder: Path, decode: bool) -> Listing:
         scan.places,
         scan.labels_in_paths,
         unused_images=_storable(unused_images),
+        coarse_classes=scan.coarse_classes,
     )
 
 

@@ -73,6 +73,7 @@ class Scan:
         labels_in_paths: whether the path decides the class; otherwise the classes are part of the data's fingerprint.
         notes: lines for the log.
         unused_images: paths of images that belong to no class.
+        coarse_classes: each class's kind of product, for a coarse accuracy; None: the data set has no kinds.
     """
 
     root: Path
@@ -86,6 +87,7 @@ class Scan:
     labels_in_paths: bool = False
     notes: Sequence[str] = ()
     unused_images: Sequence[str] = ()
+    coarse_classes: Mapping[str, str] | None = None
 
 
 class Source(Group):

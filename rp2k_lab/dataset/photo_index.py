@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Index:
         version: hash of paths, splits, sizes and times of change; changes whenever a file was touched.
         skipped: unreadable images, columns path, class, split, problem; empty without `dataset.on_bad_image=skip`.
         long_tail_limits: see `Source`.
+        coarse_classes: see `Scan`.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Index:
     version: str
     skipped: pd.DataFrame
     long_tail_limits: tuple[int, int] | None = None
+    coarse_classes: Mapping[str, str] | None = None
 
     def split(self, name: str) -> pd.DataFrame:
         """Return the rows of train, val or test, in the index's order; `row` is the position in `table`."""
@@ -139,7 +141,8 @@ def make_index(listing: Listing, table: pd.DataFrame, classes: list[str], skippe
     skipped = skipped[["path", "class", "split", "problem"]].reset_index(drop=True)
     columns = [*_COLUMNS, "group"] if "group" in table else _COLUMNS
     fingerprints = _fingerprints(table, listing.labels_in_paths)
-    return Index(listing.root, table[columns], classes, *fingerprints, skipped, listing.long_tail_limits)
+    limits, coarse = listing.long_tail_limits, listing.coarse_classes
+    return Index(listing.root, table[columns], classes, *fingerprints, skipped, limits, coarse)
 
 
 def list_images(dataset: Source, decode: bool) -> Listing:

@@ -50,7 +50,10 @@ class Evaluator:
 
     def score(self, predictions: Predictions, catch_all_class: str | None) -> Evaluation:
         """Return given predictions with their table per class and scores."""
-        table = per_class(predictions, self.index.classes, self.index.train_counts(), self.index.long_tail_limits)
+        index = self.index
+        table = per_class(predictions, index.classes, index.train_counts(), index.long_tail_limits)
+        if index.coarse_classes:
+            table["coarse"] = [index.coarse_classes.get(name, name) for name in index.classes]
         return predictions, table, scores(predictions, table, catch_all_class)
 
     def _collect(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Predictions]:

@@ -64,7 +64,8 @@ class SplitResult:
     Attributes:
         predictions: of all images of the split, one or more.
         table: one row a class, in label order: class (name), group (head, medium, tail), train_images, images, correct,
-            accuracy (NaN without images); see `metrics.per_class`.
+            accuracy (NaN without images); see `metrics.per_class`.  And coarse (name), if the data set has kinds of
+            products (`Scan.coarse_classes`).
         catch_all_class: name of the class of everything else, or None; the data set may lack it.
     """
 
@@ -206,6 +207,16 @@ def macro_top1(result: SplitResult) -> Score | None:
     seen = result.table[result.table["images"] > 0]
     interval = macro_interval(seen["correct"].to_numpy(), seen["images"].to_numpy())
     return Score(float(seen["accuracy"].mean()), len(result.predictions.labels), *interval)
+
+
+@metric("coarse_top1", "coarse top-1", in_tables=False, in_curves=False)
+def coarse_top1(result: SplitResult) -> Score | None:
+    """Return the fraction of images whose most probable class is of the right kind; None if there are no kinds."""
+    if "coarse" not in result.table:
+        return None
+    kinds, predictions = result.table["coarse"].to_numpy(object), result.predictions
+    right = kinds[predictions.top_labels[:, 0]] == kinds[predictions.labels]
+    return fraction(right.sum(), len(right))
 
 
 @metric("head_top1", "head top-1", heading="head", in_curves=False)

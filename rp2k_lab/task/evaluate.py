@@ -212,7 +212,7 @@ def check_splits(config: Config, index: Index, splits: Iterable[str]) -> None:
     for split in splits:
         if split not in existing:
             names = ", ".join(name for name in ("train", "val", "test") if name in existing)
-            raise RequestError(
-                f"task={config.task.name}: dataset={config.dataset.name} has no {split}\n"
-                f"use another data set or split (it has {names})"
-            )
+            way_out = f"use another data set or split (it has {names})"
+            if config.task.name == "fixres" and split == "test":
+                way_out = "add task.test=false"
+            raise RequestError(f"task={config.task.name}: dataset={config.dataset.name} has no {split}\n{way_out}")

@@ -42,7 +42,6 @@ from rp2k_lab.train.head_tuning import HeadTuning, build_head_tuning
 from rp2k_lab.train.resume import Start
 from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents
 
-SPLITS = ("val", "test")
 _UNTUNED = ("old", "new")  # preprocessings of the untuned network
 
 
@@ -54,24 +53,25 @@ def run(config: Config, folder: Path) -> float:
         folder: the run's folder, for checkpoints, tables and figures.
 
     Raises:
-        RequestError: weights, classes or size do not fit, the data set lacks val or test, the network lacks the norm to
-            train, averaged weights, or too little space for the run.
+        RequestError: weights, classes or size do not fit, the data set lacks val or, with `task.test`, test, the
+            network lacks the norm to train, averaged weights, or too little space for the run.
         DataError: an image cannot be read, or the disk has no space for the features.
     """
     trial = Trial.from_environment()
     target.set_up(config.device)
     config = without_augmentation(config)
     index = build_index(config.dataset)
+    splits = ("val", "test") if config.task.test else ("val",)
     with StopSignal() as signals:
         (earlier,), (member,) = load_members([config])
         check_classes(index, earlier, config.dataset.name)
         check_held_out(config, [earlier])
-        check_splits(config, index, SPLITS)
-        with build_head_tuning(config, index, member, SPLITS, folder, signals.check) as tuning:
+        check_splits(config, index, splits)
+        with build_head_tuning(config, index, member, splits, folder, signals.check) as tuning:
             before = replace(member, preprocessing=recorded_preprocessing(earlier))
             check_disk_space(required_space(config, tuning.training, len(index.table), folder))
             predictor = Predictor([before], config.batch_size, check=signals.check)
-            old = required_evaluators(config, index, predictor, SPLITS)
+            old = required_evaluators(config, index, predictor, splits)
             name = trial.name or f"fixres{config.size[0]}_{member.name}"
             with best_weights_alone(config, folder), open_tracker(config, name, folder) as tracker:
                 record_origin(tracker, config, index, folder)
@@ -79,7 +79,7 @@ def run(config: Config, folder: Path) -> float:
                 trial.started(tracker.run_id, folder, config.epochs)
                 evaluations, best = tune(config, tuning, old, tracker, signals, trial, folder)
                 preprocessings = before.preprocessing, member.preprocessing
-                gains = gains_on_test(evaluations["test"])
+                gains = gains_of_last(evaluations[splits[-1]])
                 scores = {split: [scores for _, _, scores in each] for split, each in evaluations.items()}
                 record_comparison(tracker, preprocessings, scores, gains, tuning.training.steps, folder)
     print(fixres_table(row_names(*preprocessings), scores, gains))
@@ -146,7 +146,7 @@ def tune(
     return evaluations, best
 
 
-def gains_on_test(evaluations: list[Evaluation]) -> list[Verdict]:
+def gains_of_last(evaluations: list[Evaluation]) -> list[Verdict]:
     """Return the gains of the last over each other; the joint intervals cover new images, not new seeds."""
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations]
     last = len(correct) - 1
@@ -171,7 +171,7 @@ def record_comparison(
     Args:
         preprocessings: the old and the new one.
         scores: split to the scores of the untuned network with both, and of the tuned one.
-        gains: of the tuned network over the others, on test.
+        gains: of the tuned network over the others, on the last split.
         step: training steps of the tuned network.
     """
     rows, values = [*preprocessings, preprocessings[-1]], {}
@@ -183,10 +183,11 @@ def record_comparison(
         for column, part in (("top1", "value"), ("top1_low", "low"), ("top1_high", "high"), ("images", "count")):
             columns[f"{split}_{column}"] = [getattr(s, part) for s in top1]
         values |= {f"{split}/top1_untuned_{name}": s.value for name, s in zip(_UNTUNED, top1[:-1], strict=True)}
+    split = list(scores)[-1]
     bounds = [{"": gain.value, "_low": gain.low, "_high": gain.high} for gain in gains]
     for part in ("", "_low", "_high"):
-        columns[f"test_gain{part}"] = [*(each[part] for each in bounds), None]
-        values |= {f"test/gain_over_{name}{part}": b[part] for name, b in zip(_UNTUNED, bounds, strict=True)}
+        columns[f"{split}_gain{part}"] = [*(each[part] for each in bounds), None]
+        values |= {f"{split}/gain_over_{name}{part}": b[part] for name, b in zip(_UNTUNED, bounds, strict=True)}
     tracker.log_metrics(values, step)
     file = folder / "fixres.csv"
     write_csv(pd.DataFrame(columns), file)
@@ -194,7 +195,7 @@ def record_comparison(
 
 
 def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], gains: list[Verdict]) -> str:
-    """Return as text the top-1 of the networks, and the gains of the last (tuned) one on test over the others.
+    """Return as text the top-1 of the networks, and the gains of the last (tuned) one over the others.
 
     Args:
         names: the networks.
@@ -202,5 +203,5 @@ def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], ga
         gains: of the tuned network over each other.
     """
     lines = [f"gain        {gain_text(gain)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
-    lines.append("            for these networks: the spread between seeds is not in the intervals")
+    lines.append(f"            on {list(scores)[-1]}, for these networks alone: not the spread between seeds")
     return "\n".join([top1_table(names, scores), "", *lines])

@@ -27,6 +27,7 @@ from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.open_set import OpenSet
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.task import finished_cell
+from rp2k_lab.task.next_task import run_next
 from rp2k_lab.task.run_name import run_name
 from rp2k_lab.task.summary_page import record_summary
 from rp2k_lab.tracking.local_runs import check_unused
@@ -82,7 +83,8 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
 
     Raises:
         RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being
-            trained.
+            trained; or a trial has `task.then`.
+        NextTaskFailed: the task of `task.then` failed; the run itself is finished.
         NotReproduced: with `task.verify`, the metrics differ.
     """
     earlier = earlier_run(config)
@@ -90,10 +92,13 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
         status = earlier.tags.get("status", earlier.status)
         print(f"nothing to do: run {escape_controls(earlier.name)}, id {earlier.run_id}, is {status}")
         top1 = earlier.closing("val", "top1")
+        run_next(config, earlier.run_id, Path(earlier.folder))
         return math.nan if top1 is None else top1
     if earlier:
         check_state(config, earlier)
     trial = Trial.from_environment()
+    if trial.name and config.task.then:
+        raise RequestError("task.then: no task follows the trials of a study\nadd task.then=null")
     target.set_up(config.device)
     if trial.reuse and not earlier and (cell := finished_cell.find(config, trial.reuse)):
         print(f"nothing to do: {escape_controls(cell.origin)} has this result")
@@ -103,7 +108,10 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     workers = join_workers(config.device)
     teachers = load_members(teacher_configs) if teacher_configs else ([], [])
     with acquire_run_folder(config, None if config.task.verify else earlier, folder, workers) as start:
-        return run_from(start, earlier, config, teachers, trial, workers)
+        top1, run_id = run_from(start, earlier, config, teachers, trial, workers)
+    if workers.is_rank_zero and not config.task.verify:
+        run_next(config, run_id, start.folder)
+    return top1
 
 
 def run_from(
@@ -113,8 +121,8 @@ def run_from(
     teachers: tuple[list[EarlierRun], list[Member]],
     trial: Trial,
     workers: Workers,
-) -> float:
-    """Train, evaluate and record from a start; return val top-1 of the best epoch.
+) -> tuple[float, str]:
+    """Train, evaluate and record from a start; return val top-1 of the best epoch, and the run's id.
 
     Args:
         earlier: the run to resume or verify.
@@ -185,7 +193,7 @@ def run_from(
         equal = verify(config.tracking.uri, verified, tracker.history, index.class_groups()[1])
         print(f"verified    {equal}")
     trial.finished(scores["val"]["top1"].value)
-    return scores["val"]["top1"].value
+    return scores["val"]["top1"].value, tracker.run_id
 
 
 def check_disk(config: Config, training: Training, images: ResizedImages, folder: Path) -> None:

@@ -54,7 +54,7 @@ _WITHOUT_EFFECT = {
     "tracking": True,
     "ablation": True,
     "scale": True,
-    "task": {"resume", "verify"},
+    "task": {"resume", "verify", "then"},
     "dataset": {"cache_gb"},
     "device": {"num_threads"},
 }

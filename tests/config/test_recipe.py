@@ -142,6 +142,23 @@ def test_record_has_the_name_of_the_recipe(compose):
     assert parse(record).model_dump(mode="json") == record
 
 
+def test_recipes_of_real_photos_need_only_the_photos(compose, tmp_path):
+    (tmp_path / "index.csv").write_text("path,label,split\n")
+    places = {"grocery_store": f"dataset.root={tmp_path}", "grozi120": f"dataset.table={tmp_path}/index.csv"}
+    for name, place in places.items():
+        config = parse(compose(f"recipe={name}", place))
+        assert (config.recipe, config.model.name, config.model.pretrained) == (name, "efficientnet_lite0", "imagenet")
+        assert not config.task.test  # read once, by a command of its own
+        changed = parse(compose("optimizer.lr=0.5", f"recipe={name}", place, "aug=cutout"))
+        assert (changed.optimizer.lr, changed.aug.name) == (0.5, "cutout")
+
+
+def test_the_task_after_a_recipe_is_valid(compose, tmp_path):
+    config = parse(compose("recipe=grocery_store", f"dataset.root={tmp_path}"))
+    following = parse(compose(*config.task.then, "runs=a"))
+    assert (following.task.name, following.size) == ("fixres", (224, 224))
+
+
 def test_unknown_recipe_is_refused(defaults):
     with pytest.raises(RequestError, match=r"^recipe=ours: "):
         parse(defaults | {"recipe": "ours"})

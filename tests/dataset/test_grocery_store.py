@@ -76,6 +76,7 @@ class TestIndex:
         assert index.table["label"].tolist() == [0, 0, 1, 1]
         assert index.table["split"].tolist() == ["train", "train", "train", "val"]
         assert index.table["width"].tolist() == [8, 9, 10, 11]
+        assert index.coarse_classes == {"Milk": "Dairy", "Apple": "Fruit"}
 
     def test_missing_image_is_named(self, store):
         (store / "train/Fruit/Apple_2.jpg").unlink()
@@ -95,3 +96,4 @@ class TestIndex:
         assert index.table["split"].value_counts().to_dict() == {"train": 2640, "val": 296}
         assert len(index.classes) == 81
         assert (index.train_counts() > 0).all()
+        assert len(set(index.coarse_classes.values())) == 43

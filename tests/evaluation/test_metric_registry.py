@@ -53,6 +53,14 @@ def extra(registry):
         return Score(abs(gap), len(right))
 
 
+def test_coarse_top1_counts_the_kind_of_the_answer():
+    assert "coarse_top1" not in scores(PREDICTIONS, TABLE, None)
+    kinds = scores(PREDICTIONS, TABLE.assign(coarse=["drink", "drink"]), None)["coarse_top1"]
+    assert (kinds.value, kinds.count) == (1.0, 4)
+    apart = scores(PREDICTIONS, TABLE.assign(coarse=["other", "drink"]), None)
+    assert apart["coarse_top1"] == apart["top1"]
+
+
 @pytest.fixture
 def cells(extra):
     """Return results with both metrics, as `sweep.collect` gives them, and their images."""

@@ -135,8 +135,11 @@ def test_data_set_with_other_classes_is_refused(request_of, tmp_path, write_phot
         fixres.run(request_of("task=fixres", dataset=source), tmp_path)
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeypatch, split):
+@pytest.mark.parametrize(
+    ("split", "way_out"),
+    [("val", r"use another data set or split \(it has train, test\)$"), ("test", r"add task\.test=false$")],
+)
+def test_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeypatch, split, way_out):
     build = fixres.build_index
 
     def without(dataset):
@@ -146,7 +149,7 @@ def test_data_set_without_val_or_test_is_refused(request_of, tmp_path, monkeypat
     monkeypatch.setattr(fixres, "build_index", without)
     with pytest.raises(
         RequestError,
-        match=rf"^task=fixres: dataset=shelf has no {split}\nuse another data set or split \(it has train, ",
+        match=rf"^task=fixres: dataset=shelf has no {split}\n{way_out}",
     ):
         fixres.run(request_of("task=fixres"), tmp_path)
 

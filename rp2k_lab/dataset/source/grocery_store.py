@@ -1,6 +1,7 @@
 """dataset=grocery_store: the Grocery Store Dataset (Klasson et al., WACV 2019, arXiv 1901.00711), 81 classes in shops.
 
-`train.txt`, `val.txt` and `test.txt` list `path, fine label, coarse label`; `classes.csv` names the fine labels.
+`train.txt`, `val.txt` and `test.txt` list `path, fine label, coarse label`; `classes.csv` names both; a
+coarse class, such as Apple, is the kind of several fine ones.
 """
 
 from collections import Counter
@@ -46,9 +47,11 @@ def scan_lists(root: Path) -> Scan:
     try:
         table = pd.read_csv(root / "classes.csv")
         names = dict(zip(table["Class ID (int)"], table["Class Name (str)"], strict=True))
+        coarse = dict(zip(table["Class Name (str)"], table["Coarse Class Name (str)"], strict=True))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{root / 'classes.csv'}: no table with 'Class ID (int)' and 'Class Name (str)' ({type(error).__name__})\n"
+            f"{root / 'classes.csv'}: no table with 'Class ID (int)', 'Class Name (str)' and 'Coarse Class Name (str)' "
+            f"({type(error).__name__})\n"
             "use the one of the dataset's repository"
         ) from None
     lists = [(split, root / f"{split}.txt") for split in SPLITS]
@@ -57,7 +60,7 @@ def scan_lists(root: Path) -> Scan:
     if duplicates := [path for path, count in counts.items() if count > 1]:
         raise DataError(f"{root}: the lists name {duplicates[0]} twice\nremove one of the lines")
     images, other_files = unlisted(root, list(counts), [])
-    return Scan(root, rows, other_files, labels_in_paths=True, unused_images=images)
+    return Scan(root, rows, other_files, labels_in_paths=True, unused_images=images, coarse_classes=coarse)
 
 
 def _read_list(file: Path, split: str, names: dict[int, str]) -> list[tuple[str, str, str | None]]:

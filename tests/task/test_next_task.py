@@ -1,0 +1,61 @@
+"""`task.then`: a task that starts from a finished training."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from rp2k_lab.config.schema import parse
+from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.quoting import hydra_value
+from rp2k_lab.task import train
+from rp2k_lab.tracking import trial_client
+from tests.helpers.tiny_runs import TINY
+
+
+@pytest.fixture(scope="module")
+def chain(start, tmp_path_factory):
+    """A training followed by its FixRes, and the same command again with a task that fails."""
+    folder = f"hydra.run.dir={tmp_path_factory.mktemp('next')}"
+    fixres = f"task.then={hydra_value(['task=fixres', 'size=40', 'epochs=1', 'task.test=false', folder])}"
+    command = start(*TINY, "epochs=1", "task.test=false", fixres)
+    command.result = command.wait()
+    wrong = f"task.then={hydra_value(['task=fixres', 'size=31', folder])}"
+    again = start(*TINY, "epochs=1", "task.test=false", "task.resume=auto", wrong, uri=command.store.uri)
+    command.again = again.wait()
+    return command
+
+
+@pytest.mark.slow
+def test_a_task_follows_its_training(chain):
+    code, out, err = chain.result
+    assert (code, err) == (0, "")
+    first, second = sorted(chain.store.runs(), key=lambda run: run.info.start_time)
+    assert (first.data.tags["task"], second.data.tags["task"]) == ("train", "fixres")
+    assert second.data.tags["parent"] == first.info.run_id
+    assert "then        task=fixres size=40 epochs=1 task.test=false hydra.run.dir=" in out
+    assert f" runs={first.info.run_id}\n" in out
+    assert {key for key in second.data.metrics if key.startswith("val/gain_over_")} == {
+        f"val/gain_over_{name}{part}" for name in ("old", "new") for part in ("", "_low", "_high")
+    }
+    assert not any(key.startswith("test") for key in second.data.metrics)
+
+
+@pytest.mark.slow
+def test_the_same_command_repeats_the_task_alone_and_names_its_failure(chain):
+    code, out, err = chain.again
+    assert code == 2
+    assert "nothing to do: run " in out
+    lines = err.splitlines()
+    assert lines[0].startswith("size=31: needs one side in pixels")
+    assert lines[-2:] == [
+        "task.then: the task after the training ended with exit code 2, its reason is above",
+        "the run is finished: the same command with task.resume=auto repeats that task alone",
+    ]
+
+
+def test_no_task_follows_a_trial(compose, monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "earlier_run", lambda config: None)
+    monkeypatch.setattr(trial_client.Trial, "from_environment", lambda: SimpleNamespace(name="a trial"))
+    config = parse(compose("task.then=['task=fixres']"))
+    with pytest.raises(RequestError, match=r"^task\.then: no task follows the trials of a study\nadd task\.then=null$"):
+        train.run(config, tmp_path)
