@@ -9,6 +9,7 @@ import pandas as pd
 from rp2k_lab.analysis.class_map import map_positions
 from rp2k_lab.analysis.label_issues import LabelIssues, find_label_issues, find_label_issues_in_top
 from rp2k_lab.analysis.neighbors import class_means, nearest
+from rp2k_lab.analysis.photo_trial import lost_fractions
 from rp2k_lab.analysis.tables import ErrorTables, add_nearest, analyze, image_table
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.progress import progress
@@ -92,6 +93,9 @@ def analyze_run(
         suspicion=np.float32(np.nan) if labels is None else labels.suspicion,
         suggested="" if labels is None else labels.suggested_names(index.classes),
     )
+    if held_out is None and split != "train" and config.task.photo_lost:  # a network recognizes what it was trained on
+        predictor, labeled = Predictor([member], config.batch_size, check=check), images.assign(label=given)
+        images = images.assign(lost_like=lost_fractions(predictor, index.root, labeled, config.batch_size, check))
     means = class_means(training, train["label"].to_numpy(), len(index.classes))
     counts, catch_all_class = index.train_counts(), config.dataset.catch_all_class
     tables = analyze(images, predictions, index.classes, counts, means, measured.typical, config.task, catch_all_class)

@@ -2,8 +2,9 @@
 
 - suspected_label: another class is suggested (off the diagonal of the confident joint), with enough suspicion.
 - others: the true or the predicted class is the catch-all class, which has no common look.
-- photo: darker, lighter, more blurred or more reflecting than the training images of its class, or of an extreme
-  height/width ratio; measured on the pixels.
+- photo: darker, lighter or more blurred than the training images of its class, measured on the pixels, where other
+  photos of the class are lost by the same blur and exposure (`photo_trial`); or more reflecting, or of an extreme
+  height/width ratio.
 - look_alike: the two classes' mean features are near, and each is taken for the other; or a large part of one class is
   taken for the other, wherever the means of their training images lie.
 - tail: the true class has fewer than `tail_images` training images or is in the group tail
@@ -24,7 +25,8 @@ from rp2k_lab.core.text import escape_controls, text_table
 MEANINGS = {
     "suspected_label": "The given label is probably wrong.",
     "others": "Into or out of the catch-all class.",
-    "photo": "Dark, blurred, reflecting or of an extreme shape, measured on the pixels.",
+    "photo": "Dark, light or blurred, so that other photos of the class would be lost, too; or reflecting, or of an "
+    "extreme shape.",
     "look_alike": "The two classes are near in feature space and are confused in both directions, or a large part of "
     "one is taken for the other.",
     "tail": "The class has too few training photos.",
@@ -44,7 +46,7 @@ def add_causes(
 
     Args:
         cases: columns true, top1, correct, train_images, group, suspicion, suggested, ratio, brightness, sharpness,
-            glare; a NaN measure crosses no threshold.
+            glare; a NaN measure crosses no threshold.  And lost_like (`photo_trial.lost_fractions`), if it was tried.
         pairs: from `confused_pairs`.
         typical: from `photo_quality.typical_measures`.
     """
@@ -53,7 +55,7 @@ def add_causes(
     holds = {
         "suspected_label": ((cases["suspicion"] >= rules.suspicion) & (cases["suggested"] != "")).to_numpy(bool),
         "others": ((cases["true"] == catch_all_class) | (cases["top1"] == catch_all_class)).to_numpy(bool),
-        "photo": photo_problems(cases, typical, rules).any(axis=1).to_numpy(),
+        "photo": photo_at_fault(cases, typical, rules),
         "look_alike": pd.MultiIndex.from_frame(cases[["true", "top1"]]).isin(either),
         "tail": (
             cases["group"] == "tail" if rules.tail_images is None else cases["train_images"] < rules.tail_images
@@ -64,6 +66,15 @@ def add_causes(
     flags = {cause: holds[cause] & wrong for cause in CAUSES}
     main = np.select(list(flags.values()), CAUSES, default="")
     return cases.assign(**{f"cause_{cause}": flag for cause, flag in flags.items()}, cause=main.astype(object))
+
+
+def photo_at_fault(cases: pd.DataFrame, typical: pd.DataFrame, rules: Rules) -> np.ndarray:
+    """Return whether each image has the cause photo, bool (images,); the arguments are those of `add_causes`."""
+    problems = photo_problems(cases, typical, rules)
+    visible = problems[["dark", "bright", "blurred"]].any(axis=1)
+    if "lost_like" in cases and rules.photo_lost:
+        visible &= cases["lost_like"] >= rules.photo_lost  # NaN: the class is not recognized at all
+    return (visible | problems[["glare", "ratio"]].any(axis=1)).to_numpy()
 
 
 def photo_problems(cases: pd.DataFrame, typical: pd.DataFrame, rules: Rules) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from rp2k_lab.analysis.class_map import ACCURACIES, class_map_chart
 from rp2k_lab.analysis.compare import STATES
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart
 from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_large, add_thumbnails
+from rp2k_lab.analysis.redraw_check import NAMES
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.core.text import escape_controls, percent, shorten_middle
 from rp2k_lab.pages.charts import accuracy_chart
@@ -261,5 +262,7 @@ def _truth(label_score: LabelScore | None, photo_score: pd.DataFrame | None) -> 
     if label_score is not None:
         chart = curve_chart(label_score.curve, label_score.wrong / label_score.images)
         labels = {"score": label_score, "svg": chart}
-    photo = [] if photo_score is None else photo_score.to_dict("records")
+    photo = (
+        [] if photo_score is None else photo_score.assign(name=photo_score["left_out"].map(NAMES)).to_dict("records")
+    )
     return {"label_truth": labels, "photo_truth": photo}

@@ -9,6 +9,8 @@
   `photo_quality.measure`);
 - class_measured, and <measure>_below and <measure>_above of these and of the ratio: how unusual the image is among the
   measured images of its class (`photo_quality.class_ranks`);
+- lost_like (float32, for errors of val and test: fraction of recognized photos of the class that this one's blur and
+  exposure lose, `photo_trial`; NaN: none is recognized);
 - suspicion of the given label (float32, 0 to 1; NaN if the network was trained on the image), suggested (class or "");
 - cause_<cause> (bool) for each cause, and cause, the main one, "" for correct predictions (`causes`);
 - nearest (for errors: rows of the nearest training images in feature space) and nearest_distance (1 - cosine to the

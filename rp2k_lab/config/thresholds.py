@@ -37,3 +37,7 @@ class Rules(BaseModel):
         description="photo: blown-out pixels, as a fraction, exceed the median of its class's training images by this"
     )
     ratio: Annotated[float, Field(ge=1)] = Field(description="photo: height / width, or its inverse, above this")
+    photo_lost: Fraction = Field(
+        description="photo: an exposure or blur counts if it loses at least this fraction of the recognized photos of "
+        "the class; 0: whatever it loses"
+    )

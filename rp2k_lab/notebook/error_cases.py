@@ -6,6 +6,7 @@ import pandas as pd
 from rp2k_lab.analysis.causes import CAUSES, MEANINGS
 from rp2k_lab.analysis.error_page import MEASURES
 from rp2k_lab.analysis.label_issue_score import curve_chart
+from rp2k_lab.analysis.redraw_check import NAMES
 from rp2k_lab.core.text import percent
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.notebook.cells import CellOutput, Thumbnail, charts, note, stack, table, thumbnail_rows
@@ -116,11 +117,10 @@ def photo_score(errors: ErrorsContext) -> CellOutput:
     score = errors.photo_score
     if score is None:
         return note("Only a shelf set can be redrawn: for this data set, the photos' faults are unknown.")
-    nuisances = {"measured": "blur, exposure, reflections", "all": "every nuisance"}
     return table(
         pd.DataFrame(
             {
-                "redrawn without": score["left_out"].map(nuisances),
+                "the photo": score["left_out"].map(NAMES),
                 "errors": score["errors"],
                 "recognized (photo at fault)": score["fault"],
                 "cause photo": score["flagged"],

@@ -48,6 +48,15 @@ def test_rule_threshold(row, expected):
     assert causes_of(assign_causes(row)) == expected
 
 
+@pytest.mark.parametrize(("lost", "expected"), [(0.5, "photo"), (0.4, "unexplained"), (np.nan, "unexplained")])
+def test_a_visible_fault_counts_if_it_loses_other_photos_of_the_class(lost, expected):
+    row = case("a", "c", brightness=0.24) | {"lost_like": lost}
+    assert assign_causes(row)["cause"].tolist() == [expected]
+    untried = RULES.model_copy(update={"photo_lost": 0.0})
+    assert assign_causes(row, rules=untried)["cause"].tolist() == ["photo"]
+    assert assign_causes(row | {"ratio": 4.1})["cause"].tolist() == ["photo"]  # the shape is not tried
+
+
 def test_tail_defaults_to_the_group():
     rules = RULES.model_copy(update={"tail_images": None})
     result = assign_causes(case("a", "c", group="tail"), case("a", "c", group="medium", train_images=1), rules=rules)

@@ -74,14 +74,22 @@ def test_correctly_labeled_errors_are_scored_without_measured_and_without_all_nu
     correctly_labeled = truth.loc[judged][~truth.loc[judged, "label_error"]]
     predictor = FixedPredictor([classes.index(name) for name in correctly_labeled["true_class"]])
     score = photo_score(predictor, classes, cases, root, 8).set_index("left_out")
-    assert score.index.tolist() == ["measured", "all"]
+    assert score.index.tolist() == ["measured", "all", "none"]
     assert (
-        score["errors"].tolist() == score["fault"].tolist() == score["flagged"].tolist() == [len(correctly_labeled)] * 2
+        score["errors"].tolist() == score["fault"].tolist() == score["flagged"].tolist() == [len(correctly_labeled)] * 3
     )
-    assert score["precision"].tolist() == score["recall"].tolist() == [1, 1]
-    # The first redrawing keeps the angle, the second removes it.
-    first, second = np.split(np.stack(predictor.images), 2)
-    assert all((a != b).any() for a, b in zip(first, second, strict=True))
+    assert score["precision"].tolist() == score["recall"].tolist() == [1, 1, 1]
+    # The first redrawing keeps the angle, the second removes it, the third is a near copy of the file.
+    drawn = np.split(np.stack(predictor.images), 3)
+    resized, size = PREPROCESSING.resized, PREPROCESSING.size
+    files = [
+        pad_to_center(read_resized(root / path, resized, "letterbox"), resized, size)
+        for path in correctly_labeled["path"]
+    ]
+    first, second, third = (np.abs(each.astype(float) - np.stack(files)).mean(axis=(1, 2, 3)) for each in drawn)
+    assert all((a != b).any() for a, b in zip(drawn[0], drawn[1], strict=True))
+    assert (third > 0).all()
+    assert third.mean() < min(first.mean(), second.mean())
 
 
 def test_other_data_sets_have_no_score(tmp_path):

@@ -18,6 +18,7 @@ RULES = Rules(
     blurred=0.25,
     glare=0.25,
     ratio=4.0,
+    photo_lost=0.5,
 )
 GOOD_IMAGE = {"ratio": 2.0, "brightness": 0.5, "sharpness": 0.5, "glare": 0.0}
 
