@@ -1,32 +1,69 @@
-"""Write the training photos of Grocery Store as a table without splits, of which each seed draws another test.
+"""Write tables of the Grocery Store photos that choose a recipe without its test list.
 
-    python experiments/grocery_store/build.py <its folder dataset> train.csv
+    python experiments/grocery_store/build.py <its folder dataset> <new folder>
+    python experiments/grocery_store/build.py <its folder dataset> --groups <run>     # groups.csv again
 
-train.csv has path (from that folder) and label.  The set's val list is another shop; its test list is not used.
+val.csv has train, and the val list, which is another shop, as test.  folds.csv has train alone, of which each seed
+draws another test.  Both have path (from the dataset's folder), label and group: photos of one crate are in one group,
+which no draw divides.  groups.csv has the groups: photos of a class that a chain of near ones joins, near meaning a
+cosine above 0.75 of their centered features, here of a frozen network with ImageNet weights.
 """
 
 import csv
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from scipy.sparse.csgraph import connected_components
+
+from rp2k_lab import open_run
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.dataset.source.grocery_store import scan_lists
 
+GROUPS = Path(__file__).with_name("groups.csv")
+NEAR = 0.75
+
 
 def main() -> None:
-    if len(sys.argv) != 3:
-        sys.exit("usage: python experiments/grocery_store/build.py <folder dataset> <new .csv>")
-    root, target = map(Path, sys.argv[1:])
-    if target.exists():
-        sys.exit(f"{target}: exists already\nuse another name")
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    root, target = Path(sys.argv[1]), Path(sys.argv[2])
     try:
+        if target == Path("--groups"):
+            write(GROUPS, ("path", "group"), groups_of(sys.argv[3]))
+            return
         images = scan_lists(root).images
     except (DataError, RequestError) as error:
         sys.exit(str(error))
-    rows = [(path, label) for path, label, split in images if split == "train"]
-    with target.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("path", "label"), *rows])
-    print(f"{target}: {len(rows)} photos of {len({label for _, label in rows})} classes")
+    if target.exists():
+        sys.exit(f"{target}: exists already\nuse another name")
+    with GROUPS.open(encoding="utf-8", newline="") as file:
+        groups = dict(list(csv.reader(file))[1:])
+    target.mkdir(parents=True)
+    listed = [(path, label, split, groups.get(path, "")) for path, label, split in images if split != "test"]
+    trained = [(path, label, group) for path, label, split, group in listed if split == "train"]
+    write(target / "folds.csv", ("path", "label", "group"), trained)
+    both = [(path, label, "test" if split == "val" else split, group) for path, label, split, group in listed]
+    write(target / "val.csv", ("path", "label", "split", "group"), both)
+
+
+def groups_of(reference: str) -> list[tuple[str, str]]:
+    """Return (path, group) of the training photos of a run."""
+    features = open_run(reference).features("train")
+    labels = open_run(reference).index.set_index("path").loc[features.index, "label"].to_numpy()
+    vectors = features.to_numpy() - features.to_numpy().mean(axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = (vectors @ vectors.T > NEAR) & (labels[:, None] == labels[None])
+    numbers = connected_components(near, directed=False)[1]
+    return [(path, f"g{number}") for path, number in zip(features.index, pd.factorize(numbers)[0], strict=True)]
+
+
+def write(file: Path, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write a table, and print its size."""
+    with file.open("w", encoding="utf-8", newline="") as target:
+        csv.writer(target, lineterminator="\n").writerows([names, *rows])
+    print(f"{file}: {len(rows)} photos")
 
 
 if __name__ == "__main__":

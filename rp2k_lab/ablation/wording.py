@@ -212,7 +212,7 @@ def numbers(table: JudgedTable) -> str:
     return csv_text(pd.DataFrame(rows, dtype=object))
 
 
-def gain_text(gain: Verdict) -> str:
+def gain_text(gain: Verdict, split: str = "test") -> str:
     """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos."""
     ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.value:+.1f} points {ends} on {gain.images} test photos"
+    return f"{100 * gain.value:+.1f} points {ends} on {gain.images} {split} photos"

@@ -202,6 +202,7 @@ def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], ga
         scores: split to the scores of `names`.
         gains: of the tuned network over each other.
     """
-    lines = [f"gain        {gain_text(gain)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
-    lines.append(f"            on {list(scores)[-1]}, for these networks alone: not the spread between seeds")
+    split = list(scores)[-1]
+    lines = [f"gain        {gain_text(gain, split)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
+    lines.append("            for these networks alone: not the spread between seeds")
     return "\n".join([top1_table(names, scores), "", *lines])
