@@ -94,7 +94,8 @@ def report_all(config: Config, folder: Path) -> None:
         if judged
     ]
     known = {table.ablation.name for table in found[shown]}
-    without = [Item(name, None, run_command(table, shown)) for name, table in tables.items() if name not in known]
+    asked = {name: table for name, table in tables.items() if len(table.level_names(shown)) > 1}
+    without = [Item(name, None, run_command(table, shown)) for name, table in asked.items() if name not in known]
     sections += [Section(f"Without results at scale {shown}", [Items(without)])] if without else []
     again = Section("How to compute it again", [Code([f"{COMMAND} task=report ablation=all scale={shown}"])])
     write_text(folder / README, to_markdown(Document("Experiments", _LEAD, [*sections, again])))

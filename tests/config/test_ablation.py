@@ -76,10 +76,11 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     """The configuration of every level is valid, and no two levels of a table are the same run."""
     table = composed_tables[name]
     configs = {}
+    (tmp_path / "photos.csv").touch()
+    grocery = [f"dataset.root={tmp_path}", f"dataset.table={tmp_path}/photos.csv"]
+    places = {"paper": grocery[:1], "grocery_val": grocery, "grocery_folds": grocery}
     for level in table.level_names(scale):
-        overrides = table.run_overrides(
-            level, find_scale(scale), [f"dataset.root={tmp_path}"] if scale == "paper" else []
-        )
+        overrides = table.run_overrides(level, find_scale(scale), places.get(scale, []))
         sources = table.source_levels(level, scale)
         earlier = [f"runs={[list(table.levels).index(source) for source in sources]}"] if sources else []
         config = parse(compose(*overrides, *earlier, "seed=0"))
@@ -88,8 +89,8 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
         assert config not in configs.values(), f"{level} is the same run as another"
         configs[level] = config
         if not sources:
-            others = {"paper": "rp2k", "grozi": "table", "grozi_frozen": "table", "grocery_frozen": "table"}
-            assert config.dataset.name == others.get(scale, "shelf")
+            tables = ("grozi", "grozi_frozen", "grocery_frozen", "grocery_val", "grocery_folds")
+            assert config.dataset.name == ({"paper": "rp2k"} | dict.fromkeys(tables, "table")).get(scale, "shelf")
         if scale == "laptop" and not sources:
             assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
             assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
