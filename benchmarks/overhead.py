@@ -28,7 +28,8 @@ from rp2k_lab.dataset.mindspore_dataset import mindspore_dataset
 from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.metrics import Score
-from rp2k_lab.task.train import build_callbacks, open_tracker
+from rp2k_lab.task.record import open_tracker
+from rp2k_lab.task.training import build_callbacks
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train import callbacks

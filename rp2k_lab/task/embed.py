@@ -30,7 +30,7 @@ from rp2k_lab.evaluation.artifacts import record_origin, record_request
 from rp2k_lab.evaluation.predictor import Member
 from rp2k_lab.task.evaluate import check_splits
 from rp2k_lab.task.inputs import Input, find_images, readable_views, storable, unreadable_file, write_list
-from rp2k_lab.task.train import open_tracker
+from rp2k_lab.task.record import open_tracker
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.features import feature_array

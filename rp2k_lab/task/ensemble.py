@@ -26,7 +26,7 @@ from rp2k_lab.evaluation.evaluator import Evaluation
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.evaluate import required_evaluators
-from rp2k_lab.task.train import open_tracker, print_closing_lines
+from rp2k_lab.task.record import open_tracker, print_closing_lines
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train.trained_models import check_classes, check_held_out, load_members, parents, with_classes_of

@@ -30,8 +30,8 @@ from rp2k_lab.dataset.photo_index import Index, build_index, listed_part
 from rp2k_lab.dataset.relabel import read_relabels
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
-from rp2k_lab.task.evaluate import check_splits, print_closing_lines
-from rp2k_lab.task.train import open_tracker
+from rp2k_lab.task.evaluate import check_splits
+from rp2k_lab.task.record import open_tracker, print_closing_lines
 from rp2k_lab.tracking.provenance import overrides_of
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker

@@ -20,7 +20,7 @@ from rp2k_lab.evaluation.metric_registry import Predictions, Score, fraction
 from rp2k_lab.evaluation.open_set import accepted_at, auroc, calibration_error, known_columns
 from rp2k_lab.evaluation.predictor import Answers, Member, Predictor, classifier_of
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
-from rp2k_lab.task.train import open_tracker, print_closing_lines
+from rp2k_lab.task.record import open_tracker, print_closing_lines
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial

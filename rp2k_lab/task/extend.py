@@ -48,7 +48,7 @@ from rp2k_lab.extension.extension_file import Enrolled, Extension, OldClasses, w
 from rp2k_lab.extension.gallery import Gallery, Whitening, answer_scores
 from rp2k_lab.model import Front
 from rp2k_lab.task.inputs import readable_views
-from rp2k_lab.task.train import open_tracker, print_closing_lines
+from rp2k_lab.task.record import open_tracker, print_closing_lines
 from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
 from rp2k_lab.tracking.run_files import CLASSES
 from rp2k_lab.tracking.run_lookup import EarlierRun

@@ -31,7 +31,8 @@ from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
-from rp2k_lab.task.train import best_weights_alone, open_tracker, print_closing_lines, required_space, train
+from rp2k_lab.task.record import open_tracker, print_closing_lines
+from rp2k_lab.task.training import best_weights_alone, required_space, train
 from rp2k_lab.tracking.mlflow_runs import CLOSING
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker

@@ -23,7 +23,7 @@ from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_origin
 from rp2k_lab.model import list_models
 from rp2k_lab.model.summary import Summary, summarize
-from rp2k_lab.task.train import open_tracker
+from rp2k_lab.task.record import open_tracker
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.build import build_images, with_normalization
 

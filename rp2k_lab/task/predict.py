@@ -19,7 +19,7 @@ from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.open_set import known_columns
 from rp2k_lab.evaluation.predictor import Answers, Predictor
 from rp2k_lab.task.inputs import find_images, readable_views, storable, unreadable_file, write_list, write_table
-from rp2k_lab.task.train import open_tracker
+from rp2k_lab.task.record import open_tracker
 from rp2k_lab.train.build import batches_for
 from rp2k_lab.train.trained_models import load_members, parents
 
