@@ -1,6 +1,5 @@
 """Precision and recall of suspected labels on a shelf set with planted label errors."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +12,9 @@ from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.pages.charts import recall_chart
 
 RECALL = 0.5
-_WIDTH, _HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 46
-_STYLE = """
-.recall { --paper: #fff; --ink: #1b2430; --quiet: #5d6978; --line: #dfe3e8; --ours: #1d5fa8; }
-@media (prefers-color-scheme: dark) { .recall { --paper: #1b2129; --ink: #e6eaef; --quiet: #9ba7b5; --line: #313a46;
---ours: #6fb1f2; } }
-.recall { font: 13px system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-.recall text { fill: var(--ink); stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
-.recall .paper { fill: var(--paper); } .recall .quiet { fill: var(--quiet); } .recall .grid { stroke: var(--line); }
-.recall .band { fill: var(--ours); opacity: 0.18; } .recall .mark { fill: var(--ours); }
-.recall .curve { fill: none; stroke: var(--ours); stroke-width: 2; }
-.recall .chance { stroke: var(--quiet); stroke-dasharray: 4 3; }
-"""
 
 
 @dataclass(frozen=True)
@@ -115,48 +102,9 @@ def curve_chart(curve: pd.DataFrame, chance: float) -> Markup:
     """
     # One point for each found label: the shortest list with that recall.
     steps = curve[curve["found"] > 0].drop_duplicates("found").iloc[:: max(1, curve["found"].max() // 400)]
-    upper, lower = (_points(steps["recall"], steps[name]) for name in ("high", "low"))
     best = precision_at_recall(curve)
-    value = f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}] at recall {RECALL:g}"
-    ticks = np.linspace(0, 1, 6)
-    x, y = _x(RECALL), _y(best.value)
-    return Markup(
-        "".join(
-            [
-                f'<svg class="recall" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-                f'aria-label="precision over recall of suspected labels"><style>{_STYLE}</style>'
-                f'<rect class="paper" width="{_WIDTH}" height="{_HEIGHT}"/>',
-                *(f'<path class="grid" d="M{_x(0)} {_y(t):.1f}H{_x(1)}"/>' for t in ticks),
-                *(_text(_LEFT - 8, _y(t) + 4.5, f"{t:.1f}", "end") for t in ticks),
-                *(_text(_x(t), _y(0) + 19, f"{t:.1f}", "middle") for t in ticks),
-                f'<path class="chance" d="M{_x(0)} {_y(chance):.1f}H{_x(1)}"><title>random order</title></path>',
-                f'<path class="band" d="M{"L".join([*upper, *lower[::-1]])}Z"/>',
-                f'<path class="curve" d="M{"L".join(_points(steps["recall"], steps["precision"]))}"/>',
-                f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{value}</title></circle>',
-                _text(x, _y(best.value / 2), value, "middle", ""),  # well below the falling curve
-                _text(_x(0.5), _HEIGHT - 6, "recall: fraction of the wrong labels in the list", "middle", ""),
-                f'<g transform="rotate(-90 14 {_y(0.5):.1f})">',
-                _text(14, _y(0.5), "precision", "middle", ""),
-                "</g></svg>\n",
-            ]
-        )
-    )
-
-
-def _x(fraction: float) -> float:
-    return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _y(fraction: float) -> float:
-    return _HEIGHT - _BOTTOM - fraction * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _points(recalls: Sequence[float], precisions: Sequence[float]) -> list[str]:
-    return [f"{_x(a):.1f} {_y(b):.1f}" for a, b in zip(recalls, precisions, strict=True)]
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "quiet") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+    label = f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}] at recall {RECALL:g}"
+    return recall_chart(steps, (RECALL, best.value, label), chance)
 
 
 def format_label_issues(labels: LabelIssues | None, split: str, score: LabelScore | None, file: Path) -> str:

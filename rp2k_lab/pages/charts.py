@@ -7,13 +7,17 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from rp2k_lab.core.text import in_bytes
-from rp2k_lab.pages.svg import round_step, round_ticks, rule, text, tooltip
+from rp2k_lab.pages.svg import drawing, round_step, round_ticks, rule, text, tooltip
 
 _WIDTH, _HEIGHT = 400, 280  # at 390 pixels of a phone, a letter of 14 is 11.5 pixels high
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 34, 50
 _MOST_TICKS = 7
 # Of curves: they differ from both grounds of a page by 3 to 1 or more.
 _CURVE_COLORS = ("#3a7fc8", "#b8651b", "#2a9264", "#a35fb0", "#c2485c", "#7c8794")
+_RECALL_STYLE = """
+.recall .band { fill: var(--ours); opacity: 0.18; } .recall .curve { fill: none; stroke: var(--ours); stroke-width: 2; }
+.recall text { stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
+"""
 _MOST_MARKS = 40  # points of a curve that have a mark
 
 # (step, value) pairs in order.
@@ -29,7 +33,7 @@ def _y(fraction) -> float:
     return _HEIGHT - _BOTTOM - fraction * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks, y_ticks) -> Markup:
+def _axes(marks: Sequence[str], x_label: str, y_label: str, x_ticks, y_ticks) -> list[str]:
     """Return marks with axes; ticks are (position on the axis from 0 to 1, label)."""
     parts = []
     for position, label in y_ticks:
@@ -38,7 +42,11 @@ def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks
     parts += [*marks, rule("axis", _LEFT, _y(0), _x(1), _y(0))]
     parts += [text(_x(position), _y(0) + 23, label, tone="quiet") for position, label in x_ticks]
     parts.append(text(_x(0.5), _HEIGHT - 6, x_label))
-    return _svg(title, [*parts, text(2, 15, y_label, "start")], _HEIGHT)  # above the ticks, so that it crosses none
+    return [*parts, text(2, 15, y_label, "start")]  # above the ticks, so that it crosses none
+
+
+def _chart(title: str, marks: Sequence[str], x_label: str, y_label: str, x_ticks, y_ticks) -> Markup:
+    return _svg(title, _axes(marks, x_label, y_label, x_ticks, y_ticks), _HEIGHT)
 
 
 def _svg(title: str, parts: Sequence[str], height: float) -> Markup:
@@ -243,6 +251,31 @@ def share_chart(title: str, points: Sequence[tuple[str, float, float, float]], x
     x_ticks = [((i + 0.5) / len(points), name) for i, (name, *_) in enumerate(points)]
     y_ticks = [(percent / 100, f"{percent} %") for percent in range(0, 101, 20)]
     return _chart(title, marks, x_label, y_label, x_ticks, y_ticks)
+
+
+def recall_chart(curve: pd.DataFrame, best: tuple[float, float, str], chance: float) -> Markup:
+    """Return precision over recall with its interval, for a file or a page.
+
+    Args:
+        curve: recall, precision, low, high (0 to 1), ascending recall.
+        best: recall and precision of a marked point, and its label.
+        chance: precision of a random order.
+    """
+    upper, lower, line = (
+        [f"{_x(row.recall):.1f} {_y(getattr(row, name)):.1f}" for row in curve.itertuples()]
+        for name in ("high", "low", "precision")
+    )
+    recall, precision, label = best
+    marks = [
+        f"<g>{tooltip('random order')}{rule('dashed', _x(0), _y(chance), _x(1), _y(chance))}</g>",
+        f'<path class="band" d="M{"L".join([*upper, *lower[::-1]])}Z"/>',
+        f'<path class="curve" d="M{"L".join(line)}"/>',
+        f'<circle class="ours" cx="{_x(recall):.1f}" cy="{_y(precision):.1f}" r="5">{tooltip(label)}</circle>',
+        text(_x(recall), _y(precision / 2), label),  # well below the falling curve
+    ]
+    ticks = [(tenth / 10, f"{tenth / 10:.1f}") for tenth in range(0, 11, 2)]
+    parts = _axes(marks, "recall: fraction of the wrong labels in the list", "precision", ticks, ticks)
+    return drawing("precision over recall of suspected labels", parts, _WIDTH, _HEIGHT, "recall", _RECALL_STYLE)
 
 
 def _edge(value: float) -> str:
