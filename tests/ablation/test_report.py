@@ -49,8 +49,15 @@ def read(folder):
     return {name: (folder / name).read_text("utf-8") for name in (README, PAGE, CSV, FIGURE)}
 
 
-@pytest.mark.parametrize("scale", ["paper", "laptop", "smoke"])
-@pytest.mark.parametrize("name", names())
+ASKED = [
+    (name, scale)
+    for name in names()
+    for scale in ("paper", "laptop", "smoke", "grocery_val")
+    if len(synthetic_results.ablation(name).level_names(scale)) > 1
+]
+
+
+@pytest.mark.parametrize(("name", "scale"), ASKED)
 def test_every_table_has_documents(tmp_path, name, scale):
     ablation = synthetic_results.ablation(name)
     table = judged(ablation, scale, dict.fromkeys(ablation.level_names(scale), 0.6), [0], 100)
