@@ -63,8 +63,8 @@ def test_every_table_has_documents(tmp_path, name, scale):
     table = judged(ablation, scale, dict.fromkeys(ablation.level_names(scale), 0.6), [0], 100)
     assert [file.name for file in write_documents(table, tmp_path)] == [README, PAGE, CSV, FIGURE]
     texts = read(tmp_path)
-    assert texts[README].startswith(f"# {ablation.question}\n")
-    assert f"\n    python run.py task=report ablation={name} scale={scale}\n" in texts[README]
+    assert texts[README].replace("\\_", "_").startswith(f"# {ablation.question}\n")
+    assert f"\n    python run.py task=report ablation={name} scale={scale}" in texts[README]
     assert ("mean nothing" in texts[README]) == (scale == "smoke")
     assert ("| starts from |" in texts[README]) == (name in ("fixres", "ensemble"))
     rows = csv.DictReader(io.StringIO(texts[CSV].lstrip("\ufeff")))
