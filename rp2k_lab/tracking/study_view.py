@@ -16,6 +16,8 @@ VIEW_TAG = "mlflow.sharedViewState."
 RUNS_KEY = "runs"
 # Tasks that make no network and no score to compare networks by.
 _TOOLS = ("convert", "embed", "errors", "evaluate", "export", "inspect", "predict")
+# Folds of task=errors are trainings on a part of train.
+_NO_FOLD = "params.`dataset.fold` = 'None'"
 _CREATED = 1_764_000_000_000  # [ms]; MLflow wants a time, and equal views are to be equal texts
 
 
@@ -27,7 +29,7 @@ def runs_view() -> str:
     columns = ["metrics.`test/top1`", "metrics.`test/macro_top1`", "metrics.`val_best/top1`"]
     columns += [f"params.`{name}`" for name in ("model.name", "dataset.name", "aug.name", "seed")]
     state = {
-        "searchFilter": " and ".join(f"tags.task != '{task}'" for task in _TOOLS),
+        "searchFilter": " and ".join([*(f"tags.task != '{task}'" for task in _TOOLS), _NO_FOLD]),
         # Sorted by the start time, the page would hide trials and jobs behind their collapsed parents.
         "orderByKey": "metrics.`val_best/top1`",
         "orderByAsc": False,

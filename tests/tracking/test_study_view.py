@@ -42,7 +42,7 @@ def curve(top1, seed):
 
 @pytest.fixture(scope="module")
 def study(new_server, tmp_path_factory):
-    """Six runs of three levels and a pruned one, under a parent without metrics; and a run of task=predict.
+    """Six runs of three levels and a pruned one, under a parent without metrics; a fold; and a run of task=predict.
 
     Gives experiment id, view key and port.
     """
@@ -56,6 +56,7 @@ def study(new_server, tmp_path_factory):
                         run.set_tags({"mlflow.parentRunId": parent.run_id, "level": level, "task": "train"})
                         run.log_params(
                             {"model.name": "resnet18", "dataset.name": "shelf", "aug.name": level, "seed": seed}
+                            | {"dataset.fold": None}
                         )
                         for step, value in zip(STEPS, curve(top1, seed), strict=True):
                             run.log_metrics({"val/top1": value, "train/loss": 1 - value, "train/lr": 0.1}, step)
@@ -63,8 +64,13 @@ def study(new_server, tmp_path_factory):
                         run.log_metrics(scores, STEPS[-1])
             with suppress(Pruned), MlflowTracker(tracking, "pruned", folder / "runs") as run:
                 run.set_tags({"mlflow.parentRunId": parent.run_id, "level": "cutout", "task": "train"})
+                run.log_params({"dataset.fold": None})
                 run.log_metrics({"val/top1": 0.0, "train/loss": 9.0}, STEPS[0])
                 raise Pruned
+        with MlflowTracker(tracking, "a fold", folder / "runs") as run:
+            run.set_tags({"task": "train"})
+            run.log_params({"dataset.fold": "1/3"})
+            run.log_metrics({"val/top1": 0.99, "val_best/top1": 0.99, "test/top1": 0.99}, STEPS[0])
         with MlflowTracker(tracking, "predict_something", folder / "runs") as run:
             run.set_tags({"task": "predict"})
         key, value = grouped_view(["tags.level"], METRICS)
