@@ -11,6 +11,7 @@ from rp2k_lab.config.choices import choices
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 
+TABLE_SCALES = ("grozi", "grozi_frozen", "grocery_frozen", "grocery_val", "grocery_folds")
 PAPER = Scale(name="paper", settings={"size": 224})
 LAPTOP = Scale(name="laptop", settings={"size": 48, "aug.crop": [0.25, 1.0]})
 SMOKE = Scale(name="smoke", settings={})
@@ -74,11 +75,13 @@ def test_published_tables_exist_with_their_figures(composed_tables):
 )
 def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     """The configuration of every level is valid, and no two levels of a table are the same run."""
+    if scale in ("grocery_val", "grocery_folds") and name in ("backbone", "tail"):
+        pytest.skip("kept outputs of EfficientNet's stages: no other network, no balanced sampling")
     table = composed_tables[name]
     configs = {}
     (tmp_path / "photos.csv").touch()
-    grocery = [f"dataset.root={tmp_path}", f"dataset.table={tmp_path}/photos.csv"]
-    places = {"paper": grocery[:1], "grocery_val": grocery, "grocery_folds": grocery}
+    places = {"paper": [f"dataset.root={tmp_path}"]}
+    places |= dict.fromkeys(TABLE_SCALES, [f"dataset.table={tmp_path}/photos.csv"])
     for level in table.level_names(scale):
         overrides = table.run_overrides(level, find_scale(scale), places.get(scale, []))
         sources = table.source_levels(level, scale)
@@ -89,8 +92,8 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
         assert config not in configs.values(), f"{level} is the same run as another"
         configs[level] = config
         if not sources:
-            tables = ("grozi", "grozi_frozen", "grocery_frozen", "grocery_val", "grocery_folds")
-            assert config.dataset.name == ({"paper": "rp2k"} | dict.fromkeys(tables, "table")).get(scale, "shelf")
+            sets = {"paper": "rp2k"} | dict.fromkeys(TABLE_SCALES, "table")
+            assert config.dataset.name == sets.get(scale, "shelf")
         if scale == "laptop" and not sources:
             assert 48 * 48 <= config.size[0] * config.size[1] <= 76 * 76
             assert (config.dataset.val_images, config.dataset.test_images) == (500, 2000)
