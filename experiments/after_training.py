@@ -48,17 +48,22 @@ def main() -> None:
 
 
 def run_command(overrides: list[str]) -> str:
-    """Run `run.py`, show its output, and return the run's id; exit with its exit code if it fails."""
+    """Run `run.py`, show its output, and return the id of its last run; exit with its exit code if it fails."""
+    return run_commands(overrides)[-1]
+
+
+def run_commands(overrides: list[str]) -> list[str]:
+    """Run `run.py` as `run_command`, and return the ids of its runs: with `task.then` there are two."""
     print(f"\n$ python run.py {shlex.join(overrides)}", flush=True)
     process = subprocess.Popen([sys.executable, str(PROJECT / "run.py"), *overrides], stdout=subprocess.PIPE, text=True)
-    run_id = None
+    ids = []
     for line in process.stdout:
         print(line, end="", flush=True)
         if match := re.match(r"(?:nothing to do: )?run +.*, id ([0-9a-f]{32})(?:, is \w+)?$", line):
-            run_id = match[1]
+            ids.append(match[1])
     if code := process.wait():
         sys.exit(code)
-    return run_id
+    return ids
 
 
 def score_of(run, split: str) -> Score:

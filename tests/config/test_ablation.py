@@ -81,7 +81,7 @@ def test_every_cell_composes(compose, composed_tables, name, scale, tmp_path):
     configs = {}
     (tmp_path / "photos.csv").touch()
     places = {"paper": [f"dataset.root={tmp_path}"]}
-    places |= dict.fromkeys(TABLE_SCALES, [f"dataset.table={tmp_path}/photos.csv"])
+    places |= {key: [f"dataset.table={tmp_path}/photos.csv"] for key in TABLE_SCALES}
     for level in table.level_names(scale):
         overrides = table.run_overrides(level, find_scale(scale), places.get(scale, []))
         sources = table.source_levels(level, scale)
