@@ -49,9 +49,10 @@ def main() -> None:
     extra = sys.argv[1:]
     common = [override for override in extra if override.startswith("tracking.")]
     uri = next((override.partition("=")[2] for override in common if override.startswith("tracking.uri=")), None)
-    store, keys = RunStore(uri), [*TRAINED_AS, *extra]
+    keys = [*TRAINED_AS, *extra]
     noisy = [*keys, f"dataset.label_noise={DOSE}"]
     runs = {GIVEN: train(noisy)}
+    store = RunStore(uri)  # the first run makes it
     errors = run_command(["task=errors", f"runs={runs[GIVEN][0]}", "task.folds=3", *common])
     folder = Path(store.get(errors).tags["folder"])
     RESULTS.mkdir(exist_ok=True)

@@ -67,7 +67,7 @@ def main() -> None:
     name, keys = sys.argv[1], sys.argv[2:]
     experiment, common = EXPERIMENTS[name], [key for key in keys if key.startswith("tracking.")]
     uri = next((key.partition("=")[2] for key in common if key.startswith("tracking.uri=")), None)
-    store, runs, seconds = RunStore(uri), {}, []
+    runs, seconds = {}, []
     for seed in SEEDS:
         request = [f"recipe={name}", *keys, f"seed={seed}", "task.resume=auto"]
         [head] = run_commands([*request, *FROZEN, *experiment.head])
@@ -77,6 +77,7 @@ def main() -> None:
         steps = {HEAD: head} | dict(zip(experiment.recipe, trained, strict=True))
         for step, evaluation in experiment.later.items():
             [steps[step]] = run_commands(["task=evaluate", f"runs={trained[-1]}", *evaluation, *common])
+        store = RunStore(uri)  # the first run makes it
         for step, run in steps.items():
             runs.setdefault(step, []).append(store.get(run))
     if experiment.split == "test":  # the recipe does not read it: its evaluation does

@@ -197,8 +197,9 @@ class Config(Group):
     @property
     def kept_views(self) -> int:
         """Views of each image for which a training keeps the outputs of its frozen stages; 0: none are kept."""
-        runs_in_parts = self.model.num_stages > 0 or self.model.kept_stages is None
-        if self.task.name != "train" or self.model.freeze == "none" or not runs_in_parts or self._keeps_no_outputs():
+        if self.task.name != "train" or self.model.freeze == "none" or self._keeps_no_outputs():
+            return 0
+        if self.model.num_stages == 0 and self.model.kept_stages is not None:  # the backbone does not run in parts
             return 0
         return 1 if self.aug.is_none else self.model.freeze_views or 0
 

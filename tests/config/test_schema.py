@@ -371,3 +371,11 @@ def test_loss_and_sampler_cannot_both_balance_classes(compose):
     assert parse(compose(balanced)).loss.name == "cross_entropy"
     with pytest.raises(RequestError, match=r"^loss=logit_adjusted: dataset\.sampler=class_balanced .*\n.*\Z"):
         parse(compose("loss=logit_adjusted", balanced))
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_a_network_without_stages_keeps_the_outputs_of_its_whole_backbone_alone(compose, monkeypatch, freeze):
+    """As a network of an installed package, which need not run in parts."""
+    config = parse(compose(f"model.freeze={freeze}", "aug.crop=null", "aug.flip=0", "aug.color=0"))
+    monkeypatch.setattr(type(config.model), "num_stages", 0)
+    assert config.kept_views == (freeze == "backbone")

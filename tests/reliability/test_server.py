@@ -115,7 +115,7 @@ tracker.close("KILLED")
         stopped = time.monotonic()
         output, _ = process.communicate("\n")
         assert time.monotonic() - stopped < 3 * STOP_SECONDS  # a call would have taken its time-out, twenty seconds
-    assert output.strip().endswith(f": python run.py task=sync runs={tmp_path}/run")
+    assert output.strip().endswith(f": python run.py task=sync runs={tmp_path}/run tracking.uri={server.address}")
     server.send(signal.SIGCONT)
     sync.run(parse(compose("task=sync", f"runs={tmp_path}/run")), None)
     assert f"sent        stopped: {server.address}/#/experiments/1/runs/{run_id}" in capsys.readouterr().out
@@ -165,13 +165,14 @@ def test_killed_offline_training_resumes_and_is_synced_by_the_printed_command(se
     assert code == -signal.SIGKILL
     code, out = run_py("- 0 -", f"runs={tmp_path}/out", "task.resume=continue", "tracking=offline")
     assert code == 0, out
-    assert "resumes from step 3" in out
+    (step,) = re.findall(r"resumes from step (\d)", out)
+    assert 1 <= int(step) <= 3  # a busy machine writes the last checkpoint too late
     (command,) = re.findall(r"next +offline: python run\.py (task=sync runs=\S+)", out)
     assert not list(tmp_path.rglob("*.db"))
     code, out = run_py("- 0 -", *command.split(), f"tracking.uri={server.address}")
     (page,) = re.findall(r"sent        resnet18_shelf\S*_[0-9a-f]{4}: (\S+)", out)
     run = RunStore(server.address).get(page.rpartition("/")[2])
-    assert (run.status, run.tags["resumed_from"]) == ("FINISHED", "3")
+    assert (run.status, run.tags["resumed_from"]) == ("FINISHED", step)
     assert [step for step, _ in RunStore(server.address).history(run.run_id)["train/loss"]] == list(range(1, 10))
     (tmp_path / "downloads").mkdir()
     folder = RunStore(server.address).fetch(run, ["checkpoints/best.ckpt"], tmp_path / "downloads")
