@@ -117,7 +117,7 @@ tracker.close("KILLED")
         assert time.monotonic() - stopped < 3 * STOP_SECONDS  # a call would have taken its time-out, twenty seconds
     assert output.strip().endswith(f": python run.py task=sync runs={tmp_path}/run tracking.uri={server.address}")
     server.send(signal.SIGCONT)
-    sync.run(parse(compose("task=sync", f"runs={tmp_path}/run")), None)
+    sync.run(parse(compose("task=sync", f"runs={tmp_path}/run", f"tracking.uri={server.address}")), None)
     assert f"sent        stopped: {server.address}/#/experiments/1/runs/{run_id}" in capsys.readouterr().out
     assert [(m.step, m.value) for m in history(server, run_id)] == [(step, step) for step in range(200)]
     (run,) = RunStore(server.address).find("stopped")
