@@ -1,4 +1,4 @@
-"""`task.then`: the task that starts from a finished training, in a process of its own."""
+"""`task.then`: the task that starts from a finished training, in a separate process."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ class NextTaskFailed(Exception):
         self.exit_code = exit_code if exit_code > 0 else 1
         super().__init__(
             f"task.then: the task after the training ended with exit code {exit_code}, its reason is above\n"
-            "the run is finished: the same command with task.resume=auto repeats that task alone"
+            "add task.resume=auto to repeat that task alone: the training is finished"
         )
 
 

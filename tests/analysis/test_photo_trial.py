@@ -30,7 +30,7 @@ class ByBrightness:
             yield [], np.stack([~dark, dark], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("brightness", [0.2, 0.43, 0.55])
+@pytest.mark.parametrize("brightness", [0.3, 0.43, 0.55])
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.8])
 def test_an_image_gets_the_measures(brightness, fraction):
     sharpness = fraction * measure(SHARP)["sharpness"]

@@ -40,7 +40,7 @@ REFUSED = [
     (["-m", "device.parallel=none,data", "hydra/sweeper=optuna"], 2, ["device.parallel=data", "-m"]),
     (["device.sink_steps=3"], 2, ["device.sink_steps=3", "CPU"]),
     (["model.final_width=0"], 2, ["model.final_width=0"]),
-    (["recipe=giantpandas"], 2, ["recipe=giantpandas", "giantpanda, none"]),
+    (["recipe=giantpandas"], 2, ["recipe=giantpandas", "giantpanda, grocery_store, grozi120, none"]),
     (["+recipe=giantpanda"], 2, ["leave out the +"]),
     (["model.name=vgg"], 2, ["model.name=vgg"]),
     (["aug.length=8"], 2, ["aug.length", "use aug.erase.length=…"]),

@@ -148,7 +148,7 @@ def test_recipes_of_real_photos_need_only_the_photos(compose, tmp_path):
     for name, place in places.items():
         config = parse(compose(f"recipe={name}", place))
         assert (config.recipe, config.model.name, config.model.pretrained) == (name, "efficientnet_lite0", "imagenet")
-        assert not config.task.test  # read once, by a command of its own
+        assert not config.task.test  # read once, by a separate command
         changed = parse(compose("optimizer.lr=0.5", f"recipe={name}", place, "aug=cutout"))
         assert (changed.optimizer.lr, changed.aug.name) == (0.5, "cutout")
 

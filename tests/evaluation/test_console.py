@@ -36,8 +36,9 @@ def test_rows_have_a_fixed_order():
     score = VAL["top1"]
     lines = closing_table({"val": dict.fromkeys(reversed(metrics()), score)}).splitlines()[3:]
     assert [line.split("  ")[0] for line in lines] == [metric.label for metric in metrics().values()]
-    assert [line.split("  ")[0] for line in lines][:7] == [
-        "top-1", "top-5", "macro top-1", "head top-1", "medium top-1", "tail top-1", "top-1 without catch-all"
+    assert [line.split("  ")[0] for line in lines][:8] == [
+        "top-1", "top-5", "macro top-1", "coarse top-1", "head top-1", "medium top-1", "tail top-1",
+        "top-1 without catch-all"
     ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_the_same_command_repeats_the_task_alone_and_names_its_failure(chain):
     assert lines[0].startswith("size=31: needs one side in pixels")
     assert lines[-2:] == [
         "task.then: the task after the training ended with exit code 2, its reason is above",
-        "the run is finished: the same command with task.resume=auto repeats that task alone",
+        "add task.resume=auto to repeat that task alone: the training is finished",
     ]
 
 
