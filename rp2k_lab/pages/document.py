@@ -60,12 +60,18 @@ class Items:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table whose first column names the row; `numeric` aligns the others right."""
+    """A table whose first column names the row; `numeric` aligns the others right, but for verdicts."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | Tag]]
     numeric: bool = True
     kind = "grid"
+
+    @property
+    def numbers(self) -> set[int]:
+        """The columns that are aligned right."""
+        tags = {i for row in self.rows for i, cell in enumerate(row) if isinstance(cell, Tag)}
+        return set(range(1, len(self.head))) - tags if self.numeric else set()
 
 
 @dataclass(frozen=True)
