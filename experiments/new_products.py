@@ -105,7 +105,8 @@ class Shell:
             f"tracking.uri=sqlite:///{self._folder}/mlflow.db",
         ]
         ended = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.note(ended.stdout.strip())
+        # How much is left stands in a line now and then, where there is no terminal.
+        self.note(re.sub(r"^.* \d:\d\d:\d\d left\n", "", ended.stdout, flags=re.MULTILINE).strip())
         if ended.returncode:
             sys.exit(f"\nended with {ended.returncode}")
 

@@ -16,8 +16,9 @@ _GROUPS = ("aug", "model", "loss", "optimizer", "schedule", "callback", "", "tas
 
 def run_name(config: Config) -> str:
     """Return a new run's name, such as `seresnext50_rp2k_cutout_lr0.05_seed1_3f9c`; `runs=` takes it without the id."""
-    parts = [config.model.name, config.dataset.title]
-    parts += [config.recipe] if config.recipe != "none" else _differences(config)
+    title = config.dataset.title
+    parts = [config.model.name, title]
+    parts += [config.recipe] * (config.recipe != title) if config.recipe != "none" else _differences(config)
     parts += [f"seed{config.seed}"] if config.seed else []
     return "_".join([*parts, uuid.uuid4().hex[:4]])
 
@@ -25,7 +26,8 @@ def run_name(config: Config) -> str:
 def _differences(config: Config) -> list[str]:
     changed = changed_settings(config)
     covered = {"model.name", "dataset.name", "seed", "recipe", "dataset.fold"}
-    covered |= {f"dataset.{key}" for key in config.dataset.file_keys}
+    # Mean and std follow from the photos: most data sets have them measured.
+    covered |= {f"dataset.{key}" for key in (*config.dataset.file_keys, "mean", "std")}
     if tuple(config.size) == (side := root_defaults()["size"], side):  # recorded as a pair
         covered.add("size")
     covered |= {key for key in changed if key.startswith("aug.") and key.endswith(".name")}  # the label has them

@@ -18,6 +18,8 @@ from tests.helpers.tiny_runs import FEW_PHOTOS
         (("optimizer=adamw", "optimizer.lr=0.001", "epochs=90"), "resnet18_shelf_adamw_epochs90"),
         (("recipe=giantpanda", "seed=3"), "resnet18_shelf_giantpanda_seed3"),
         (("size=[48,64]", "device=gpu", "task.test=false"), "resnet18_shelf_size48x64_test-false"),
+        (("dataset.mean=[0.5,0.4,0.3]", "dataset.std=[0.2,0.2,0.2]", "epochs=9"), "resnet18_shelf_epochs9"),
+        (("recipe=grocery_store", "dataset.root=/"), "efficientnet_lite0_grocery_store"),
         (FEW_PHOTOS, "resnet18_shelf_epochs2_classes8_train_images300_+3"),
     ],
 )
