@@ -119,6 +119,7 @@ class Shell:
         """Return all that was printed as a Markdown block, without what differs from machine to machine."""
         text = "\n\n".join(self._parts).replace(f"{self._folder}/", "").replace(str(self._folder), ".")
         text = text.replace(f"{PROJECT}/", "")
+        text = re.sub(r"(resnet18_np-base)_[0-9a-f]{4}", r"\1_3f9c", text)  # a name's random end
         text = re.sub(r"(id )[0-9a-f]{32}", r"\1…", re.sub(r"^next +.*MLFLOW.*\n?", "", text, flags=re.MULTILINE))
         return "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
 
