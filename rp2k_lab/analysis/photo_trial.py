@@ -58,10 +58,11 @@ def _stand_ins(cases: pd.DataFrame) -> np.ndarray:
     correct, true = cases["correct"].to_numpy(bool), cases["true"].to_numpy(object)
     errors = np.flatnonzero(~correct)
     most = int(np.clip(_MOST_IMAGES // max(1, len(errors)), 1, MOST_SHOWN))
-    recognized = {name: np.flatnonzero(part) for name in set(true[errors]) if (part := correct & (true == name)).any()}
+    right = np.flatnonzero(correct)
+    recognized = pd.Series(right).groupby(true[right]).indices  # class to positions in `right`
     pairs = []
     for error in errors.tolist():
-        others = recognized.get(true[error], np.zeros(0, int))
+        others = right[recognized.get(true[error], np.zeros(0, int))]
         chosen = others[np.linspace(0, len(others) - 1, min(most, len(others))).round().astype(int)]
         pairs += [(error, other) for other in chosen.tolist()]
     return np.array(pairs, int).reshape(-1, 2)
