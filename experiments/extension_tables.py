@@ -216,7 +216,7 @@ def catalog_alone(photos: Photos, labels: np.ndarray, splits: np.ndarray) -> Non
 def fill_features(folders: list[Path]) -> None:
     """Fill the table of trained heads, judged by five photos a new product and by unknown products."""
     file = RESULTS / "features" / "cells.csv"
-    sets = {"shelf": (shelf, 3), "grozi": (partial(grozi, folders[0]), 3),
+    sets = {"shelf": (shelf, SPLITS), "grozi": (partial(grozi, folders[0]), SPLITS),
             "grozi, frozen": (partial(grozi_projected, folders[0]), SPLITS)}  # fmt: skip
     for photos_of, (division, splits) in sets.items():
         for head in TRAINED_HEADS:
