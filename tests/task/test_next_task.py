@@ -1,13 +1,18 @@
 """`task.then`: a task that starts from a finished training."""
 
+import os
+import signal
+import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from rp2k_lab.config.schema import parse
-from rp2k_lab.core.errors import RequestError
+from rp2k_lab.core.errors import Interrupted, RequestError
 from rp2k_lab.core.quoting import hydra_value
-from rp2k_lab.task import train
+from rp2k_lab.task import next_task, train
 from rp2k_lab.tracking import trial_client
 from tests.helpers.tiny_runs import TINY
 
@@ -51,6 +56,36 @@ def test_the_same_command_repeats_the_task_alone_and_names_its_failure(chain):
         "task.then: the task after the training ended with exit code 2, its reason is above",
         "add task.resume=auto to repeat that task alone: the training is finished",
     ]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_task_in_order(compose, monkeypatch, tmp_path):
+    """The task gets SIGTERM, and is waited for."""
+    ended = tmp_path / "ended"
+    program = f"""
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path({str(ended)!r}).touch(), sys.exit(75)))
+pathlib.Path({str(tmp_path / "started")!r}).touch()
+time.sleep(60)
+"""
+    monkeypatch.setattr(next_task, "python_command", lambda entry: [sys.executable, "-c", program])
+
+    def stop(signum, frame):
+        raise Interrupted(signum)
+
+    def stop_once_started():
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    former = signal.signal(signal.SIGUSR1, stop)
+    threading.Thread(target=stop_once_started).start()
+    try:
+        with pytest.raises(Interrupted):
+            next_task.run_next(parse(compose("task.then=['task=fixres']")), "a", tmp_path)
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert ended.exists()
 
 
 def test_no_task_follows_a_trial(compose, monkeypatch, tmp_path):
