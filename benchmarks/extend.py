@@ -3,9 +3,10 @@
     python -m benchmarks.extend [--model resnet18] [--size 224] [--classes 2388] [--products 100] [--rounds 6]
 
 Enrollment: 5 photos of each new product, from files to whitened features with all checks of the photos, beside the
-network's bare forward passes on the same images in memory.  The rest: gate, expected accuracy, what old products lose,
-unlisted products, the curve of photos, writing the file; the base has 24 training features of each class and 2,000 of
-val.  Prediction: batches in memory by the extended network, with five centers a class, beside the network as trained.
+network's bare forward passes on as many images in memory; compilation, once a run, is in neither.  The rest: gate,
+expected accuracy, what old products lose, unlisted products, the curve of photos, writing the file; the base has 24
+training features of each class and 2,000 of val.  Prediction: batches in memory by the extended network, with five
+centers a class, beside the network as trained.
 Targets: 1.15, 2 s, 1.02 and 1 s.  Networks have initial weights; parts with a ratio alternate within a round.
 """
 
@@ -80,10 +81,8 @@ def write_photos(folder: Path, products: int, side: int) -> None:
 
 def enrollment(options, config, member, folder: Path) -> str:
     """Return the ratio of enrolling photos to the bare forward passes."""
-    from rp2k_lab.analysis.photo_quality import measure_images
-    from rp2k_lab.enrollment.new_images import read_new_images
+    from rp2k_lab.enrollment.new_images import measure_new, read_new_images
     from rp2k_lab.extension.gallery import Whitening
-    from rp2k_lab.model import Front
     from rp2k_lab.task.extend import image_vectors
     from rp2k_lab.train.features import compute_features
 
@@ -92,16 +91,16 @@ def enrollment(options, config, member, folder: Path) -> str:
     whitening = Whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
     images = np.random.default_rng(1).integers(0, 256, (options.batch_size, options.size, options.size, 3), np.uint8)
     sizes = [min(options.batch_size, count - begin) for begin in range(0, count, options.batch_size)]
-    features, front = np.empty((count, width), np.float32), Front(member.network)
+    features = np.empty((count, width), np.float32)
 
     def enroll() -> None:
-        new = read_new_images("task.input", folder / "new", lambda: None)
+        new = read_new_images("task.input", folder / "new")
+        measure_new(new, None, lambda: None)
         image_vectors(config, new, whitening, member, lambda: None)
-        measure_images(new.root, new.table["path"].tolist(), None)
 
     def forward() -> None:
         batches = ([images[:size]] for size in sizes)
-        compute_features(front, batches, options.batch_size, features, lambda: None)
+        compute_features(member.front, batches, options.batch_size, features, lambda: None)
 
     forward()  # compiles
     results = interleave({"enrollment": lambda: seconds(enroll), "forward": lambda: seconds(forward)}, options.rounds)

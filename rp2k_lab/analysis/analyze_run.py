@@ -16,7 +16,7 @@ from rp2k_lab.core.progress import progress
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.metrics import Predictions, top_k
 from rp2k_lab.evaluation.predictor import Member, Predictor
-from rp2k_lab.model import Front, Rest
+from rp2k_lab.model import Rest
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.train.build import batches_for, build_views
 from rp2k_lab.train.feature_cache import FEATURES, cached_features, features_name
@@ -116,7 +116,7 @@ def split_features(
         predictor = Predictor([member], config.batch_size)
         views = build_views(predictor, index, config.dataset.cache_gb)
         batches = batches_for(predictor, views, rows, config, f"computing features of {split}")
-        compute_features(Front(member.network), batches, config.batch_size, target, check)
+        compute_features(member.front, batches, config.batch_size, target, check)
 
     file = FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
     return cached_features(file, (len(rows), member.network.network.head.fc.in_channels), compute)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab import plugins
+from rp2k_lab.analysis.photo_quality import SIDE, measure_images
 from rp2k_lab.config.choices import defaults_of
 from rp2k_lab.core.csv_files import UnreadableText, decode, read_csv
 from rp2k_lab.core.errors import DataError, RequestError
@@ -54,15 +55,14 @@ class NewImages:
         return sorted(self.table["class"].unique())
 
 
-def read_new_images(key: str, source: Path, check: Callable[[], None]) -> NewImages:
+def read_new_images(key: str, source: Path) -> NewImages:
     """Return the images of a folder (a folder a product) or a table (path, label; .csv or .parquet).
 
     Args:
         key: of the request, for messages: task.input or task.add_images.
-        check: called between images; raises to stop (a signal).
 
     Raises:
-        RequestError, DataError: no image, from the reader of such a data set, or images that show nothing.
+        RequestError, DataError: no image, from the reader of such a data set, or an image of a few pixels.
     """
     request = f"{key}={escape_controls(source)}"
     if source.is_dir():
@@ -86,8 +86,11 @@ def read_new_images(key: str, source: Path, check: Callable[[], None]) -> NewIma
                 f"{request}: none of {len(group)} photos of {escape_controls(str(name))} can be read "
                 f"({escape_controls(first['path'])}: {first['problem']})\nreplace them, or remove the product"
             )
-    _check_content(listing.root, table[~bad], check)
     good = table[~bad][["path", "class", "width", "height"]].reset_index(drop=True)
+    tiny = good[good[["width", "height"]].min(axis=1) < _LEAST_SIDE]
+    for path, _, width, height in tiny.itertuples(index=False):
+        name = escape_controls(listing.root / path)
+        raise DataError(f"{name}: has {width} × {height} pixels\nremove it: a product needs {_LEAST_SIDE} or more")
     good["sha256"] = [image_sha256(listing.root / path) for path in good["path"]]
     twice = good.duplicated(["class", "sha256"])
     empty = pd.DataFrame({"path": [], "class": []})
@@ -96,15 +99,19 @@ def read_new_images(key: str, source: Path, check: Callable[[], None]) -> NewIma
     return NewImages(listing.root, good[~twice].reset_index(drop=True), unreadable, repeated)
 
 
-def _check_content(root: Path, table: pd.DataFrame, check: Callable[[], None]) -> None:
-    """Raise DataError for an image of a few pixels or of one color."""
-    for path, width, height in zip(table["path"], table["width"], table["height"], strict=True):
-        check()
-        name = escape_controls(root / path)
-        if min(width, height) < _LEAST_SIDE:
-            raise DataError(f"{name}: has {width} × {height} pixels\nremove it: a product needs {_LEAST_SIDE} or more")
-        if read_shrunk(root / path, 64).std(axis=(0, 1)).max() < _LEAST_SPREAD:
-            raise DataError(f"{name}: is of one color\nremove it: it shows no product")
+def measure_new(images: NewImages, num_threads: int | None, check: Callable[[], None]) -> pd.DataFrame:
+    """Return `measure_images` of the images.
+
+    Raises:
+        DataError: an image is of one color.
+    """
+    quality = measure_images(images.root, images.table["path"].tolist(), num_threads, check)
+    # The luma spreads less than the channel that spreads most: few images are read again.
+    for path in images.table["path"][(255 * quality["contrast"] < _LEAST_SPREAD).to_numpy()]:
+        if read_shrunk(images.root / path, SIDE).std(axis=(0, 1)).max() < _LEAST_SPREAD:
+            shown = escape_controls(images.root / path)
+            raise DataError(f"{shown}: is of one color\nremove it: it shows no product")
+    return quality
 
 
 def image_sha256(path: Path | str) -> str:

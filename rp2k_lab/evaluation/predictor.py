@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -90,6 +91,11 @@ class Member:
     network: nn.Cell
     preprocessing: Preprocessing
     open_set: OpenSet | None = None
+
+    @cached_property
+    def front(self) -> Front:
+        """The network up to its features, compiled once for all that embed images."""
+        return Front(self.network).set_train(False)
 
 
 class TwoParts:

@@ -37,11 +37,9 @@ class ExtendedClassifier(nn.Cell):
         (mean, matrix), (self.out_channels, most, self.in_channels) = whitening, centers.shape
         self.mean, self.matrix = _constant(mean, "mean"), _constant(matrix, "matrix")
         # All first centers, then all second ones: a class's largest is then the largest of equal parts.
-        flat = centers.transpose(1, 0, 2).reshape(-1, self.in_channels)
-        self.most, self.scale = most, scale
-        padding = -len(flat) % _TILE
-        flat = np.concatenate([flat, np.zeros((padding, self.in_channels), np.float32)])
-        self.centers = _constant(np.ascontiguousarray(flat.T), "centers")
+        parts = np.pad(centers.transpose(1, 0, 2), ((0, 0), (0, -self.out_channels % _TILE), (0, 0)))
+        self.most, self.scale, self.part = most, scale, parts.shape[1]
+        self.centers = _constant(np.ascontiguousarray(parts.reshape(-1, self.in_channels).T), "centers")
         self.head, self.temperature = head, temperature
         columns = [label for label in head_labels if label >= 0]
         self.old, self.columns = len(columns), Tensor(np.array(columns, np.int32))
@@ -65,31 +63,33 @@ class ExtendedClassifier(nn.Cell):
         logits = ops.log_softmax(self.scale * cosines, -1)
         if self.temperature is None or self.old == 0:
             return logits
-        old, new = logits[:, : self.old], logits[:, self.old :]
+        has_new = self.old < self.out_channels
+        old = logits[:, : self.old] if has_new else logits
         head = self.head(features).astype("float32") / self.temperature
         if not self.keeps_all:
             head = ops.gather(head, self.columns, 1)
         highest = old.max(axis=1, keepdims=True)
         total = highest + ops.log(ops.exp(old - highest).sum(1, keepdims=True))
-        return ops.cat((total + ops.log_softmax(head, -1), new), 1)
+        shared = total + ops.log_softmax(head, -1)
+        return ops.cat((shared, logits[:, self.old :]), 1) if has_new else shared
 
     def _embed(self, features: Tensor) -> Tensor:
         return unit(ops.matmul(features - self.mean, self.matrix))
 
     def _cosines(self, vectors: Tensor) -> Tensor:
         """Return each class's largest cosine, (batch, classes)."""
-        images = vectors.shape[0]
-        if images == 1:
-            vectors = ops.cat((vectors, vectors))
-        cosines, classes = ops.matmul(vectors, self.centers)[:images], self.out_channels
-        largest = cosines[:, :classes]
-        for each in range(1, self.most):  # a third less time than a maximum over an axis
-            largest = ops.maximum(largest, cosines[:, each * classes : (each + 1) * classes])
-        return largest
+        is_single = vectors.shape[0] == 1
+        cosines = ops.matmul(ops.cat((vectors, vectors)) if is_single else vectors, self.centers)
+        parts = ops.split(cosines, self.part, 1)
+        largest = parts[0]
+        for each in parts[1:]:  # less time than a maximum over an axis
+            largest = ops.maximum(largest, each)
+        largest = largest[:, : self.out_channels]
+        return largest[:1] if is_single else largest  # a slice of all rows takes four times as long as the product
 
 
-# Centers are padded to full tiles of a matrix product, and a single image is computed twice: MindSpore 2.10 then gives
-# a cosine the same bits whatever the number of centers.
+# The centers of a part are padded to full tiles of a matrix product, and a single image is computed twice: MindSpore
+# 2.10 then gives a cosine the same bits whatever the number of centers.
 _TILE = 64
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.photo_quality import measure_images
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.errors import RequestError
@@ -26,6 +25,7 @@ from rp2k_lab.enrollment.new_images import (
     check_listed,
     check_names,
     check_renames,
+    measure_new,
     read_names,
     read_new_images,
     read_renames,
@@ -46,7 +46,6 @@ from rp2k_lab.evaluation.metric_registry import Score
 from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.extension.extension_file import Enrolled, Extension, OldClasses, write_extension
 from rp2k_lab.extension.gallery import Gallery, Whitening, answer_scores
-from rp2k_lab.model import Front
 from rp2k_lab.task.inputs import readable_views
 from rp2k_lab.task.record import open_tracker, print_closing_lines
 from rp2k_lab.tracking.mlflow_runs import BASE, EXTENSION
@@ -157,12 +156,12 @@ def make_change(config: Config, index: Index, parent: Parent, member: Member, ch
         renames = read_renames(key, path)
         check_renames(key, renames, before.classes)
         return Change(before, before.rename(renames), None, (), f"renamed {counted(len(renames), 'product')}")
-    images = read_new_images(key, path, check)
+    images = read_new_images(key, path)
     check_names(key, images, before.classes)
     images = check_images(key, images, index, before)
     log.info("%d photos of %d products, %s", len(images.table), len(images.classes), target.describe(config.device))
+    quality = measure_new(images, config.device.num_threads, check)
     vectors = image_vectors(config, images, before.whitening, member, check)
-    quality = measure_images(images.root, images.table["path"].tolist(), config.device.num_threads, check)
     train = index.split("train")["path"].tolist()
     findings = judge(images, vectors, quality, before, float(np.median(before.val_scores)))
     findings += base_near_copies(images, vectors, before, (parent.train, parent.train_labels, train))
@@ -187,7 +186,7 @@ def image_vectors(
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
     features = np.empty((len(paths), len(whitening.mean)), np.float32)
     batches = batches_for(predictor, views, range(len(paths)), config, "embedding new photos")
-    compute_features(Front(member.network), batches, config.batch_size, features, check)
+    compute_features(member.front, batches, config.batch_size, features, check)
     vectors = whitening(features)
     vectors_finite(vectors, images)
     return vectors

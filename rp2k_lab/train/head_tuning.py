@@ -15,7 +15,7 @@ from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.evaluator import Evaluator
 from rp2k_lab.evaluation.predictor import Member, Predictor
-from rp2k_lab.model import Front, Rest
+from rp2k_lab.model import Rest
 from rp2k_lab.model.network import freeze_all_but_last
 from rp2k_lab.train.build import (
     Training,
@@ -89,7 +89,7 @@ def build_head_tuning(
                 log.info("computing the features of %d photos of %s", len(array), split)
                 rows = index.split(split)["row"].tolist()
                 images = batches_for(predictor, views, rows, config, f"computing features of {split}")
-                compute_features(Front(member.network), images, config.batch_size, array, check)
+                compute_features(member.front, images, config.batch_size, array, check)
 
         training, on_val = training_on_features(config, index, member, arrays, check)
         yield HeadTuning(training, evaluators, on_val, prepare)

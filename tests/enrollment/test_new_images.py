@@ -15,6 +15,7 @@ from rp2k_lab.enrollment.new_images import (
     check_names,
     check_renames,
     image_sha256,
+    measure_new,
     read_names,
     read_new_images,
     read_renames,
@@ -56,7 +57,9 @@ def index(tmp_path, write_photo) -> Index:
 
 
 def read(folder, key="task.input"):
-    return read_new_images(key, folder, lambda: None)
+    images = read_new_images(key, folder)
+    measure_new(images, 1, lambda: None)
+    return images
 
 
 def test_a_folder_and_a_table_give_the_same_images(photos, tmp_path):
