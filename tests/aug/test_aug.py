@@ -141,6 +141,15 @@ class TestBuild:
         assert [type(operation) for operation in augmentation.operations] == [HorizontalFlip, ColorJitter]
         assert type(augmentation.mix) is mix
 
+    def test_trivialaugment_with_cutmix_mixes_half_of_the_batches(self, choice):
+        augmentation = choice("aug=trivialaugment_cutmix").build((64, 64), MEAN)
+        assert [type(operation) for operation in augmentation.operations] == [
+            HorizontalFlip,
+            ColorJitter,
+            TrivialAugment,
+        ]
+        assert (type(augmentation.mix), augmentation.mix.p) == (CutMix, 0.5)
+
     @pytest.mark.parametrize(
         "overrides",
         [
