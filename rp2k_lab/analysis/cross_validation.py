@@ -17,6 +17,7 @@ from rp2k_lab.config.migrations import migrate
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import DataError, RequestError, StudyIncomplete
 from rp2k_lab.core.files import preallocate
+from rp2k_lab.core.progress import activity
 from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.dataset.photo_index import Index, build_index
@@ -160,7 +161,8 @@ def _fold_run(
     result: dict[str, Any] = {}
     listener = _collect_messages(fold, result)
     try:
-        run_trial(overrides, folder, {"name": name, "tags": tags}, None, listener, lambda: signals.signum)
+        with activity(f"training fold {fold}"):
+            run_trial(overrides, folder, {"name": name, "tags": tags}, None, listener, lambda: signals.signum)
     except TrialFailed as error:
         signals.check()
         raise StudyIncomplete(
