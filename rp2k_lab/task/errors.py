@@ -123,7 +123,8 @@ def measure(config: Config, index: Index, held_out: np.ndarray | None, signals: 
     split, num_threads = config.task.analyzed_split, config.device.num_threads
     rows = index.split(split)
     if held_out is not None and (alone := np.isnan(held_out[:, 0])).any():
-        log.warning("%d photos are left out: each is alone in its class, and every fold needs its class", alone.sum())
+        what = "each is alone" if "group" not in rows else "their group is alone"
+        log.warning("%d photos are left out: %s in its class, and every fold needs its class", alone.sum(), what)
         rows = rows[~alone].reset_index(drop=True)
     log.info("%d photos of %s, %s", len(rows), split, target.describe(config.device))
     images = measure_images(index.root, rows["path"].tolist(), num_threads, signals.check)
