@@ -23,8 +23,8 @@ from rp2k_lab.core.text import text_table
 from rp2k_lab.tracking.mlflow_runs import RunInfo, RunStore
 
 SEEDS = (0, 1, 2)
-FROZEN = ["model.freeze=backbone", "aug=none", "aug.crop=null", "aug.flip=0", "aug.color=0", "crop_ratio=1", "model.drop_rate=0"]
-FROZEN += ["optimizer.ema_decay=null", "optimizer.lr=0.1", "task.then=null", "epochs=30"]
+FROZEN = ["model.freeze=backbone", "aug=none", "aug.crop=null", "aug.flip=0", "aug.color=0", "crop_ratio=1"]
+FROZEN += ["model.drop_rate=0", "optimizer.ema_decay=null", "optimizer.lr=0.1", "task.then=null", "epochs=30"]
 HEAD = "classifier alone, on ImageNet features"
 
 
