@@ -88,7 +88,8 @@ def read_new_images(key: str, source: Path) -> NewImages:
             )
     good = table[~bad][["path", "class", "width", "height"]].reset_index(drop=True)
     tiny = good[good[["width", "height"]].min(axis=1) < _LEAST_SIDE]
-    for path, _, width, height in tiny.itertuples(index=False):
+    if len(tiny):
+        path, _, width, height = tiny.iloc[0]
         name = escape_controls(listing.root / path)
         raise DataError(f"{name}: has {width} × {height} pixels\nremove it: a product needs {_LEAST_SIDE} or more")
     good["sha256"] = [image_sha256(listing.root / path) for path in good["path"]]

@@ -162,6 +162,14 @@ def test_packaged_weights(run, capsys):
     assert checkpoint["conv_stem.weight"].asnumpy().std() > 0.1
 
 
+def test_committed_weights_have_their_classes(run, capsys):
+    folder = PROJECT / "experiments" / "grocery_store" / "weights"
+    checkpoint, _ = run(folder / "model.safetensors", model="efficientnet_lite0")
+    assert "247 parameters match" in capsys.readouterr().out
+    classes = (folder / "classes.txt").read_text("utf-8").splitlines()
+    assert checkpoint["fc.weight"].shape == (len(classes), 1280) == (81, 1280)
+
+
 def test_smallest_input_of_the_network_does_not_matter(refused, weights_file):
     """`size` has its default of 32; no image passes the network."""
     message = refused(RequestError, weights_file(), model="inception_resnet_v2")

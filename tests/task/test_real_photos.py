@@ -6,6 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from rp2k_lab import PROJECT
 from rp2k_lab.dataset.shelf.generate import make_shelf
@@ -52,3 +53,23 @@ def test_steps_of_a_recipe(tmp_path, grocery):
     again = subprocess.run([*command, "epochs=1"], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("nothing to do: run ") == 4  # FixRes starts again: it takes a minute
+    keep = [sys.executable, str(script.with_name("keep_weights.py")), "last", str(tmp_path / "weights")]
+    kept = subprocess.run(keep, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert kept.returncode == 0, kept.stderr
+    assert load_file(tmp_path / "weights" / "model.safetensors")["classifier.weight"].shape == (6, 1280)
+    assert str(tmp_path) not in (tmp_path / "weights" / "config.yaml").read_text("utf-8")
+
+
+@pytest.mark.soak
+def test_committed_weights_reach_their_card(start, tmp_path):
+    """The commands of the card, on the real val photos: 250 of 296 are right."""
+    photos, weights = PROJECT.parent / "shared" / "data" / "grocery_store", tmp_path / "weights"
+    if not photos.is_dir():
+        pytest.skip("the Grocery Store photos (../shared/data/grocery_store) are not on this machine")
+    shutil.copytree(PROJECT / "experiments" / "grocery_store" / "weights", weights)
+    checkpoint = weights / "checkpoints" / "model.ckpt"
+    convert = ["task=convert", "model=efficientnet_lite0", "model.drop_rate=0.2", f"task.output={checkpoint}"]
+    assert start(*convert, f"task.input={weights / 'model.safetensors'}").wait()[0] == 0
+    code, printed, _ = start("task=evaluate", f"runs={checkpoint}", f"dataset.root={photos}").wait()
+    assert code == 0
+    assert "top-1          84.5 %" in printed
