@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from after_training import PROJECT, run_commands  # also puts the project on sys.path
+from scipy.stats import t
 
 from rp2k_lab.ablation.significance import Block, Runs, judge
 from rp2k_lab.ablation.verdict import class_weights
@@ -100,10 +101,12 @@ def tested(runs: list[RunInfo], store: RunStore, common: list[str]) -> list[RunI
 def compare(runs: dict[str, list[RunInfo]], split: str) -> pd.DataFrame:
     """Return a row a step and measure: mean over seeds, and its gain over the step before.
 
-    Intervals are simultaneous over the gains of a measure, over seeds and photos; photos of a group count as one.
+    Photos of a group count as one.  The interval of a value is for these seeds on other photos (Student's t); those of
+    gains are simultaneous over the gains of a measure, over seeds and photos.
 
     Returns:
-        measure, step, value, seeds, photos, units (independent ones), gain, low, high (fractions) and word.
+        measure, step, value, value_low, value_high, seeds, photos, units (independent ones), gain, low, high
+        (fractions) and word.
     """
     tables = {step: [predictions(run, split) for run in each] for step, each in runs.items()}
     first = next(iter(tables.values()))[0]
@@ -115,8 +118,10 @@ def compare(runs: dict[str, list[RunInfo]], split: str) -> pd.DataFrame:
         levels = tuple(Runs.of(SEEDS, each, weight, clusters) for each in correct)
         [verdicts] = judge([Block(levels, tuple((i, i - 1) for i in range(1, len(levels))))])
         for step, level, verdict in zip(tables, levels, [None, *verdicts], strict=True):
-            row = {"measure": measure, "step": step, "value": level.accuracies.mean(), "seeds": len(SEEDS)}
-            row |= {"photos": level.images, "units": len(first) if clusters is None else clusters.nunique()}
+            units = level.values.mean(axis=0)
+            value, half = units.mean(), t.ppf(0.975, len(units) - 1) * units.std(ddof=1) / len(units) ** 0.5
+            row = {"measure": measure, "step": step, "value": value, "value_low": value - half}
+            row |= {"value_high": value + half, "seeds": len(SEEDS), "photos": level.images, "units": len(units)}
             if verdict is not None:
                 row |= {"gain": verdict.value, "low": verdict.low, "high": verdict.high, "word": verdict.word}
             rows.append(row)
