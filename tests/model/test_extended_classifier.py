@@ -50,7 +50,7 @@ def test_centers_alone_give_the_softmax_of_scaled_cosines():
     np.testing.assert_allclose(scores.asnumpy(), expected.max(axis=1), atol=2e-6)
 
 
-@pytest.mark.parametrize("labels", [(0, 1, 2, 3, 4, -1, -1), (0, 2, 4, -1, -1), (-1, -1)])
+@pytest.mark.parametrize("labels", [(0, 1, 2, 3, 4, -1, -1), (0, 1, 2, 3, 4), (0, 2, 4, -1, -1), (-1, -1)])
 def test_the_head_divides_the_old_classes_probability(labels):
     old = [label for label in labels if label >= 0]
     every, points = centers(len(labels)), features(7)
