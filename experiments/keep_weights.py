@@ -3,11 +3,12 @@
     python experiments/keep_weights.py RUN FOLDER
 
 RUN is an id, a name or last, of an EfficientNet.  FOLDER gets model.safetensors, with the names of timm, beside
-config.yaml, classes.txt and open_set.json.  experiments/grocery_store/README.md has the commands that use it again.
+config.yaml, classes.txt and open_set.json.  experiments/grocery_store/weights/README.md has the commands that use it.
 """
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import after_training  # noqa: F401  puts the project on sys.path
@@ -17,15 +18,20 @@ from safetensors.numpy import save_file
 from rp2k_lab.model.weights.pretrained import read_weights
 from rp2k_lab.tracking.mlflow_runs import OPEN_SET
 from rp2k_lab.tracking.run_files import CLASSES, CONFIG
-from rp2k_lab.tracking.run_lookup import find_run
+from rp2k_lab.tracking.run_lookup import EarlierRun, find_run
 
 
 def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     folder = Path(sys.argv[2]).absolute()
+    with tempfile.TemporaryDirectory(prefix="rp2k-lab-") as downloads:
+        keep(find_run(None, sys.argv[1], Path(downloads)), folder)
+
+
+def keep(run: EarlierRun, folder: Path) -> None:
+    """Write the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = find_run(None, sys.argv[1], folder)
     source = run.checkpoint.parent.parent
     weights = {name.replace("fc.", "classifier."): array for name, array in read_weights(run.checkpoint).items()}
     save_file(weights, folder / "model.safetensors")
