@@ -1,26 +1,19 @@
 """Error tables and suspected labels of one run on one split."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.analysis.causes import confused_pairs
 from rp2k_lab.analysis.class_map import map_positions
 from rp2k_lab.analysis.label_issues import LabelIssues, find_label_issues, find_label_issues_in_top
 from rp2k_lab.analysis.neighbors import class_means, nearest
 from rp2k_lab.analysis.photo_trial import lost_fractions
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.analysis.tables import ErrorTables, add_nearest, analyze, image_table
-from rp2k_lab.config.schema import Config
-from rp2k_lab.core.progress import progress
-from rp2k_lab.dataset.photo_index import Index
-from rp2k_lab.evaluation.metrics import Predictions, top_k
-from rp2k_lab.evaluation.predictor import Member, Predictor
-from rp2k_lab.model import Rest
-from rp2k_lab.tracking.run_lookup import EarlierRun
-from rp2k_lab.train.build import batches_for, build_views
-from rp2k_lab.train.feature_cache import FEATURES, cached_features, features_name
-from rp2k_lab.train.features import compute_features
+from rp2k_lab.evaluation.metrics import Predictions, per_class, top_k
 
 NEAREST = 3  # training images beside an error
 
@@ -60,29 +53,20 @@ class Analysis:
         return replace(self.tables, classes=self.tables.classes.assign(map_x=places[:, 0], map_y=places[:, 1]))
 
 
-def analyze_run(
-    config: Config,
-    index: Index,
-    run: EarlierRun,
-    member: Member,
-    measured: SplitMeasures,
-    held_out: np.ndarray | None,
-    check: Callable[[], None],
-) -> Analysis:
+def analyze_run(subject: Subject, measured: SplitMeasures, held_out: np.ndarray | None) -> Analysis:
     """Return the error tables and label issues of one run.
 
     Args:
         held_out: from `cross_validation.held_out_probabilities`, used on train instead of the run's network; None: use
             the run's network.
-        check: called between batches; raises to stop (a signal).
     """
-    split, train, rows = config.task.analyzed_split, index.split("train"), measured.rows
-    given = rows["label"].to_numpy(np.int32)
-    training = split_features(config, index, run, member, "train", check)
-    features = training if split == "train" else split_features(config, index, run, member, split, check)
+    config, index, rows = subject.config, subject.index, measured.rows
+    split, train, given = config.task.analyzed_split, index.split("train"), rows["label"].to_numpy(np.int32)
+    training = subject.features("train")
+    features = training if split == "train" else subject.features(split)
     positions = index.split(split)["row"].searchsorted(rows["row"])
     if held_out is None:
-        predictions, p_true = summarize(feature_probabilities(member, features, config.batch_size, check), given)
+        predictions, p_true = summarize(subject.probabilities(features), given)
         labels = None if split == "train" else find_label_issues_in_top(predictions, len(index.classes))
     else:
         parts = np.array_split(positions, max(1, len(positions) // config.batch_size))
@@ -94,42 +78,18 @@ def analyze_run(
         suggested="" if labels is None else labels.suggested_names(index.classes),
     )
     if held_out is None and split != "train" and config.task.photo_lost:  # a network recognizes what it was trained on
-        predictor, labeled = Predictor([member], config.batch_size, check=check), images.assign(label=given)
-        images = images.assign(lost_like=lost_fractions(predictor, index.root, labeled, config.batch_size, check))
+        labeled = images.assign(label=given)
+        lost = lost_fractions(subject.predictor(), index.root, labeled, config.batch_size, subject.check)
+        images = images.assign(lost_like=lost)
     means = class_means(training, train["label"].to_numpy(), len(index.classes))
-    counts, catch_all_class = index.train_counts(), config.dataset.catch_all_class
-    tables = analyze(images, predictions, index.classes, counts, means, measured.typical, config.task, catch_all_class)
+    pairs = confused_pairs(images, index.classes, means, config.task)
+    accuracies = per_class(predictions, index.classes, index.train_counts())
+    tables = analyze(images, accuracies, pairs, measured.typical, config.task, config.dataset.catch_all_class)
     errors = np.flatnonzero(~tables.cases["correct"].to_numpy(bool))
     itself = positions[errors] if split == "train" else None
-    neighbors, distances = nearest(features[positions[errors]], training, NEAREST, itself, check)
+    neighbors, distances = nearest(features[positions[errors]], training, NEAREST, itself, subject.check)
     cases = add_nearest(tables.cases, errors, train["row"].to_numpy()[neighbors], distances)
     return Analysis(replace(tables, cases=cases), labels, means)
-
-
-def split_features(
-    config: Config, index: Index, run: EarlierRun, member: Member, split: str, check: Callable[[], None]
-) -> np.ndarray:
-    """Return the features of a split before the run's classifier, float32 (images, width), cached on disk."""
-    rows = index.split(split)["row"].tolist()
-
-    def compute(target: np.ndarray) -> None:
-        predictor = Predictor([member], config.batch_size)
-        views = build_views(predictor, index, config.dataset.cache_gb)
-        batches = batches_for(predictor, views, rows, config, f"computing features of {split}")
-        compute_features(member.front, batches, config.batch_size, target, check)
-
-    file = FEATURES / features_name(run.checkpoint, index, split, member.preprocessing)
-    return cached_features(file, (len(rows), member.network.network.head.fc.in_channels), compute)
-
-
-def feature_probabilities(
-    member: Member, features: np.ndarray, batch_size: int, check: Callable[[], None]
-) -> Iterator[np.ndarray]:
-    """Yield the probabilities that the network's classifier gives to features: batches of float32 (n, classes)."""
-    predictor = Predictor([replace(member, network=Rest(member.network))], batch_size, check=check)
-    parts = (np.asarray(features[i : i + batch_size]) for i in range(0, len(features), batch_size))
-    batches = ([part] for part in progress(parts, len(features), "classifying photos by their features", len))
-    return (average for _, average in predictor(batches))
 
 
 def summarize(probabilities: Iterable[np.ndarray], labels: np.ndarray) -> tuple[Predictions, np.ndarray]:

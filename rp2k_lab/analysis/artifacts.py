@@ -1,28 +1,28 @@
 """Artifacts of an analysis: tables, the page and metrics, in the run's folder and in the tracker."""
 
 import logging
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rp2k_lab.analysis.compare import pair_classes
-from rp2k_lab.analysis.error_page import Review, page_order, write_page
+from rp2k_lab.analysis.error_page import Content, page_order, write_page
 from rp2k_lab.analysis.gradcam import explain
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart, score_labels
 from rp2k_lab.analysis.label_issues import LabelIssues
 from rp2k_lab.analysis.redraw_check import photo_score
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
-from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.progress import activity
+from rp2k_lab.core.text import percent
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.dataset.relabel import write_relabels
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.evaluation.metrics import Score
-from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.train.build import batches_for, build_views
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_EXPLAINED = 500  # errors, in the page's order
 MIN_CELLS = 6  # of the network's last map along a side, for contours: inputs of 192 pixels
-LABEL_ERRORS = "label_errors.csv"
+LABEL_ERRORS, PAGE = "label_errors.csv", "errors.html"
 
 
 @activity("writing the tables")
@@ -76,69 +76,43 @@ def record_label_issues(
 
 
 def record_photo_score(
-    tracker: MemoryTracker,
-    config: Config,
-    index: Index,
-    member: Member,
-    cases: pd.DataFrame,
-    check: Callable[[], None],
-    folder: Path,
+    tracker: MemoryTracker, subject: Subject, cases: pd.DataFrame, folder: Path
 ) -> pd.DataFrame | None:
     """Write photo_score.csv of a shelf set, whose images can be redrawn; return None for other data sets."""
-    predictor = Predictor([member], config.batch_size, check=check)
-    score = photo_score(predictor, index.classes, cases, index.root, config.batch_size)
+    index, batch_size = subject.index, subject.config.batch_size
+    score = photo_score(subject.predictor(), index.classes, cases, index.root, batch_size)
     if score is not None:
         _record_frames(tracker, {"photo_score.csv": score}, folder)
     return score
 
 
 def explain_errors(
-    config: Config,
-    index: Index,
-    member: Member,
-    cases: pd.DataFrame,
-    pairs: pd.DataFrame | None,
-    check: Callable[[], None],
+    subject: Subject, cases: pd.DataFrame, pairs: pd.DataFrame | None
 ) -> tuple[dict[int, np.ndarray], str]:
     """Return (row of the index to heat map of the predicted class, method) for the page's first errors.
 
     A map of fewer than `MIN_CELLS` cells along a side says left or right, not where: then there are none, and "".
     """
     first = page_order(cases, pairs)[:MAX_EXPLAINED]
+    config, index, predictor = subject.config, subject.index, subject.predictor()
     rows, labels = first["row"].tolist(), pd.Index(index.classes, dtype=object).get_indexer(first["top1"])
-    predictor = Predictor([member], config.batch_size)
     views = build_views(predictor, index, config.dataset.cache_gb)
     batches = batches_for(predictor, views, rows, config, "explaining errors")
-    maps, method = explain(member.network, batches, labels, config.batch_size, check, MIN_CELLS)
+    maps, method = explain(subject.member.network, batches, labels, config.batch_size, subject.check, MIN_CELLS)
     return dict(zip(rows, maps, strict=True)) if method else {}, method
 
 
 @activity("writing the page")
-def record_page(
-    tracker: MemoryTracker,
-    index: Index,
-    tables: ErrorTables,
-    thumbnails: Thumbnails,
-    facts: dict[str, str],
-    review: Review,
-    folder: Path,
-    pairs: pd.DataFrame | None = None,
-    label_score: LabelScore | None = None,
-    photo_score: pd.DataFrame | None = None,
-) -> Path:
-    """Write and log errors.html, and return its path; arguments as in `error_page.write_page`."""
-    file = folder / "errors.html"
-    correct = tables.cases["correct"].to_numpy(bool)
+def record_page(tracker: MemoryTracker, content: Content, thumbnails: Thumbnails, folder: Path) -> None:
+    """Write and log errors.html."""
+    file, correct = folder / PAGE, content.tables.cases["correct"].to_numpy(bool)
     top1 = Score(correct.mean(), len(correct), *wilson_interval(int(correct.sum()), len(correct)))
-    facts = facts | {"top-1": f"{100 * top1.value:.1f} % [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"}
-    tables_ = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
-    more = {"pairs": pairs, "label_score": label_score, "photo_score": photo_score}
-    left_out = write_page(file, title="Errors", facts=facts, thumbnails=thumbnails, review=review, **tables_, **more)
+    text = f"{percent(top1.value)} [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"
+    left_out = write_page(file, replace(content, facts={**content.facts, "top-1": text}), thumbnails)
     if any(left_out.values()):
         log.info("errors.html is full: left out %d errors, %d photos and %d explanations",
                  left_out["rows"], left_out["images"], left_out["explanations"])  # fmt: skip
     tracker.log_artifact(file)
-    return file
 
 
 def _record_frames(tracker: MemoryTracker, frames: dict[str, pd.DataFrame], folder: Path) -> None:

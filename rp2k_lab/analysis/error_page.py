@@ -7,6 +7,7 @@ and the page's content security policy blocks all other scripts.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from rp2k_lab.analysis.compare import STATES
 from rp2k_lab.analysis.label_issue_score import LabelScore, curve_chart
 from rp2k_lab.analysis.page_budget import NO_THUMBNAILS, PageBudget, add_large, add_thumbnails
 from rp2k_lab.analysis.redraw_check import NAMES
+from rp2k_lab.analysis.tables import ErrorTables
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.core.text import escape_controls, percent, shorten_middle
 from rp2k_lab.pages.charts import accuracy_chart
@@ -68,74 +70,54 @@ class Review:
     earlier: Sequence[tuple[str, str, str]] = ()
 
 
-def write_page(
-    file: Path,
-    *,
-    title: str,
-    facts: Mapping[str, str],
-    cases: pd.DataFrame,
-    classes: pd.DataFrame,
-    clusters: pd.DataFrame,
-    causes: pd.DataFrame,
-    curves: pd.DataFrame,
-    thumbnails: Thumbnails,
-    review: Review,
-    pairs: pd.DataFrame | None = None,
-    label_score: LabelScore | None = None,
-    photo_score: pd.DataFrame | None = None,
-) -> dict[str, int]:
+@dataclass(frozen=True)
+class Content:
+    """What the page shows.
+
+    Attributes:
+        facts: names and values below the heading: the run, the split, top-1.
+        tables: of the analysis.
+        review: of the suspected labels.
+        pairs: from `compare.pair_table` of an earlier run and the cases; None: no comparison.
+        label_score: from `label_issue_score.score_labels`, if the truth is known.
+        photo_score: from `redraw_check.photo_score`, if the truth is known.
+    """
+
+    facts: Mapping[str, str]
+    tables: ErrorTables
+    review: Review
+    pairs: pd.DataFrame | None = None
+    label_score: LabelScore | None = None
+    photo_score: pd.DataFrame | None = None
+
+
+def write_page(file: Path, content: Content, thumbnails: Thumbnails) -> dict[str, int]:
     """Write the page, at most `MAX_BYTES` long, and return what did not fit.
 
     Args:
-        title: heading of the page.
-        facts: names and values below the title: the run, the split, top-1.
-        cases, classes, clusters, causes, curves: the analysis' tables.
         thumbnails: source of the images.
-        review: of the suspected labels.
-        pairs: from `compare.pair_table` of an earlier run and `cases`; None: no comparison.
-        label_score: from `label_issue_score.score_labels`, if the truth is known.
-        photo_score: from `redraw_check.photo_score`, if the truth is known.
 
     Returns:
         Errors left out as rows (only counted), images (without a thumbnail) and explanations (without the heat map and
         the nearest training images).
     """
-    errors = page_order(cases, pairs)
-    names = list(dict.fromkeys([*classes["class"], *_names_in(errors)]))
+    tables, errors = content.tables, page_order(content.tables.cases, content.pairs)
+    names = list(dict.fromkeys([*tables.classes["class"], *_names_in(errors)]))
     ids = {name: i for i, name in enumerate(names)}
-    suspected = int((errors["suggested"] != "").sum())
+    values = _values(content) | {"suspected": int((errors["suggested"] != "").sum()), "method": thumbnails.method}
     errors = errors.to_dict("records")
     rows = [_row(error, ids) for error in errors]
-    fitting = (
-        int((np.cumsum([len(script_json(row).encode()) + 1 for row in rows]) <= MAX_ROW_BYTES).sum()) if rows else 0
-    )
-    rows, left_out = rows[:fitting], {"rows": len(rows) - fitting}
-    in_list = [error["path"] if error["suggested"] else "" for error in errors[:fitting]]
-    data = {
-        "names": [escape_controls(name) for name in names],
-        "exact": {"names": _exact(names), "paths": _exact(in_list)},
-        "key": review.key,
-        "file": REVIEWED,
-        "earlier": {path: [given, suggested] for path, given, suggested in review.earlier},
-        "sentences": list(_SENTENCES.values()),
-        "classes": _classes(classes, ids, len(names)),
-        "causes": list(CAUSES),
-        "states": list(STATES) if pairs is not None else [],
-        "method": thumbnails.method,
-        "clusters": [
-            [int(c.cluster), [ids[n] for n in c.classes], int(c.images), int(c.errors_within), _thousandths(c.share)]
-            for c in clusters.itertuples()
-        ],
-    }
-    values = _values(title, facts, cases, causes, curves, pairs) | _truth(label_score, photo_score)
-    values |= {"map": class_map_chart(classes, cases), "accuracies": ACCURACIES}
-    values |= {"review": review, "suspected": suspected, "method": thumbnails.method, "name_length": _NAME}
+    lengths = np.cumsum([len(script_json(row).encode()) + 1 for row in rows])
+    fitting = int((lengths <= MAX_ROW_BYTES).sum())
+    rows, errors, left_out = rows[:fitting], errors[:fitting], {"rows": len(rows) - fitting}
+    data = _data(content, errors, ids)
+    data["method"] = thumbnails.method
     empty = {"rows": rows, "thumbnails": [], "examples": {}, "large": [{}, {}]}
     frame = len(_page(values, data | empty, left_out).encode())
     budget = PageBudget(MAX_BYTES - frame - _MARGIN)
-    left_out |= add_thumbnails(budget, rows, errors, ids, data["clusters"], names, thumbnails)
+    left_out |= add_thumbnails(budget, rows, errors, ids, data["clusters"], thumbnails)
     budget.begin_large()
-    large = add_large(budget, errors[:fitting], ids, thumbnails)
+    large = add_large(budget, errors, ids, thumbnails)
     data |= {"rows": rows, "thumbnails": budget.thumbnails, "examples": budget.examples(ids), "large": large}
     file.write_text(_page(values, data, left_out), "utf-8")
     return left_out
@@ -145,7 +127,7 @@ def page_order(cases: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Dat
     """Return the cases of the page in its default order: the errors or, with `pairs`, the errors of either run.
 
     Main causes (with `pairs`, also states) take turns, the most confident error first.  Thumbnails are added in this
-    order until the page is full, so that every cause has some.  Arguments as in `write_page`.
+    order until the page is full, so that every cause has some.  `pairs` as in `Content`.
     """
     if pairs is None:
         errors = cases[~cases["correct"].to_numpy(bool)].assign(state="", top1_first="", p1_first=np.nan)
@@ -162,6 +144,31 @@ def _page(values: dict, data: dict, left_out: dict[str, int]) -> str:
     values |= script_values(data, folder / "error_page.js", folder / "error_review.js")
     values |= {"style": Markup((folder / "error_page.css").read_text("utf-8")), "shorten_middle": shorten_middle}
     return render(values, folder / "error_page.html.jinja")
+
+
+def _data(content: Content, errors: Sequence[dict], ids: dict[str, int]) -> dict[str, Any]:
+    """Return the script's data without rows and images.
+
+    Args:
+        errors: that fit.
+        ids: class name to its position among the names.
+    """
+    in_list = [error["path"] if error["suggested"] else "" for error in errors]
+    return {
+        "names": [escape_controls(name) for name in ids],
+        "exact": {"names": _exact(list(ids)), "paths": _exact(in_list)},
+        "key": content.review.key,
+        "file": REVIEWED,
+        "earlier": {path: [given, suggested] for path, given, suggested in content.review.earlier},
+        "sentences": list(_SENTENCES.values()),
+        "classes": _classes(content.tables.classes, ids),
+        "causes": list(CAUSES),
+        "states": list(STATES) if content.pairs is not None else [],
+        "clusters": [
+            [int(c.cluster), [ids[n] for n in c.classes], int(c.images), int(c.errors_within), _thousandths(c.share)]
+            for c in content.tables.clusters.itertuples()
+        ],
+    }
 
 
 def _exact(texts: list[str]) -> dict[int, str]:
@@ -227,9 +234,9 @@ def _row(error: dict, ids: dict[str, int]) -> list:
     ]
 
 
-def _classes(classes: pd.DataFrame, ids: dict[str, int], count: int) -> list:
+def _classes(classes: pd.DataFrame, ids: dict[str, int]) -> list:
     """Return one row for each name, in the names' order; None for names without a row in the table."""
-    rows: list = [None] * count
+    rows: list = [None] * len(ids)
     for c in classes.itertuples():
         accuracy = [_thousandths(value) for value in (c.accuracy, c.low, c.high)]
         confused = [ids.get(c.most_confused_with, -1), int(c.confused_images)]
@@ -239,30 +246,30 @@ def _classes(classes: pd.DataFrame, ids: dict[str, int], count: int) -> list:
     return rows
 
 
-def _values(title, facts, cases, causes, curves, pairs) -> dict:
+def _values(content: Content) -> dict[str, object]:
     """Return the values of the template that the script does not use."""
+    tables, pairs = content.tables, content.pairs
     charts = [
-        {"title": caption, "svg": accuracy_chart(curves[curves["measure"] == measure], caption)}
+        {"title": caption, "svg": accuracy_chart(tables.curves[tables.curves["measure"] == measure], caption)}
         for measure, caption in MEASURES.items()
-        if (curves["measure"] == measure).any()
+        if (tables.curves["measure"] == measure).any()
     ]
-    rows = [
+    causes = [
         row | {"meaning": MEANINGS[row["cause"]], "share": percent(row["share"]), "most_in": row["top_classes"][:3]}
-        for row in causes.to_dict("records")
+        for row in tables.causes.to_dict("records")
     ]
     states = {name: int((pairs["state"] == name).sum()) for name in STATES} if pairs is not None else {}
-    wrong = int((~cases["correct"].to_numpy(bool)).sum())
-    values = {"title": title, "facts": facts, "causes": rows, "charts": charts, "states": states}
-    return values | {"images": len(cases), "wrong": wrong}
+    wrong = int((~tables.cases["correct"].to_numpy(bool)).sum())
+    values = {"facts": content.facts, "causes": causes, "charts": charts, "states": states, "review": content.review}
+    values |= {"images": len(tables.cases), "wrong": wrong, "name_length": _NAME, "accuracies": ACCURACIES}
+    return values | {"map": class_map_chart(tables.classes, tables.cases)} | _truth(content)
 
 
-def _truth(label_score: LabelScore | None, photo_score: pd.DataFrame | None) -> dict:
+def _truth(content: Content) -> dict[str, object]:
     """Return the scores of the causes against a shelf set's truth, as values of the template."""
-    labels = None
-    if label_score is not None:
-        chart = curve_chart(label_score.curve, label_score.wrong / label_score.images)
-        labels = {"score": label_score, "svg": chart}
-    photo = (
-        [] if photo_score is None else photo_score.assign(name=photo_score["left_out"].map(NAMES)).to_dict("records")
-    )
-    return {"label_truth": labels, "photo_truth": photo}
+    labels, photos, score = None, [], content.label_score
+    if score is not None:
+        labels = {"score": score, "svg": curve_chart(score.curve, score.wrong / score.images)}
+    if content.photo_score is not None:
+        photos = content.photo_score.assign(name=content.photo_score["left_out"].map(NAMES)).to_dict("records")
+    return {"label_truth": labels, "photo_truth": photos}

@@ -60,13 +60,19 @@ class PageBudget:
 
 
 def add_thumbnails(
-    budget: PageBudget, rows: list, errors: list[dict], ids: dict, clusters: list, names: list, thumbnails: Thumbnails
+    budget: PageBudget, rows: list, errors: list[dict], ids: dict[str, int], clusters: list, thumbnails: Thumbnails
 ) -> dict[str, int]:
     """Fill in the rows' thumbnails: examples of the clusters' classes, images with both classes, then explanations.
+
+    Args:
+        errors: of the rows.
+        ids: class name to its position among the names.
+        clusters: of the page's data.
 
     Returns:
         Rows without images and without explanations.
     """
+    names = list(ids)
 
     def example(name: str) -> int | None:
         return budget.add(name, lambda: thumbnails.example(name))

@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 
 from rp2k_lab.analysis.accuracy_curves import accuracy_curves
-from rp2k_lab.analysis.causes import add_causes, cause_table, confused_pairs
+from rp2k_lab.analysis.causes import add_causes, cause_table
 from rp2k_lab.analysis.clusters import cluster_table, look_alike_clusters
 from rp2k_lab.config.thresholds import Rules
 from rp2k_lab.dataset.photo_index import Index
-from rp2k_lab.evaluation.metrics import Predictions, per_class, predictions_table
+from rp2k_lab.evaluation.metrics import Predictions, predictions_table
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,8 @@ def image_table(
 
 def analyze(
     images: pd.DataFrame,
-    predictions: Predictions,
-    classes: list[str],
-    train_counts: np.ndarray,
-    means: np.ndarray,
+    accuracies: pd.DataFrame,
+    pairs: pd.DataFrame,
     typical: pd.DataFrame,
     rules: Rules,
     catch_all_class: str | None,
@@ -88,15 +86,13 @@ def analyze(
 
     Args:
         images: from `image_table`, with suspicion and suggested.
-        classes: names in the labels' order.
-        train_counts: int (classes,).
-        means: from `neighbors.class_means`.
+        accuracies: from `metrics.per_class`.
+        pairs: from `causes.confused_pairs`.
         typical: from `photo_quality.typical_measures`.
     """
-    pairs = confused_pairs(images, classes, means, rules)
     cases = add_causes(images, pairs, typical, rules, catch_all_class)
     clusters = cluster_table(look_alike_clusters(pairs, catch_all_class), cases)
-    table = class_table(per_class(predictions, classes, train_counts), cases, clusters)
+    table = class_table(accuracies, cases, clusters)
     causes = cause_table(cases)
     if catch_all_class is None:
         causes = causes[causes["cause"] != "others"].reset_index(drop=True)

@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rp2k_lab.analysis.analyze_run import split_features
 from rp2k_lab.analysis.gradcam import Explainer
 from rp2k_lab.analysis.neighbors import nearest
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.analysis.thumbnails import under_heat
 from rp2k_lab.cli.app import register_resolvers
 from rp2k_lab.config.choices import CONF, plain
@@ -249,6 +249,6 @@ def _training_photos(config: Config, run: EarlierRun, member: Member) -> tuple[T
         print(
             f"reading the features of {len(index.split('train'))} training photos, or computing them once", flush=True
         )
-        return TrainingPhotos(index, split_features(config, index, run, member, "train", lambda: None)), None
+        return TrainingPhotos(index, Subject(config, index, run, member).features("train")), None
     except (RequestError, DataError) as error:
         return None, escape_controls(str(error).split("\n")[0])

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rp2k_lab.analysis.analyze_run import feature_probabilities, split_features
-from rp2k_lab.config.schema import Config
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import sha256_of
-from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.open_set import fit_temperature
-from rp2k_lab.evaluation.predictor import Member
 from rp2k_lab.extension.extension_file import Extension, no_images, read_extension, write_extension
 from rp2k_lab.extension.gallery import answer, build_gallery, fit_whitening
 from rp2k_lab.model.extended_classifier import ExtendedClassifier
@@ -48,25 +45,23 @@ class Parent:
     val_logits: np.ndarray
 
 
-def load_parent(config: Config, index: Index, run: EarlierRun, member: Member, check: Callable[[], None]) -> Parent:
+def load_parent(subject: Subject) -> Parent:
     """Return the network to extend; what comes from its base's images is computed once and kept on disk.
 
     Args:
-        index: the base's data set.
-        member: gets its base's classifier.
-        check: called between batches; raises to stop (a signal).
+        subject: the parent, on its base's data set; its member gets the base's classifier.
 
     Raises:
         DataError: an image cannot be read, the disk is full, or features are NaN or infinite.
     """
+    index, run, member, check = subject.index, subject.run, subject.member, subject.check
     head = member.network.network.head
     head.fc = head.fc.head if isinstance(head.fc, ExtendedClassifier) else head.fc
-    train = split_features(config, index, run, member, "train", check)
-    val_features = split_features(config, index, run, member, "val", check)
+    train, val_features = subject.features("train"), subject.features("val")
     train_labels, val_labels = (index.split(split)["label"].to_numpy() for split in ("train", "val"))
     some = np.sort(np.random.default_rng(0).permutation(len(val_labels))[:MOST_CALIBRATING])
     features, labels = np.asarray(val_features[some]), val_labels[some]
-    probabilities = np.concatenate(list(feature_probabilities(member, features, config.batch_size, check)))
+    probabilities = np.concatenate(list(subject.probabilities(features)))
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     extension = run.extension
     if extension is None:

@@ -85,7 +85,7 @@ class RecordedRun:
             RequestError: the run has no network, or the data set no such split.
             DataError: a photo cannot be read.
         """
-        from rp2k_lab.analysis.analyze_run import split_features
+        from rp2k_lab.analysis.subject import Subject
         from rp2k_lab.device import target
         from rp2k_lab.train.trained_models import load_members
 
@@ -96,7 +96,7 @@ class RecordedRun:
             raise RequestError(f"split={split}: the data set has no such photos\nuse one of {splits}")
         target.set_up(config.device)
         (run,), (member,) = load_members([config])
-        array = split_features(config, index, run, member, split, lambda: None)
+        array = Subject(config, index, run, member).features(split)
         names = [f"f{i}" for i in range(array.shape[1])]
         return pd.DataFrame(array, index=pd.Index(rows["path"], name="path"), columns=names)
 

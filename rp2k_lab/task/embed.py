@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rp2k_lab.analysis.analyze_run import split_features
 from rp2k_lab.analysis.embedder import Embedder
 from rp2k_lab.analysis.embeddings import Block, Embeddings, open_embeddings, probe_image, write_embeddings
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.analysis.vector_search import Search, build_search
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv_parts
@@ -154,8 +154,8 @@ def split_blocks(request: Embedding, split: str) -> Iterator[Block]:
     """Yield the images of a split, by features that other tasks may have computed already."""
     assert request.index is not None
     rows, first = request.index.split(split), 0
-    features = split_features(request.config, request.index, request.run, request.member, split, request.check)
-    for vectors in request.embedder.of_features(features):
+    subject = Subject(request.config, request.index, request.run, request.member, request.check)
+    for vectors in request.embedder.of_features(subject.features(split)):
         part = rows.iloc[first : first + len(vectors)]
         yield Block(storable(part["path"]), part["class"].tolist(), vectors)
         first += len(vectors)

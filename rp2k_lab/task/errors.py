@@ -1,14 +1,17 @@
 """task=errors: the errors of an earlier run on a split with their causes; for two runs, also what changed."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from rp2k_lab import COMMAND
-from rp2k_lab.analysis.analyze_run import SplitMeasures, analyze_run
+from rp2k_lab.analysis.analyze_run import Analysis, SplitMeasures, analyze_run
 from rp2k_lab.analysis.artifacts import (
     LABEL_ERRORS,
+    PAGE,
     explain_errors,
     record_label_issues,
     record_page,
@@ -18,10 +21,12 @@ from rp2k_lab.analysis.artifacts import (
 from rp2k_lab.analysis.causes import format_causes
 from rp2k_lab.analysis.compare import STATES, pair_table
 from rp2k_lab.analysis.cross_validation import held_out_probabilities
-from rp2k_lab.analysis.error_page import REVIEWED, Review
+from rp2k_lab.analysis.error_page import REVIEWED, Content, Review
 from rp2k_lab.analysis.label_issue_score import format_label_issues
+from rp2k_lab.analysis.label_issues import LabelIssues
 from rp2k_lab.analysis.photo_quality import class_ranks, measure_images, measure_sample, typical_measures
 from rp2k_lab.analysis.redraw_check import format_photo_score
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.analysis.thumbnails import Thumbnails
 from rp2k_lab.config.migrations import parse_record
 from rp2k_lab.config.schema import Config
@@ -53,60 +58,66 @@ def run(config: Config, folder: Path, *more_configs: Config) -> None:
         DataError: an image cannot be read, or the disk has no space for the features.
         StudyIncomplete: a fold failed.
     """
-    split, folds = config.task.analyzed_split, config.task.folds
     target.set_up(config.device)
     index = build_index(config.dataset)
     with StopSignal() as signals:
-        check = signals.check
         runs, members = load_members([config, *more_configs])
         check_classes(index, runs[0], config.dataset.name)
         index = listed_part(with_classes_of(index, runs[0])) if runs[0].extension else index
-        check_splits(config, index, [split])
-        if split == "val":
+        check_splits(config, index, [config.task.analyzed_split])
+        if config.task.analyzed_split == "val":
             check_held_out(config, runs)
         with open_tracker(config, f"errors_{members[-1].name}", folder) as tracker:
             record_origin(tracker, config, index, folder)
             tracker.set_tags(parents(runs))
-            held_out = hold_out(tracker, config, index, runs[0], folder, signals) if folds else None
+            held_out = hold_out(tracker, config, index, runs[0], folder, signals) if config.task.folds else None
+            subjects = [Subject(config, index, *each, signals.check) for each in zip(runs, members, strict=True)]
             measured = measure(config, index, held_out, signals)
-            analyses = [
-                analyze_run(config, index, run, member, measured, held_out, check)
-                for run, member in zip(runs, members, strict=True)
-            ]
-            tables, labels = analyses[-1].with_map(), analyses[-1].labels
-            pairs = pair_table(*(each.tables.cases for each in analyses)) if len(analyses) == 2 else None
-            record_tables(tracker, tables, pairs, split, folder)
-            label_score = record_label_issues(tracker, index, measured.rows, labels, split, folder) if labels else None
-            # Both use the run's network; errors on train are those of the folds' networks.
-            photo_score, heats, method = None, {}, ""
-            if split != "train":
-                photo_score = record_photo_score(tracker, config, index, members[-1], tables.cases, check, folder)
-                heats, method = explain_errors(config, index, members[-1], tables.cases, pairs, check)
-            review = review_of(config, runs[-1], split)
-            page = record_page(
-                tracker,
-                index,
-                tables,
-                Thumbnails(index, heats, method, members[-1].preprocessing),
-                {"run": runs[-1].name, "id": runs[-1].run_id or "", "split": split, "by": predictor_name(folds)},
-                review,
-                folder,
-                pairs=pairs,
-                label_score=label_score,
-                photo_score=photo_score,
-            )
-    print(format_causes(tables.causes, tables.cases["correct"]))
-    print(format_label_issues(labels, split, label_score, folder / LABEL_ERRORS))
-    if photo_score is not None:
-        print(format_photo_score(photo_score))
-    if pairs is not None:
-        counts = pairs["state"].value_counts().to_dict()
-        print(f"second run  {', '.join(f'{counts.get(state, 0)} errors {state}' for state in STATES)}")
-    print(f"\npage        {page}", end="")
-    if labels is not None and labels.suspected.any() and review.command:
-        print("\nreview      decide on the page by keyboard, download the list, and train on it:")
-        print(f"            {review.command}", end="")
+            analyses = [analyze_run(subject, measured, held_out) for subject in subjects]
+            content = record(tracker, subjects[-1], measured.rows, analyses, folder)
+    print_results(content, analyses[-1].labels, folder)
     print_closing_lines(tracker, folder)
+
+
+def record(
+    tracker: MemoryTracker, subject: Subject, rows: pd.DataFrame, analyses: Sequence[Analysis], folder: Path
+) -> Content:
+    """Write and record the tables and the page of the last analysis; return the page's content.
+
+    Args:
+        rows: of the index, that were analyzed.
+        analyses: of one run, or of two.
+    """
+    run, split, labels = subject.run, subject.config.task.analyzed_split, analyses[-1].labels
+    tables = analyses[-1].with_map()
+    pairs = pair_table(*(each.tables.cases for each in analyses)) if len(analyses) == 2 else None
+    record_tables(tracker, tables, pairs, split, folder)
+    label_score = record_label_issues(tracker, subject.index, rows, labels, split, folder) if labels else None
+    # Both use the run's network; errors on train are those of the folds' networks.
+    photo_score, heats, method = None, {}, ""
+    if split != "train":
+        photo_score = record_photo_score(tracker, subject, tables.cases, folder)
+        heats, method = explain_errors(subject, tables.cases, pairs)
+    by = predictor_name(subject.config.task.folds)
+    facts = {"run": run.name, "id": run.run_id or "", "split": split, "by": by}
+    content = Content(facts, tables, review_of(subject.config, run, split), pairs, label_score, photo_score)
+    record_page(tracker, content, Thumbnails(subject.index, heats, method, subject.member.preprocessing), folder)
+    return content
+
+
+def print_results(content: Content, labels: LabelIssues | None, folder: Path) -> None:
+    """Print the causes, the suspected labels, and where to look at them."""
+    print(format_causes(content.tables.causes, content.tables.cases["correct"]))
+    print(format_label_issues(labels, content.review.split, content.label_score, folder / LABEL_ERRORS))
+    if content.photo_score is not None:
+        print(format_photo_score(content.photo_score))
+    if content.pairs is not None:
+        counts = content.pairs["state"].value_counts().to_dict()
+        print(f"second run  {', '.join(f'{counts.get(state, 0)} errors {state}' for state in STATES)}")
+    print(f"\npage        {folder / PAGE}", end="")
+    if labels is not None and labels.suspected.any() and content.review.command:
+        print("\nreview      decide on the page by keyboard, download the list, and train on it:")
+        print(f"            {content.review.command}", end="")
 
 
 def hold_out(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.csv_files import write_csv
 from rp2k_lab.core.errors import RequestError
@@ -43,7 +44,6 @@ from rp2k_lab.enrollment.page import (
 )
 from rp2k_lab.evaluation.artifacts import record_request
 from rp2k_lab.evaluation.metric_registry import Score
-from rp2k_lab.evaluation.predictor import Member, Predictor
 from rp2k_lab.extension.extension_file import Enrolled, Extension, OldClasses, write_extension
 from rp2k_lab.extension.gallery import Gallery, Whitening, answer_scores
 from rp2k_lab.task.inputs import readable_views
@@ -92,15 +92,14 @@ def run(config: Config, folder: Path) -> None:
     target.set_up(config.device)
     index = build_index(config.dataset)
     with StopSignal() as signals:
-        check = signals.check
-        runs, members = load_members([config])
-        (run,), (member,) = runs, members
+        (run,), (member,) = load_members([config])
         check_classes(index, run, config.dataset.name)
-        parent = load_parent(config, index, run, member, check)
-        change = make_change(config, index, parent, member, check)
+        subject = Subject(config, index, run, member, signals.check)
+        parent = load_parent(subject)
+        change = make_change(subject, parent)
         old, reason = choose_old(parent, task.old, is_first=run.extension is None)
         change = replace(change, after=replace(change.after, old=old))
-        outlook = look_ahead(config, parent, change, check)
+        outlook = look_ahead(config, parent, change, signals.check)
         products = report_products(change)
         with open_tracker(config, extended_name(run.name, change.after), folder) as tracker:
             record(tracker, config, index, change, run, folder)
@@ -142,9 +141,10 @@ def choose_old(parent: Parent, asked: OldClasses | None, is_first: bool) -> tupl
     return ("centers" if right["centers"] > right["head"] else "head"), f"old ones {shares}"
 
 
-def make_change(config: Config, index: Index, parent: Parent, member: Member, check: Callable[[], None]) -> Change:
+def make_change(subject: Subject, parent: Parent) -> Change:
     """Return the parent's extension with the change that the request asks for."""
-    (key, path), before = config.task.change, parent.extension
+    config, index, before = subject.config, subject.index, parent.extension
+    key, path = config.task.change
     if key == "task.remove":
         names = list(dict.fromkeys(read_names(key, path)))
         check_listed(key, names, before.classes)
@@ -160,8 +160,8 @@ def make_change(config: Config, index: Index, parent: Parent, member: Member, ch
     check_names(key, images, before.classes)
     images = check_images(key, images, index, before)
     log.info("%d photos of %d products, %s", len(images.table), len(images.classes), target.describe(config.device))
-    quality = measure_new(images, config.device.num_threads, check)
-    vectors = image_vectors(config, images, before.whitening, member, check)
+    quality = measure_new(images, config.device.num_threads, subject.check)
+    vectors = image_vectors(subject, images, before.whitening)
     train = index.split("train")["path"].tolist()
     findings = judge(images, vectors, quality, before, float(np.median(before.val_scores)))
     findings += base_near_copies(images, vectors, before, (parent.train, parent.train_labels, train))
@@ -173,20 +173,18 @@ def make_change(config: Config, index: Index, parent: Parent, member: Member, ch
     return Change(before, before.enroll(new, enrolled), images, findings, text)
 
 
-def image_vectors(
-    config: Config, images: NewImages, whitening: Whitening, member: Member, check: Callable[[], None]
-) -> np.ndarray:
+def image_vectors(subject: Subject, images: NewImages, whitening: Whitening) -> np.ndarray:
     """Return the whitened features of the images, float32 (images, width), of length 1.
 
     Raises:
         DataError: an image cannot be read, or its features are NaN or infinite.
     """
     paths, problems = [str(images.root / path) for path in images.table["path"]], {}
-    predictor = Predictor([member], config.batch_size)
+    config, predictor = subject.config, subject.predictor()
     views = readable_views(paths, [(each.resized, each.resize) for each in predictor.preprocessings], problems)
     features = np.empty((len(paths), len(whitening.mean)), np.float32)
     batches = batches_for(predictor, views, range(len(paths)), config, "embedding new photos")
-    compute_features(member.front, batches, config.batch_size, features, check)
+    compute_features(subject.member.front, batches, config.batch_size, features, subject.check)
     vectors = whitening(features)
     vectors_finite(vectors, images)
     return vectors

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from rp2k_lab.analysis.causes import CAUSES
 from rp2k_lab.analysis.compare import STATES
-from rp2k_lab.analysis.error_page import MAX_BYTES, Review, page_order, write_page
+from rp2k_lab.analysis.error_page import MAX_BYTES, Content, Review, page_order, write_page
 from rp2k_lab.core.text import escape_controls
 from tests.helpers import error_tables
 from tests.helpers.error_pages import FACTS, HOSTILE, NAMES, RandomThumbnails, count, write
@@ -239,8 +239,7 @@ def long_names(tmp_path_factory):
     file = tmp_path_factory.mktemp("long") / "errors.html"
     tables, thumbnails = error_tables.tables(60, LONG), RandomThumbnails(LONG)
     thumbnails.method, thumbnails.explanation = "", lambda row: None
-    parts = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
-    write_page(file, title="Errors", facts=FACTS, **parts, thumbnails=thumbnails, review=Review("k", "val", ""))
+    write_page(file, Content(FACTS, tables, Review("k", "val", "")), thumbnails)
     return file
 
 

@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
-from rp2k_lab.analysis.error_page import Review, page_order, write_page
+from rp2k_lab.analysis.error_page import Content, Review, page_order, write_page
 from rp2k_lab.core.csv_files import read_csv
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.relabel import read_relabels
@@ -148,10 +148,8 @@ def test_a_second_list_includes_the_first(opened, tmp_path):
     suspects = suspects.sort_values("score", ascending=False, kind="stable", ignore_index=True)
     first = [(path, "class 4", label) for path, label in zip(suspects["path"][:3], suspects["true"], strict=False)]
     first.append(("train/a, b.jpg", "class 1", "伊利安慕希 500g"))
-    parts = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
     review = Review("second", "train", "python run.py", first)
-    write_page(tmp_path / "errors.html", title="", facts=FACTS, **parts, thumbnails=RandomThumbnails(NAMES),
-               review=review)  # fmt: skip
+    write_page(tmp_path / "errors.html", Content(FACTS, tables, review), RandomThumbnails(NAMES))
     page = opened(tmp_path / "errors.html").page
     page.click("#review-start")
     page.keyboard.press("r")  # the first list was right

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from rp2k_lab.analysis.accuracy_curves import MEASURES
-from rp2k_lab.analysis.causes import CAUSES
+from rp2k_lab.analysis.causes import CAUSES, confused_pairs
 from rp2k_lab.analysis.neighbors import class_means, nearest
 from rp2k_lab.analysis.tables import add_nearest, analyze, image_table
 from rp2k_lab.dataset.photo_index import Index
 from rp2k_lab.evaluation.intervals import wilson_interval
-from rp2k_lab.evaluation.metrics import Predictions, predictions_table
+from rp2k_lab.evaluation.metrics import Predictions, per_class, predictions_table
 from tests.helpers.error_cases import GOOD_IMAGE, RULES, predictions, typical
 
 
@@ -44,9 +44,9 @@ def small_tables(catch_all_class="丙"):
     images = image_table(index, index.split("test"), small(), np.float32([0.25, 0.25, 0.25, 0.75, 0.75]), measures(5))
     images = images.assign(suspicion=np.float32(0), suggested="")
     means = np.float32([[1, 0], [0.8, 0.6], [-1, 0]])
-    return analyze(
-        images, small(), index.classes, index.train_counts(), means, typical(index.classes), RULES, catch_all_class
-    )
+    pairs = confused_pairs(images, index.classes, means, RULES)
+    accuracies = per_class(small(), index.classes, index.train_counts())
+    return analyze(images, accuracies, pairs, typical(index.classes), RULES, catch_all_class)
 
 
 def test_data_without_a_catch_all_class_have_no_such_cause():
@@ -109,7 +109,8 @@ def test_39_027_images_of_2388_classes_take_under_60_s_and_4_gib():
     measured = {name: rng.random(images, np.float32) for name in (*MEASURES[1:], "glare", "suspicion")}
     table = table.assign(row=np.arange(images), train_images=counts[predicted.labels], suggested="", **measured)
     means = class_means(training, train_labels, classes)
-    result = analyze(table, predicted, names, counts, means, typical(names), RULES, names[-1])
+    pairs, accuracies = confused_pairs(table, names, means, RULES), per_class(predicted, names, counts)
+    result = analyze(table, accuracies, pairs, typical(names), RULES, names[-1])
     errors = np.flatnonzero(~table["correct"])
     positions, distances = nearest(centers[predicted.labels[errors]], training, 3)
     cases = add_nearest(result.cases, errors, positions, distances)

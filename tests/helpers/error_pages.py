@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from rp2k_lab.analysis.error_page import Review, write_page
+from rp2k_lab.analysis.error_page import Content, Review, write_page
 
 HOSTILE = ['</script><script>alert("1")</script>', "a\"'><img src=x onerror=alert(1)>", "伊利安慕希 500g", "\u202e<!--"]
 NAMES = [*HOSTILE, *(f"class {i}" for i in range(5))]
@@ -46,11 +46,9 @@ class RandomThumbnails:
 REVIEW = Review("a run/train", "train", "python run.py dataset.relabel=reviewed_labels.csv")
 
 
-def write(file, tables, names, with_pairs=False, title="Errors of a run"):
-    parts = {name: getattr(tables, name) for name in ("cases", "classes", "clusters", "causes", "curves")}
-    pairs = tables.pairs if with_pairs else None
-    return write_page(file, title=title, facts=FACTS, **parts, thumbnails=RandomThumbnails(names),
-                      review=REVIEW, pairs=pairs)  # fmt: skip
+def write(file, tables, names, with_pairs=False):
+    content = Content(FACTS, tables, REVIEW, tables.pairs if with_pairs else None)
+    return write_page(file, content, RandomThumbnails(names))
 
 
 def count(page):

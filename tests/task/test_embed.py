@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from mindspore import Tensor
 
-from rp2k_lab.analysis.analyze_run import split_features
 from rp2k_lab.analysis.embeddings import Embeddings
 from rp2k_lab.analysis.neighbors import nearest
+from rp2k_lab.analysis.subject import Subject
 from rp2k_lab.core.errors import DataError, RequestError
 from rp2k_lab.evaluation.outputs import Outputs
 from rp2k_lab.evaluation.predictor import Predictor
@@ -70,7 +70,7 @@ def test_neighbors_are_the_training_images_of_largest_cosine(split_run, first_re
     assert found["rank"].tolist() == [1, 2, 3] * len(table)
     config, index = request_of("task=embed", "task.split=test"), first_request[1]
     (run,), (member,) = load_members([config])
-    known, train = split_features(config, index, run, member, "train", lambda: None), index.split("train")
+    known, train = Subject(config, index, run, member).features("train"), index.split("train")
     positions, distances = nearest(vectors, known, 3)
     assert found["neighbor"].tolist() == train["path"].to_numpy()[positions].ravel().tolist()
     assert found["class"].tolist() == train["class"].to_numpy()[positions].ravel().tolist()

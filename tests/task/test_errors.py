@@ -14,9 +14,9 @@ from rp2k_lab.analysis import cross_validation
 from rp2k_lab.analysis.causes import CAUSES
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
-from rp2k_lab.dataset.photo_index import build_index
+from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.evaluation.predictor import Member, Predictor
-from rp2k_lab.task.errors import review_of
+from rp2k_lab.task.errors import measure, review_of
 from rp2k_lab.tracking.run_lookup import find_run
 from rp2k_lab.train.build import batches_for, build_network, build_views, preprocessing
 from rp2k_lab.train.checkpoint import load_checkpoint
@@ -250,3 +250,20 @@ def test_folds_need_train_and_a_single_run(compose):
 def test_wrong_number_of_runs_is_refused(compose, runs):
     with pytest.raises(RequestError, match=r"^runs=.*: task=errors takes 1 or 2 earlier runs\nuse runs=.*, or two"):
         parse(compose("task=errors", f"runs={runs}"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "what"),
+    [(None, "each is alone in its class"), (["shelf 1"] * 3, "their group is alone in its class")],
+)
+def test_photos_that_no_fold_held_out_are_left_out_with_the_reason(
+    groups, what, request_of, write_photo, tmp_path, caplog
+):
+    paths = [write_photo(tmp_path / f"{i}.png", seed=i).name for i in range(3)]
+    table = pd.DataFrame({"path": paths, "class": "tea", "label": 0, "split": "train", "width": 8, "height": 12})
+    index = Index(tmp_path, table if groups is None else table.assign(group=groups), ["tea"], "", "", pd.DataFrame())
+    probabilities = np.array([[np.nan], [1], [np.nan]], np.float32)
+    config = request_of("task=errors", "task.folds=2")
+    measures = measure(config, index, probabilities, SimpleNamespace(check=lambda: None))
+    assert measures.rows["path"].tolist() == ["1.png"]
+    assert f"2 photos are left out: {what}, and every fold" in caplog.text
