@@ -29,7 +29,7 @@ from rp2k_lab.dataset.photo_index import build_index
 from rp2k_lab.device import target
 from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.task.record import open_tracker
-from rp2k_lab.task.training import build_callbacks
+from rp2k_lab.task.training import Control, build_callbacks
 from rp2k_lab.tracking.tracker import MemoryTracker
 from rp2k_lab.tracking.trial_client import Trial
 from rp2k_lab.train import callbacks
@@ -137,7 +137,10 @@ def measure(
     batches = training.batches
     scores = {"top1": Score(0.5, 100, 0.4, 0.6)}
     checkpoints = CheckpointFolder(folder, config.task.checkpoints_kept)
-    observers = [*build_callbacks(config, training, lambda: scores, tracker, signals, Trial(), checkpoints), bare]
+    observers = [
+        *build_callbacks(config, training, lambda: scores, checkpoints, Control(tracker, signals, Trial())),
+        bare,
+    ]
     state = callbacks.TrainingState(1, batches.steps_per_epoch, batches.batch_size, training.learning_rate)
     dispatch = callbacks.Dispatch(state, observers)
     bare.seconds = bare.steps = 0

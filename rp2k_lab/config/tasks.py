@@ -66,6 +66,11 @@ class TrainingTask(Task):
         description="true: a finished run keeps its checkpoints with the optimizer; false: its best weights alone"
     )
 
+    @property
+    def closing_splits(self) -> tuple[Split, ...]:
+        """Return the splits that the best epoch's weights are evaluated on."""
+        return ("val", "test") if self.test else ("val",)
+
 
 class Train(TrainingTask):
     name: Literal["train"]

@@ -7,6 +7,7 @@ view.  They would only save forward passes over a ninth of an epoch's images.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,9 @@ def run(config: Config, folder: Path, *more_configs: Config) -> float:
             best, gain = gain_over_best(evaluations)
             views = ", flip" if task.tta == "hflip" else ""  # members and average use the same views
             names = [*(member.name + views for member in members), f"average of {task.average}{views}"]
+            run_ids = [*(run.run_id for run in runs), None]
             scores = {split: [scores for _, _, scores in each] for split, each in evaluations.items()}
-            record_members(tracker, names, [*(each.run_id for each in runs), None], scores, best, gain, folder)
+            record_members(tracker, list(zip(names, run_ids, strict=True)), scores, best, gain, folder)
     print(ensemble_table(names, scores, best, gain))
     print_closing_lines(tracker, folder)
     trial.finished(scores["val"][-1]["top1"].value)
@@ -96,14 +98,21 @@ def gain_over_best(evaluations: dict[str, list[Evaluation]]) -> tuple[int, Verdi
 
 def record_members(
     tracker: MemoryTracker,
-    names: list[str],
-    run_ids: list[str | None],
+    members: Sequence[tuple[str, str | None]],
     scores: dict[str, list[dict[str, Score]]],
     best: int,
     gain: Verdict,
     folder: Path,
 ) -> None:
-    """Record members.csv (a row a member, then the average), the gain (metrics) and the best member (tag)."""
+    """Record members.csv (a row a member, then the average), the gain (metrics) and the best member (tag).
+
+    Args:
+        members: names and run ids; of the average, None.
+        scores: split to the scores of `members`.
+        best: position of the best member.
+        gain: the average's gain over it.
+    """
+    names, run_ids = map(list, zip(*members, strict=True))
     columns = {"name": names, "run_id": run_ids, "best_on_val": [i == best for i in range(len(names))]}
     for split, each in scores.items():
         for score in ("top1", "macro_top1"):

@@ -32,7 +32,7 @@ from rp2k_lab.evaluation.metrics import Score
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
 from rp2k_lab.task.record import open_tracker, print_closing_lines
-from rp2k_lab.task.training import best_weights_alone, required_space, train
+from rp2k_lab.task.training import Control, best_weights_alone, required_space, train
 from rp2k_lab.tracking.mlflow_runs import CLOSING
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
@@ -62,7 +62,7 @@ def run(config: Config, folder: Path) -> float:
     target.set_up(config.device)
     config = without_augmentation(config)
     index = build_index(config.dataset)
-    splits = ("val", "test") if config.task.test else ("val",)
+    splits = config.task.closing_splits
     with StopSignal() as signals:
         (earlier,), (member,) = load_members([config])
         check_classes(index, earlier, config.dataset.name)
@@ -78,7 +78,7 @@ def run(config: Config, folder: Path) -> float:
                 record_origin(tracker, config, index, folder)
                 tracker.set_tags(trial.tags | parents([earlier]))
                 trial.started(tracker.run_id, folder, config.epochs)
-                evaluations, best = tune(config, tuning, old, tracker, signals, trial, folder)
+                evaluations, best = tune(config, tuning, old, Control(tracker, signals, trial), folder)
                 preprocessings = before.preprocessing, member.preprocessing
                 gains = gains_of_last(evaluations[splits[-1]])
                 scores = {split: [scores for _, _, scores in each] for split, each in evaluations.items()}
@@ -112,20 +112,14 @@ def recorded_preprocessing(run: EarlierRun) -> Preprocessing:
 
 
 def tune(
-    config: Config,
-    tuning: HeadTuning,
-    old: dict[str, Evaluator],
-    tracker: MemoryTracker,
-    signals: StopSignal,
-    trial: Trial,
-    folder: Path,
+    config: Config, tuning: HeadTuning, old: dict[str, Evaluator], control: Control, folder: Path
 ) -> tuple[dict[str, list[Evaluation]], Path]:
     """Evaluate, train, evaluate again and record.
 
     Returns:
         (split to the evaluations: untuned with the old and the new preprocessing, tuned; the tuned checkpoint).
     """
-    catch_all_class, training = config.dataset.catch_all_class, tuning.training
+    catch_all_class, training, tracker = config.dataset.catch_all_class, tuning.training, control.tracker
     evaluations = {
         split: [old[split].evaluate(catch_all_class), evaluator.evaluate(catch_all_class)]
         for split, evaluator in tuning.evaluators.items()
@@ -135,7 +129,7 @@ def tune(
     def evaluate() -> dict[str, Score]:
         return tuning.on_val.evaluate(catch_all_class)[2]
 
-    best = train(config, training, evaluate, tracker, signals, trial, Start(folder))
+    best = train(config, training, evaluate, Start(folder), control)
     load_checkpoint(training.network, best)
     for split, evaluator in tuning.evaluators.items():
         evaluations[split].append(evaluator.evaluate(catch_all_class))

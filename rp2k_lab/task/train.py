@@ -3,14 +3,14 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rp2k_lab.config.schema import Config
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
-from rp2k_lab.dataset.loader import ImageViews
+from rp2k_lab.dataset.loader import ImageViews, ResizedImages
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.device import target
 from rp2k_lab.device.workers import Workers, join_workers
@@ -24,7 +24,7 @@ from rp2k_lab.task import finished_cell
 from rp2k_lab.task.next_task import run_next
 from rp2k_lab.task.record import open_tracker, print_closing_lines
 from rp2k_lab.task.summary_page import record_summary
-from rp2k_lab.task.training import best_weights_alone, check_disk, train
+from rp2k_lab.task.training import Control, best_weights_alone, check_disk, train
 from rp2k_lab.tracking.mlflow_runs import CLOSING, RunInfo
 from rp2k_lab.tracking.run_lookup import EarlierRun
 from rp2k_lab.tracking.tracker import MemoryTracker
@@ -42,7 +42,7 @@ from rp2k_lab.train.build import (
     with_normalization,
 )
 from rp2k_lab.train.checkpoint import load_checkpoint
-from rp2k_lab.train.kept_outputs import KEPT_VIEWS, build_training_on_outputs
+from rp2k_lab.train.kept_outputs import KEPT_VIEWS, KeptOutputs, build_training_on_outputs
 from rp2k_lab.train.resume import (
     Start,
     acquire_run_folder,
@@ -99,10 +99,58 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     return top1
 
 
-def run_from(
+@dataclass(frozen=True)
+class Prepared:
+    """What a run has before its first step.
+
+    Attributes:
+        config: with the normalization of the data set, or of the run to resume.
+        kept: outputs of the frozen layers; None: the run trains on photos.
+    """
+
+    config: Config
+    index: Index
+    images: ResizedImages
+    training: Training
+    kept: KeptOutputs | None
+
+
+def prepare(
     start: Start,
     earlier: RunInfo | None,
     config: Config,
+    teachers: tuple[list[EarlierRun], list[Member]],
+    workers: Workers,
+) -> Prepared:
+    """Read the data set and build the network; arguments as in `run_from`.
+
+    Raises:
+        RequestError: the data set or a teacher does not fit, or a disk lacks space.
+        DataError: an image cannot be read.
+    """
+    index = build_index(config.dataset)
+    if earlier:
+        check_record(earlier, index)
+        config = with_recorded_normalization(config, earlier)
+    config = with_normalization(config, index)
+    check_teachers(config, index, teachers[0])
+    images = build_images(config, index)
+    batches = build_batches(config, index, images, index.split("train"), workers, start.step)
+    # A run that was trained without kept outputs is resumed and verified without.
+    keeps = config.kept_views and (earlier is None or KEPT_VIEWS in earlier.tags)
+    on_outputs = build_training_on_outputs(config, index, images, batches, start.step) if keeps else None
+    networks = [member.network for member in teachers[1]]
+    training, kept = on_outputs or (build_training(config, batches, workers, networks), None)
+    training = replace(training, **evaluated_images(index, config.task.closing_splits))
+    if workers.is_rank_zero:
+        check_disk(config, training, images, start.folder)
+    return Prepared(config, index, images, training, kept)
+
+
+def run_from(
+    start: Start,
+    earlier: RunInfo | None,
+    request: Config,
     teachers: tuple[list[EarlierRun], list[Member]],
     trial: Trial,
     workers: Workers,
@@ -113,60 +161,44 @@ def run_from(
         earlier: the run to resume or verify.
         teachers: runs and their networks, for `loss.distillation`.
     """
-    folder, index, request = start.folder, build_index(config.dataset), config
-    if earlier:
-        check_record(earlier, index)
-        config = with_recorded_normalization(config, earlier)
-    config = with_normalization(config, index)
-    check_teachers(config, index, teachers[0])
-    images = build_images(config, index)
-    batches = build_batches(config, index, images, index.split("train"), workers, start.step)
-    splits = ("val", "test") if config.task.test else ("val",)
-    # A run that was trained without kept outputs is resumed and verified without.
-    keeps = config.kept_views and (earlier is None or KEPT_VIEWS in earlier.tags)
-    on_outputs = build_training_on_outputs(config, index, images, batches, start.step) if keeps else None
-    networks = [member.network for member in teachers[1]]
-    training, kept = on_outputs or (build_training(config, batches, workers, networks), None)
-    training = replace(training, **evaluated_images(index, splits))
-    if workers.is_rank_zero:
-        check_disk(config, training, images, folder)
+    folder, prepared = start.folder, prepare(start, earlier, request, teachers, workers)
+    config, index, training, kept = prepared.config, prepared.index, prepared.training, prepared.kept
     name, run_id = (start.run.name, start.run.run_id) if start.run else (trial.name, None)
-    verified = None
-    if config.task.verify:
-        assert earlier is not None
-        name, verified = f"verify_{earlier.name}", earlier
+    verified = earlier if config.task.verify else None
+    if verified:
+        name = f"verify_{verified.name}"
     with (
         best_weights_alone(config, folder, workers),
         workers.exit_together(),
         StopSignal() as signals,
         open_tracker(config, name, folder, workers, run_id) as tracker,
     ):
+        control = Control(tracker, signals, trial, workers)
         member = Member(config.model.name, training.network, preprocessing(config))
-        predictor = Predictor([member], config.batch_size, check=lambda: workers.check(signals))
-        evaluators = build_evaluators(config, index, ImageViews([images]), predictor, splits, workers)
+        predictor, views = Predictor([member], config.batch_size, check=control.check), ImageViews([prepared.images])
+        evaluators = build_evaluators(config, index, views, predictor, config.task.closing_splits, workers)
         announce(config, index, training)
         if workers.is_rank_zero and not start.run:
             record_origin(tracker, config, index, folder)
         kept_tag = {KEPT_VIEWS: config.kept_views} if kept else {}
-        tracker.set_tags(trial.tags | {"workers": workers.world_size} | kept_tag | start.tags(request, earlier))
-        if teachers[0]:
-            tracker.set_tags(parents(teachers[0]))
+        tags = kept_tag | start.tags(request, earlier) | (parents(teachers[0]) if teachers[0] else {})
+        tracker.set_tags(trial.tags | {"workers": workers.world_size} | tags)
         tracker.deliver()  # from here on, task.resume=auto finds the run
         trial.started(tracker.run_id, folder, config.epochs)
         catch_all_class = config.dataset.catch_all_class
-        on_val = kept.evaluator(member, lambda: workers.check(signals)) if kept else evaluators["val"]
+        on_val = kept.evaluator(member, control.check) if kept else evaluators["val"]
 
         def evaluate() -> dict[str, Score]:
             workers.average_batch_statistics(training.model.train_network)
             return on_val.evaluate(catch_all_class)[2]
 
-        best = train(config, training, evaluate, tracker, signals, trial, start, workers)
+        best = train(config, training, evaluate, start, control)
         if workers.is_rank_zero:
             load_checkpoint(training.network, best)
         workers.broadcast_parameters(training.network)
         evaluations = {split: evaluator.evaluate(catch_all_class) for split, evaluator in evaluators.items()}
         # On every rank, since the predictor asks all of them for signals.
-        open_set = measure_open_set(config, index, ImageViews([images]), predictor)
+        open_set = measure_open_set(config, index, views, predictor)
         if workers.is_rank_zero:
             record_results(tracker, evaluators, evaluations, open_set, best, folder)
     scores = {split: scores for split, (_, _, scores) in evaluations.items()}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore import nn
@@ -34,15 +35,22 @@ _BYTES_AN_IMAGE, _BYTES_OF_FIGURES = 200, 20_000_000
 _METRICS_A_STEP, _BYTES_A_METRIC = 2, 250
 
 
+@dataclass(frozen=True)
+class Control:
+    """What a training reports to, and what may stop it."""
+
+    tracker: MemoryTracker
+    signals: StopSignal
+    trial: Trial
+    workers: Workers = ALONE
+
+    def check(self) -> None:
+        """Raise Interrupted on every rank, once a signal came to one of them."""
+        self.workers.check(self.signals)
+
+
 def train(
-    config: Config,
-    training: Training,
-    evaluate: Callable[[], dict[str, Score]],
-    tracker: MemoryTracker,
-    signals: StopSignal,
-    trial: Trial,
-    start: Start,
-    workers: Workers = ALONE,
+    config: Config, training: Training, evaluate: Callable[[], dict[str, Score]], start: Start, control: Control
 ) -> Path:
     """Run `Model.train` with the callbacks from `start`; return the best checkpoint.
 
@@ -53,9 +61,9 @@ def train(
         Pruned: the study asked the run to stop.
     """
     checkpoints = CheckpointFolder(start.folder / "checkpoints", config.task.checkpoints_kept)
-    state, batches = restore_state(start, config, training, tracker, checkpoints), training.batches
-    training.prepare(lambda: workers.check(signals))
-    observers = build_callbacks(config, training, evaluate, tracker, signals, trial, checkpoints, workers)
+    state, batches = restore_state(start, config, training, control.tracker, checkpoints), training.batches
+    training.prepare(control.check)
+    observers = build_callbacks(config, training, evaluate, checkpoints, control)
     dispatch, sink_size = callbacks.Dispatch(state, observers), batches.sink_size
 
     def train_epochs(epochs: int) -> None:
@@ -74,8 +82,8 @@ def train(
         if batches.failure is not None:  # MindSpore wraps an image's error in a page of text
             raise batches.failure from None
         raise
-    workers.check(signals)
-    if trial.pruned:
+    control.check()
+    if control.trial.pruned:
         raise Pruned(f"pruned by its study after epoch {state.epoch}")
     return checkpoints.best
 
@@ -100,26 +108,23 @@ def build_callbacks(
     config: Config,
     training: Training,
     evaluate: Callable[[], dict[str, Score]],
-    tracker: MemoryTracker,
-    signals: StopSignal,
-    trial: Trial,
     checkpoints: CheckpointFolder,
-    workers: Workers = ALONE,
+    control: Control,
 ) -> list[callbacks.Callback]:
     """Return the callbacks in order: the NaN guard comes before the checkpoints."""
-    task = config.task
+    task, tracker, workers = config.task, control.tracker, control.workers
     nets = (training.model.train_network, training.network)
     save = callbacks.SaveCheckpoints(checkpoints, *nets, tracker, task.checkpoint_epochs, task.checkpoint_minutes)
     dump = (
         FailureDump(training, tracker, checkpoints.folder.parent) if workers.is_rank_zero else lambda *_: "see rank 0"
     )
     observers = [
-        callbacks.SyncWorkers(workers, signals),
+        callbacks.SyncWorkers(workers, control.signals),
         callbacks.NanGuard(checkpoints.last, dump, batch_statistics(training.model.train_network)),
         callbacks.Throughput(tracker),
         callbacks.SystemMetrics(tracker),
         callbacks.Evaluate(evaluate),
-        callbacks.Prune(trial),
+        callbacks.Prune(control.trial),
         callbacks.LogMetrics(tracker),
     ]
     context = CallbackContext(training, tracker, checkpoints.folder.parent, workers)
