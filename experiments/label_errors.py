@@ -6,16 +6,17 @@ Five seeds train on each of four sets of labels: without wrong ones; with a tent
 with the list reviewed (the truth replaces the reviewer); with all of these corrected ("truth").  The list comes from
 three folds of the first training as given.  Then the trainings as given are scored by a val and a test with as many
 wrong labels, and by the same photos corrected.  Tables and curve are written to experiments/label_errors/, the edited
-lists to outputs/label_errors/.  The same command again trains only what is missing.
+lists to outputs/label_errors/; with keys, all to the latter.  The same command again trains only what is missing.
 """
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from after_training import PROJECT, run_command  # also puts the project on sys.path
+from after_training import PROJECT, recorded, results_folder, run_command, run_script, same_photos
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -24,9 +25,10 @@ from rp2k_lab.ablation.verdict import class_weights
 from rp2k_lab.analysis.artifacts import LABEL_ERRORS
 from rp2k_lab.cli.app import register_resolvers
 from rp2k_lab.config.schema import parse
+from rp2k_lab.core.csv_files import write_csv
+from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.dataset.photo_index import Index, build_index
 from rp2k_lab.dataset.shelf.generate import TRUTH_FILE
-from rp2k_lab.tracking.mlflow_runs import RunStore
 
 SEEDS = (0, 1, 2, 3, 4)
 DOSE = 0.1  # of train; in the second part, of val and test
@@ -42,40 +44,35 @@ TRAINED_AS = [
 ]
 NOISY_SPLITS = "dataset.noisy_splits=[train,val,test]"
 GIVEN, CLEAN, REVIEWED, TRUTH = "as given", "no wrong labels", "list reviewed", "truth"
-RESULTS, LISTS = PROJECT / "experiments" / "label_errors", PROJECT / "outputs" / "label_errors"
+LISTS = PROJECT / "outputs" / "label_errors"
 
 
 def main() -> None:
     extra = sys.argv[1:]
     common = [override for override in extra if override.startswith("tracking.")]
-    uri = next((override.partition("=")[2] for override in common if override.startswith("tracking.uri=")), None)
     keys = [*TRAINED_AS, *extra]
     noisy = [*keys, f"dataset.label_noise={DOSE}"]
     runs = {GIVEN: train(noisy)}
-    store = RunStore(uri)  # the first run makes it
-    errors = run_command(["task=errors", f"runs={runs[GIVEN][0]}", "task.folds=3", *common])
-    folder = Path(store.get(errors).tags["folder"])
-    RESULTS.mkdir(exist_ok=True)
-    LISTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "label_errors_curve.svg", RESULTS)
+    [errors] = recorded([run_command(["task=errors", f"runs={runs[GIVEN][0]}", "task.folds=3", *common])], common)
+    folder = Path(errors.tags["folder"])
     decisions = dict(zip((REVIEWED, TRUTH), decide(folder / LABEL_ERRORS, index_of(noisy, None)), strict=True))
-    lists = {name: LISTS / f"{name.replace(' ', '_')}.csv" for name in decisions}
-    for name, file in lists.items():
-        decisions[name].to_csv(file, index=False)
-    runs |= {name: train([*noisy, f"dataset.relabel={file}"]) for name, file in lists.items()}
+    lists = {name: write_list(name, each) for name, each in decisions.items()}
+    runs |= {name: train([*noisy, f"dataset.relabel={hydra_value(str(file))}"]) for name, file in lists.items()}
     runs[CLEAN] = train(keys)
-    table = compare({name: [store.get(run) for run in each] for name, each in runs.items()})
+    table = compare({name: recorded(each, common) for name, each in runs.items()})
     changed = {name: int((each["decision"] == "yes").sum()) for name, each in decisions.items()}
     table["labels_changed"] = table["level"].map(changed)
     left = {name: wrong_labels(noisy, lists.get(name)) for name in (GIVEN, *lists)} | {CLEAN: 0}
     table["wrong_labels"] = table["level"].map(left)
     truth = truth_of(index_of([*noisy, NOISY_SPLITS], None))
     scored = zip(runs[GIVEN], SEEDS, strict=True)
-    scores = pd.concat([scores_by_labels(run, seed, truth, store, common) for run, seed in scored])
+    scores = pd.concat([scores_by_labels(run, seed, truth, common) for run, seed in scored])
+    results = results_folder("label_errors", extra)
+    shutil.copy(folder / "label_errors_curve.svg", results)
     for name, each in (("results.csv", table), ("scores.csv", scores)):
-        each.to_csv(RESULTS / name, index=False, float_format="%.6g")
+        write_csv(each, results / name, float_format="%.6g")
         print(f"\n{each.to_string(index=False, float_format=lambda value: f'{value:.4f}')}")
-    print(f"\nwritten to {RESULTS}")
+    print(f"\nwritten to {results}")
 
 
 def train(keys: list[str]) -> list[str]:
@@ -83,7 +80,7 @@ def train(keys: list[str]) -> list[str]:
     return [run_command([*keys, f"seed={seed}"]) for seed in SEEDS]
 
 
-def scores_by_labels(run: str, seed: int, truth: pd.Series, store: RunStore, common: list[str]) -> pd.DataFrame:
+def scores_by_labels(run: str, seed: int, truth: pd.Series, common: list[str]) -> pd.DataFrame:
     """Return the top-1 of a run on a val and a test with wrong labels: by these labels, and by the true ones.
 
     Args:
@@ -93,7 +90,8 @@ def scores_by_labels(run: str, seed: int, truth: pd.Series, store: RunStore, com
         A row a split: split, seed, images, wrong_labels, top1_given, top1_true.
     """
     evaluated = run_command(["task=evaluate", f"runs={run}", NOISY_SPLITS, "task.split=[val,test]", *common])
-    folder, rows = Path(store.get(evaluated).tags["folder"]), []
+    [evaluated] = recorded([evaluated], common)
+    folder, rows = Path(evaluated.tags["folder"]), []
     for split in ("val", "test"):
         predictions = pd.read_parquet(folder / split / "predictions.parquet", columns=["path", "true", "top1"])
         true = truth.loc[predictions["path"]].to_numpy()
@@ -103,10 +101,20 @@ def scores_by_labels(run: str, seed: int, truth: pd.Series, store: RunStore, com
     return pd.DataFrame(rows, columns=["split", "seed", "images", "wrong_labels", "top1_given", "top1_true"])
 
 
+def write_list(name: str, decisions: pd.DataFrame) -> Path:
+    """Write a list to relabel by, named by its content: other decisions are other trainings."""
+    text = decisions.to_csv(index=False, lineterminator="\n")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    file = LISTS / f"{name.replace(' ', '_')}_{digest}.csv"
+    LISTS.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+    return file
+
+
 def index_of(keys: list[str], relabel: Path | None) -> Index:
     """Return the index of the training data, relabeled if there is a list."""
     register_resolvers()
-    given = [] if relabel is None else [f"dataset.relabel={relabel}"]
+    given = [] if relabel is None else [f"dataset.relabel={hydra_value(str(relabel))}"]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         composed = compose("config", [*keys, *given])
     return build_index(parse(OmegaConf.to_container(composed, resolve=True)).dataset)
@@ -144,10 +152,13 @@ def compare(levels: dict) -> pd.DataFrame:
     """
 
     def predictions(run) -> pd.DataFrame:
-        return pd.read_parquet(Path(run.tags["folder"]) / "test" / "predictions.parquet", columns=["true", "correct"])
+        return pd.read_parquet(
+            Path(run.tags["folder"]) / "test" / "predictions.parquet", columns=["path", "true", "correct"]
+        )
 
     tables = {name: [predictions(run) for run in runs] for name, runs in levels.items()}
     first, *others = tables
+    same_photos([table for each in tables.values() for table in each])
     correct = {name: np.stack([table["correct"] for table in each]) for name, each in tables.items()}
     weights = {"top1": None, "macro_top1": class_weights(pd.factorize(tables[first][0]["true"])[0])}
     rows = []
@@ -175,4 +186,4 @@ def compare(levels: dict) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -38,7 +38,7 @@ _METHOD = (
     "Differences are in points, each from the level's baseline. The intervals of a table cover jointly 95 % of the "
     "time, over seeds and test photos; docs/studies.md explains the words. Whether one run of each level could have "
     f"shown a published difference on {RP2K_TEST_IMAGES:,} photos depends on how many photos the two runs disagree "
-    "on, which was not published: no or yes hold for all disagreements, depends for some."
+    "on, which was not published: yes and no hold for every possible number; depends means that it decides."
 )
 
 

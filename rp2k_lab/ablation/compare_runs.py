@@ -19,6 +19,7 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import counted, percent
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
+from rp2k_lab.evaluation.metrics import independent_units
 from rp2k_lab.pages.document import (
     Block,
     Code,
@@ -40,7 +41,7 @@ from rp2k_lab.tracking.run_files import CONFIG, damage_named, read_settings
 from rp2k_lab.tracking.run_lookup import locate
 
 PREDICTIONS, PER_CLASS = "test/predictions.parquet", "test/per_class.parquet"
-_COLUMNS = ("path", "true", "correct", "top1", "p1")
+_COLUMNS = ("path", "true", "correct", "top1", "p1", "group")
 _SHOWN = 24  # images of each kind
 _NOT_COMPARED = ("task", "runs")  # besides the keys of the machine
 # Metrics whose difference has an interval, from the pairs of images.
@@ -158,10 +159,9 @@ def compare(first: TestedRun, second: TestedRun) -> Pair:
     correct = baseline["correct"].to_numpy(bool), candidate.loc[baseline.index, "correct"].to_numpy(bool)
     labels = np.unique(baseline["true"].to_numpy(object), return_inverse=True)[1]
     group = baseline["true"].map(first.groups).to_numpy(object)
-    all_images = np.ones(len(baseline), bool)
-    accuracies = [_compared("top-1", *correct, all_images, None)]
-    accuracies.append(_compared("macro top-1", *correct, all_images, class_weights(labels)))
-    accuracies += [_compared(name, *correct, group == name, None) for name in GROUPS if (group == name).any()]
+    all_images = _Correct(*correct, independent_units(first.predictions))
+    accuracies = [_compared("top-1", all_images), _compared("macro top-1", all_images, class_weights(labels))]
+    accuracies += [_compared(name, all_images.part(group == name)) for name in GROUPS if (group == name).any()]
     others = [name for name in first.metrics if name in second.metrics and name not in _PAIRED]
     return Pair(
         first=first,
@@ -174,13 +174,22 @@ def compare(first: TestedRun, second: TestedRun) -> Pair:
     )
 
 
-def _compared(
-    name: str, first: np.ndarray, second: np.ndarray, mask: np.ndarray, weights: np.ndarray | None
-) -> ComparedAccuracy:
-    first, second = first[mask], second[mask]
-    verdict = None
-    if len(first) > 1:
-        [verdict] = judge_single_runs([first, second], [(1, 0)], weights)
+@dataclass(frozen=True)
+class _Correct:
+    """Whether each run is right, bool (images,); what counts as one image, object (images,), None: each does."""
+
+    first: np.ndarray
+    second: np.ndarray
+    units: np.ndarray | None
+
+    def part(self, mask: np.ndarray) -> "_Correct":
+        return _Correct(self.first[mask], self.second[mask], None if self.units is None else self.units[mask])
+
+
+def _compared(name: str, correct: _Correct, weights: np.ndarray | None = None) -> ComparedAccuracy:
+    first, second, verdict = correct.first, correct.second, None
+    if len(first if correct.units is None else np.unique(correct.units)) > 1:
+        [verdict] = judge_single_runs([first, second], [(1, 0)], weights, correct.units)
     baseline, candidate = (float(np.average(run, weights=weights)) for run in (first, second))
     return ComparedAccuracy(name, len(first), baseline, candidate, verdict)
 
@@ -209,9 +218,11 @@ def summary(pair: Pair) -> str:
     """Return the comparison in one line."""
     top1, places = pair.accuracies[0], decimals(pair.images)
     verdict = top1.verdict
-    assert verdict is not None  # `compare` needs two images
+    if verdict is None:
+        return f"the {pair.images:,} test images are of one group, so there is no interval"
     size = f"{points(top1.second - top1.first, places)} points {interval(verdict.low, verdict.high, places)}"
     images = f"{pair.fixed:,} images fixed, {pair.broken:,} broken, of {pair.images:,}"
+    images += f" in {verdict.units:,} independent groups" if verdict.units < verdict.images else ""
     return f"top-1 {size} between these two runs: {images}"
 
 

@@ -23,7 +23,7 @@ from rp2k_lab.config.ablation import find_scale
 from rp2k_lab.core.csv_files import UnreadableText, decode
 from rp2k_lab.core.errors import DataError
 from rp2k_lab.core.files import write_text
-from rp2k_lab.core.text import escape_controls
+from rp2k_lab.core.text import counted, escape_controls
 from rp2k_lab.dataset.class_groups import HEAD_FRACTION, TAIL_FRACTION
 from rp2k_lab.pages.document import (
     Block,
@@ -47,7 +47,7 @@ from rp2k_lab.pages.forest_plot import FILE_WIDTH, Bar, forest
 README, PAGE, CSV, FIGURE, NOTES = "README.md", "report.html", "verdict.csv", "figure.svg", "notes.md"
 _METHOD = (
     "Each difference is paired by seed and by test image. Its interval includes the spread between seeds, which the "
-    "levels of the table estimate together, and between images; all {} intervals cover jointly {} of the time. "
+    "levels of the table estimate together, and between images; {} {} of the time. "
     "Better, worse: the adjusted p is at most {:.2g} %. Equal: the interval lies within {}. Inconclusive: neither. {} "
     "Computation: rp2k_lab/ablation/significance.py."
 )
@@ -169,8 +169,8 @@ def _to_decide(table: JudgedTable) -> list[Section]:
     compared = [row for row in table.rows if row.baseline]
     decided = sum(row.word in ("better", "worse", "equal") for row in compared)
     asked = (
-        f"Asked: {len(compared)} comparisons; a difference within {margin_text(table.ablation)} is of no interest. "
-        f"Decided: {decided}."
+        f"Asked: {counted(len(compared), 'comparison')}; a difference within {margin_text(table.ablation)} is of no "
+        f"interest. Decided: {decided}."
     )
     blocks: list[Block] = [Text(asked), Text(_look_text(table))]
     if found := half_widths(table):
@@ -254,8 +254,8 @@ def _runs(table: JudgedTable) -> list[Block]:
     ablation, scale, found = table.ablation, table.scale, find_scale(table.scale)
     levels = {name: ablation.level_overrides(name, scale) for name in ablation.level_names(scale)}
     started = {name: "; ".join(sources) for name in levels if (sources := ablation.source_levels(name, scale))}
-    commits = ", ".join(f"{commit} ({cells} runs)" for commit, cells in table.commits.items()) or "none"
-    natives = ", ".join(f"{tag} ({cells} runs)" for tag, cells in table.natives.items())
+    commits = ", ".join(f"{commit} ({counted(cells, 'run')})" for commit, cells in table.commits.items()) or "none"
+    natives = ", ".join(f"{tag} ({counted(cells, 'run')})" for tag, cells in table.natives.items())
     facts = [
         Item("compute", None, f"{table.hours:.2f} hours in total"),
         Item("commits", None, commits),
@@ -296,8 +296,9 @@ def _dependence(table: JudgedTable) -> str:
 
 
 def _reproduction(table: JudgedTable) -> list[Block]:
+    one = table.comparisons == 1
     method = _METHOD.format(
-        table.comparisons,
+        "it covers the difference" if one else f"all {table.comparisons} intervals cover jointly",
         confidence(table),
         100 * table.look.alpha,
         margin_text(table.ablation),

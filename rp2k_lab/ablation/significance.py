@@ -394,16 +394,19 @@ def _verdict(block: Block, each: _Estimates, k: int, p: float, table: _Table) ->
 
 
 def judge_single_runs(
-    runs: Sequence[np.ndarray], rows: Sequence[tuple[int, int]], weights: np.ndarray | None = None
+    runs: Sequence[np.ndarray],
+    rows: Sequence[tuple[int, int]],
+    weights: np.ndarray | None = None,
+    clusters: np.ndarray | None = None,
 ) -> list[Verdict]:
     """Return the differences of single runs on the same images, with intervals that hold for these runs on new images.
 
     Args:
         runs: correctness of each run, bool or float (images,).
         rows: (run, baseline), indices of `runs`.
-        weights: see `Runs.of`.
+        weights, clusters: see `Runs.of`.
     """
-    levels = tuple(Runs.of([0], np.asarray(run)[None], weights) for run in runs)
+    levels = tuple(Runs.of([0], np.asarray(run)[None], weights, clusters) for run in runs)
     return judge([Block(levels, tuple(rows))])[0]
 
 

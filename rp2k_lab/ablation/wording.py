@@ -57,7 +57,8 @@ def summary(table: JudgedTable) -> str:
     parts = []
     for word in ("better", "worse", "equal"):
         if named := [row.level for row in compared if row.word == word]:
-            parts.append(f"{word}: {', '.join(named)}")
+            names = [f'"{name}"' if "," in name else name for name in named]
+            parts.append(f"{word}: {', '.join(names)}")
     if undecided := sum(row.word == "inconclusive" for row in compared):
         parts.append(f"inconclusive: {undecided} of {table.comparisons}")
     if single := sum(row.verdict is not None and not row.word for row in compared):
@@ -102,7 +103,11 @@ def confidence(table: JudgedTable) -> str:
 
 def margin_text(ablation: Ablation) -> str:
     """Return the margin of a table for a sentence."""
-    return "no margin is stated" if ablation.margin is None else f"± {ablation.margin:g} points"
+    return (
+        "no margin is stated"
+        if ablation.margin is None
+        else f"± {ablation.margin:g} point{'s' * (ablation.margin != 1)}"
+    )
 
 
 _MORE_SEEDS, _MORE_IMAGES = (3, 5, 8, 12, 20), (1, 3, 10)
@@ -128,8 +133,8 @@ def half_widths(table: JudgedTable) -> tuple[str, Grid] | None:
         ]
         rows.append([str(seeds), *(f"±{points_above(width)}" for width in widths)])
     lead = (
-        f"Half width, in points, that more seeds of each level and more test images would about give {widest.level}, "
-        "the level with the widest interval. A level is decided where it is below the size of its difference, or "
+        f"Estimated half width of the interval of {widest.level}, the widest, in points, by seeds of each level and "
+        "test images. A level is decided where it is below the size of its difference, or "
         f"equal where the whole interval lies within the margin ({margin_text(table.ablation)})."
     )
     return lead, Grid(["seeds", *(f"{_rough(verdict.images * factor):,} images" for factor in factors)], rows)
@@ -213,6 +218,7 @@ def numbers(table: JudgedTable) -> str:
 
 
 def gain_text(gain: Verdict, split: str = "test") -> str:
-    """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos."""
+    """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos (of 30 independent groups)."""
     ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.value:+.1f} points {ends} on {gain.images} {split} photos"
+    groups = f" of {gain.units} independent groups" if gain.units < gain.images else ""
+    return f"{100 * gain.value:+.1f} points {ends} on {gain.images} {split} photos{groups}"

@@ -47,11 +47,17 @@ _PREFIXES = (
     *("OPENCV_", "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_", "NCCL_", "ASCEND_", "HCCL_", "GLIBC_TUNABLES"),
     "RP2K_LAB_NATIVE",
 )
-# Of those, what is another one in each process or on each machine, or only logs.
-_WITHOUT_EFFECT = frozenset(
+# What `msrun` gives its processes.
+LAUNCHER = frozenset(
     {
         *("MS_ROLE", "MS_NODE_ID", "MS_NODE_TIMEOUT", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM"),
-        *("MS_WORKER_IP", "MS_TOPO_TIMEOUT", "MS_CLUSTER_ROOT", "MS_RECEIVE_MSG_TIMEOUT", "OPENCV_LOG_LEVEL"),
+        *("MS_WORKER_IP", "MS_TOPO_TIMEOUT", "MS_CLUSTER_ROOT", "MS_RECEIVE_MSG_TIMEOUT"),
+    }
+)
+# Of the recorded variables, what is another one in each process or on each machine, or only logs.
+_WITHOUT_EFFECT = LAUNCHER | frozenset(
+    {
+        "OPENCV_LOG_LEVEL",
         *("HCCL_CONNECT_TIMEOUT", "KMP_DUPLICATE_LIB_OK"),  # MindSpore 2.10 sets them when it is imported
         *("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "CUDNN_HOME"),
         *("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_OPP_PATH", "ASCEND_AICPU_PATH"),

@@ -89,3 +89,14 @@ def predictions_table(predictions: Predictions, rows: pd.DataFrame, classes: lis
         columns[f"p{i + 1}"] = predictions.top_probabilities[:, i]
     columns |= {name: rows[name].to_numpy() for name in ("width", "height", "group") if name in rows}
     return pd.DataFrame(columns)
+
+
+def independent_units(images: pd.DataFrame) -> np.ndarray | None:
+    """Return what counts as one photo in intervals: a photo's group, or itself; None: no photo has a group.
+
+    Args:
+        images: columns path and, if the data set has groups, group ("": none).
+    """
+    if "group" not in images:
+        return None
+    return images["group"].where(images["group"] != "", images["path"]).to_numpy(object)

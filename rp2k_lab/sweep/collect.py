@@ -28,6 +28,7 @@ from rp2k_lab.dataset.shelf.options import ShelfOptions
 from rp2k_lab.dataset.shelf.parts import image_parts
 from rp2k_lab.dataset.source.shelf import Shelf
 from rp2k_lab.evaluation.metric_registry import metrics
+from rp2k_lab.evaluation.metrics import independent_units
 from rp2k_lab.sweep.storage import read_study
 from rp2k_lab.tracking.mlflow_runs import RunStore
 from rp2k_lab.tracking.provenance import NATIVE, identity
@@ -162,13 +163,8 @@ def _tested_images(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with damage_named(folder / CLASSES):
         by_name = pd.read_parquet(folder / CLASSES).set_index("class").loc[predictions["true"]]
         groups = by_name["group"].map({group: code for code, group in enumerate(GROUPS)}).to_numpy()
-        clusters = (
-            predictions["group"].where(predictions["group"] != "", predictions["path"])
-            if "group" in predictions
-            else None
-        )
         parts = _shapes(predictions) | _shelf_parts(folder, predictions["path"])
-        images = image_row(digest, by_name["label"].to_numpy(), groups, clusters, parts)
+        images = image_row(digest, by_name["label"].to_numpy(), groups, independent_units(predictions), parts)
     return {"images_digest": digest, "images": len(predictions), "correct": packed}, images
 
 

@@ -24,7 +24,7 @@ from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin
 from rp2k_lab.evaluation.console import top1_table
 from rp2k_lab.evaluation.evaluator import Evaluation
-from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.metrics import Score, independent_units
 from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.evaluate import required_evaluators
 from rp2k_lab.task.record import open_tracker, print_closing_lines
@@ -70,7 +70,7 @@ def run(config: Config, folder: Path, *more_configs: Config) -> float:
             }
             for split, evaluator in evaluators.items():
                 record_evaluation(tracker, evaluator, evaluations[split][-1], 0, folder)
-            best, gain = gain_over_best(evaluations)
+            best, gain = gain_over_best(evaluations, index.split("test"))
             views = ", flip" if task.tta == "hflip" else ""  # members and average use the same views
             names = [*(member.name + views for member in members), f"average of {task.average}{views}"]
             run_ids = [*(run.run_id for run in runs), None]
@@ -82,17 +82,18 @@ def run(config: Config, folder: Path, *more_configs: Config) -> float:
     return scores["val"][-1]["top1"].value
 
 
-def gain_over_best(evaluations: dict[str, list[Evaluation]]) -> tuple[int, Verdict]:
+def gain_over_best(evaluations: dict[str, list[Evaluation]], tested: pd.DataFrame) -> tuple[int, Verdict]:
     """Return (position of the first member with the highest top-1 on val, gain of the average over it on test).
 
     The interval covers new images, not new seeds.
 
     Args:
         evaluations: for val and test, those of the members, then of their average.
+        tested: the photos of test, from `Index.split`; those of a group count as one.
     """
     best = int(np.argmax([scores["top1"].value for _, _, scores in evaluations["val"][:-1]]))
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations["test"]]
-    (verdict,) = judge_single_runs([correct[best], correct[-1]], [(1, 0)])
+    (verdict,) = judge_single_runs([correct[best], correct[-1]], [(1, 0)], clusters=independent_units(tested))
     return best, verdict
 
 

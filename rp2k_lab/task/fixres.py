@@ -28,7 +28,7 @@ from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_open_set, record_origin, record_training
 from rp2k_lab.evaluation.console import top1_table
 from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
-from rp2k_lab.evaluation.metrics import Score
+from rp2k_lab.evaluation.metrics import Score, independent_units
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
 from rp2k_lab.task.record import open_tracker, print_closing_lines
@@ -80,7 +80,7 @@ def run(config: Config, folder: Path) -> float:
                 trial.started(tracker.run_id, folder, config.epochs)
                 evaluations, best = tune(config, tuning, old, Control(tracker, signals, trial), folder)
                 preprocessings = before.preprocessing, member.preprocessing
-                gains = gains_of_last(evaluations[splits[-1]])
+                gains = gains_of_last(evaluations[splits[-1]], index.split(splits[-1]))
                 scores = {split: [scores for _, _, scores in each] for split, each in evaluations.items()}
                 record_comparison(tracker, preprocessings, scores, gains, tuning.training.steps, folder)
     print(fixres_table(row_names(*preprocessings), scores, gains))
@@ -141,11 +141,15 @@ def tune(
     return evaluations, best
 
 
-def gains_of_last(evaluations: list[Evaluation]) -> list[Verdict]:
-    """Return the gains of the last over each other; the joint intervals cover new images, not new seeds."""
+def gains_of_last(evaluations: list[Evaluation], images: pd.DataFrame) -> list[Verdict]:
+    """Return the gains of the last over each other; the joint intervals cover new images, not new seeds.
+
+    Args:
+        images: of the split, from `Index.split`; those of a group count as one.
+    """
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations]
     last = len(correct) - 1
-    return judge_single_runs(correct, [(last, other) for other in range(last)])
+    return judge_single_runs(correct, [(last, other) for other in range(last)], clusters=independent_units(images))
 
 
 def row_names(old: Preprocessing, new: Preprocessing) -> list[str]:
@@ -200,4 +204,6 @@ def fixres_table(names: list[str], scores: dict[str, list[dict[str, Score]]], ga
     split = list(scores)[-1]
     lines = [f"gain        {gain_text(gain, split)} over {name}" for name, gain in zip(names[:-1], gains, strict=True)]
     lines.append("            for these networks alone: not the spread between seeds")
+    if split == "val":
+        lines.append("            the tuned network's best epoch was chosen on these photos")
     return "\n".join([top1_table(names, scores), "", *lines])

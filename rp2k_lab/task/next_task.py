@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 from rp2k_lab.config.schema import Config
+from rp2k_lab.core.environment import LAUNCHER
 from rp2k_lab.core.progress import activity
 from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.sweep.trial_process import ENTRY, python_command
@@ -29,7 +30,7 @@ class NextTaskFailed(Exception):
 def run_next(config: Config, run_id: str, folder: Path) -> None:
     """Run the task of `task.then` on a finished run; nothing without one.
 
-    A signal to this process ends the task in order.
+    A signal to this process stops the task, too.
 
     Args:
         run_id, folder: of the finished run.
@@ -41,7 +42,9 @@ def run_next(config: Config, run_id: str, folder: Path) -> None:
         return
     reference = str(folder) if config.tracking.name == "offline" else run_id
     overrides = [*config.task.then, f"runs={hydra_value([reference])}", f"tracking={config.tracking.name}"]
-    environment = {**os.environ, EXPERIMENT_VARIABLE: config.tracking.experiment}
+    # The task is one process, although msrun may have started this one.
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    environment[EXPERIMENT_VARIABLE] = config.tracking.experiment
     if config.tracking.uri:
         environment[URI_VARIABLE] = config.tracking.uri  # a command line shows a password to others
     print(f"\nthen        {' '.join(config.task.then)} runs={reference}", flush=True)

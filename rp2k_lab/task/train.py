@@ -12,7 +12,7 @@ from rp2k_lab.core.signals import StopSignal
 from rp2k_lab.core.text import escape_controls
 from rp2k_lab.dataset.loader import ImageViews, ResizedImages
 from rp2k_lab.dataset.photo_index import Index, build_index
-from rp2k_lab.device import target
+from rp2k_lab.device import msrun, target
 from rp2k_lab.device.workers import Workers, join_workers
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_open_set, record_origin, record_training
 from rp2k_lab.evaluation.console import closing_table
@@ -46,6 +46,7 @@ from rp2k_lab.train.kept_outputs import KEPT_VIEWS, KeptOutputs, build_training_
 from rp2k_lab.train.resume import (
     Start,
     acquire_run_folder,
+    check_photos,
     check_record,
     check_state,
     earlier_run,
@@ -69,15 +70,18 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     Raises:
         RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being
             trained; or a trial has `task.then`.
+        DataError: the photos are not those of the run to resume, or one cannot be read.
         NextTaskFailed: the task of `task.then` failed; the run itself is finished.
         NotReproduced: with `task.verify`, the metrics differ.
     """
     earlier = earlier_run(config)
     if earlier and is_finished(earlier) and config.task.resume == "auto":
+        check_photos(earlier, build_index(config.dataset))
         status = earlier.tags.get("status", earlier.status)
         print(f"nothing to do: run {escape_controls(earlier.name)}, id {earlier.run_id}, is {status}")
         top1 = earlier.closing("val", "top1")
-        run_next(config, earlier.run_id, Path(earlier.folder))
+        if msrun.is_rank_zero():
+            run_next(config, earlier.run_id, Path(earlier.folder))
         return math.nan if top1 is None else top1
     if earlier:
         check_state(config, earlier)

@@ -180,18 +180,23 @@ def check_state(config: Config, run: RunInfo) -> None:
         )
 
 
+def check_photos(run: RunInfo, index: Index) -> None:
+    """Raise DataError unless the images and their labels are those that the run was trained on."""
+    recorded, current = run.tags.get("dataset_fingerprint", "not recorded"), index.fingerprint  # a tag can be removed
+    if recorded != current:
+        raise DataError(
+            f"{index.root}: not the photos of run {run.name} (fingerprint {current}, was {recorded})\n"
+            "restore the photos that it was trained on, or train a new run: task.resume=never"
+        )
+
+
 def check_record(run: RunInfo, index: Index) -> None:
     """Compare images, code and environment with those of the run; warn about different code or environment.
 
     Raises:
         DataError: different images.
     """
-    recorded, current = run.tags.get("dataset_fingerprint", "not recorded"), index.fingerprint  # a tag can be removed
-    if recorded != current:
-        raise DataError(
-            f"{index.root}: not the photos of run {run.name} (fingerprint {current}, was {recorded})\n"
-            "restore the photos that it was trained on, or train a new run"
-        )
+    check_photos(run, index)
     resumed = run.tags.get(RESUMED_WITH)
     recorded_code, code = {_code(run.tags), *(resumed.split(",") if resumed else ())}, _code(git_state())
     if recorded_code == {code} and _CHANGED not in code:

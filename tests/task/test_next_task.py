@@ -94,3 +94,16 @@ def test_no_task_follows_a_trial(compose, monkeypatch, tmp_path):
     config = parse(compose("task.then=['task=fixres']"))
     with pytest.raises(RequestError, match=r"^task\.then: no task follows the trials of a study\nadd task\.then=null$"):
         train.run(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_task_after_workers_is_one_process(compose, monkeypatch, tmp_path):
+    """Variables of msrun would make it a worker; those of the user stay."""
+    program = f"import os, pathlib; pathlib.Path({str(tmp_path / 'seen')!r}).write_text(' '.join(os.environ))"
+    monkeypatch.setattr(next_task, "python_command", lambda entry: [sys.executable, "-c", program])
+    launcher = {"MS_ROLE", "MS_NODE_ID", "MS_SCHED_HOST", "MS_WORKER_NUM", "MS_NODE_TIMEOUT"}
+    for name in (*launcher, "MS_ALLOC_CONF"):
+        monkeypatch.setenv(name, "1")
+    next_task.run_next(parse(compose("task.then=['task=fixres']")), "a", tmp_path)
+    assert launcher.isdisjoint(seen := (tmp_path / "seen").read_text().split())
+    assert "MS_ALLOC_CONF" in seen

@@ -19,7 +19,7 @@ class GridMask(Erase):
     keep: Annotated[float, Field(gt=0, lt=1)] = Field(description="fraction of a cell's side that stays visible")
 
     def build(self, size, fill):
-        """Return image, rng to the masked image, in place."""
+        """Return a function of (image, rng) that masks the image in place."""
         unit = max(2, min(size) // self.cells)
         hole = max(1, round(unit * (1 - self.keep)))
 

@@ -18,7 +18,7 @@ class Poly(Loss):
     )
 
     def build(self, train_counts):
-        """Return (logits, labels) to a scalar."""
+        """Return a function of (logits, labels) that gives a scalar loss."""
         from mindspore import ops
 
         smoothing, epsilon = self.label_smoothing, self.epsilon
