@@ -26,26 +26,41 @@ NEAR = 0.75
 
 
 def main() -> None:
-    if len(sys.argv) not in (3, 4):
+    makes_groups = sys.argv[2:3] == ["--groups"]
+    if len(sys.argv) != 3 + makes_groups:
         sys.exit(__doc__)
     root, target = Path(sys.argv[1]), Path(sys.argv[2])
     try:
-        if target == Path("--groups"):
-            write(GROUPS, ("path", "group"), groups_of(sys.argv[3]))
-            return
         images = scan_lists(root).images
+        train = {path for path, _, split in images if split == "train"}
+        if makes_groups:
+            groups = groups_of(sys.argv[3])
+            check_paths(train, {path for path, _ in groups}, sys.argv[3])
+            write(GROUPS, ("path", "group"), groups)
+            return
+        with GROUPS.open(encoding="utf-8", newline="") as file:
+            groups = dict(list(csv.reader(file))[1:])
+        check_paths(train, set(groups), str(GROUPS))
     except (DataError, RequestError) as error:
         sys.exit(str(error))
     if target.exists():
         sys.exit(f"{target}: exists already\nuse another name")
-    with GROUPS.open(encoding="utf-8", newline="") as file:
-        groups = dict(list(csv.reader(file))[1:])
     target.mkdir(parents=True)
     listed = [(path, label, split, groups.get(path, "")) for path, label, split in images if split != "test"]
     trained = [(path, label, group) for path, label, split, group in listed if split == "train"]
     write(target / "folds.csv", ("path", "label", "group"), trained)
     both = [(path, label, "test" if split == "val" else split, group) for path, label, split, group in listed]
     write(target / "val.csv", ("path", "label", "split", "group"), both)
+
+
+def check_paths(train: set[str], grouped: set[str], source: str) -> None:
+    """Raise DataError unless these are the photos of train."""
+    if train != grouped:
+        missing, others = len(train - grouped), len(grouped - train)
+        raise DataError(
+            f"{source}: lacks {missing} of {len(train)} photos of train.txt, and has {others} others\n"
+            "use the data set of docs/published.md, and a run that was trained on all of its train list"
+        )
 
 
 def groups_of(reference: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import re
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -33,16 +34,22 @@ def main() -> None:
         sys.exit(f"{photos}: there is no such folder\nuse a clone of github.com/dthiagarajan/grozi_tf")
     if target.exists():
         sys.exit(f"{target}: exists already\nuse a new folder")
-    build(photos, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as part:
+        same = build(photos, Path(part) / "built")
+        (Path(part) / "built").rename(target)
+    print(f"{target}: {same} as in the results")
 
 
-def build(photos: Path, target: Path) -> None:
-    """Write the photos and index.csv into a new folder, and check them against the recorded digests."""
+def build(photos: Path, target: Path) -> str:
+    """Write the photos and index.csv into a new folder, check them against the recorded digests; say what is equal."""
     upcs = {row["label"]: row["upc"] for row in read(HERE / "products.csv")}
     order, rows = orders(photos), []
     pixels, jpegs = hashlib.sha256(), hashlib.sha256()
     for row in read(HERE / "manifest.csv"):
         source = photos / row["path"]
+        if not source.is_file():
+            sys.exit(f"{source}: there is no such photo\nuse the commit that README.md names")
         with Image.open(source) as image:
             rgb = image.convert("RGB")
         path = f"{row['split']}/{row['label']}/{source.stem}.jpg"
@@ -58,7 +65,7 @@ def build(photos: Path, target: Path) -> None:
     if pixels.hexdigest() != PIXELS:
         sys.exit(f"{photos}: other photos than those of the results\nuse the commit that README.md names")
     same = "the same bytes" if jpegs.hexdigest() == JPEGS else "the same photos, in the bytes of another JPEG encoder,"
-    print(f"{target}: {len(rows):,} photos, {same} as in the results")
+    return f"{len(rows):,} photos, {same}"
 
 
 def read(file: Path) -> list[dict[str, str]]:

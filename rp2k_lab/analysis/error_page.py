@@ -104,12 +104,13 @@ def write_page(file: Path, content: Content, thumbnails: Thumbnails) -> dict[str
     tables, errors = content.tables, page_order(content.tables.cases, content.pairs)
     names = list(dict.fromkeys([*tables.classes["class"], *_names_in(errors)]))
     ids = {name: i for i, name in enumerate(names)}
-    values = _values(content) | {"suspected": int((errors["suggested"] != "").sum()), "method": thumbnails.method}
     errors = errors.to_dict("records")
     rows = [_row(error, ids) for error in errors]
     lengths = np.cumsum([len(script_json(row).encode()) + 1 for row in rows])
     fitting = int((lengths <= MAX_ROW_BYTES).sum())
     rows, errors, left_out = rows[:fitting], errors[:fitting], {"rows": len(rows) - fitting}
+    suspected = sum(error["suggested"] != "" for error in errors)
+    values = _values(content) | {"suspected": suspected, "method": thumbnails.method}
     data = _data(content, errors, ids)
     data["method"] = thumbnails.method
     empty = {"rows": rows, "thumbnails": [], "examples": {}, "large": [{}, {}]}

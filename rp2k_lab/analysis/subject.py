@@ -21,7 +21,7 @@ class Subject:
     """An earlier run's network, and the data set that it is applied to.
 
     Attributes:
-        config: the run's restored configuration, with the keys of the task.
+        config: the run's restored configuration, with the keys of the task; of two runs, the first one's.
         check: called between batches; raises to stop (a signal).
     """
 
@@ -38,7 +38,7 @@ class Subject:
         """Return what the network gives to its classifier, float32 (images, width), cached on disk.
 
         Raises:
-            DataError: an image cannot be read, the disk is full, or features are NaN or infinite.
+            DataError: an image cannot be read, or the disk is full.
         """
         config, rows = self.config, self.index.split(split)["row"].tolist()
 

@@ -121,6 +121,13 @@ def root_defaults() -> dict[str, Any]:
     return {group: defaults_of(group, choice) for group, choice in chosen.items()} | keys | recipe
 
 
+def recipe_settings(name: str) -> dict[str, Any]:
+    """Return what a recipe sets, flat (`group.key`), with its choices as `<group>.name`; nothing for none."""
+    own = _read(_file("recipe", name))
+    choices = dict(_pairs(own.pop("defaults", []), overrides=True))
+    return {f"{group.removeprefix('/')}.name": choice for group, choice in choices.items()} | dict(flatten(own))
+
+
 def chosen_by_default() -> dict[str, str]:
     """Return the default choice of each group, from the defaults list of `conf/config.yaml`."""
     entries = _read(CONF / "config.yaml")["defaults"]

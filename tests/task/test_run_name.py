@@ -20,6 +20,11 @@ from tests.helpers.tiny_runs import FEW_PHOTOS
         (("size=[48,64]", "device=gpu", "task.test=false"), "resnet18_shelf_size48x64_test-false"),
         (("dataset.mean=[0.5,0.4,0.3]", "dataset.std=[0.2,0.2,0.2]", "epochs=9"), "resnet18_shelf_epochs9"),
         (("recipe=grocery_store", "dataset.root=/"), "efficientnet_lite0_grocery_store"),
+        (
+            ("recipe=grocery_store", "dataset.root=/", "aug=none", "optimizer.ema_decay=null", "size=224"),
+            "efficientnet_lite0_grocery_store_none_ema_decayNone_size224x224",
+        ),
+        (("recipe=giantpanda", "model=seresnext50", "epochs=9"), "seresnext50_shelf_giantpanda_epochs9"),
         (FEW_PHOTOS, "resnet18_shelf_epochs2_classes8_train_images300_+3"),
     ],
 )
