@@ -62,10 +62,10 @@ def read_relabels(file: Path) -> pd.DataFrame:
         counts = decision.value_counts()
         kinds = f"{counts.get('yes', 0)} yes, {counts.get('no', 0)} no, {counts.get('', 0)} without a decision"
         log.log(logging.INFO if len(accepted) else logging.WARNING,
-                "%s: %d of %d lines are followed (%s)", name, len(accepted), len(lines), kinds)  # fmt: skip
+                "%s: %d of %d lines are applied (%s)", name, len(accepted), len(lines), kinds)  # fmt: skip
         lines = accepted
     else:
-        log.info("%s: all %d lines are followed, since there is no column %s", name, len(lines), _DECISION)
+        log.info("%s: all %d lines are applied, since there is no column %s", name, len(lines), _DECISION)
     for column in _COLUMNS:
         _refuse(name, lines.loc[lines[column].map(is_damaged).astype(bool), column], DAMAGED, TYPED_AGAIN)
     duplicates = lines["path"][lines["path"].str.strip().duplicated()]

@@ -58,13 +58,13 @@ def test_a_rejected_line_is_not_followed_however_its_column_is_written(reviewed,
     caplog.set_level("INFO")
     lines = (f"{GOOD},no", "train/红枣/1.jpg,红枣,NA,0.7, YES", "train/红枣/2.jpg,红枣,NA,0.7,")
     assert labels(reviewed(*lines, head=f"{HEAD},{column}"))[:4] == ["NA", "NA", "NA", "红枣"]
-    assert "1 of 3 lines are followed (1 yes, 1 no, 1 without a decision)" in caplog.text
+    assert "1 of 3 lines are applied (1 yes, 1 no, 1 without a decision)" in caplog.text
 
 
 def test_without_a_decision_all_lines_are_followed_and_that_is_said(reviewed, caplog):
     caplog.set_level("INFO")
     labels(reviewed(GOOD))
-    assert "all 1 lines are followed, since there is no column decision" in caplog.text
+    assert "all 1 lines are applied, since there is no column decision" in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])

@@ -212,7 +212,7 @@ def test_labels_decided_on_the_page_are_trained_on(browser, folds_run, start, tm
     assert command[:2] == ["python", "run.py"]
     code, out, err = start(*command[2:-1], f"{command[-1].partition('=')[0]}={file}").wait()
     assert (code, err) == (0, "")
-    assert re.search(r"reviewed_labels.csv: 7 of \d+ lines are followed \(7 yes, 3 no, \d+ without a decision\)", out)
+    assert re.search(r"reviewed_labels.csv: 7 of \d+ lines are applied \(7 yes, 3 no, \d+ without a decision\)", out)
     assert f"7 of 300 training photos relabeled by {file}" in out
 
 
