@@ -81,6 +81,7 @@ def write_photos(folder: Path, products: int, side: int) -> None:
 
 def enrollment(options, config, member, folder: Path) -> str:
     """Return the ratio of enrolling photos to the bare forward passes."""
+    from rp2k_lab.analysis.subject import Subject
     from rp2k_lab.enrollment.new_images import measure_new, read_new_images
     from rp2k_lab.extension.gallery import Whitening
     from rp2k_lab.task.extend import image_vectors
@@ -93,10 +94,12 @@ def enrollment(options, config, member, folder: Path) -> str:
     sizes = [min(options.batch_size, count - begin) for begin in range(0, count, options.batch_size)]
     features = np.empty((count, width), np.float32)
 
+    subject = Subject(config, None, None, member)  # neither photos of a data set nor a run
+
     def enroll() -> None:
         new = read_new_images("task.input", folder / "new")
         measure_new(new, None, lambda: None)
-        image_vectors(config, new, whitening, member, lambda: None)
+        image_vectors(subject, new, whitening)
 
     def forward() -> None:
         batches = ([images[:size]] for size in sizes)

@@ -3,7 +3,7 @@
     python experiments/keep_weights.py RUN FOLDER
 
 RUN is an id, a name or last, of an EfficientNet-Lite.  FOLDER gets model.safetensors, with the names of timm, beside
-config.yaml, without the places of files on this machine, classes.txt and open_set.json.
+config.yaml, without the places of photos, lists and store, classes.txt and open_set.json.
 experiments/grocery_store/weights/README.md has the commands that use it.
 """
 

@@ -61,7 +61,7 @@ class TestedRun:
         reference: the id, name or checkpoint file that selected the run.
         name: run name, followed by its id in MLflow.
         config: flat keys to recorded values.
-        predictions: path, true (class name), correct and, where recorded, top1 and p1; one row per test image.
+        predictions: path, true (class name), correct and, where recorded, top1, p1 and group; one row per test image.
         groups: class name to head, medium or tail.
         metrics: each metric to its recorded value on test; empty for a checkpoint file.
         settings: configuration as recorded.
@@ -159,7 +159,8 @@ def compare(first: TestedRun, second: TestedRun) -> Pair:
     correct = baseline["correct"].to_numpy(bool), candidate.loc[baseline.index, "correct"].to_numpy(bool)
     labels = np.unique(baseline["true"].to_numpy(object), return_inverse=True)[1]
     group = baseline["true"].map(first.groups).to_numpy(object)
-    all_images = _Correct(*correct, independent_units(first.predictions))
+    grouped = baseline if "group" in baseline else candidate.loc[baseline.index]  # earlier records lack the groups
+    all_images = _Correct(*correct, independent_units(grouped.reset_index()))
     accuracies = [_compared("top-1", all_images), _compared("macro top-1", all_images, class_weights(labels))]
     accuracies += [_compared(name, all_images.part(group == name)) for name in GROUPS if (group == name).any()]
     others = [name for name in first.metrics if name in second.metrics and name not in _PAIRED]
@@ -218,8 +219,7 @@ def summary(pair: Pair) -> str:
     """Return the comparison in one line."""
     top1, places = pair.accuracies[0], decimals(pair.images)
     verdict = top1.verdict
-    if verdict is None:
-        return f"the {pair.images:,} test images are of one group, so there is no interval"
+    assert verdict is not None  # `compare` needs two images
     size = f"{points(top1.second - top1.first, places)} points {interval(verdict.low, verdict.high, places)}"
     images = f"{pair.fixed:,} images fixed, {pair.broken:,} broken, of {pair.images:,}"
     images += f" in {verdict.units:,} independent groups" if verdict.units < verdict.images else ""
@@ -232,7 +232,7 @@ def figure(pair: Pair, width: int | None = None) -> Markup:
     for each in pair.accuracies:
         verdict = each.verdict
         if verdict is None:
-            bars.append(Bar(each.name, None, 0, 0, "none", text="one image"))
+            bars.append(Bar(each.name, None, 0, 0, "none", text="one group" if each.images > 1 else "one image"))
         else:
             bars.append(Bar(each.name, verdict.value, verdict.low, verdict.high, "none"))
     return forest(bars, "second run − first run, points", decimals(pair.images), width)

@@ -261,7 +261,10 @@ def _runs(table: JudgedTable) -> list[Block]:
         Item("commits", None, commits),
         Item("machines", None, ", ".join(table.hosts) or "unknown"),
         *([Item("native kernels", None, natives)] if natives else []),
-        *(Item("from another table", None, f"{origin} ({cells} runs)") for origin, cells in table.origins.items()),
+        *(
+            Item("from another table", None, f"{origin} ({counted(cells, 'run')})")
+            for origin, cells in table.origins.items()
+        ),
     ]
     facts += [Item(row.level, Tag("note", "none"), note) for row in table.rows for note in row.notes]
     if table.ignored:

@@ -47,11 +47,12 @@ _PREFIXES = (
     *("OPENCV_", "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_", "NCCL_", "ASCEND_", "HCCL_", "GLIBC_TUNABLES"),
     "RP2K_LAB_NATIVE",
 )
-# What `msrun` gives its processes.
+# What `msrun` gives its processes, on Ascend the last three.
 LAUNCHER = frozenset(
     {
         *("MS_ROLE", "MS_NODE_ID", "MS_NODE_TIMEOUT", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM"),
         *("MS_WORKER_IP", "MS_TOPO_TIMEOUT", "MS_CLUSTER_ROOT", "MS_RECEIVE_MSG_TIMEOUT"),
+        *("RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE"),
     }
 )
 # Of the recorded variables, what is another one in each process or on each machine, or only logs.

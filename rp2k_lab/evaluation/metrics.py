@@ -1,11 +1,15 @@
 """Metrics and tables from probabilities.  Pure NumPy: no network, no tracker."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 
 from rp2k_lab.dataset.class_groups import class_groups
 from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.evaluation.metric_registry import Predictions, Score, SplitResult, metrics
+
+log = logging.getLogger(__name__)
 
 
 def top_k(probabilities: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -92,11 +96,17 @@ def predictions_table(predictions: Predictions, rows: pd.DataFrame, classes: lis
 
 
 def independent_units(images: pd.DataFrame) -> np.ndarray | None:
-    """Return what counts as one photo in intervals: a photo's group, or itself; None: no photo has a group.
+    """Return what counts as one photo in intervals: a photo's group, or itself; None: each photo does.
+
+    That is so without groups, and with one group, whose photos cannot tell how another group would differ.
 
     Args:
         images: columns path and, if the data set has groups, group ("": none).
     """
     if "group" not in images:
         return None
-    return images["group"].where(images["group"] != "", images["path"]).to_numpy(object)
+    units = images["group"].where(images["group"] != "", images["path"])
+    if units.nunique() == 1 < len(units):
+        log.warning("all %d photos are of the group %s: intervals count them as independent", len(units), units.iloc[0])
+        return None
+    return units.to_numpy(object)

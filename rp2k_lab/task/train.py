@@ -70,13 +70,14 @@ def run(config: Config, folder: Path, *teacher_configs: Config) -> float:
     Raises:
         RequestError: the named run has an incomplete dump, is finished (resume), is unfinished (verify), or is being
             trained; or a trial has `task.then`.
-        DataError: the photos are not those of the run to resume, or one cannot be read.
+        DataError: the photos are not those of the earlier run, or one cannot be read.
         NextTaskFailed: the task of `task.then` failed; the run itself is finished.
         NotReproduced: with `task.verify`, the metrics differ.
     """
     earlier = earlier_run(config)
     if earlier and is_finished(earlier) and config.task.resume == "auto":
-        check_photos(earlier, build_index(config.dataset))
+        if msrun.is_rank_zero():
+            check_photos(earlier, build_index(config.dataset))
         status = earlier.tags.get("status", earlier.status)
         print(f"nothing to do: run {escape_controls(earlier.name)}, id {earlier.run_id}, is {status}")
         top1 = earlier.closing("val", "top1")

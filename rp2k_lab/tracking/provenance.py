@@ -177,7 +177,7 @@ def changed_settings(config: Config, former: dict[str, Any] | None = None) -> di
         former: defaults of earlier versions, instead of today's.
     """
     defaults = _defaults(config.model_dump(mode="json")) | (former or {})
-    return {key: value for key, value in _settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
+    return {key: value for key, value in effective_settings(config).items() if value != defaults.get(key, _NO_DEFAULT)}
 
 
 def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def overrides_of(config: Config) -> list[str]:
     Keys without effect on the metrics, such as the store's address, are left out.
     """
     defaults = _defaults(config.model_dump(mode="json"))
-    settings = _settings(config)
+    settings = effective_settings(config)
     if len(set(config.size)) == 1:  # as a person writes it
         settings["size"] = config.size[0]
     changed = {key: value for key, value in settings.items() if value != defaults.get(key, _NO_DEFAULT)}
@@ -243,12 +243,12 @@ def differences(former: Config, config: Config) -> list[str]:
 
     The folder of the images may differ: `dataset_fingerprint` covers its content.
     """
-    recorded, current = _settings(former), _settings(config)
+    recorded, current = effective_settings(former), effective_settings(config)
     keys = sorted((recorded.keys() | current.keys()) - {f"dataset.{key}" for key in config.dataset.file_keys})
     return [f"{k}={recorded.get(k)} (here {current.get(k)})" for k in keys if recorded.get(k) != current.get(k)]
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def effective_settings(config: Config) -> dict[str, Any]:
     settings = flatten(config.model_dump(mode="json", exclude=_WITHOUT_EFFECT))
     settings = {key: value for key, value in settings if not key.startswith("task.checkpoint")}
     return settings | ({"teachers": list(config.teachers)} if config.teachers else {})

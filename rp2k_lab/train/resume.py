@@ -186,7 +186,8 @@ def check_photos(run: RunInfo, index: Index) -> None:
     if recorded != current:
         raise DataError(
             f"{index.root}: not the photos of run {run.name} (fingerprint {current}, was {recorded})\n"
-            "restore the photos that it was trained on, or train a new run: task.resume=never"
+            "restore the photos that it was trained on; for a new run, add task.resume=never, and leave out runs= and "
+            "task.verify"
         )
 
 

@@ -1,12 +1,14 @@
 """Comparison of two runs: pairing by path, accuracies with intervals, differing settings."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rp2k_lab.ablation.compare_runs import TestedRun, changed_images, compare, figure, grid, pair_document, summary
+from rp2k_lab.ablation.wording import gain_text
 from rp2k_lab.config.schema import parse
 from rp2k_lab.core.errors import RequestError
 from rp2k_lab.pages.document import to_html, to_markdown
@@ -75,6 +77,24 @@ def test_different_test_sets_are_refused(both, other):
             RequestError, match=r"^runs=.*: tested on different photos .*\ncompare runs of one data set"
         ):
             compare(*runs)
+
+
+def test_photos_of_a_group_count_as_one(both):
+    """Wrong and right come in groups: the interval is wider, and the summary names the groups, of either record."""
+    first, second = both
+    groups = [f"g{i // 10}" for i in range(100)]
+    alone = compare(first, second).accuracies[0].verdict
+    for runs in ((first, replace(second, predictions=second.predictions.assign(group=groups))),
+                 (replace(first, predictions=first.predictions.assign(group=groups)), second)):  # fmt: skip
+        pair = compare(*runs)
+        verdict = pair.accuracies[0].verdict
+        assert (verdict.units, verdict.value) == (10, alone.value)
+        assert verdict.high - verdict.low > alone.high - alone.low
+        assert summary(pair).endswith("of 100 in 10 independent groups")
+        assert gain_text(verdict).endswith("on 100 test photos of 10 independent groups")
+        tail = pair.accuracies[-1]
+        assert (tail.name, tail.images, tail.verdict) == ("tail", 10, None)  # of one group
+        assert "one group" in figure(pair)
 
 
 def test_a_group_of_one_image_has_no_interval():

@@ -9,6 +9,7 @@ from rp2k_lab.evaluation.intervals import wilson_interval
 from rp2k_lab.evaluation.metrics import (
     Predictions,
     confusion_pairs,
+    independent_units,
     per_class,
     predictions_table,
     scores,
@@ -202,3 +203,11 @@ def test_softmax_of_large_logits():
     logits = np.array([[[0, np.log(3)], [-1000, 1000]], [[1e4, 1e4], [5, 5]]])
     np.testing.assert_allclose(softmax(logits), [[[0.25, 0.75], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]])
     assert softmax(logits.astype(np.float32)).dtype == np.float32
+
+
+def test_photos_of_a_group_count_as_one_unless_there_is_a_single_group(caplog):
+    images = pd.DataFrame({"path": ["a", "b", "c", "d"]})
+    assert independent_units(images) is None
+    assert independent_units(images.assign(group=["", "g", "g", ""])).tolist() == ["a", "g", "g", "d"]
+    assert independent_units(images.assign(group="g")) is None
+    assert "all 4 photos are of the group g: intervals count them as independent" in caplog.text

@@ -14,6 +14,7 @@ from rp2k_lab.ablation.report import README, write_documents
 from rp2k_lab.ablation.results import check_results, read_results, write_results
 from rp2k_lab.ablation.verdict import judge_table
 from rp2k_lab.config.schema import parse
+from rp2k_lab.core.text import counted
 from rp2k_lab.device import target
 from rp2k_lab.sweep import collect
 from rp2k_lab.tracking.mlflow_runs import RunInfo
@@ -150,4 +151,4 @@ def test_a_table_names_different_kernels(tmp_path, changes, counts, note):
     text = (tmp_path / README).read_text("utf-8")
     assert ("native kernels: " in text.replace("**", "")) == bool(counts)
     for tag, cells in counts.items():
-        assert f"{tag} ({cells} runs)" in text
+        assert f"{tag} ({counted(cells, 'run')})" in text

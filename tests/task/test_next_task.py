@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from rp2k_lab.config.schema import parse
-from rp2k_lab.core.errors import Interrupted, RequestError
+from rp2k_lab.core.errors import DataError, Interrupted, RequestError
 from rp2k_lab.core.quoting import hydra_value
 from rp2k_lab.task import next_task, train
 from rp2k_lab.tracking import trial_client
@@ -107,3 +107,14 @@ def test_a_task_after_workers_is_one_process(compose, monkeypatch, tmp_path):
     next_task.run_next(parse(compose("task.then=['task=fixres']")), "a", tmp_path)
     assert launcher.isdisjoint(seen := (tmp_path / "seen").read_text().split())
     assert "MS_ALLOC_CONF" in seen
+
+
+def test_a_finished_run_is_not_resumed_with_other_photos(compose, monkeypatch, tmp_path):
+    run = SimpleNamespace(name="a run", status="FINISHED", tags={"dataset_fingerprint": "of then"})
+    monkeypatch.setattr(train, "earlier_run", lambda config: run)
+    monkeypatch.setattr(train, "build_index", lambda dataset: SimpleNamespace(root=tmp_path, fingerprint="of now"))
+    reason = (
+        r"not the photos of run a run \(fingerprint of now, was of then\)\nrestore the photos .* task\.resume=never"
+    )
+    with pytest.raises(DataError, match=reason):
+        train.run(parse(compose("task.resume=auto")), tmp_path)

@@ -41,7 +41,7 @@ def test_steps_of_a_recipe(tmp_path, grocery):
     command = [sys.executable, str(script), "grocery_store", *keys]
     done = subprocess.run([*command, "epochs=1"], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "experiments" / "grocery_store" / "steps.csv")
+    table = pd.read_csv(tmp_path / "outputs" / "grocery_store" / "steps.csv")
     assert table["measure"].tolist() == ["top1"] * 4 + ["macro_top1"] * 4
     assert table["step"].tolist()[1:4] == ["all layers, 160 of 224 pixels", "FixRes at 224 pixels", "mirror image too"]
     assert set(table["photos"]) == set(table["units"]) == {24}

@@ -33,7 +33,7 @@ def test_a_cell_opens_the_last_run(first_run, trained):
 
 
 def test_features_tell_the_classes_apart_as_the_network_does(first_run, monkeypatch, tmp_path):
-    monkeypatch.setattr("rp2k_lab.analysis.analyze_run.FEATURES", tmp_path)
+    monkeypatch.setattr("rp2k_lab.analysis.subject.FEATURES", tmp_path)
     run = rp2k_lab.open_run("last", first_run.store.uri)
     features = run.features("test")
     assert features.index.tolist() == run.predictions("test")["path"].tolist()

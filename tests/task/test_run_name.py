@@ -24,6 +24,12 @@ from tests.helpers.tiny_runs import FEW_PHOTOS
             ("recipe=grocery_store", "dataset.root=/", "aug=none", "optimizer.ema_decay=null", "size=224"),
             "efficientnet_lite0_grocery_store_none_ema_decayNone_size224x224",
         ),
+        (
+            ("recipe=grocery_store", "dataset.root=/", "aug/erase=cutout"),
+            "efficientnet_lite0_grocery_store_erase-cutout",
+        ),
+        (("recipe=grocery_store", "dataset.root=/", "task.then=null"), "efficientnet_lite0_grocery_store"),
+        (("aug=randaugment", "aug/policy=randaugment_timm", "epochs=9"), "resnet18_shelf_randaugment_timm_epochs9"),
         (("recipe=giantpanda", "model=seresnext50", "epochs=9"), "seresnext50_shelf_giantpanda_epochs9"),
         (FEW_PHOTOS, "resnet18_shelf_epochs2_classes8_train_images300_+3"),
     ],
