@@ -32,7 +32,7 @@ NETWORKS := tests/model tests/train
 quick: native  ## the tests without processes, compiled networks and browsers: a minute and a half, 2 GB
 	$(TESTS) -m "not slow and not soak and not alone"
 
-test: native  ## every behavior once: about a quarter of an hour on two cores, 6 GB
+test: native  ## every behavior once: about twelve minutes on two quiet cores, 6 GB
 	$(TESTS) -m "not soak and not alone" --durations=10 $(NETWORKS)
 	$(TESTS) -m "not soak and not alone" --durations=25 $(NETWORKS:%=--ignore=%)
 
