@@ -19,7 +19,7 @@ from rp2k_lab.core.errors import RequestError
 from rp2k_lab.core.text import counted, percent
 from rp2k_lab.dataset.class_groups import GROUPS
 from rp2k_lab.evaluation.metric_registry import metrics
-from rp2k_lab.evaluation.metrics import independent_units
+from rp2k_lab.evaluation.metrics import units_of_single_runs
 from rp2k_lab.pages.document import (
     Block,
     Code,
@@ -160,7 +160,7 @@ def compare(first: TestedRun, second: TestedRun) -> Pair:
     labels = np.unique(baseline["true"].to_numpy(object), return_inverse=True)[1]
     group = baseline["true"].map(first.groups).to_numpy(object)
     grouped = baseline if "group" in baseline else candidate.loc[baseline.index]  # earlier records lack the groups
-    all_images = _Correct(*correct, independent_units(grouped.reset_index()))
+    all_images = _Correct(*correct, units_of_single_runs(grouped.reset_index()))
     accuracies = [_compared("top-1", all_images), _compared("macro top-1", all_images, class_weights(labels))]
     accuracies += [_compared(name, all_images.part(group == name)) for name in GROUPS if (group == name).any()]
     others = [name for name in first.metrics if name in second.metrics and name not in _PAIRED]

@@ -218,7 +218,7 @@ def numbers(table: JudgedTable) -> str:
 
 
 def gain_text(gain: Verdict, split: str = "test") -> str:
-    """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos (of 30 independent groups)."""
+    """Return a gain with its interval: +1.2 points [+0.3, +2.1] on 400 test photos, with groups also their number."""
     ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
     groups = f" of {gain.units} independent groups" if gain.units < gain.images else ""
     return f"{100 * gain.value:+.1f} points {ends} on {gain.images} {split} photos{groups}"

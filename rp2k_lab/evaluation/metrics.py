@@ -96,17 +96,20 @@ def predictions_table(predictions: Predictions, rows: pd.DataFrame, classes: lis
 
 
 def independent_units(images: pd.DataFrame) -> np.ndarray | None:
-    """Return what counts as one photo in intervals: a photo's group, or itself; None: each photo does.
-
-    That is so without groups, and with one group, whose photos cannot tell how another group would differ.
+    """Return what counts as one photo in intervals: a photo's group, or itself; None: no photo has a group.
 
     Args:
         images: columns path and, if the data set has groups, group ("": none).
     """
     if "group" not in images:
         return None
-    units = images["group"].where(images["group"] != "", images["path"])
-    if units.nunique() == 1 < len(units):
-        log.warning("all %d photos are of the group %s: intervals count them as independent", len(units), units.iloc[0])
+    return images["group"].where(images["group"] != "", images["path"]).to_numpy(object)
+
+
+def units_of_single_runs(images: pd.DataFrame) -> np.ndarray | None:
+    """Return `independent_units`; None with a warning if there is one, which cannot tell how another would differ."""
+    units = independent_units(images)
+    if units is not None and len(np.unique(units)) == 1 < len(units):
+        log.warning("all %d photos are of the group %s: intervals count them as independent", len(units), units[0])
         return None
-    return units.to_numpy(object)
+    return units

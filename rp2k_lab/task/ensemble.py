@@ -24,7 +24,7 @@ from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_origin
 from rp2k_lab.evaluation.console import top1_table
 from rp2k_lab.evaluation.evaluator import Evaluation
-from rp2k_lab.evaluation.metrics import Score, independent_units
+from rp2k_lab.evaluation.metrics import Score, units_of_single_runs
 from rp2k_lab.evaluation.predictor import Predictor
 from rp2k_lab.task.evaluate import required_evaluators
 from rp2k_lab.task.record import open_tracker, print_closing_lines
@@ -93,7 +93,7 @@ def gain_over_best(evaluations: dict[str, list[Evaluation]], tested: pd.DataFram
     """
     best = int(np.argmax([scores["top1"].value for _, _, scores in evaluations["val"][:-1]]))
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations["test"]]
-    (verdict,) = judge_single_runs([correct[best], correct[-1]], [(1, 0)], clusters=independent_units(tested))
+    (verdict,) = judge_single_runs([correct[best], correct[-1]], [(1, 0)], clusters=units_of_single_runs(tested))
     return best, verdict
 
 

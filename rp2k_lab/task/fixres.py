@@ -28,7 +28,7 @@ from rp2k_lab.device import target
 from rp2k_lab.evaluation.artifacts import record_evaluation, record_open_set, record_origin, record_training
 from rp2k_lab.evaluation.console import top1_table
 from rp2k_lab.evaluation.evaluator import Evaluation, Evaluator
-from rp2k_lab.evaluation.metrics import Score, independent_units
+from rp2k_lab.evaluation.metrics import Score, units_of_single_runs
 from rp2k_lab.evaluation.predictor import Predictor, Preprocessing
 from rp2k_lab.task.evaluate import check_splits, required_evaluators
 from rp2k_lab.task.record import open_tracker, print_closing_lines
@@ -149,7 +149,7 @@ def gains_of_last(evaluations: list[Evaluation], images: pd.DataFrame) -> list[V
     """
     correct = [predictions.top_labels[:, 0] == predictions.labels for predictions, _, _ in evaluations]
     last = len(correct) - 1
-    return judge_single_runs(correct, [(last, other) for other in range(last)], clusters=independent_units(images))
+    return judge_single_runs(correct, [(last, other) for other in range(last)], clusters=units_of_single_runs(images))
 
 
 def row_names(old: Preprocessing, new: Preprocessing) -> list[str]:

@@ -15,6 +15,7 @@ from rp2k_lab.evaluation.metrics import (
     scores,
     softmax,
     top_k,
+    units_of_single_runs,
 )
 
 CLASSES = ["others", "可乐", "雪碧"]
@@ -205,9 +206,12 @@ def test_softmax_of_large_logits():
     assert softmax(logits.astype(np.float32)).dtype == np.float32
 
 
-def test_photos_of_a_group_count_as_one_unless_there_is_a_single_group(caplog):
+def test_photos_of_a_group_count_as_one(caplog):
     images = pd.DataFrame({"path": ["a", "b", "c", "d"]})
     assert independent_units(images) is None
     assert independent_units(images.assign(group=["", "g", "g", ""])).tolist() == ["a", "g", "g", "d"]
-    assert independent_units(images.assign(group="g")) is None
+    assert independent_units(images.assign(group="g")).tolist() == ["g"] * 4
+    assert units_of_single_runs(images.assign(group=["", "g", "g", ""])).tolist() == ["a", "g", "g", "d"]
+    assert not caplog.text
+    assert units_of_single_runs(images.assign(group="g")) is None
     assert "all 4 photos are of the group g: intervals count them as independent" in caplog.text
